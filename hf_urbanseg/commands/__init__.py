@@ -1,0 +1,1 @@
+"""What the scripts do: parse, call the rooms in order, print."""

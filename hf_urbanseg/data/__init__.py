@@ -1,0 +1,1 @@
+"""From a Hub id, folder or archive to checked, augmented batches."""

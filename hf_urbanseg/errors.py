@@ -1,0 +1,44 @@
+"""The errors a user meets.
+
+Every one says what was expected, what was found and what to do, on one line, and names the file where there is one.
+Commands print that line and exit with status 2; a traceback means the mistake is ours.
+"""
+
+from pathlib import Path
+
+
+class UrbanSegError(Exception):
+    """A mistake in the input that the person who made it can mend.
+
+    Args:
+        expected: What should have been there, without a full stop.
+        found: What was there instead, with the value.
+        fix: The next step, as an imperative.
+        path: The file or folder concerned, put at the front of the message.
+    """
+
+    def __init__(self, expected: str, found: str, fix: str, path: str | Path | None = None):
+        self.expected, self.found, self.fix, self.path = expected, found, fix, path
+        where = f"{path}: " if path is not None else ""
+        line = f"{where}expected {expected}; found {found}; {fix}."
+        super().__init__(" ".join(line.split()))
+
+    def __reduce__(self):
+        # Worker processes send their errors back pickled; the default would call __init__ with the message alone.
+        return type(self), (self.expected, self.found, self.fix, self.path)
+
+
+class DataError(UrbanSegError):
+    """An image, a label, a folder layout or a split that can't be trained on."""
+
+
+class ConfigError(UrbanSegError):
+    """A recipe or an option that is unknown or out of range."""
+
+
+class ModelError(UrbanSegError):
+    """A model folder or Hub id that can't be loaded completely."""
+
+
+class CheckpointError(UrbanSegError):
+    """A training checkpoint that is incomplete, altered or missing."""

@@ -1,0 +1,178 @@
+"""Classes: label ids in files, train ids in the model, names and colours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from hf_urbanseg.errors import ConfigError
+
+IGNORE_INDEX = 255
+"""Train id of pixels that are in no loss and no metric (void, padding)."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Which classes a data set has and how its label files spell them.
+
+    Args:
+        name: Short name, used in messages and metadata.
+        names: Class names in train-id order (train id 0 first).
+        colors: One (red, green, blue) triple of 0..255 per class, for pictures.
+        label_ids: Raw value in a label file -> train id, or `IGNORE_INDEX` for void. A value that is not a key is an
+            error in the data, never silently void.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    label_ids: Mapping[int, int] = field(hash=False)
+
+    def __post_init__(self):
+        count = len(self.names)
+        if not 1 <= count <= IGNORE_INDEX:
+            raise ConfigError(f"1 to {IGNORE_INDEX} classes", f"{count}", "list the classes under `classes`", self.name)
+        if len(set(self.names)) != count:
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ConfigError("unique class names", f"{', '.join(twice)} twice", "rename one of them", self.name)
+        if len(self.colors) != count:
+            raise ConfigError(
+                f"{count} colours, one per class", f"{len(self.colors)}", "give each class a `color`", self.name
+            )
+        for label_id, train_id in self.label_ids.items():
+            if not 0 <= label_id <= 255:
+                raise ConfigError("label ids of 0..255", f"{label_id}", "label files are 8-bit", self.name)
+            if not (0 <= train_id < count or train_id == IGNORE_INDEX):
+                raise ConfigError(
+                    f"train ids of 0..{count - 1} or {IGNORE_INDEX}",
+                    f"{train_id} for label id {label_id}",
+                    "correct the mapping",
+                    self.name,
+                )
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.names)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return dict(enumerate(self.names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        return {name: train_id for train_id, name in enumerate(self.names)}
+
+    @cached_property
+    def train_id_table(self) -> np.ndarray:
+        """(256,) uint8: train id of every raw label id. Unknown ids hold `IGNORE_INDEX`; see `known_ids`."""
+        table = np.full(256, IGNORE_INDEX, np.uint8)
+        for label_id, train_id in self.label_ids.items():
+            table[label_id] = train_id
+        return table
+
+    @cached_property
+    def known_ids(self) -> np.ndarray:
+        """(256,) bool: True where a raw label id is in the mapping."""
+        known = np.zeros(256, bool)
+        known[list(self.label_ids)] = True
+        return known
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """(256, 3) uint8: colour of every train id; black for `IGNORE_INDEX` and unused ids."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: self.num_labels] = self.colors
+        return palette
+
+    def with_train_ids(self) -> "LabelSpace":
+        """The same classes for label files that hold train ids already."""
+        identity = {train_id: train_id for train_id in range(self.num_labels)} | {IGNORE_INDEX: IGNORE_INDEX}
+        return LabelSpace(self.name, self.names, self.colors, identity)
+
+    def to_dict(self) -> dict:
+        """A JSON- and YAML-ready description that `from_dict` reads back."""
+        ids = {train_id: [] for train_id in (*range(self.num_labels), IGNORE_INDEX)}
+        for label_id, train_id in sorted(self.label_ids.items()):
+            ids[train_id].append(label_id)
+        classes = [
+            {"name": name, "color": list(color), "label_ids": ids[train_id]}
+            for train_id, (name, color) in enumerate(zip(self.names, self.colors, strict=True))
+        ]
+        return {"name": self.name, "classes": classes, "void": ids[IGNORE_INDEX]}
+
+    @classmethod
+    def from_dict(cls, description: Mapping, source: str = "label space") -> "LabelSpace":
+        """Reads `{name, classes: [{name, color, label_ids}], void: [ids]}`.
+
+        Raises:
+            ConfigError: A key is missing or unknown, or an id is mapped twice.
+        """
+        names, colors, label_ids = [], [], {}
+        classes = description.get("classes")
+        if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
+            raise ConfigError("a list `classes`", f"{classes!r}", "list each class with name, color, label_ids", source)
+
+        def assign(ids, train_id: int, owner: str) -> None:
+            for label_id in ids:
+                if not isinstance(label_id, int) or isinstance(label_id, bool):
+                    raise ConfigError("whole-number label ids", f"{label_id!r} in {owner}", "correct it", source)
+                if label_id in label_ids:
+                    raise ConfigError(
+                        "each label id in one class", f"{label_id} again in {owner}", "keep it once", source
+                    )
+                label_ids[label_id] = train_id
+
+        for train_id, entry in enumerate(classes):
+            if not isinstance(entry, Mapping) or "name" not in entry:
+                raise ConfigError("a `name` for every class", f"{entry!r}", "add it", source)
+            if unknown := set(entry) - {"name", "color", "label_ids"}:
+                raise ConfigError("keys name, color, label_ids", f"{', '.join(sorted(unknown))}", "remove it", source)
+            color = tuple(entry.get("color", ()))
+            if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+                raise ConfigError(
+                    "`color` as three whole numbers of 0..255",
+                    f"{list(color)} for {entry['name']}",
+                    "write [red, green, blue]",
+                    source,
+                )
+            names.append(str(entry["name"]))
+            colors.append(color)
+            assign(entry.get("label_ids", [train_id]), train_id, names[-1])
+        assign(description.get("void", []), IGNORE_INDEX, "void")
+        return cls(str(description.get("name", source)), tuple(names), tuple(colors), label_ids)
+
+
+# Cityscapes, as defined in cityscapesScripts (helpers/labels.py): name, colour, label ids of the class.
+_CITYSCAPES = (
+    ("road", (128, 64, 128), 7),
+    ("sidewalk", (244, 35, 232), 8),
+    ("building", (70, 70, 70), 11),
+    ("wall", (102, 102, 156), 12),
+    ("fence", (190, 153, 153), 13),
+    ("pole", (153, 153, 153), 17),
+    ("traffic light", (250, 170, 30), 19),
+    ("traffic sign", (220, 220, 0), 20),
+    ("vegetation", (107, 142, 35), 21),
+    ("terrain", (152, 251, 152), 22),
+    ("sky", (70, 130, 180), 23),
+    ("person", (220, 20, 60), 24),
+    ("rider", (255, 0, 0), 25),
+    ("car", (0, 0, 142), 26),
+    ("truck", (0, 0, 70), 27),
+    ("bus", (0, 60, 100), 28),
+    ("train", (0, 80, 100), 31),
+    ("motorcycle", (0, 0, 230), 32),
+    ("bicycle", (119, 11, 32), 33),
+)
+# Void ids 0..6, 9, 10, 14..16, 18, 29, 30; the license plate, -1, is 255 in an 8-bit file.
+_CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
+
+CITYSCAPES = LabelSpace(
+    "cityscapes",
+    tuple(name for name, _, _ in _CITYSCAPES),
+    tuple(color for _, color, _ in _CITYSCAPES),
+    {label_id: train_id for train_id, (_, _, label_id) in enumerate(_CITYSCAPES)}
+    | dict.fromkeys(_CITYSCAPES_VOID, IGNORE_INDEX),
+)
+"""The 19 classes of Cityscapes and KITTI for files of *labelIds* (0..33); `CITYSCAPES.with_train_ids()` for trainIds."""

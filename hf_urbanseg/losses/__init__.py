@@ -1,0 +1,1 @@
+"""Training losses, each exact under accumulation and several processes."""

@@ -1,0 +1,1 @@
+"""Confusion matrix and the scores read from it."""
