@@ -1,0 +1,22 @@
+"""How every command ends: one line and status 2 for a mistake in the input."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from hf_urbanseg.errors import UrbanSegError
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs `command`; an `UrbanSegError` becomes one line on standard error and exit status 2.
+
+    With several processes only the first of each machine prints, so the line appears once.
+    """
+    try:
+        command()
+    except UrbanSegError as error:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
