@@ -175,4 +175,4 @@ CITYSCAPES = LabelSpace(
     {label_id: train_id for train_id, (_, _, label_id) in enumerate(_CITYSCAPES)}
     | dict.fromkeys(_CITYSCAPES_VOID, IGNORE_INDEX),
 )
-"""The 19 classes of Cityscapes and KITTI for files of *labelIds* (0..33); `CITYSCAPES.with_train_ids()` for trainIds."""
+"""The 19 classes of Cityscapes and KITTI, for files of *labelIds* (0..33)."""

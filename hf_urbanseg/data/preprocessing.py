@@ -1,0 +1,102 @@
+"""From rows of a data set to `pixel_values` and `labels`, and the order in which they come."""
+
+from collections.abc import Iterator
+
+import albumentations as A
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+
+from hf_urbanseg.data.transforms import seed_transforms
+from hf_urbanseg.labels import LabelSpace
+
+
+class TrainDataset(torch.utils.data.Dataset):
+    """Augmented samples, each determined by (seed, epoch, index) alone.
+
+    No worker, rank or earlier sample has any influence, so any split of the work gives the same pixels and a run
+    resumed in mid-epoch continues exactly.
+
+    Args:
+        rows: Columns `image` and `label` (`datasets.Image`).
+        label_space: Maps raw label ids to train ids.
+        transforms: From `build_train_transforms`.
+        seed: Of the run.
+
+    Shape:
+        [(epoch, index)] -> pixel_values: (3, h, w) float32 normalised; labels: (h, w) int64 train ids or 255.
+    """
+
+    def __init__(self, rows: Dataset, label_space: LabelSpace, transforms: A.Compose, seed: int):
+        self.rows, self.table, self.transforms, self.seed = rows, label_space.train_id_table, transforms, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, torch.Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        row = self.rows[index]
+        image, label = np.asarray(row["image"].convert("RGB")), self.table[np.asarray(row["label"])]
+        seed_transforms(self.transforms, (self.seed, epoch, index))
+        sample = self.transforms(image=image, mask=label)
+        return {
+            "pixel_values": torch.from_numpy(np.ascontiguousarray(sample["image"].transpose(2, 0, 1))),
+            "labels": torch.from_numpy(sample["mask"].astype(np.int64)),
+        }
+
+
+class EvalDataset(torch.utils.data.Dataset):
+    """Images as the saved image processor prepares them, labels at native size.
+
+    Shape:
+        [index] -> pixel_values: (3, h, w) float32 of the processor's size; labels: (H, W) uint8 train ids or 255, the
+        file's own size.
+    """
+
+    def __init__(self, rows: Dataset, label_space: LabelSpace, image_processor):
+        self.rows, self.table, self.image_processor = rows, label_space.train_id_table, image_processor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = self.rows[index]
+        pixel_values = self.image_processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return {
+            "pixel_values": pixel_values,
+            "labels": torch.from_numpy(self.table[np.asarray(row["label"])]),
+        }
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Shuffled (epoch, index) keys, the same on every rank, in whole optimiser steps.
+
+    The epoch travels with the index, so that workers that outlive an epoch can't repeat its augmentations. An epoch
+    is cut (or, for a set smaller than one step, repeated) to a whole number of steps: every step then sees the same
+    samples however they are laid out over ranks and micro-batches. What is cut differs from epoch to epoch.
+
+    Args:
+        num_samples: Size of the data set.
+        step_size: Samples per optimiser step over all ranks and micro-batches.
+        seed: Of the run; the order depends on it and the epoch.
+    """
+
+    def __init__(self, num_samples: int, step_size: int, seed: int):
+        self.num_samples, self.step_size, self.seed = num_samples, step_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(self.num_samples // self.step_size, 1) * self.step_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, rounds = self.epoch, -(-len(self) // self.num_samples)
+        keys = []
+        for repeat in range(rounds):
+            order = np.random.default_rng((self.seed, epoch, repeat)).permutation(self.num_samples)
+            # A set smaller than one step repeats inside it: other epochs' seeds keep the repeats different.
+            keys += [(epoch if repeat == 0 else -(epoch * rounds + repeat), int(index)) for index in order]
+        return iter(keys[: len(self)])

@@ -1,0 +1,214 @@
+"""The report's augmentations, in its order, as albumentations transforms.
+
+Values are drawn from the generators that `preprocessing.TrainDataset` sets for every sample, never from global state.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import IGNORE_INDEX
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+cv2.setNumThreads(0)  # OpenCV's own threads fight with data-loader workers for the cores.
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One choice of `RandomScale`: a box to fit into, or a range of ratios of the image's own size."""
+
+    box: tuple[int, int] | None = None
+    ratios: tuple[float, float] | None = None
+
+
+def parse_scales(texts: Sequence[str | float]) -> list[Scale]:
+    """Reads `375x1242` (fit into height x width), `0.75` (ratio) and `0.5-2.0` (uniform range of ratios).
+
+    Raises:
+        ConfigError: Anything else, or a size or ratio that is not positive.
+    """
+    scales = []
+    for text in map(str, texts):
+        if box := re.fullmatch(r"(\d+)x(\d+)", text):
+            scale = Scale(box=(int(box[1]), int(box[2])))
+        elif ratios := re.fullmatch(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?", text):
+            scale = Scale(ratios=(float(ratios[1]), float(ratios[2] or ratios[1])))
+        else:
+            scale = Scale(box=(0, 0))
+        values = scale.box or scale.ratios
+        if min(values) <= 0 or (scale.ratios and values[0] > values[1]):
+            raise ConfigError(
+                "scales like 375x1242 (height x width), 0.75 or 0.5-2.0", f"`{text}`", "correct `train_scales`"
+            )
+        scales.append(scale)
+    if not scales:
+        raise ConfigError("at least one training scale", "none", "give `train_scales`, for example 1.0")
+    return scales
+
+
+class RandomScale(A.DualTransform):
+    """Resizes to one of several scales, uniformly chosen, keeping the aspect ratio.
+
+    Source: MMSegmentation's `Resize(img_scale=[...], multiscale_mode='value', keep_ratio=True)`; image bilinear,
+    label nearest.
+    """
+
+    def __init__(self, scales: Sequence[Scale], p: float = 1.0):
+        super().__init__(p=p)
+        self.scales = list(scales)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = params["shape"][:2]
+        scale = self.py_random.choice(self.scales)
+        if scale.box:
+            ratio = min(max(scale.box) / max(height, width), min(scale.box) / min(height, width))
+        else:
+            ratio = self.py_random.uniform(*scale.ratios)
+        return {"size": (max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5)))}
+
+    def apply(self, img: np.ndarray, size: tuple[int, int], **params: Any) -> np.ndarray:
+        return cv2.resize(img, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def apply_to_mask(self, mask: np.ndarray, size: tuple[int, int], **params: Any) -> np.ndarray:
+        return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+class BalancedRandomCrop(A.DualTransform):
+    """Random crop, redrawn while one class covers too much of it.
+
+    Args:
+        size: (height, width); an image smaller than that stays smaller and is padded later.
+        max_class_share: Largest share of the crop's labelled pixels that one class may cover (report: 0.75).
+        redraws: Crops drawn anew before the last one is taken as it is (report: 10).
+
+    Source: MMSegmentation's `RandomCrop(cat_max_ratio=0.75)`. A crop is accepted when it shows more than one class
+    and none reaches the share.
+    """
+
+    def __init__(self, size: tuple[int, int], max_class_share: float = 0.75, redraws: int = 10, p: float = 1.0):
+        super().__init__(p=p)
+        self.size, self.max_class_share, self.redraws = tuple(size), max_class_share, redraws
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = params["shape"][:2]
+        window = self._draw(height, width)
+        for _ in range(self.redraws if self.max_class_share < 1 else 0):
+            counts = np.bincount(data["mask"][window].ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+            if (counts > 0).sum() > 1 and counts.max() < self.max_class_share * counts.sum():
+                break
+            window = self._draw(height, width)
+        return {"window": window}
+
+    def _draw(self, height: int, width: int) -> tuple[slice, slice]:
+        top = self.py_random.randint(0, max(height - self.size[0], 0))
+        left = self.py_random.randint(0, max(width - self.size[1], 0))
+        return slice(top, top + self.size[0]), slice(left, left + self.size[1])
+
+    def apply(self, img: np.ndarray, window: tuple[slice, slice], **params: Any) -> np.ndarray:
+        return img[window]
+
+    apply_to_mask = apply
+
+
+class PhotometricDistortion(A.ImageOnlyTransform):
+    """Brightness, contrast, saturation and hue, each with probability 0.5, on 8-bit values.
+
+    Args:
+        brightness: Added value, uniform in +-brightness.
+        contrast: Range of the factor; applied before the colour steps if a coin says so, else after them.
+        saturation: Range of the factor in HSV.
+        hue: Whole steps of 2 degrees added in HSV, uniform in -hue..hue.
+
+    Source: MMSegmentation's `PhotoMetricDistortion`, including its clipping and truncation to 8 bits at every step.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 32,
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: int = 18,
+        p: float = 1.0,
+    ):
+        super().__init__(p=p)
+        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
+
+    def get_params(self) -> dict[str, Any]:
+        coin, uniform = (lambda: self.py_random.random() < 0.5), self.py_random.uniform
+        return {
+            "shift": uniform(-self.brightness, self.brightness) if coin() else None,
+            "contrast_first": coin(),
+            "contrast": uniform(*self.contrast) if coin() else None,
+            "saturation": uniform(*self.saturation) if coin() else None,
+            "hue": self.py_random.randint(-self.hue, self.hue) if coin() else None,
+        }
+
+    def apply(self, img, shift, contrast_first, contrast, saturation, hue, **params: Any) -> np.ndarray:
+        if shift is not None:
+            img = cv2.LUT(img, _table(1.0, shift))
+        if contrast is not None and contrast_first:
+            img = cv2.LUT(img, _table(contrast, 0.0))
+        if saturation is not None or hue is not None:
+            hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV)
+            tables = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+            if saturation is not None:
+                tables[:, 1] = _table(saturation, 0.0)
+            if hue is not None:
+                tables[:, 0] = (np.arange(256) + hue) % 180
+            img = cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB)
+        if contrast is not None and not contrast_first:
+            img = cv2.LUT(img, _table(contrast, 0.0))
+        return img
+
+
+def _table(factor: float, shift: float) -> np.ndarray:
+    """What every 8-bit value becomes: one look-up instead of float arithmetic over the image."""
+    return np.clip(np.arange(256) * factor + shift, 0, 255).astype(np.uint8)
+
+
+def build_train_transforms(
+    crop_size: tuple[int, int],
+    scales: Sequence[Scale],
+    max_class_share: float = 0.75,
+    flip: float = 0.5,
+    photometric: bool = True,
+) -> A.Compose:
+    """The report's chain: scale, balanced crop, flip, photometric distortion, normalisation, padding.
+
+    Shape:
+        image: (H, W, 3) uint8 RGB, mask: (H, W) uint8 train ids ->
+        image: (*crop_size, 3) float32 normalised, mask: (*crop_size) uint8; padded right and below with the mean
+        colour (0 after normalisation) and `IGNORE_INDEX`.
+    """
+    height, width = crop_size
+    return A.Compose(
+        [
+            RandomScale(scales),
+            BalancedRandomCrop(crop_size, max_class_share),
+            A.HorizontalFlip(p=flip),
+            *([PhotometricDistortion()] if photometric else []),
+            A.Normalize(IMAGENET_MEAN, IMAGENET_STD, max_pixel_value=255.0),
+            A.PadIfNeeded(
+                height, width, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORE_INDEX
+            ),
+        ]
+    )
+
+
+def seed_transforms(transforms: A.Compose, seed: Sequence[int]) -> None:
+    """Gives all transforms one fresh pair of generators, determined by `seed` alone.
+
+    `Compose.set_random_seed` would give each transform a generator of its own with the same seed: a small first draw
+    in the scale would always come with a flip, and so on. One shared generator keeps the draws independent.
+    """
+    words = np.random.SeedSequence(list(seed)).generate_state(4, np.uint64)
+    transforms.set_random_state(np.random.default_rng(words[:2]), random.Random(int(words[2]) << 64 | int(words[3])))

@@ -1,0 +1,83 @@
+"""Cross-entropy at label resolution with a normaliser that can span ranks and micro-batches."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.losses._pixels import count_class_pixels, upsample_logits
+
+Normalizer = Literal["valid_pixels", "weight_sum"]
+
+
+class CrossEntropyLoss(nn.Module):
+    """Class-weighted cross-entropy of logits upsampled to the label's resolution.
+
+    Args:
+        num_classes (`int`): C.
+        class_weights (`Sequence[float]`, *optional*): C positive weights; None weighs all classes by 1.
+        normalizer (`str`, defaults to `"valid_pixels"`): what the weighted sum is divided by. `"valid_pixels"`: the
+            number of labelled pixels, as in the report's code (MMSegmentation with `avg_non_ignore=True`), so weights
+            change the loss's scale. `"weight_sum"`: the summed weights of the labelled pixels, as in
+            `torch.nn.CrossEntropyLoss(weight=...)`.
+        ignore_index (`int`, defaults to 255): label of pixels left out.
+
+    Shape:
+        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
+        normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
+            batch's own.
+        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0.
+
+    Raises:
+        ConfigError: Wrong number of weights, a weight that is not positive and finite, unknown normaliser.
+
+    Source: the report's code, `CrossEntropyLoss` with `class_weight`; differs in the normaliser being a name, and in
+        being additive: the sum over any partition of a batch, each divided by the common normaliser, is the same.
+    """
+
+    name = "cross_entropy"
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_weights: Sequence[float] | Tensor | None = None,
+        normalizer: Normalizer = "valid_pixels",
+        ignore_index: int = IGNORE_INDEX,
+    ):
+        super().__init__()
+        if normalizer not in ("valid_pixels", "weight_sum"):
+            raise ConfigError("`normalizer` valid_pixels or weight_sum", f"{normalizer!r}", "choose one of them")
+        if class_weights is not None:
+            class_weights = torch.as_tensor(class_weights, dtype=torch.float64)
+            if class_weights.shape != (num_classes,):
+                raise ConfigError(
+                    f"{num_classes} class weights", f"{class_weights.numel()}", "give one per class in train-id order"
+                )
+            if not bool((torch.isfinite(class_weights) & (class_weights > 0)).all()):
+                raise ConfigError("positive, finite class weights", f"{class_weights.tolist()}", "correct them")
+        self.num_classes, self.normalizer, self.ignore_index = num_classes, normalizer, ignore_index
+        # Not in the state dict: weights belong to the recipe, and checkpoints must not depend on them.
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def compute_normalizer(self, labels: Tensor) -> Tensor:
+        """The denominator this batch contributes: fp64 scalar, additive over batches and ranks."""
+        counts = count_class_pixels(labels, self.num_classes, self.ignore_index).double()
+        if self.normalizer == "valid_pixels" or self.class_weights is None:
+            return counts.sum()
+        return counts @ self.class_weights.to(counts.device)
+
+    def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
+        if normalizer is None:
+            normalizer = self.compute_normalizer(labels)
+        normalizer = torch.as_tensor(normalizer, device=logits.device)
+        # Half precision would lose the small losses in the sum; autocast must not bring it back.
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = upsample_logits(logits, labels.shape[-2:])
+            weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+            total = nn.functional.cross_entropy(
+                logits, labels, weight=weights, ignore_index=self.ignore_index, reduction="sum"
+            )
+            return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)

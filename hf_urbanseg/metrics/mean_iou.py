@@ -1,0 +1,110 @@
+"""Mean IoU and its companions, as functions of a confusion matrix and as an `evaluate.Metric`."""
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+
+from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
+
+
+def compute_scores(matrix: torch.Tensor | np.ndarray) -> dict:
+    """Scores in [0, 1] from one confusion matrix over a whole split.
+
+    NaN rule: a class that occurs neither in labels nor in predictions has IoU NaN and is left out of `mean_iou`; a
+    class predicted but never labelled has IoU 0 and counts. A class never labelled has accuracy NaN and is left out
+    of `mean_accuracy`. Without a single labelled pixel the means are NaN.
+
+    Args:
+        matrix: (C, C) integer counts; row = label, column = prediction.
+
+    Returns:
+        `mean_iou`, `mean_accuracy`, `overall_accuracy` (floats); `iou`, `accuracy` (lists of C floats, NaN as above);
+        `support` (C ints: labelled pixels per class).
+
+    Source: Cityscapes' evaluation (class IoU) and MMSegmentation's `IoUMetric`, which agree on this rule.
+    """
+    matrix = np.asarray(torch.as_tensor(matrix).cpu()).astype(np.int64)
+    hits, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    union = labelled + predicted - hits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou, accuracy = hits / union, hits / labelled
+        overall = hits.sum() / matrix.sum() if matrix.sum() else float("nan")
+    return {
+        "mean_iou": _nan_mean(iou),
+        "mean_accuracy": _nan_mean(accuracy),
+        "overall_accuracy": float(overall),
+        "iou": iou.tolist(),
+        "accuracy": accuracy.tolist(),
+        "support": labelled.tolist(),
+    }
+
+
+def _nan_mean(values: np.ndarray) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+class MeanIoU(evaluate.Metric):
+    """Mean IoU as an `evaluate.Metric` that keeps a confusion matrix instead of every mask.
+
+    `evaluate.load("mean_iou")` needs a download and caches all masks; this one needs neither, and takes images of
+    different sizes one by one or in lists.
+
+    Args:
+        num_labels: C.
+        ignore_index: Label of pixels left out.
+
+    Shape:
+        predictions, references: lists of (H, W) integer arrays (or one (N, H, W) array); sizes may differ between
+            images.
+
+    Example:
+        metric = MeanIoU(num_labels=19)
+        metric.add_batch(predictions=[pred], references=[label])
+        metric.compute()["mean_iou"]
+    """
+
+    def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX, **kwargs):
+        super().__init__(**kwargs)
+        self._confusion_matrix = ConfusionMatrix(num_labels, ignore_index)
+
+    def _info(self) -> evaluate.MetricInfo:
+        mask = datasets.Sequence(datasets.Sequence(datasets.Value("uint8")))
+        return evaluate.MetricInfo(
+            description="Mean intersection over union of semantic segmentation, from a running confusion matrix.",
+            citation="",
+            inputs_description="predictions, references: lists of (H, W) integer arrays of train ids.",
+            features=datasets.Features({"predictions": mask, "references": mask}),
+        )
+
+    def add(self, *, prediction=None, reference=None, **kwargs) -> None:
+        """Adds one image."""
+        self._confusion_matrix.update(_as_integers(prediction), _as_integers(reference))
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
+        """Adds images; both lists must have the same length."""
+        if len(predictions) != len(references):
+            raise ValueError(f"expected as many predictions as references; found {len(predictions)}, {len(references)}")
+        for prediction, reference in zip(predictions, references, strict=True):
+            self.add(prediction=prediction, reference=reference)
+
+    def compute(self, *, predictions=None, references=None, **kwargs) -> dict:
+        """Scores of everything added so far (plus the given images), then starts afresh; see `compute_scores`."""
+        if predictions is not None:
+            self.add_batch(predictions=predictions, references=references)
+        scores = compute_scores(self._confusion_matrix.matrix)
+        self._confusion_matrix.reset()
+        return scores
+
+    def _compute(self, predictions, references) -> dict:
+        """The base class's hook; `compute` doesn't pass through it because nothing is cached."""
+        return self.compute(predictions=predictions, references=references)
+
+
+def _as_integers(mask) -> torch.Tensor:
+    mask = torch.as_tensor(np.asarray(mask) if not isinstance(mask, torch.Tensor) else mask)
+    if mask.is_floating_point():
+        raise ValueError(f"expected integer train ids; found {mask.dtype}; take the argmax first")
+    return mask
