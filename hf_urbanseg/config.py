@@ -1,52 +1,164 @@
 """The dataclasses behind a recipe, and how a YAML file and the command line become them."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 
+import torch
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from hf_urbanseg.errors import ConfigError
+
+
+def _option(default, help_text: str, **metadata):
+    """A dataclass field with its help; lists are copied per instance."""
+    metadata["help"] = help_text
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class DataArguments:
     """Where the images and labels come from and how they are split. Plain values: `load_data(**asdict(this))`."""
 
-    data_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by prepare_data, or "
-                          "any folder described by --label_space with `splits`."},
-    )  # fmt: skip
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "Hub id of a data set, or `synthetic` for the rendered streets inside the package."},
+    data_dir: str | None = _option(
+        None,
+        "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by prepare_data, or any folder whose "
+        "--label_space file says where images and labels are.",
     )
-    label_space: str | None = field(
-        default=None,
-        metadata={"help": "Classes of the label files: `cityscapes` (labelIds), `cityscapes_train_ids`, another name "
-                          "in hf_urbanseg/data/label_spaces, or a YAML file. Default: what the layout implies."},
-    )  # fmt: skip
-    image_column: str | None = field(default=None, metadata={"help": "Image column of a Hub or saved set."})
-    label_column: str | None = field(default=None, metadata={"help": "Label column of a Hub or saved set."})
-    split_file: str | None = field(
-        default=None, metadata={"help": "YAML file that lists the frame names of train, validation and test."}
+    dataset: str | None = _option(
+        None, "Hub id of a data set, or `synthetic` for the rendered streets inside the package."
     )
-    keep_together: list[str] | None = field(
-        default=None,
-        metadata={"help": "Comma-separated frame names that show one scene and must stay in one split; repeatable."},
+    label_space: str | None = _option(
+        None,
+        "Classes of the label files: `cityscapes` (labelIds), `cityscapes_train_ids`, another name in "
+        "hf_urbanseg/data/label_spaces, or a YAML file. Default: what the layout implies.",
     )
-    test_fraction: float = field(
-        default=0.25, metadata={"help": "Share cut off as test where the data has none (the report: 50 of 200)."}
+    image_column: str | None = _option(None, "Image column of a Hub or saved set. Default: guessed.")
+    label_column: str | None = _option(None, "Label column of a Hub or saved set. Default: guessed.")
+    split_file: str | None = _option(None, "YAML file that lists the frame names of train, validation and test.")
+    keep_together: list[str] | None = _option(
+        None, "Groups of frames that must stay in one split: names joined by commas, one word per group."
     )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training frames cut off for model selection where there is none."}
+    test_fraction: float = _option(0.25, "Share cut off as test where the data has none (report: 50 of 200).")
+    validation_fraction: float = _option(0.1, "Share of train cut off for model selection where there is none.")
+    split_seed: int = _option(0, "Seed of those cuts.")
+
+
+@dataclass
+class ModelArguments:
+    """Which SegFormer to start from."""
+
+    model_name_or_path: str | None = _option(None, "Hub id or folder to start from.")
+    model_revision: str | None = _option(None, "Branch, tag or commit of the Hub id.")
+    init: str = _option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
+    size: str = _option("b0", "Size for --init random: tiny, b0 ... b5.")
+    decoder_hidden_size: int | None = _option(
+        None, "Width of the decode head for --init random. The report's decoders have 256 at every size."
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of those cuts."})
+    drop_path_rate: float = _option(0.1, "Stochastic depth (report: 0.1).")
+    classifier_dropout_prob: float = _option(0.1, "Dropout before the classifier (report: 0.1).")
+    eval_size: list[int] | None = _option(
+        None,
+        "Height and width to which the saved image processor resizes, in multiples of 32. "
+        "Default: the commonest training size, rounded.",
+        nargs=2,
+    )
+
+
+@dataclass
+class AugmentationArguments:
+    """Training augmentation; the defaults are the report's."""
+
+    train_scales: list[str] = _option(
+        ["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"],
+        "Scales to choose from, uniformly: 375x1242 (fit into height x width), 0.75 (ratio) or 0.5-2.0 (range).",
+    )
+    crop_size: list[int] = _option([368, 368], "Height and width of the crop.", nargs=2)
+    max_class_share: float = _option(0.75, "A crop with one class over this share is redrawn; 1 turns it off.")
+    flip: float = _option(0.5, "Probability of a horizontal flip.")
+    photometric: bool = _option(True, "Photometric distortion.")
+
+    def __post_init__(self):
+        if min(self.crop_size) < 32:
+            raise ConfigError("`crop_size` of 32 or more", f"{self.crop_size}", "enlarge it")
+        for name in ("max_class_share", "flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"`{name}` of 0..1", f"{getattr(self, name)}", "correct it")
+
+
+@dataclass
+class LossArguments:
+    """What is minimised."""
+
+    loss: str = _option("cross_entropy", "Main loss.", choices=["cross_entropy"])
+    normalizer: str = _option(
+        "valid_pixels",
+        "Divide by the labelled pixels (report) or by their summed weights.",
+        choices=["valid_pixels", "weight_sum"],
+    )
+    class_weights: str = _option(
+        "inverse_log",
+        "none, inverse_log (report), effective_number, enet, median_frequency, or a JSON file written by "
+        "class_weights.py. Schemes count the pixels of the training split.",
+    )
+
+
+@dataclass
+class UrbanSegTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the report's values as defaults and the options of `UrbanSegTrainer`."""
+
+    output_dir: str = _option("runs/finetune", "Folder of the run: checkpoints while it trains, the model at the end.")
+    resume: bool = _option(False, "Continue from the newest complete checkpoint in --output_dir.")
+    overwrite: bool = _option(False, "Replace an earlier run in --output_dir.")
+    learning_rate: float = _option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
+    head_lr_multiplier: float = _option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
+    weight_decay: float = _option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
+    max_steps: int = _option(10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5).")
+    lr_scheduler_type: str = _option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
+    lr_power: float = _option(1.0, "Power of the polynomial (report: 1.0).")
+    lr_end: float = _option(0.0, "Share of the learning rate that is left at the end (report: 0).")
+    warmup_steps: float = _option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
+    warmup_start: float = _option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
+    max_grad_norm: float = _option(0.0, "Gradient clipping; 0, as in the report, is none.")
+    freeze_batch_norm: bool = _option(False, "Keep the running statistics of BatchNorm as they are.")
+    per_device_train_batch_size: int = _option(8, "Crops per process and micro-batch.")
+    per_device_eval_batch_size: int = _option(4, "Images per process in evaluation.")
+    eval_strategy: str = _option("steps", "When the validation split is measured.")
+    eval_steps: float | None = _option(500, "Steps between evaluations (report: 500).")
+    save_steps: float = _option(500, "Steps between checkpoints; a multiple of --eval_steps.")
+    save_total_limit: int | None = _option(2, "Checkpoints kept, besides the best one.")
+    load_best_model_at_end: bool | None = _option(True, "Export the checkpoint with the best validation mIoU.")
+    metric_for_best_model: str | None = _option("mean_iou", "What selects it.")
+    greater_is_better: bool | None = _option(True, "Larger is better.")
+    logging_steps: float = _option(50, "Steps between log lines.")
+    logging_nan_inf_filter: bool = _option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
+    report_to: str | None = _option("none", "`tensorboard`, `wandb`, ... or `none`.")
+    remove_unused_columns: bool | None = _option(False, "Not used: the data sets here are already tensors.")
+    label_names: list[str] | None = _option(["labels"], "Not used: as above.")
+    ddp_find_unused_parameters: bool | None = _option(False, "Every parameter takes part in every step.")
+    dataloader_num_workers: int = _option(2, "Worker processes that load and augment, per training process.")
+    cpu_threads: int = _option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
+
+    def __post_init__(self):
+        # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.use_cpu and processes > 1 and self.ddp_backend is None:
+            self.ddp_backend = "gloo"
+        if self.resume and self.overwrite:
+            raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
+        super().__post_init__()
+        # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
+        if self._n_gpu > 1:
+            self._n_gpu = 1
 
 
 def recipe_names() -> list[str]:

@@ -97,6 +97,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         keys = []
         for repeat in range(rounds):
             order = np.random.default_rng((self.seed, epoch, repeat)).permutation(self.num_samples)
-            # A set smaller than one step repeats inside it: other epochs' seeds keep the repeats different.
-            keys += [(epoch if repeat == 0 else -(epoch * rounds + repeat), int(index)) for index in order]
+            # A set smaller than one step repeats inside it; numbers that no real epoch has keep the repeats different.
+            keys += [(epoch + (repeat << 32), int(index)) for index in order]
         return iter(keys[: len(self)])
