@@ -1,0 +1,98 @@
+"""Unpacking the needed part of a .zip into a cache, once."""
+
+import hashlib
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from hf_urbanseg.errors import DataError
+
+
+def cache_folder() -> Path:
+    """Where unpacked archives are kept: `HF_URBANSEG_CACHE`, or ~/.cache/hf_urbanseg."""
+    return Path(os.environ.get("HF_URBANSEG_CACHE") or "~/.cache/hf_urbanseg").expanduser()
+
+
+def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
+    """Unpacks the files directly inside `folders` of a .zip and returns the folder that then holds them.
+
+    The result is cached by the archive's path, size and time of change. It appears under its final name only when it
+    is complete, so an interrupted run leaves nothing that a later one could mistake for the data, and of several
+    processes one unpacks while the others wait.
+
+    Args:
+        archive: The .zip file.
+        folders: Folders inside it, such as `training/image_2`, at the top or below one enclosing folder.
+
+    Raises:
+        DataError: Not a readable .zip, a folder without files, or a member that would land outside the cache.
+    """
+    status = archive.stat()
+    key = f"{archive.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{' '.join(folders)}"
+    target = cache_folder() / "archives" / f"{archive.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The lock is the kernel's, so it goes with its holder, and a partial folder seen under it is always stale.
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                partial = target.with_name(f".{target.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                try:
+                    _extract(archive, folders, partial)
+                    partial.rename(target)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            "room to unpack the archive",
+            f"{error.strerror or error} at {error.filename or target.parent}",
+            "free some space or point `HF_URBANSEG_CACHE` elsewhere",
+            archive,
+        ) from error
+    return target
+
+
+def _extract(archive: Path, folders: Sequence[str], target: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            for info, relative in _wanted_members(bundle, archive, folders):
+                path = target / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with bundle.open(info) as source, open(path, "wb") as destination:
+                    shutil.copyfileobj(source, destination, 1 << 20)
+    # RuntimeError is an encrypted member, NotImplementedError an exotic compression.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise DataError("a complete .zip archive", f"{error}", "download it again", archive) from error
+
+
+def _wanted_members(bundle: zipfile.ZipFile, archive: Path, folders: Sequence[str]) -> list[tuple]:
+    found, targets = [], set()
+    for info in bundle.infolist():
+        member = PurePosixPath(info.filename)
+        if member.is_absolute() or ".." in member.parts or "\\" in info.filename:
+            raise DataError(
+                "members with plain relative paths", f"`{info.filename}`", "don't trust this archive", archive
+            )
+        if info.is_dir() or member.name.startswith(".") or member.parts[0] == "__MACOSX":
+            continue
+        for folder in folders:
+            if member.parent == PurePosixPath(folder) or member.parent == PurePosixPath(member.parts[0], folder):
+                relative = f"{folder}/{member.name}"
+                if relative in targets:
+                    raise DataError("each file once", f"`{relative}` twice", "remove one copy", archive)
+                targets.add(relative)
+                found.append((info, relative))
+    for folder in folders:
+        if not any(relative.startswith(f"{folder}/") for _, relative in found):
+            some = ", ".join(info.filename for info in bundle.infolist()[:3]) or "an empty archive"
+            raise DataError(
+                f"files in `{folder}/`", some, "give the official data_semantics.zip or unpack the archive", archive
+            )
+    return found

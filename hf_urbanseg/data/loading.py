@@ -1,0 +1,162 @@
+"""From a Hub id, a saved set, a folder or an archive to splits of image, label and name."""
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from hf_urbanseg.data.cityscapes import NOTE as CITYSCAPES_NOTE
+from hf_urbanseg.data.cityscapes import find_cityscapes, group_by_city, load_cityscapes
+from hf_urbanseg.data.folders import load_described_folders
+from hf_urbanseg.data.kitti import find_kitti, load_kitti
+from hf_urbanseg.data.label_space_files import read_label_space
+from hf_urbanseg.data.saved_sets import (
+    is_saved_set,
+    load_hub_set,
+    load_saved_set,
+    normalise_columns,
+    read_own_label_space,
+)
+from hf_urbanseg.data.splits import UNSPLIT, arrange_splits
+from hf_urbanseg.data.synthetic import build_synthetic_splits
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Splits and their classes.
+
+    Args:
+        splits: Keys among train, validation, test; columns image (`Image()`), label (`Image()`, raw label ids, the
+            file's own mode) and name (string), sorted by name.
+        label_space: What the label ids mean.
+        name: Short name of the data, such as `kitti`, or the Hub id.
+        notes: One sentence each on how the splits came about.
+    """
+
+    splits: DatasetDict
+    label_space: LabelSpace
+    name: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a layout holds before it is cut: its own splits, or everything under `all`."""
+
+    splits: dict[str, Dataset]
+    label_space: LabelSpace
+    name: str
+    notes: Sequence[str] = ()
+    scenes: Iterable[Sequence[str]] = ()
+
+
+def load_data(
+    data_dir: str | None = None,
+    dataset: str | None = None,
+    label_space: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_file: str | None = None,
+    keep_together: Sequence[str] | None = None,
+    test_fraction: float = 0.25,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+) -> LoadedData:
+    """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
+
+    Args:
+        data_dir: KITTI folder or archive, Cityscapes folder, saved set, or a folder that `label_space` describes.
+        dataset: `synthetic`, a Hub id, or a folder that `datasets.load_dataset` reads.
+        label_space: A name or file for `read_label_space`; None takes what the layout or the set itself says.
+        image_column: Of a saved or Hub set; None guesses from the usual names. `label_column` likewise.
+        split_file: YAML for `read_split_file`, in place of the data's own splits and of all cuts but validation's.
+        keep_together: Comma-separated names of frames that must be in one split, one string per group.
+        test_fraction: Share cut off as test where the layout has no splits at all (KITTI, one pair of folders).
+        validation_fraction: Share of train cut off as validation where there is none; 0 leaves it out.
+        split_seed: Of both cuts.
+
+    Raises:
+        DataError: Anything missing, unpaired, ambiguous or unreadable; one line that names it.
+    """
+    if (data_dir is None) == (dataset is None):
+        given = "neither" if data_dir is None else f"both, `{data_dir}` and `{dataset}`"
+        raise DataError("either `data_dir` or `dataset`", given, "give one of them")
+    for name, fraction in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
+        if not 0 <= fraction < 1:  # also refuses NaN
+            raise DataError(
+                f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", data_dir or dataset
+            )
+    if dataset is not None:
+        source = dataset
+        found = _load_dataset(dataset, label_space, image_column, label_column)
+    else:
+        source = data_dir
+        found = _load_folder(Path(data_dir).expanduser(), label_space, image_column, label_column)
+    splits, notes = arrange_splits(
+        found.splits, split_file, keep_together, found.scenes, test_fraction, validation_fraction, split_seed, source
+    )
+    notes = (*found.notes, *notes)
+    logger.info("%s: %s; %s", found.name, {split: len(rows) for split, rows in splits.items()}, "; ".join(notes))
+    return LoadedData(splits, found.label_space, found.name, notes)
+
+
+def _load_dataset(dataset: str, label_space: str | None, image_column: str | None, label_column: str | None) -> _Found:
+    if dataset == "synthetic":
+        space = read_label_space(label_space)[0] if label_space else CITYSCAPES
+        return _Found(dict(build_synthetic_splits()), space, "synthetic")
+    if not Path(dataset).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
+        raise DataError(
+            "`synthetic`, a Hub id `user/name` or a folder", f"`{dataset}`, which is none", "correct `--dataset`"
+        )
+    splits, notes = normalise_columns(load_hub_set(dataset), image_column, label_column, dataset)
+    name = dataset if not Path(dataset).is_dir() else Path(dataset).resolve().name
+    return _Found(splits, _label_space_of(dataset, label_space), name, notes)
+
+
+def _load_folder(path: Path, label_space: str | None, image_column: str | None, label_column: str | None) -> _Found:
+    if not path.exists():
+        looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
+        fix = "correct `--data_dir`" + (", or give a Hub id as `--dataset`" if looks_like_id else "")
+        raise DataError("a folder or .zip archive", "no such path", fix, path)
+    if path.is_file() and path.suffix.lower() != ".zip":
+        raise DataError("a folder or .zip archive", "a file of another kind", "give the folder around it", path)
+    if is_saved_set(path):
+        splits, notes = normalise_columns(load_saved_set(path), image_column, label_column, str(path))
+        return _Found(splits, _label_space_of(str(path), label_space), path.resolve().name, notes)
+    space, folders = read_label_space(label_space) if label_space else (CITYSCAPES, {})
+    if folders and path.is_dir():
+        return _Found(load_described_folders(path, folders, label_space), space, space.name)
+    if training := find_kitti(path):
+        return _Found({UNSPLIT: load_kitti(training)}, space, "kitti")
+    if root := find_cityscapes(path):
+        train_ids = label_space == "cityscapes_train_ids"
+        splits = load_cityscapes(root, f"_gtFine_label{'Train' if train_ids else ''}Ids")
+        scenes = group_by_city(splits["train"]["name"]) if "train" in splits else ()
+        return _Found(splits, space, "cityscapes", (CITYSCAPES_NOTE,), scenes)
+    inside = sorted(entry.name for entry in path.iterdir())
+    raise DataError(
+        "training/image_2 and training/semantic (KITTI), leftImg8bit and gtFine (Cityscapes), dataset_dict.json (a "
+        "saved set), or a `label_space` file with `splits`",
+        f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder",
+        "check `--data_dir`, or describe the folders in a YAML file as `--label_space`",
+        path,
+    )
+
+
+def _label_space_of(dataset: str, label_space: str | None) -> LabelSpace:
+    space = read_label_space(label_space)[0] if label_space else read_own_label_space(dataset)
+    if space is None:
+        raise DataError(
+            "label_space.json or id2label.json in the data set",
+            "neither",
+            "say its classes by `--label_space`",
+            dataset,
+        )
+    return space

@@ -1,0 +1,156 @@
+"""Sets that are `datasets` already: saved with `save_to_disk`, or on the Hub."""
+
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from hf_urbanseg.data.folders import FEATURES
+from hf_urbanseg.data.label_space_files import label_space_from_names, read_mapping
+from hf_urbanseg.data.splits import UNSPLIT
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import LabelSpace
+
+LABEL_SPACE_FILE = "label_space.json"
+IMAGE_COLUMNS = ("image", "pixel_values", "img")
+LABEL_COLUMNS = ("label", "labels", "annotation", "semantic_segmentation", "mask", "segmentation")
+NAME_COLUMNS = ("name", "filename", "file_name", "id", "image_id")
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", UNSPLIT: UNSPLIT}
+SPLIT_NAMES |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
+
+
+def is_saved_set(path: Path) -> bool:
+    """Whether `path` was written by `save_to_disk`, of a `DatasetDict` or of one `Dataset`."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def load_saved_set(path: Path) -> datasets.DatasetDict:
+    """The saved splits; a single `Dataset` is under `all`.
+
+    Raises:
+        DataError: Incomplete or damaged.
+    """
+    try:
+        saved = datasets.load_from_disk(str(path))
+    # pyarrow's errors are ValueErrors and OSErrors; json's is a ValueError; a lost key of the JSON is a KeyError.
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            "a complete saved set", f"{type(error).__name__}: {error}", "prepare or copy it again", path
+        ) from error
+    return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({UNSPLIT: saved})
+
+
+def load_hub_set(dataset: str) -> datasets.DatasetDict:
+    """All splits of a data set on the Hub, or of a local folder that `datasets.load_dataset` reads.
+
+    Raises:
+        DataError: Not found, not reachable or not readable.
+    """
+    try:
+        return datasets.load_dataset(dataset)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            "a Hub data set that can be read",
+            f"{type(error).__name__}: {error}",
+            "check the id, the network and, for a private set, `hf auth login`",
+            dataset,
+        ) from error
+
+
+def read_own_label_space(dataset: str) -> LabelSpace | None:
+    """The label space that a saved or Hub set brings along, None if it has none.
+
+    Taken from `label_space.json`, or from the `id2label.json` of Hub sets, whose labels are train ids by convention.
+
+    Raises:
+        DataError: Such a file is there but unreadable.
+    """
+    if path := _own_file(dataset, LABEL_SPACE_FILE):
+        return LabelSpace.from_dict(read_mapping(path, "label space"), str(path))
+    if path := _own_file(dataset, "id2label.json"):
+        return label_space_from_names(read_mapping(path, "id2label"), dataset.rpartition("/")[2], path)
+    return None
+
+
+def _own_file(dataset: str, name: str) -> Path | None:
+    if Path(dataset).is_dir():
+        path = Path(dataset) / name
+        return path if path.is_file() else None
+    try:
+        return Path(huggingface_hub.hf_hub_download(dataset, name, repo_type="dataset"))
+    except EntryNotFoundError:  # also when offline and never downloaded: then `--label_space` is asked for
+        return None
+    except (HfHubHTTPError, OSError) as error:
+        raise DataError(
+            f"{name} to be readable", f"{type(error).__name__}: {error}", "try again or give `--label_space`", dataset
+        ) from error
+
+
+def normalise_columns(
+    found: datasets.DatasetDict, image_column: str | None, label_column: str | None, source: str
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Our split names, and the columns image, label, name with the files' bytes untouched.
+
+    Args:
+        found: Any splits and columns.
+        image_column: None takes the first image column of `IMAGE_COLUMNS`; `label_column` likewise.
+        source: The set, named in errors.
+
+    Returns:
+        Splits, and a sentence on each one that was left out.
+
+    Raises:
+        DataError: A column is missing or holds no images, or no split has a known name.
+    """
+    splits, notes = {}, []
+    for their_name, rows in found.items():
+        split = SPLIT_NAMES.get(str(their_name).lower())
+        if split is None:
+            notes.append(f"{their_name}: left out, not a split that is trained or measured on")
+            continue
+        if split in splits:
+            raise DataError(f"one {split} split", f"a second one, `{their_name}`", "remove or rename one", source)
+        image = _choose_column(rows, image_column, IMAGE_COLUMNS, "image", source)
+        label = _choose_column(rows, label_column, LABEL_COLUMNS, "label", source)
+        unlabelled = rows.data.column(label).null_count
+        if unlabelled and unlabelled == len(rows):
+            notes.append(f"{their_name}: left out, it has no labels")
+            continue
+        if unlabelled or rows.data.column(image).null_count:
+            raise DataError("an image and a label in every row", f"empty ones in {their_name}", "remove them", source)
+        names = _frame_names(rows, split)
+        # Another `Image(mode="L")` or a decode here would turn palette labels into brightness; a cast keeps the bytes.
+        rows = rows.select_columns([image, label]).rename_columns({image: "image", label: "label"})
+        rows = rows.with_format(None).add_column("name", names)
+        splits[split] = rows.select_columns(list(FEATURES)).cast(FEATURES)
+    if not splits:
+        some = ", ".join(map(str, found)) or "no split"
+        raise DataError("a labelled split named train, validation or test", some, "rename or label one", source)
+    return splits, notes
+
+
+def _choose_column(rows: datasets.Dataset, chosen: str | None, usual: tuple[str, ...], kind: str, source: str) -> str:
+    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    column = chosen if chosen is not None else next((name for name in usual if name in images), None)
+    if column not in images:
+        raise DataError(
+            f"an image column `{chosen}`" if chosen else f"an image column named {', '.join(usual)}",
+            f"image columns {', '.join(images) or '(none)'} among {', '.join(rows.column_names)}",
+            f"name one with `--{kind}_column`, or give folders of image files as `--data_dir`",
+            source,
+        )
+    return column
+
+
+def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:
+    for column in NAME_COLUMNS:
+        if column in rows.column_names and rows.features[column] in (_STRING, _LARGE_STRING, *_INTEGERS):
+            names = [str(value) for value in rows[column]]
+            if len(set(names)) == len(names) and "" not in names:
+                return names
+    return [f"{split}_{index:06d}" for index in range(len(rows))]
+
+
+_STRING, _LARGE_STRING = datasets.Value("string"), datasets.Value("large_string")
+_INTEGERS = tuple(datasets.Value(kind) for kind in ("int16", "int32", "int64"))

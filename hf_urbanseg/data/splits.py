@@ -1,0 +1,205 @@
+"""Which frame is in which split: cuts that stay put when frames are added, and files that list them."""
+
+import difflib
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from hf_urbanseg.data.label_space_files import read_mapping
+from hf_urbanseg.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+UNSPLIT = "all"
+
+
+def cut_names(
+    names: Sequence[str], fraction: float, seed: int, groups: Iterable[Sequence[str]] = (), source=None
+) -> set[str]:
+    """The names that leave for another split: the nearest to `fraction` of them, at least one.
+
+    Names are ranked by the SHA-256 of `<seed>/<name>` and the first ones leave. So the cut is the same on every
+    machine and version, and adding a frame moves at most one other across it.
+
+    Args:
+        names: Unique frame names.
+        fraction: Share of the frames, in (0, 1).
+        seed: Another seed, another ranking.
+        groups: Names that go together; a group that would overshoot is passed over. A group counts by its first name.
+        source: The data, named in errors.
+
+    Raises:
+        DataError: Nothing would be left.
+    """
+    units = sorted(merge_groups(names, groups), key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}".encode()).digest())
+    if len(units) < 2:
+        raise DataError(
+            "at least two frames or scenes to split",
+            f"{len(names)} frames in {len(units)} scene",
+            "add data, list the splits in `--split_file`, or set the fraction to 0",
+            source,
+        )
+    # Not round(): it takes 2.5 frames to 2 but 3.5 to 4.
+    missing = max(math.floor(fraction * len(names) + 0.5), 1)
+    taken, left = [], []
+    for unit in units:
+        if len(unit) <= missing and len(taken) < len(units) - 1:
+            taken.append(unit)
+            missing -= len(unit)
+        else:
+            left.append(unit)
+    nearest = min(left, key=lambda unit: abs(missing - len(unit)))
+    if not taken or (len(left) > 1 and abs(missing - len(nearest)) < missing):
+        taken.append(nearest)
+    return {name for unit in taken for name in unit}
+
+
+def merge_groups(names: Sequence[str], groups: Iterable[Sequence[str]]) -> list[list[str]]:
+    """Sorted lists of names that go together, ungrouped names alone; groups that share a name become one."""
+    unit_of = {name: {name} for name in names}
+    for group in groups:
+        merged = set().union(*(unit_of[name] for name in group if name in unit_of))
+        unit_of.update(dict.fromkeys(merged, merged))
+    return [sorted(unit) for unit in {id(unit): unit for unit in unit_of.values()}.values()]
+
+
+def arrange_splits(
+    found: Mapping[str, Dataset],
+    split_file: str | None,
+    keep_together: Sequence[str] | None,
+    scenes: Iterable[Sequence[str]],
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    source: str,
+) -> tuple[DatasetDict, list[str]]:
+    """Train, validation and test, each sorted by name, and a sentence on each cut.
+
+    A split file comes first, then the data's own splits, then the cuts. Validation is always cut from train.
+
+    Args:
+        found: The data's own splits, or everything under `all`.
+        scenes: Names that the layout says belong together, for cuts.
+        source: The data, named in errors.
+
+    Raises:
+        DataError: An empty split, a name that is unknown, ambiguous or in two splits.
+    """
+    for split, rows in found.items():
+        if not len(rows):
+            raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
+    every_name = [name for rows in found.values() for name in rows["name"]]
+    together = _parse_groups(keep_together, every_name, source)
+    groups, splits, notes = [*scenes, *together], dict(found), []
+    if split_file is not None:
+        pool = concatenate_datasets(list(found.values()))
+        listed = read_split_file(split_file, every_name)
+        splits = {split: _select(pool, names) for split, names in listed.items()}
+        notes.append(f"splits: as listed in {split_file}")
+        if unlisted := len(every_name) - sum(map(len, listed.values())):
+            notes.append(f"split file: {unlisted} of {len(every_name)} frames are not listed and not used")
+    elif UNSPLIT in found:
+        splits = {"train": found[UNSPLIT]}
+        if test_fraction:
+            names = cut_names(every_name, test_fraction, seed, groups, source)
+            splits = {"train": _drop(found[UNSPLIT], names), "test": _select(found[UNSPLIT], names)}
+            notes.append(f"test: {len(names)} of {len(every_name)} frames, seed {seed}")
+    if "validation" not in splits and "train" in splits and validation_fraction:
+        train = splits["train"]["name"]
+        names = cut_names(train, validation_fraction, seed, groups, source)
+        notes.append(f"validation: {len(names)} of {len(train)} training frames, seed {seed}")
+        splits |= {"train": _drop(splits["train"], names), "validation": _select(splits["train"], names)}
+    notes += [f"{split}: none" for split in SPLITS if split not in splits]
+    _check_groups(together, splits, source)
+    return DatasetDict(
+        {split: _select(splits[split], splits[split]["name"]) for split in SPLITS if split in splits}
+    ), notes
+
+
+def read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, list[str]]:
+    """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional).
+
+    Args:
+        path: Written by hand or by `write_split_file`.
+        known_names: Names of the data, which the file may list in part.
+
+    Raises:
+        DataError: Unreadable, an unknown split or name, a name twice, an empty split.
+    """
+    path = Path(path).expanduser()
+    # BaseLoader keeps every word a string: YAML reads an unquoted 000000_10 as the octal number 8.
+    listed = read_mapping(path, "split", yaml.BaseLoader)
+    known, split_of = set(known_names), {}
+    if len(known) < len(known_names):
+        twice = next(name for name in sorted(known) if list(known_names).count(name) > 1)
+        raise DataError("frame names that are unique in the whole data set", f"{twice} twice", "rename files", path)
+    if unknown := sorted(set(listed) - set(SPLITS)):
+        raise DataError(f"splits {', '.join(SPLITS)}", f"`{unknown[0]}`", "rename or remove it", path)
+    if "train" not in listed:
+        raise DataError("a list `train`", f"{', '.join(listed) or 'nothing'}", "add it", path)
+    for split, names in listed.items():
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise DataError(f"a list of frame names under `{split}`", f"{names!r:.60}", "list at least one", path)
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                fix = f"did you mean `{near[0]}`" if near else "correct or remove it"
+                raise DataError("names of frames in the data", f"`{name}` in {split}", fix, path)
+            if name in split_of:
+                where = f"both {split_of[name]} and {split}" if split_of[name] != split else f"{split} twice"
+                raise DataError("each frame in one split", f"`{name}` in {where}", "remove one", path)
+            split_of[name] = split
+    return listed
+
+
+def write_split_file(path: str | Path, splits: Mapping[str, Dataset | Sequence[str]]) -> None:
+    """Writes the names of each split as `read_split_file` reads them.
+
+    Args:
+        path: Overwritten if it exists.
+        splits: Rows with a column `name`, or the names themselves.
+    """
+    listed = {split: list(rows["name"] if isinstance(rows, Dataset) else rows) for split, rows in splits.items()}
+    Path(path).write_text(yaml.safe_dump(listed, sort_keys=False), encoding="utf-8")
+
+
+def _select(rows: Dataset, names: Iterable[str]) -> Dataset:
+    """The rows of these names, sorted by name."""
+    wanted, have = set(names), list(rows["name"])
+    order = sorted((name, index) for index, name in enumerate(have) if name in wanted)
+    indices = [index for _, index in order]
+    return rows if indices == list(range(len(rows))) else rows.select(indices)
+
+
+def _drop(rows: Dataset, names: set[str]) -> Dataset:
+    return _select(rows, set(rows["name"]) - names)
+
+
+def _parse_groups(keep_together: Sequence[str] | None, names: Sequence[str], source: str) -> list[list[str]]:
+    groups, known = [], set(names)
+    for words in keep_together or ():
+        groups.append([name.strip() for name in words.split(",") if name.strip()])
+        for name in groups[-1]:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                fix = f"did you mean `{near[0]}`" if near else "correct it"
+                raise DataError("names of frames in `keep_together`", f"`{name}`", fix, source)
+    return groups
+
+
+def _check_groups(together: Sequence[Sequence[str]], splits: Mapping[str, Dataset], source: str) -> None:
+    # A cut obeys the groups; a split file or the data's own splits may not.
+    split_of = {name: split for split, rows in splits.items() for name in rows["name"]}
+    for group in together:
+        where = {split_of[name]: name for name in group if name in split_of}
+        if len(where) > 1:
+            (split, name), (other, second), *_ = where.items()
+            raise DataError(
+                "the frames of each `keep_together` group in one split",
+                f"{name} in {split} but {second} in {other}",
+                "move them in the split file or drop the group",
+                source,
+            )
