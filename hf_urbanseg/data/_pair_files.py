@@ -1,0 +1,188 @@
+"""One image and its label file: opened strictly, measured, or refused in one line."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from datasets.utils.file_utils import xopen
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from hf_urbanseg.errors import DataError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IMAGE_MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA")
+_REPAIR = "fetch the file again or leave the pair out"
+
+
+@dataclass(frozen=True, eq=False)
+class PairInspection:
+    """What the preflight keeps of one pair.
+
+    Args:
+        name: Frame name.
+        size: (height, width) after any EXIF rotation that both files share.
+        label_counts: (256,) int64 pixels per raw label id.
+        image_digest: SHA-256 of the size and the decoded RGB pixels.
+    """
+
+    name: str
+    size: tuple[int, int]
+    label_counts: np.ndarray
+    image_digest: str
+
+
+@dataclass(frozen=True)
+class _Picture:
+    pixels: Image.Image
+    raw_mode: str
+    orientation: int
+
+
+_pillow_lock = threading.Lock()
+
+
+@contextmanager
+def strict_pillow() -> Iterator[None]:
+    """Lets Pillow raise on truncated files; other libraries switch that off for the whole process."""
+    with _pillow_lock:
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def where_is(stored: Mapping | None, split: str, name: str) -> str:
+    """How errors call one file: its path, or `<split>/<name>` for bytes inside a data set."""
+    in_a_file = stored and stored["bytes"] is None and stored["path"]
+    return stored["path"] if in_a_file else f"{split}/{name}"
+
+
+def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | None) -> PairInspection:
+    """Decodes and measures one pair; call it inside `strict_pillow`.
+
+    Args:
+        image: `{"path", "bytes"}` as `datasets.Image(decode=False)` gives it. `label` likewise.
+
+    Raises:
+        DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.
+    """
+    image_where, label_where = where_is(image, split, name), where_is(label, split, name)
+    picture = _open(_read(image, "image", image_where), "image", image_where)
+    mask = _open(_read(label, "label", label_where), "label", label_where)
+    _check_image(picture, image_where)
+    _check_label(mask, label_where)
+    if picture.orientation != mask.orientation:
+        raise DataError(
+            "the same EXIF orientation in an image and its label",
+            f"{picture.orientation} in the image and {mask.orientation} in the label (1 is upright)",
+            "store the pixels upright in both files and remove the tag",
+            image_where if picture.orientation != 1 else label_where,
+        )
+    width, height = picture.pixels.size
+    if mask.pixels.size != (width, height):
+        of_image = f" {image_where}" if image_where != label_where else ""
+        raise DataError(
+            f"a label as large as its image{of_image}, {height}x{width} (height x width)",
+            f"{mask.pixels.height}x{mask.pixels.width}",
+            "pair the files that belong together, or resize the label with nearest-neighbour interpolation",
+            label_where,
+        )
+    rgb = picture.pixels if picture.pixels.mode == "RGB" else picture.pixels.convert("RGB")
+    digest = hashlib.sha256(f"{height}x{width}:".encode())
+    digest.update(rgb.tobytes())
+    return PairInspection(
+        name,
+        (width, height) if picture.orientation >= 5 else (height, width),
+        np.array(mask.pixels.histogram(), np.int64),  # of indices, for a palette
+        digest.hexdigest(),
+    )
+
+
+def _read(stored: Mapping | None, role: str, where: str) -> bytes:
+    if stored is None or (stored["bytes"] is None and not stored["path"]):
+        raise DataError(f"an image and a label for every frame, and so a {role} here", "none", _REPAIR, where)
+    content = stored["bytes"]
+    if content is None:
+        try:
+            content = _read_path(stored["path"])
+        except OSError as error:
+            raise DataError(f"a readable {role} file", error.strerror or str(error), _REPAIR, where) from error
+    if not content:
+        raise DataError(f"a readable {role} file", "an empty file (0 bytes)", _REPAIR, where)
+    return content
+
+
+def _read_path(path: str) -> bytes:
+    if "://" not in path:
+        return Path(path).read_bytes()
+    # datasets writes archive members and remote files as chained URLs (zip://a.png::/data.zip), for its own opener.
+    with xopen(path, "rb") as file:
+        return file.read()
+
+
+def _open(content: bytes, role: str, where: str) -> _Picture:
+    try:
+        if content.startswith(_PNG_SIGNATURE):
+            # Decoding skips the checksums: without this, one flipped bit in ten changed a label's pixels unnoticed.
+            Image.open(BytesIO(content)).verify()
+        pixels = Image.open(BytesIO(content))
+        # How the file stores its pixels, e.g. "RGB;16B" behind mode RGB; loading forgets it.
+        layout = pixels.tile[0][3] if pixels.tile else pixels.mode
+        pixels.load()
+        orientation = pixels.getexif().get(ExifTags.Base.Orientation, 1)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"a readable {role} file", "no picture that Pillow recognises", _REPAIR, where) from error
+    except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, struct.error, ...
+        reason = f"a truncated or damaged file ({type(error).__name__}: {error})"
+        raise DataError(f"a readable {role} file", reason, _REPAIR, where) from error
+    raw_mode = layout if isinstance(layout, str) else str(layout[0]) if layout else pixels.mode
+    return _Picture(pixels, raw_mode, orientation if orientation in range(2, 9) else 1)
+
+
+def _stored_bits(picture: _Picture) -> int:
+    """Bits per channel in the file; Pillow shows 16-bit RGB as 8-bit and stretches 2- and 4-bit grey to 0..255."""
+    if picture.pixels.mode in ("I", "F"):
+        return 32
+    match = re.search(r";(16|[124])", picture.raw_mode)
+    return int(match[1]) if match else 16 if ";16" in picture.pixels.mode else 8
+
+
+def _check_image(picture: _Picture, where: str) -> None:
+    mode, bits = picture.pixels.mode, _stored_bits(picture)
+    if bits > 8 or mode not in _IMAGE_MODES:
+        found = f"{bits} bits (mode {mode})" if bits > 8 else f"mode {mode}"
+        raise DataError(
+            "an 8-bit image in RGB, grey or palette colours", found, "convert it to 8-bit RGB yourself", where
+        )
+    if picture.pixels.has_transparency_data:
+        lowest = picture.pixels.convert("RGBA").getchannel("A").getextrema()[0]
+        if lowest < 255:
+            raise DataError(
+                "an opaque image", f"transparent pixels (alpha down to {lowest})", "flatten it to 8-bit RGB", where
+            )
+
+
+def _check_label(mask: _Picture, where: str) -> None:
+    mode, bits = mask.pixels.mode, _stored_bits(mask)
+    expected = "a label of one 8-bit channel, grey or palette (mode L or P)"
+    if mask.pixels.format in ("JPEG", "MPO"):
+        raise DataError(expected, "a JPEG, whose compression blurs label ids", "export the label as PNG", where)
+    if mode in ("L", "P") and (bits == 8 or mode == "P"):
+        return
+    if mode.startswith(("I", "F")):
+        found, fix = f"{bits} bits per pixel (mode {mode})", "save the label ids, 0..255, as 8-bit PNG"
+    elif mode in ("L", "1"):
+        found, fix = f"{bits}-bit grey (mode {mode})", "save the label ids as 8-bit PNG"
+    else:
+        found = f"{len(mask.pixels.getbands())} channels (mode {mode})"
+        fix = "use the file of label ids, not its coloured copy, or turn the colours into ids"
+    raise DataError(expected, found, fix, where)

@@ -1,0 +1,97 @@
+"""The preflight's memory: what it found, kept as long as no file has changed."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from datasets import DatasetDict
+
+from hf_urbanseg.data._pair_files import PairInspection
+from hf_urbanseg.labels import LabelSpace
+
+logger = logging.getLogger(__name__)
+
+# Raise it when a check gets stricter or the arrays change: results of an older preflight then count for nothing.
+_VERSION = 1
+
+
+def default_folder() -> Path:
+    """`preflight` under `HF_URBANSEG_CACHE`, or under `~/.cache/hf_urbanseg`."""
+    return Path(os.environ.get("HF_URBANSEG_CACHE") or Path.home() / ".cache" / "hf_urbanseg") / "preflight"
+
+
+def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
+    """Names, files and label mapping as one hash; None where a file can't be vouched for (remote or missing)."""
+    key = hashlib.sha256(f"{_VERSION} {json.dumps(label_space.to_dict())}".encode())
+    for split, dataset in splits.items():
+        for row in dataset:
+            files = [_identify(row["image"]), _identify(row["label"])]
+            if None in files:
+                return None
+            key.update(json.dumps([split, row["name"], *files]).encode())
+    return key.hexdigest()
+
+
+def _identify(stored: Mapping | None) -> list | None:
+    if stored is None:
+        return None
+    if stored["bytes"] is not None:
+        return [hashlib.sha256(stored["bytes"]).hexdigest()]
+    path = stored["path"] or ""
+    try:
+        status = os.stat(path.rsplit("::", 1)[-1])  # the archive, for a member of one
+    except (OSError, ValueError):
+        return None
+    return [path, status.st_size, status.st_mtime_ns]
+
+
+def load_pairs(path: Path, splits: DatasetDict) -> dict[str, tuple[PairInspection, ...]] | None:
+    """What an earlier preflight found, or None where there is nothing usable."""
+    if not path.is_file():
+        return None
+    pairs = {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for index, (split, dataset) in enumerate(splits.items()):
+                names, sizes, counts, digests = (
+                    stored[f"{field}_{index}"] for field in ("names", "sizes", "counts", "digests")
+                )
+                if names.tolist() != list(dataset["name"]):
+                    raise ValueError(f"other names in {split}")
+                pairs[split] = tuple(
+                    PairInspection(str(name), (int(height), int(width)), count, str(digest))
+                    for name, (height, width), count, digest in zip(names, sizes, counts, digests, strict=True)
+                )
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        logger.info("Preflight cache %s is damaged and ignored (%s).", path, error)
+        return None
+    logger.info("Preflight: no file has changed since the last one, whose results are taken from %s.", path)
+    return pairs
+
+
+def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
+    """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
+    arrays = {}
+    for index, found in enumerate(pairs.values()):
+        arrays[f"names_{index}"] = np.array([pair.name for pair in found])
+        arrays[f"sizes_{index}"] = np.array([pair.size for pair in found], np.int64)
+        arrays[f"counts_{index}"] = np.stack([pair.label_counts for pair in found])
+        arrays[f"digests_{index}"] = np.array([pair.image_digest for pair in found])
+    staged = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            staged = Path(file.name)
+            np.savez_compressed(file, **arrays)
+        os.replace(staged, path)
+    except OSError as error:
+        logger.info("Preflight results aren't kept: %s.", error)
+        if staged is not None:
+            staged.unlink(missing_ok=True)

@@ -1,0 +1,271 @@
+"""The preflight: every pair is read and judged before the first training step."""
+
+import logging
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Image
+from tqdm.auto import tqdm
+
+from hf_urbanseg.data import _preflight_cache as preflight_cache
+from hf_urbanseg.data._pair_files import PairInspection, inspect_pair, strict_pillow, where_is
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+
+__all__ = ["Inspection", "PairInspection", "inspect_pairs"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What the preflight found in a sound data set.
+
+    Args:
+        pairs: Per split, one entry per row in the rows' order.
+        warnings: Oddities that don't forbid training, one sentence each.
+    """
+
+    pairs: dict[str, tuple[PairInspection, ...]]
+    warnings: tuple[str, ...] = ()
+
+    def train_id_counts(self, split: str, label_space: LabelSpace) -> np.ndarray:
+        """(num_images, num_labels) int64: pixels per image and class; void is left out."""
+        return self._label_counts(split) @ _membership(label_space)
+
+    def void_share(self, split: str, label_space: LabelSpace) -> float:
+        """Share of the split's pixels, 0..1, that are in no class."""
+        all_pixels = self._label_counts(split).sum()
+        return float(1 - self.train_id_counts(split, label_space).sum() / all_pixels)
+
+    def sizes(self, split: str) -> Counter:
+        """How many pairs have each (height, width)."""
+        return Counter(pair.size for pair in self.pairs[split])
+
+    def _label_counts(self, split: str) -> np.ndarray:
+        return np.stack([pair.label_counts for pair in self.pairs[split]])
+
+
+def inspect_pairs(
+    splits: DatasetDict,
+    label_space: LabelSpace,
+    *,
+    cache_dir: str | Path | bool | None = None,
+    progress: bool = True,
+    num_threads: int | None = None,
+) -> Inspection:
+    """Reads every image and label, and refuses what would train silently on the wrong thing.
+
+    Threads do the reading: Pillow's decoders release the GIL, and worker processes were no faster. Memory stays flat,
+    as a few pairs per thread are in flight and only counts and digests are kept.
+
+    Args:
+        splits: Columns `image` and `label` (`datasets.Image`, path-based or embedded) and `name`.
+        label_space: Which raw label ids may occur.
+        cache_dir: Folder for results of clean sets; None takes `HF_URBANSEG_CACHE` or `~/.cache/hf_urbanseg`
+            (in `preflight`), False neither reads nor writes. Another path, size, time, byte or mapping reads all anew.
+        progress: Shows a progress bar.
+        num_threads: None takes two per available core.
+
+    Returns:
+        `Inspection`; its warnings have been logged.
+
+    Raises:
+        DataError: The first bad pair in the order of splits and names, with the number of others; or a fault of the
+            whole set: an empty or entirely void split, a name twice, an image in two splits, train ids for label ids.
+    """
+    splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
+    _check_names(splits)
+    cache_file = None
+    if cache_dir is not False:
+        folder = preflight_cache.default_folder() if cache_dir in (None, True) else Path(cache_dir)
+        key = preflight_cache.compute_key(splits, label_space)
+        cache_file = folder / f"{key}.npz" if key else None
+    pairs = preflight_cache.load_pairs(cache_file, splits) if cache_file else None
+    cached = pairs is not None
+    if not cached:
+        results = _read_all(splits, progress, num_threads)
+        _check_pairs(results, splits, label_space)
+        pairs = {split: tuple(found) for split, found in results.items()}
+    inspection = Inspection(pairs)
+    _check_void(inspection, label_space)
+    _check_leaks(pairs)
+    inspection = Inspection(pairs, tuple(_find_oddities(inspection, label_space)))
+    for warning in inspection.warnings:
+        logger.warning(warning)
+    if cache_file and not cached:
+        preflight_cache.save_pairs(cache_file, pairs)
+    return inspection
+
+
+def _undecoded(dataset: Dataset) -> Dataset:
+    # Decoding by datasets would apply EXIF rotation unasked, and hide what the file is.
+    columns = dataset.with_format(None).select_columns(["image", "label", "name"])
+    return columns.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
+
+
+def _membership(label_space: LabelSpace) -> np.ndarray:
+    """(256, num_labels) int64: 1 where a raw label id belongs to a class."""
+    return (label_space.train_id_table[:, None] == np.arange(label_space.num_labels)).astype(np.int64)
+
+
+def _check_names(splits: DatasetDict) -> None:
+    if not splits:
+        raise DataError("at least one split", "none", "check `--data_dir` or `--dataset`")
+    for split, dataset in splits.items():
+        if not len(dataset):
+            raise DataError("at least one pair in every split", f"none in `{split}`", "fill it or leave it out", split)
+        name, times = Counter(dataset["name"]).most_common(1)[0]
+        if times > 1:
+            raise DataError(
+                "every frame name once in a split", f"{times} pairs called `{name}`", "rename them", f"{split}/{name}"
+            )
+
+
+def _read_all(splits: DatasetDict, progress: bool, num_threads: int | None) -> dict[str, list]:
+    """Per split and row, a `PairInspection`, or the `DataError` that refuses the pair."""
+    if num_threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = min(2 * cores, 32)
+    results: dict[str, list] = {split: [] for split in splits}
+    pending: deque[tuple[str, Future]] = deque()
+    total = sum(map(len, splits.values()))
+    with (
+        strict_pillow(),
+        ThreadPoolExecutor(num_threads) as pool,
+        tqdm(total=total, desc="Checking pairs", unit="pair", disable=not progress) as bar,
+    ):
+
+        def collect() -> None:
+            split, future = pending.popleft()
+            try:
+                results[split].append(future.result())
+            except DataError as error:
+                results[split].append(error)
+            bar.update()
+
+        for split, dataset in splits.items():
+            for row in dataset:
+                pending.append((split, pool.submit(inspect_pair, split, row["name"], row["image"], row["label"])))
+                if len(pending) > 2 * num_threads:  # executor.map would read every embedded image ahead
+                    collect()
+        while pending:
+            collect()
+    return results
+
+
+def _check_pairs(results: Mapping[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
+    names = {split: splits[split]["name"] for split in splits}
+    unreadable, unknown, files_with = [], [], Counter()
+    for position, (split, found) in enumerate(results.items()):
+        for row, result in enumerate(found):
+            if isinstance(result, DataError):
+                unreadable.append((position, names[split][row], split, row))
+            elif values := np.flatnonzero((result.label_counts > 0) & ~label_space.known_ids).tolist():
+                unknown.append((position, names[split][row], split, row))
+                files_with.update(values)
+    if not unreadable:
+        _check_id_kind((result.label_counts for found in results.values() for result in found), label_space)
+    if not unreadable and not unknown:
+        return
+    _, name, split, row = min(unreadable + unknown)
+    error = results[split][row]
+    if not isinstance(error, DataError):
+        value = int(np.flatnonzero((error.label_counts > 0) & ~label_space.known_ids)[0])
+        error = DataError(
+            f"only label values of `{label_space.name}` ({_ranges(label_space.known_ids)})",
+            f"{value} in {error.label_counts[value]} pixels; {files_with[value]} file(s) have this value",
+            "correct the label, list the value under its class or `void` in the `--label_space` file, or choose "
+            "the label space these files were made for",
+            where_is(splits[split][row]["label"], split, name),
+        )
+    others = len(unreadable) + len(unknown) - 1
+    more = f" (and {others} more bad {'pair' if others == 1 else 'pairs'})" if others else ""
+    raise DataError(error.expected, f"{error.found}{more}", error.fix, error.path)
+
+
+def _check_id_kind(label_counts: Iterable[np.ndarray], label_space: LabelSpace) -> None:
+    """Refuses files of train ids where label ids are expected: most classes would be read as others or as void.
+
+    The sign: the mapping has ids above the number of classes, no pixel has such an id, and several smaller values
+    occur, of which one at least is no class in the mapping.
+    """
+    seen = sum(label_counts) > 0
+    is_class = _membership(label_space).any(1)
+    count = label_space.num_labels
+    small, large = seen[:count], seen[count:]
+    if not is_class[count:].any() or (large & is_class[count:]).any():
+        return
+    if small.sum() < 2 or not (small & ~is_class[:count]).any():
+        return
+    if (seen & ~label_space.known_ids)[count:IGNORE_INDEX].any():
+        return  # values of neither kind, which the next check names
+    own = f"`--label_space {label_space.name}_train_ids`"
+    raise DataError(
+        f"label ids of `{label_space.name}` ({_ranges(is_class)})",
+        f"no class above {count - 1} in any label ({_ranges(seen)}), which looks like train ids",
+        f"use {own if label_space.name == 'cityscapes' else 'a label space'} that lists 0..{count - 1}, or, if they "
+        "really are label ids, one that has only the classes which occur",
+    )
+
+
+def _ranges(ids: np.ndarray) -> str:
+    """`0..3, 7` for a boolean array that is True at 0, 1, 2, 3 and 7."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], ids, [False]]).astype(np.int8)))
+    pairs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
+    return ", ".join(f"{first}..{last}" if last > first else f"{first}" for first, last in pairs)
+
+
+def _check_void(inspection: Inspection, label_space: LabelSpace) -> None:
+    for split in inspection.pairs:
+        if not inspection.train_id_counts(split, label_space).any():
+            seen = np.sum([pair.label_counts for pair in inspection.pairs[split]], 0) > 0
+            raise DataError(
+                f"labelled pixels in every split, of `{label_space.name}`",
+                f"only void in `{split}` (values {_ranges(seen)})",
+                "check `--label_space`, or leave the split out if it has no labels",
+                split,
+            )
+
+
+def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
+    first_at: dict[str, tuple[str, str]] = {}
+    leaks = []
+    for split, found in pairs.items():
+        for pair in found:
+            other_split, other_name = first_at.setdefault(pair.image_digest, (split, pair.name))
+            if other_split != split:
+                leaks.append((f"{split}/{pair.name}", f"{other_split}/{other_name}"))
+    if leaks:
+        leak, original = leaks[0]
+        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
+        raise DataError(
+            "every image in one split",
+            f"the same pixels as {original}{more}",
+            "remove one of them: results on images seen in training prove nothing",
+            leak,
+        )
+
+
+def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:
+    for split, pairs in inspection.pairs.items():
+        same = defaultdict(list)
+        for pair in pairs:
+            same[pair.image_digest].append(pair.name)
+        if groups := [_first_few(names, 2, " = ") for names in same.values() if len(names) > 1]:
+            yield f"{split}: the same image more than once: {_first_few(groups)}."
+        counts = inspection.train_id_counts(split, label_space)
+        if void := [pair.name for pair, count in zip(pairs, counts, strict=True) if not count.any()]:
+            yield f"{split}: images without any labelled pixel: {_first_few(void)}."
+        if split == "train" and (absent := [n for n, c in zip(label_space.names, counts.sum(0), strict=True) if not c]):
+            yield f"train: no pixel of {', '.join(absent)}; the model can't learn them."
+
+
+def _first_few(words: list[str], limit: int = 5, between: str = ", ") -> str:
+    more = f" and {len(words) - limit} more" if len(words) > limit else ""
+    return between.join(words[:limit]) + more
