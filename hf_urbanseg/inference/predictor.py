@@ -1,0 +1,238 @@
+"""A trained folder and some images -> train ids at each image's own size."""
+
+import json
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoModelForSemanticSegmentation
+
+# From its module, because `transformers.SegformerImageProcessor` and `AutoImageProcessor` mean another class where
+# torchvision is installed (resized pixels differ by up to 0.02), and in transformers < 5.23 nothing at all where it is
+# not. The PIL class gives the same pixels everywhere.
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+from transformers.utils import cached_file
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+
+PROCESSOR_FILE = "preprocessor_config.json"
+
+
+def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+    """Brings logits to each image's size and takes the best class; the core of prediction and of evaluation.
+
+    Args:
+        logits: Model output of one batch.
+        target_sizes: (height, width) wanted for each image; they may differ.
+
+    Shape:
+        logits: (N, C, h, w) float of any precision, unnormalised; upsampled in fp32 (bilinear, align_corners=False).
+        returns: N tensors (height, width) int64, train ids.
+    """
+    if len(logits) != len(target_sizes):
+        raise ValueError(f"expected one target size per image, {len(logits)}; found {len(target_sizes)}.")
+    # One image at a time: a batch of full-resolution logits is the largest tensor of a whole evaluation.
+    return [
+        F.interpolate(one[None].float(), size=tuple(map(int, size)), mode="bilinear", align_corners=False)[0].argmax(0)
+        for one, size in zip(logits, target_sizes, strict=True)
+    ]
+
+
+def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpace:
+    """The classes of a model, with colours for pictures.
+
+    A class named as in Cityscapes has its Cityscapes colour; every other one the generated colour farthest from all
+    colours in use, so the same names always get the same colours.
+
+    Args:
+        id2label: Train id -> class name, as in `model.config.id2label`.
+        name: Named in errors.
+
+    Raises:
+        ModelError: The ids are not 0..C-1.
+        ConfigError: A name occurs twice, or there are more than 255.
+    """
+    id2label = {int(train_id): str(label) for train_id, label in id2label.items()}
+    if sorted(id2label) != list(range(len(id2label))):
+        raise ModelError(
+            f"`id2label` with the ids 0..{len(id2label) - 1}", f"{sorted(id2label)}", "correct config.json", name
+        )
+    names = tuple(id2label[train_id] for train_id in range(len(id2label)))
+    known = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
+    colors = [known.get(label) for label in names]
+    steps = np.linspace(0, 255, 9).round()
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    # Black is void, so the first generated colour keeps away from it too.
+    distance = np.linalg.norm(candidates, axis=1)
+    for color in filter(None, colors):
+        distance = np.minimum(distance, np.linalg.norm(candidates - color, axis=1))
+    for index, color in enumerate(colors):
+        if color is None:
+            best = candidates[distance.argmax()]
+            distance = np.minimum(distance, np.linalg.norm(candidates - best, axis=1))
+            colors[index] = tuple(int(channel) for channel in best)
+    train_ids = {train_id: train_id for train_id in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}
+    return LabelSpace(name, names, tuple(colors), train_ids)
+
+
+class Predictor:
+    """Predicts train ids with a model and its image processor.
+
+    Args:
+        model (`PreTrainedModel`): returns `.logits` (N, C, h, w); is put in evaluation mode and left there.
+        image_processor: PIL images -> `pixel_values`; also of unequal sizes if it does not resize.
+        device (`torch.device` or `str`, *optional*): where the model is moved; None leaves it where it is.
+    """
+
+    def __init__(self, model, image_processor, device: torch.device | str | None = None):
+        self.model = model if device is None else model.to(device)
+        self.image_processor = image_processor
+        self.label_space = build_label_space(model.config.id2label, model.config.name_or_path or "model")
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, device: torch.device | str | None = None) -> "Predictor":
+        """Loads a trained folder or Hub model, completely or not at all.
+
+        Args:
+            name_or_path: A folder written by training, or a Hub id.
+            device: None takes the GPU if there is one.
+
+        Raises:
+            ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape, or
+                a processor that reduces labels.
+        """
+        image_processor = _load_image_processor(name_or_path)
+        model = _load_model(name_or_path)
+        return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @torch.no_grad()
+    def predict_batch(self, pixel_values: torch.Tensor, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+        """Runs the model once.
+
+        Shape:
+            pixel_values: (N, 3, h, w) float, normalised.
+            returns: N tensors (height, width) int64 train ids, on the model's device.
+        """
+        self.model.eval()
+        logits = self.model(pixel_values=pixel_values.to(self.model.device, self.model.dtype)).logits
+        return upsample_argmax(logits, target_sizes)
+
+    def predict(self, images: Sequence[Image.Image], batch_size: int = 4) -> list[np.ndarray]:
+        """Predicts PIL images at their own size.
+
+        Args:
+            images: RGB, of any sizes.
+            batch_size: Images per forward pass; doesn't change the result beyond rounding.
+
+        Returns:
+            One (height, width) uint8 array of train ids per image.
+        """
+        predictions = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            pixel_values = [self.image_processor(image, return_tensors="pt")["pixel_values"] for image in batch]
+            sizes = [(image.height, image.width) for image in batch]
+            if len({one.shape for one in pixel_values}) == 1:
+                train_ids = self.predict_batch(torch.cat(pixel_values), sizes)
+            else:
+                train_ids = [
+                    self.predict_batch(*one)[0] for one in zip(pixel_values, [[s] for s in sizes], strict=True)
+                ]
+            predictions += [one.to("cpu", torch.uint8).numpy() for one in train_ids]
+        return predictions
+
+
+def _load_image_processor(name_or_path: str | Path) -> SegformerImageProcessorPil:
+    path = _find_file(name_or_path, PROCESSOR_FILE)
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("do_reduce_labels", "reduce_labels"):
+            if options.get(key):
+                raise ModelError(
+                    f"`{key}` false", "true, which shifts every class by one", f"set `{key}` to false", path
+                )
+        return SegformerImageProcessorPil.from_dict(options)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError("an image processor's options", str(error), "save the processor again", path) from error
+
+
+def _load_model(name_or_path: str | Path):
+    _find_file(name_or_path, "config.json")
+    try:
+        with _quiet_transformers():
+            # A wrong shape is let through here because the report names the tensor and the exception does not.
+            model, report = AutoModelForSemanticSegmentation.from_pretrained(
+                name_or_path, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ModelError("a semantic-segmentation model", reason, "copy or train it again", name_or_path) from error
+    shapes = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    wrong = {
+        "missing": report["missing_keys"],
+        "unexpected": report["unexpected_keys"],
+        "of another shape": shapes,
+    }
+    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in wrong.items() if keys]
+    if found or report["error_msgs"]:
+        raise ModelError(
+            "weights for every tensor of the model and no others",
+            "; ".join([*found, *map(_first_line, report["error_msgs"])]).replace(";", ","),
+            "save the model again with `save_pretrained`, or name another one",
+            name_or_path,
+        )
+    return model
+
+
+def _find_file(name_or_path: str | Path, filename: str) -> Path:
+    """Path of one file of a local folder or of a Hub model (downloaded, or from the cache)."""
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / filename).is_file():
+            raise ModelError(
+                f"{filename} in a model folder", "none", "name a folder written by training", folder / filename
+            )
+        return folder / filename
+    fix = "train a model first, or correct the path or Hub id"
+    try:
+        validate_repo_id(str(name_or_path))
+    except HFValidationError as error:
+        found = "a file" if folder.exists() else "nothing there"
+        raise ModelError("a model folder", found, fix, name_or_path) from error
+    try:
+        return Path(cached_file(str(name_or_path), filename))
+    except OSError as error:
+        found = f"no such folder, and no {filename} from the Hub ({_first_line(error)})"
+        raise ModelError("a model folder or a Hub id", found, fix, name_or_path) from error
+
+
+@contextmanager
+def _quiet_transformers():
+    """Holds back the loading report and bar of transformers: what is wrong is said once, in our one line."""
+    logging = transformers.utils.logging
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: object) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
+
+
+def _some(keys) -> str:
+    keys = sorted(keys)
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -1,0 +1,203 @@
+"""Curves and bar charts of a run, drawn without a display or global state."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import LabelSpace
+
+_LINE, _BEST = "#1f5fa8", "#c0392b"
+_EDGE = "#333333"
+
+
+def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
+    """Draws training loss, learning rate and validation scores over steps, the best step marked.
+
+    Args:
+        log_history: `trainer.state.log_history`: dicts with `step` and some of `loss`, `learning_rate`,
+            `eval_mean_iou`, `eval_overall_accuracy`. Any of them may be missing altogether.
+        path: The picture to write (.png, .svg, .pdf).
+    """
+    figure = _figure(9, 9)
+    loss_axes, rate_axes, score_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 3))
+
+    steps, losses = _series(log_history, "loss")
+    _draw(loss_axes, steps, losses, color=_LINE, alpha=0.3, label="logged")
+    if len(losses) > 2:
+        loss_axes.plot(steps, _smooth(losses), color=_LINE, linewidth=2, label="smoothed")
+        loss_axes.legend(frameon=False)
+    loss_axes.set_ylabel("training loss")
+
+    _draw(rate_axes, *_series(log_history, "learning_rate"), color=_LINE)
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+    steps, accuracy = _series(log_history, "eval_overall_accuracy")
+    if len(steps):
+        score_axes.plot(steps, 100 * accuracy, ".--", color="#7f7f7f", label="overall accuracy")
+    steps, mean_iou = _series(log_history, "eval_mean_iou")
+    if len(steps):
+        score_axes.plot(steps, 100 * mean_iou, ".-", color=_LINE, linewidth=2, label="mIoU")
+        best = int(mean_iou.argmax())
+        label = f"best mIoU: {100 * mean_iou[best]:.2f} % at step {steps[best]:.0f}"
+        score_axes.axvline(steps[best], color=_BEST, linewidth=1, linestyle=":")
+        score_axes.plot(steps[best], 100 * mean_iou[best], "*", color=_BEST, markersize=14, label=label)
+    if score_axes.lines:
+        score_axes.set_ylim(0, 100)
+        # Below the axes, where no curve can be hidden.
+        score_axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    else:
+        _say_nothing_logged(score_axes, "no evaluation was logged")
+    score_axes.set_ylabel("validation (%)")
+    score_axes.set_xlabel("step")
+    for axes in (loss_axes, rate_axes, score_axes):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def plot_class_distribution(
+    counts: Sequence[int],
+    label_space: LabelSpace,
+    path: str | Path,
+    weights: Sequence[float] | None = None,
+    title: str = "Labelled pixels per class",
+) -> None:
+    """Draws one bar per class on a log axis, with count and share of all labelled pixels, and its weight.
+
+    Args:
+        counts: (C,) labelled pixels per class; 0 is shown as "absent".
+        weights: (C,) loss weights, *optional*.
+
+    Raises:
+        ConfigError: The number of counts or weights is not the number of classes.
+    """
+    counts = np.asarray(counts, dtype=np.int64)
+    _check_length("counts", counts, label_space)
+    figure, axes = _class_bars(label_space)
+    total = max(int(counts.sum()), 1)
+    present = counts[counts > 0]
+    # Bars begin a decade below the rarest class: a log axis has no zero to begin at.
+    low = 10.0 ** (np.floor(np.log10(present.min())) - 1) if present.size else 1.0
+    high = float(present.max()) if present.size else 10.0
+    axes.barh(
+        range(len(counts)), np.maximum(counts, low), color=_bar_colors(label_space), edgecolor=_EDGE, linewidth=0.8
+    )
+    axes.set_xscale("log")
+    # Room for the text beside the longest bar.
+    axes.set_xlim(low, high * (high / low) ** 0.5)
+    for row, count in enumerate(counts.tolist()):
+        share = 100 * count / total
+        text = f"{count:,}  ({share:.2f} %)" if share >= 0.01 else f"{count:,}  (< 0.01 %)"
+        _write(axes, row, max(count, low), text if count else "absent", bool(count))
+    if weights is not None:
+        _check_length("weights", weights, label_space)
+        across = axes.get_yaxis_transform()
+        axes.text(1.12, -0.9, "weight", transform=across, ha="right", va="center", weight="bold")
+        for row, weight in enumerate(weights):
+            axes.text(1.12, row, f"{float(weight):.4f}", transform=across, ha="right", va="center")
+    axes.set_xlabel("pixels (log axis)")
+    axes.set_title(title, loc="left", pad=24, parse_math=False)
+    figure.savefig(path)
+
+
+def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: str | Path) -> None:
+    """Draws one bar per class and the mean as a line.
+
+    Args:
+        iou: (C,) in [0, 1]; NaN or None for a class that does not occur, shown as "absent" and left out of the mean.
+
+    Raises:
+        ConfigError: The number of values is not the number of classes.
+    """
+    iou = np.array([np.nan if value is None else float(value) for value in iou])
+    _check_length("iou", iou, label_space)
+    figure, axes = _class_bars(label_space)
+    present = ~np.isnan(iou)
+    percent = 100 * np.where(present, iou, 0)
+    axes.barh(range(len(iou)), percent, color=_bar_colors(label_space), edgecolor=_EDGE, linewidth=0.8)
+    for row, value in enumerate(percent):
+        _write(axes, row, value, f"{value:.1f}" if present[row] else "absent", bool(present[row]))
+    title = "IoU per class"
+    if present.any():
+        mean = percent[present].mean()
+        axes.axvline(mean, color=_BEST, linewidth=1.2, linestyle="--", zorder=0)
+        title += f": mean {mean:.2f} % over {present.sum()} classes"
+    axes.set_xlim(0, 108)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("IoU (%)")
+    axes.set_title(title, loc="left")
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _class_bars(label_space: LabelSpace):
+    figure = _figure(10, 1.4 + 0.3 * label_space.num_labels)
+    axes = figure.subplots()
+    rows = range(label_space.num_labels)
+    axes.set_yticks(rows, label_space.names, parse_math=False)
+    axes.set_ylim(label_space.num_labels - 0.4, -0.6)  # train id 0 on top
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _bar_colors(label_space: LabelSpace) -> np.ndarray:
+    return np.array(label_space.colors) / 255
+
+
+def _write(axes, row: int, x: float, text: str, strong: bool) -> None:
+    axes.annotate(
+        text, (x, row), (5, 0), textcoords="offset points", va="center",
+        color="black" if strong else "#777777", style="normal" if strong else "italic",
+    )  # fmt: skip
+
+
+def _series(log_history: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of one key, in order of steps; a step logged twice (after a resume) counts last."""
+    logged = {
+        entry["step"]: float(entry[key]) for entry in log_history if "step" in entry and entry.get(key) is not None
+    }
+    points = sorted((step, value) for step, value in logged.items() if np.isfinite(value))
+    return np.array([step for step, _ in points], float), np.array([value for _, value in points], float)
+
+
+def _draw(axes, steps: np.ndarray, values: np.ndarray, **style) -> None:
+    if not len(steps):
+        _say_nothing_logged(axes, "nothing was logged")
+    axes.plot(steps, values, marker="o" if len(steps) == 1 else None, **style)
+
+
+def _say_nothing_logged(axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#777777")
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Exponential moving average over about a twentieth of the run, without the pull towards its start value."""
+    keep = 1 - 1 / max(2.0, len(values) / 20)
+    total = weight = 0.0
+    smoothed = np.empty_like(values)
+    for index, value in enumerate(values):
+        total, weight = keep * total + value, keep * weight + 1
+        smoothed[index] = total / weight
+    return smoothed
+
+
+def _check_length(what: str, values: Sequence, label_space: LabelSpace) -> None:
+    if len(values) != label_space.num_labels:
+        raise ConfigError(
+            f"{label_space.num_labels} {what}, one per class of {label_space.name}",
+            f"{len(values)}",
+            "use the classes the numbers were computed with",
+        )
