@@ -6,7 +6,6 @@ import datasets
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from hf_urbanseg.data.folders import FEATURES
 from hf_urbanseg.data.label_space_files import label_space_from_names, read_mapping
 from hf_urbanseg.data.splits import UNSPLIT
 from hf_urbanseg.errors import DataError
@@ -120,10 +119,10 @@ def normalise_columns(
         if unlabelled or rows.data.column(image).null_count:
             raise DataError("an image and a label in every row", f"empty ones in {their_name}", "remove them", source)
         names = _frame_names(rows, split)
-        # Another `Image(mode="L")` or a decode here would turn palette labels into brightness; a cast keeps the bytes.
-        rows = rows.select_columns([image, label]).rename_columns({image: "image", label: "label"})
-        rows = rows.with_format(None).add_column("name", names)
-        splits[split] = rows.select_columns(list(FEATURES)).cast(FEATURES)
+        rows = rows.with_format(None).select_columns([image, label])
+        rows = rows.rename_columns({image: "image", label: "label"}).add_column("name", names)
+        # Without a mode: `Image(mode="L")`, which some sets declare, turns a palette label into its brightness.
+        splits[split] = rows.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
     if not splits:
         some = ", ".join(map(str, found)) or "no split"
         raise DataError("a labelled split named train, validation or test", some, "rename or label one", source)

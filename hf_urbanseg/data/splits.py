@@ -98,7 +98,7 @@ def arrange_splits(
         pool = concatenate_datasets(list(found.values()))
         listed = read_split_file(split_file, every_name)
         splits = {split: _select(pool, names) for split, names in listed.items()}
-        notes.append(f"splits: as listed in {split_file}")
+        notes.append(f"splits: as listed in {Path(split_file).name}")
         if unlisted := len(every_name) - sum(map(len, listed.values())):
             notes.append(f"split file: {unlisted} of {len(every_name)} frames are not listed and not used")
     elif UNSPLIT in found:
