@@ -1,0 +1,179 @@
+"""Pixel counts per class -> weights of the loss."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import LabelSpace
+
+Scheme = Literal["inverse_log", "effective_number", "enet", "median_frequency", "none"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
+
+
+def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", **options: float) -> np.ndarray:
+    """Weights that raise rare classes in the loss.
+
+    With n_c pixels of class c, p_c its share of all labelled pixels, and P classes that occur (n_c > 0):
+
+    - `inverse_log`: P * a_c / sum(a), a_c = 1 / ln(1 + n_c). Mean 1.
+    - `effective_number`: P * e_c / sum(e), e_c = (1 - beta) / (1 - beta^n_c). Mean 1. No class counts as more than
+      1 / (1 - beta) samples, so weights differ only among classes of fewer pixels than about that: with the default
+      0.9999 all classes above 1e5 pixels weigh the same. Whole streets, 1e4 to 1e8 pixels a class, want 1 - 1e-7 or
+      nearer to 1.
+    - `enet`: 1 / ln(1.02 + p_c), as published: not normalised, from 1.42 (p = 1) to 50.5 (p = 0).
+    - `median_frequency`: median(f) / f_c, f_c = n_c / all labelled pixels of the images in which c occurs.
+    - `none`: 1.
+
+    A class without pixels takes no part in any sum, mean or median, and gets the largest weight of the others: finite,
+    and without effect on a training set in which it doesn't occur.
+
+    Args:
+        counts: (C,) or (N, C) whole numbers of pixels per class (and image); void is left out. `median_frequency` needs
+            (N, C).
+        scheme: Defaults to the report's `inverse_log`.
+        beta (`float`, *optional*, defaults to 0.9999): Of `effective_number`, in [0, 1).
+
+    Returns:
+        (C,) float64, finite and positive.
+
+    Raises:
+        ConfigError: An unknown scheme or option, or counts that are negative, fractional, or zero everywhere.
+
+    Source: `inverse_log` from the code of Liu and Wang 2022 (arXiv:2206.12571), whose text cites Cui et al. 2019
+    (arXiv:1901.05555), here `effective_number` with pixels for samples; `enet` from Paszke et al. 2016
+    (arXiv:1606.02147); `median_frequency` from Eigen and Fergus 2015 (arXiv:1411.4734), with labelled pixels where
+    they say pixels, so that void doesn't change a class's frequency.
+    """
+    if scheme not in SCHEMES:
+        raise ConfigError(f"a scheme of {', '.join(SCHEMES)}", f"`{scheme}`", "choose one of them")
+    counts = _checked_counts(counts)
+    totals = counts.reshape(-1, counts.shape[-1]).sum(0)
+    present = totals > 0
+    if not present.any():
+        raise ConfigError("pixels of at least one class", "counts of zero everywhere", "check the labels and the split")
+    beta = options.pop("beta", 0.9999) if scheme == "effective_number" else None
+    if options:
+        raise ConfigError(f"options that `{scheme}` knows", f"`{next(iter(options))}`", "remove it")
+    n = totals[present].astype(np.float64)
+    match scheme:
+        case "inverse_log":
+            found = _mean_one(1 / np.log1p(n))
+        case "effective_number":
+            found = _mean_one(1 / _effective_number(n, beta))
+        case "enet":
+            found = 1 / np.log(1.02 + n / n.sum())
+        case "median_frequency":
+            if counts.ndim != 2:
+                raise ConfigError(
+                    "counts per image (N, C) for `median_frequency`",
+                    f"counts of the whole split, {counts.shape}",
+                    "count per image, or choose another scheme",
+                )
+            pixels_around = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)[present]
+            frequency = n / pixels_around
+            found = np.median(frequency) / frequency
+        case "none":
+            found = np.ones_like(n)
+    weights = np.full(present.shape, found.max())
+    weights[present] = found
+    return weights
+
+
+def _checked_counts(counts: np.ndarray) -> np.ndarray:
+    counts = np.asarray(counts)
+    if counts.ndim not in (1, 2) or 0 in counts.shape:
+        raise ConfigError("counts as (C,) or (N, C)", f"shape {counts.shape}", "count pixels per class")
+    if counts.dtype == bool or not np.issubdtype(counts.dtype, np.number) or not np.isfinite(counts).all():
+        raise ConfigError("whole-number counts", f"{counts.dtype} or values that aren't finite", "count pixels")
+    if counts.min() < 0 or (counts != np.floor(counts)).any():
+        wrong = counts[(counts < 0) | (counts != np.floor(counts))][0]
+        raise ConfigError("counts that are whole and not negative", f"{wrong}", "count pixels per class")
+    return counts.astype(np.int64)
+
+
+def _mean_one(values: np.ndarray) -> np.ndarray:
+    return len(values) * values / values.sum()
+
+
+def _effective_number(n: np.ndarray, beta: float) -> np.ndarray:
+    """(1 - beta^n) / (1 - beta), exact where beta^n is near 1 and where beta is."""
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
+        raise ConfigError("`beta` of at least 0 and below 1", f"{beta!r}", "use 0.9999 or nearer to 1")
+    if beta == 0:
+        return np.ones_like(n)
+    return -np.expm1(n * np.log1p(beta - 1)) / (1 - beta)
+
+
+def save_class_weights(
+    path: str | Path,
+    weights: np.ndarray,
+    label_space: LabelSpace,
+    *,
+    scheme: str,
+    counts: np.ndarray,
+    source: str,
+) -> None:
+    """Writes weights by class name as JSON, whole or not at all.
+
+    Args:
+        weights, counts: (C,) in train-id order.
+        source: Which data and split the pixels were counted on.
+
+    Raises:
+        ConfigError: The file can't be written.
+    """
+    path = Path(path)
+    content = {
+        "scheme": scheme,
+        "weights": dict(zip(label_space.names, map(float, weights), strict=True)),
+        "counts": dict(zip(label_space.names, map(int, counts), strict=True)),
+        "source": source,
+    }
+    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(staged, path)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise ConfigError("a file that can be written", error.strerror or str(error), "choose another", path) from error
+
+
+def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
+    """Reads what `save_class_weights` wrote, or a file written by hand with `weights` alone.
+
+    Returns:
+        (C,) float64 in train-id order.
+
+    Raises:
+        ConfigError: No such file, other classes than the label space's, or a weight that isn't finite and positive.
+    """
+    again = "write the file anew with scripts/class_weights.py"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("a readable file of class weights", error.strerror or str(error), again, path) from error
+    except ValueError as error:  # of JSON and of UTF-8
+        raise ConfigError("JSON", f"{error}", again, path) from error
+    weights = content.get("weights") if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise ConfigError("a mapping `weights` of class names to numbers", "none", again, path)
+    missing = [name for name in label_space.names if name not in weights]
+    unknown = [name for name in weights if name not in label_space.names]
+    if missing or unknown:
+        found = [f"{len(weights)} weights"]
+        found += [f"none for {', '.join(missing)}"] if missing else []
+        found += [f"one for the unknown {', '.join(unknown)}"] if unknown else []
+        raise ConfigError(
+            f"weights of the {label_space.num_labels} classes of `{label_space.name}`", "; ".join(found), again, path
+        )
+    for name, weight in weights.items():
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not 0 < weight < float("inf"):
+            raise ConfigError("positive, finite weights", f"{weight!r} for {name}", "correct it, or " + again, path)
+    return np.array([weights[name] for name in label_space.names], np.float64)
