@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_urbanseg.data.folders import FEATURES, build_dataset, list_images, load_described_folders, pair_folders
+from hf_urbanseg.errors import DataError
+
+
+def write_image(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
+
+
+def write_label(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 6), value, np.uint8)).save(path)
+
+
+def make_pairs(images, labels, names="ab"):
+    for name in names:
+        write_image(images / f"{name}.jpg")
+        write_label(labels / f"{name}.png")
+    return images, labels
+
+
+def test_list_images__names_are_stems(tmp_path):
+    for name in ("b.PNG", "a.jpg", "c.d.tif", "notes.txt", ".hidden.png", "._a.jpg"):
+        (tmp_path / name).touch()
+    assert list(list_images(tmp_path)) == ["a", "b", "c.d"]
+
+
+def test_list_images__suffix_is_taken_off_and_other_files_left_out(tmp_path):
+    for name in ("a_color.png", "a_L.png", "b_L.png"):
+        (tmp_path / name).touch()
+    assert list_images(tmp_path, "_L") == {"a": tmp_path / "a_L.png", "b": tmp_path / "b_L.png"}
+
+
+def test_list_images__duplicate_stem(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match=r"a\.png: expected one file per frame; found a\.jpg and a\.png"):
+        list_images(tmp_path)
+
+
+def test_list_images__empty_missing_or_nested(tmp_path):
+    with pytest.raises(DataError, match="found an empty folder"):
+        list_images(tmp_path)
+    with pytest.raises(DataError, match="found no such folder"):
+        list_images(tmp_path / "none")
+    write_image(tmp_path / "city" / "a.png")
+    with pytest.raises(DataError, match="found city; put the files directly into this folder"):
+        list_images(tmp_path)
+
+
+def test_pair_folders__sorted_pairs(tmp_path):
+    frames = pair_folders(*make_pairs(tmp_path / "images", tmp_path / "labels", "ba"))
+    assert [(frame.name, frame.image.name, frame.label.name) for frame in frames] == [
+        ("a", "a.jpg", "a.png"),
+        ("b", "b.jpg", "b.png"),
+    ]
+
+
+def test_pair_folders__image_without_label(tmp_path):
+    images, labels = make_pairs(tmp_path / "images", tmp_path / "labels", "abcd")
+    (labels / "b.png").unlink()
+    (labels / "c.png").unlink()
+    with pytest.raises(DataError, match=r"images/b\.jpg: expected a label named b in .*labels; found none for 2 of 4"):
+        pair_folders(images, labels)
+
+
+def test_pair_folders__label_without_image(tmp_path):
+    images, labels = make_pairs(tmp_path / "images", tmp_path / "labels")
+    (images / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"labels/a\.png: expected an image named a in .*images; found none for 1 of 2"):
+        pair_folders(images, labels)
+
+
+def test_pair_folders__jpeg_label(tmp_path):
+    write_image(tmp_path / "images" / "a.png")
+    write_image(tmp_path / "labels" / "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg: expected a lossless label file; found JPEG"):
+        pair_folders(tmp_path / "images", tmp_path / "labels")
+
+
+def test_build_dataset__palette_label_keeps_indices_not_brightness(tmp_path):
+    indices = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    label = Image.fromarray(indices, "P")
+    label.putpalette([255 - value for value in range(256) for _ in range(3)])  # brightness differs from the index
+    write_image(tmp_path / "i" / "a.png")
+    (tmp_path / "l").mkdir()
+    label.save(tmp_path / "l" / "a.png")
+    dataset = build_dataset(pair_folders(tmp_path / "i", tmp_path / "l"))
+    assert dataset.features == FEATURES
+    assert dataset[0]["label"].mode == "P"
+    np.testing.assert_array_equal(np.asarray(dataset[0]["label"]), indices)
+
+
+def test_build_dataset__survives_a_change_of_folder(tmp_path, monkeypatch):
+    make_pairs(tmp_path / "i", tmp_path / "l")
+    monkeypatch.chdir(tmp_path)
+    dataset = build_dataset(pair_folders(*map(type(tmp_path), ("i", "l"))))
+    monkeypatch.chdir("/")
+    assert dataset[0]["image"].size == (6, 4)
+
+
+def test_load_described_folders__splits_with_suffixes(tmp_path):
+    write_image(tmp_path / "train" / "x" / "a_rgb.png")
+    write_label(tmp_path / "train" / "y" / "a_L.png")
+    write_image(tmp_path / "val" / "b_rgb.png")
+    write_label(tmp_path / "val" / "b_L.png")
+    folders = {
+        "splits": {"train": {"images": "train/x", "labels": "train/y"}, "test": {"images": "val", "labels": "val"}},
+        "image_suffix": "_rgb",
+        "label_suffix": "_L",
+    }
+    found = load_described_folders(tmp_path, folders, "my.yaml")
+    assert {split: list(rows["name"]) for split, rows in found.items()} == {"train": ["a"], "test": ["b"]}
+
+
+def test_load_described_folders__one_pair_is_unsplit(tmp_path):
+    make_pairs(tmp_path / "images", tmp_path / "labels", "abc")
+    found = load_described_folders(tmp_path, {"images": "images", "labels": "labels"}, "my.yaml")
+    assert list(found) == ["all"]
+    assert list(found["all"]["name"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({"image_suffix": "_x"}, "either `splits` or `images` and `labels`"),
+        ({"splits": {}, "images": "a", "labels": "b"}, "either `splits` or `images` and `labels`"),
+        ({"images": "a"}, "`images` and `labels`"),
+        ({"splits": {}}, "`splits` with train, validation or test"),
+        ({"splits": {"val": {"images": "a", "labels": "b"}}}, "found `val`; rename it"),
+        ({"splits": {"train": {"images": "a"}}}, "`images` and `labels`"),
+        ({"splits": {"train": "a"}}, "`images` and `labels`"),
+    ],
+)
+def test_load_described_folders__bad_description_names_the_file(tmp_path, folders, message):
+    with pytest.raises(DataError) as caught:
+        load_described_folders(tmp_path, folders, "my.yaml")
+    assert str(caught.value).startswith("my.yaml: ")
+    assert message in str(caught.value)
