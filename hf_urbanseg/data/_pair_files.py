@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from hf_urbanseg.errors import DataError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
 _IMAGE_MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA")
 _REPAIR = "fetch the file again or leave the pair out"
 
@@ -132,6 +133,8 @@ def _open(content: bytes, role: str, where: str) -> _Picture:
         if content.startswith(_PNG_SIGNATURE):
             # Decoding skips the checksums: without this, one flipped bit in ten changed a label's pixels unnoticed.
             Image.open(BytesIO(content)).verify()
+            if content.rfind(_PNG_END) < 0:
+                raise SyntaxError("PNG file without its end")
         pixels = Image.open(BytesIO(content))
         # How the file stores its pixels, e.g. "RGB;16B" behind mode RGB; loading forgets it.
         layout = pixels.tile[0][3] if pixels.tile else pixels.mode
@@ -150,8 +153,8 @@ def _open(content: bytes, role: str, where: str) -> _Picture:
 
 def _stored_bits(picture: _Picture) -> int:
     """Bits per channel in the file; Pillow shows 16-bit RGB as 8-bit and stretches 2- and 4-bit grey to 0..255."""
-    if picture.pixels.mode in ("I", "F"):
-        return 32
+    if picture.pixels.mode in ("1", "I", "F"):
+        return 1 if picture.pixels.mode == "1" else 32
     match = re.search(r";(16|[124])", picture.raw_mode)
     return int(match[1]) if match else 16 if ";16" in picture.pixels.mode else 8
 

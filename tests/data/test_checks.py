@@ -1,0 +1,354 @@
+"""Every bad set is made by hand and its message read in full."""
+
+import logging
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, Image, load_from_disk
+from PIL import Image as Pillow
+from PIL import ImageFile
+
+from hf_urbanseg.data import checks
+from hf_urbanseg.data.checks import inspect_pairs
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+
+SPACE = LabelSpace("toy", ("road", "car"), ((1, 2, 3), (4, 5, 6)), {7: 0, 26: 1, 0: 255})
+HEIGHT, WIDTH = 12, 16
+LABEL = np.full((HEIGHT, WIDTH), 7, np.uint8)
+LABEL[0, :5] = 26
+LABEL[1, :3] = 0
+DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def noise(seed, height=HEIGHT, width=WIDTH, channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8).squeeze()
+
+
+def make_pair(folder, name, seed=None, image=None, label=LABEL, image_suffix=".png"):
+    """Writes a pair; arrays are saved, bytes are written as they are."""
+    if image is None:
+        image = noise(int(name[1:]) if seed is None else seed)
+    row = {"name": name}
+    for role, content, suffix in (("image", image, image_suffix), ("label", label, ".png")):
+        path = folder / f"{name}_{role}{suffix}"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            Pillow.fromarray(content).save(path)
+        row[role] = str(path)
+    return row
+
+
+def make_splits(**splits):
+    columns = ("image", "label", "name")
+    return DatasetDict(
+        {
+            split: Dataset.from_dict({column: [row[column] for row in rows] for column in columns})
+            .cast_column("image", Image())
+            .cast_column("label", Image())
+            for split, rows in splits.items()
+        }
+    )
+
+
+def inspect(splits, space=SPACE, **options):
+    return inspect_pairs(splits, space, **{"cache_dir": False, "progress": False, **options})
+
+
+def refusal(splits, space=SPACE, **options):
+    with pytest.raises(DataError) as caught:
+        inspect(splits, space, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# What a sound set yields
+
+
+def test_inspect_pairs__sound_set(tmp_path):
+    taller = np.full((HEIGHT + 1, WIDTH), 7, np.uint8)
+    rows = [make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1", image=noise(1, HEIGHT + 1), label=taller)]
+    found = inspect(make_splits(train=rows, test=[make_pair(tmp_path, "f2")]))
+    assert [pair.name for pair in found.pairs["train"]] == ["f0", "f1"]
+    assert found.train_id_counts("train", SPACE).tolist() == [[192 - 5 - 3, 5], [13 * 16, 0]]
+    assert found.train_id_counts("test", SPACE).dtype == np.int64
+    assert found.void_share("test", SPACE) == pytest.approx(3 / 192, abs=1e-15)
+    assert found.sizes("train") == Counter({(12, 16): 1, (13, 16): 1})
+    assert found.pairs["train"][0].label_counts[[0, 7, 26]].tolist() == [3, 184, 5]
+    assert found.warnings == ()
+
+
+def test_inspect_pairs__embedded_bytes_count_like_files(tmp_path):
+    splits = make_splits(train=[make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1")])
+    splits.save_to_disk(tmp_path / "saved")
+    embedded = load_from_disk(tmp_path / "saved")
+    for row in ("f0", "f1"):
+        (tmp_path / f"{row}_image.png").unlink()
+    for pair, same in zip(inspect(embedded).pairs["train"], ["f0", "f1"], strict=True):
+        assert pair.name == same
+        assert pair.label_counts[[0, 7, 26]].tolist() == [3, 184, 5]
+
+
+def test_inspect_pairs__order_is_the_rows_order_with_many_threads(tmp_path):
+    rows = [
+        make_pair(tmp_path, f"f{i}", label=np.full((HEIGHT, WIDTH), 7 if i % 3 else 26, np.uint8)) for i in range(40)
+    ]
+    found = inspect(make_splits(train=rows), num_threads=8)
+    assert [pair.name for pair in found.pairs["train"]] == [f"f{i}" for i in range(40)]
+    assert found.train_id_counts("train", SPACE)[:, 1].tolist() == [0 if i % 3 else 192 for i in range(40)]
+
+
+# One bad pair among many; each kind has its test in test_pair_files.py
+
+
+def test_inspect_pairs__unknown_label_value(tmp_path):
+    wrong = LABEL.copy()
+    wrong[5, :4] = 200
+    rows = [make_pair(tmp_path, "f0")] + [make_pair(tmp_path, f"f{i}", label=wrong) for i in (3, 2)]
+    message = refusal(make_splits(train=rows))
+    assert message.startswith(
+        f"{tmp_path}/f2_label.png: expected only label values of `toy` (0, 7, 26); found 200 in 4 pixels; 2 file(s) "
+        "have this value (and 1 more bad pair); correct the label"
+    )
+    assert "`--label_space`" in message
+
+
+def test_inspect_pairs__first_of_several_faults_by_split_then_name(tmp_path):
+    late = make_pair(tmp_path, "f9", label=LABEL[:-1])
+    early = make_pair(tmp_path, "f1", label=b"")
+    in_test = make_pair(tmp_path, "f0", label=b"")
+    wrong = make_pair(tmp_path, "f4", label=LABEL + 100)
+    splits = make_splits(train=[late, wrong, early, make_pair(tmp_path, "f5")], test=[in_test])
+    messages = {refusal(splits, num_threads=threads) for threads in (1, 4)}
+    assert messages == {
+        f"{early['label']}: expected a readable label file; found an empty file (0 bytes) (and 3 more bad pairs); "
+        "fetch the file again or leave the pair out."
+    }
+
+
+def test_inspect_pairs__missing_file(tmp_path):
+    row = make_pair(tmp_path, "f0")
+    Path(row["label"]).unlink()
+    message = refusal(make_splits(train=[row]), cache_dir=tmp_path / "cache")
+    assert message.startswith(f"{row['label']}: expected a readable label file; found No such file or directory;")
+
+
+def test_inspect_pairs__embedded_bytes_are_named_by_split_and_frame(tmp_path):
+    row = make_pair(tmp_path, "f0")
+    row["label"] = {"path": "f0.png", "bytes": Path(row["label"]).read_bytes()[:50]}
+    assert refusal(make_splits(train=[row]), cache_dir=tmp_path).startswith("train/f0: expected a readable label file")
+
+
+def test_inspect_pairs__exif_rotation_is_not_applied_silently(tmp_path):
+    row = make_pair(tmp_path, "f0")
+    exif = Pillow.Exif()
+    exif[0x0112] = 3
+    Pillow.fromarray(noise(0)).save(row["image"], exif=exif)
+    assert f"{row['image']}: expected the same EXIF orientation" in refusal(make_splits(train=[row]))
+
+
+def test_inspect_pairs__truncation_is_noticed_where_pillow_was_told_to_tolerate_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    row = make_pair(tmp_path, "f0", image_suffix=".jpg")
+    path = Path(row["image"])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "f0_image.jpg: expected a readable image file" in refusal(make_splits(train=[row]))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+# Faults of the whole set
+
+
+def test_inspect_pairs__train_ids_where_label_ids_are_expected(tmp_path):
+    label = np.array([0, 1, 2, 8, 10, 13, 255, 255], np.uint8).repeat(24).reshape(HEIGHT, WIDTH)
+    message = refusal(make_splits(train=[make_pair(tmp_path, "f0", label=label)]), CITYSCAPES)
+    assert message.startswith(
+        "expected label ids of `cityscapes` (7..8, 11..13, 17, 19..28, 31..33); found no class above"
+    )
+    assert "(0..2, 8, 10, 13, 255), which looks like train ids; use `--label_space cityscapes_train_ids`" in message
+    inspect(make_splits(train=[make_pair(tmp_path, "f0", label=label)]), CITYSCAPES.with_train_ids())
+
+
+def test_inspect_pairs__train_ids_of_another_label_space(tmp_path):
+    label = np.array([0, 1], np.uint8).repeat(96).reshape(HEIGHT, WIDTH)
+    message = refusal(make_splits(train=[make_pair(tmp_path, "f0", label=label)]))
+    assert "expected label ids of `toy` (7, 26); found no class above 1 in any label (0..1)" in message
+    assert "use a label space that lists 0..1" in message
+
+
+def test_inspect_pairs__label_ids_where_train_ids_are_expected(tmp_path):
+    label = np.array([0, 7, 21, 26], np.uint8).repeat(48).reshape(HEIGHT, WIDTH)
+    message = refusal(make_splits(train=[make_pair(tmp_path, "f0", label=label)]), CITYSCAPES.with_train_ids())
+    assert "f0_label.png: expected only label values of `cityscapes` (0..18, 255); found 21 in 48 pixels" in message
+
+
+def test_inspect_pairs__sparse_label_ids_are_no_train_ids(tmp_path):
+    """Few classes, but one above the number of classes."""
+    label = np.array([0, 7, 8, 23], np.uint8).repeat(48).reshape(HEIGHT, WIDTH)
+    assert (
+        inspect(make_splits(train=[make_pair(tmp_path, "f0", label=label)]), CITYSCAPES).void_share("train", CITYSCAPES)
+        == 0.25
+    )
+
+
+def test_inspect_pairs__no_split_or_an_empty_one(tmp_path):
+    assert refusal(DatasetDict()).startswith("expected at least one split; found none;")
+    splits = make_splits(train=[make_pair(tmp_path, "f0")], validation=[])
+    assert refusal(splits).startswith(
+        "validation: expected at least one pair in every split; found none in `validation`"
+    )
+
+
+def test_inspect_pairs__name_twice(tmp_path):
+    rows = [make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1")]
+    rows[1]["name"] = "f0"
+    message = refusal(make_splits(train=rows))
+    assert message == "train/f0: expected every frame name once in a split; found 2 pairs called `f0`; rename them."
+
+
+def test_inspect_pairs__entirely_void_split(tmp_path):
+    splits = make_splits(train=[make_pair(tmp_path, "f0")], test=[make_pair(tmp_path, "f1", label=LABEL * 0)])
+    message = refusal(splits)
+    assert message.startswith(
+        "test: expected labelled pixels in every split, of `toy`; found only void in `test` (values 0)"
+    )
+
+
+def test_inspect_pairs__the_same_image_in_two_splits(tmp_path):
+    train = [make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1")]
+    # Other name, other file format, same pixels.
+    test = [make_pair(tmp_path, "f7"), make_pair(tmp_path, "f8", seed=1, image_suffix=".bmp")]
+    message = refusal(make_splits(train=train, test=test))
+    assert message == (
+        "test/f8: expected every image in one split; found the same pixels as train/f1; remove one of them: results "
+        "on images seen in training prove nothing."
+    )
+
+
+# What only warns
+
+
+def test_inspect_pairs__warnings(tmp_path, caplog):
+    road = np.full((HEIGHT, WIDTH), 7, np.uint8)
+    rows = [make_pair(tmp_path, f"f{i}", seed=seed, label=road) for i, seed in enumerate((0, 0, 2))]
+    rows.append(make_pair(tmp_path, "f3", label=road * 0))
+    with caplog.at_level(logging.WARNING):
+        found = inspect(make_splits(train=rows, test=[make_pair(tmp_path, "f4", label=road)]))
+    assert found.warnings == (
+        "train: the same image more than once: f0 = f1.",
+        "train: images without any labelled pixel: f3.",
+        "train: no pixel of car; the model can't learn them.",
+    )
+    assert tuple(record.message for record in caplog.records) == found.warnings
+
+
+# Cache
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Names of the pairs that are decoded."""
+    names, inspect_pair = [], checks.inspect_pair
+
+    def spy(split, name, image, label):
+        names.append(name)
+        return inspect_pair(split, name, image, label)
+
+    monkeypatch.setattr(checks, "inspect_pair", spy)
+    return names
+
+
+def assert_same(first, second):
+    assert first.pairs.keys() == second.pairs.keys()
+    assert first.warnings == second.warnings
+    for split, pairs in first.pairs.items():
+        for one, other in zip(pairs, second.pairs[split], strict=True):
+            assert (one.name, one.size, one.image_digest) == (other.name, other.size, other.image_digest)
+            np.testing.assert_array_equal(one.label_counts, other.label_counts)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_inspect_pairs__cache_is_used_until_something_changes(tmp_path, reads, embedded, caplog):
+    rows = [make_pair(tmp_path, "f0", label=LABEL), make_pair(tmp_path, "f1", label=LABEL * 0)]
+
+    def load():
+        splits = make_splits(train=rows)
+        if embedded:
+            content = [{k: {"path": None, "bytes": Path(r[k]).read_bytes()} for k in ("image", "label")} for r in rows]
+            splits = make_splits(train=[{**row, **files} for row, files in zip(rows, content, strict=True)])
+        return splits
+
+    first = inspect(load(), cache_dir=tmp_path / "cache")
+    assert reads == ["f0", "f1"]
+    with caplog.at_level(logging.INFO):
+        assert_same(first, inspect(load(), cache_dir=tmp_path / "cache"))
+    assert len(reads) == 2
+    assert "Preflight: no file has changed since the last one" in caplog.text
+    assert "images without any labelled pixel: f1" in caplog.text
+    Pillow.fromarray(noise(5)).save(rows[1]["image"])  # another file
+    inspect(load(), cache_dir=tmp_path / "cache")
+    assert len(reads) == 4
+    other = LabelSpace("toy", SPACE.names, SPACE.colors, {7: 1, 26: 0, 0: 255})
+    inspect(load(), other, cache_dir=tmp_path / "cache")
+    assert len(reads) == 6
+    inspect(load(), cache_dir=False)
+    assert len(reads) == 8
+
+
+def test_inspect_pairs__a_fault_is_found_again_and_not_cached(tmp_path, reads):
+    splits = make_splits(train=[make_pair(tmp_path, "f0", label=LABEL + 1)])
+    assert refusal(splits, cache_dir=tmp_path / "cache") == refusal(splits, cache_dir=tmp_path / "cache")
+    assert reads == ["f0", "f0"]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_inspect_pairs__damaged_cache_is_ignored_and_replaced(tmp_path, reads, damage):
+    splits = make_splits(train=[make_pair(tmp_path, "f0")])
+    first = inspect(splits, cache_dir=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    sound = file.read_bytes()
+    flipped = bytearray(sound)
+    flipped[sound.index(b"PK", 4) // 2 + 30] ^= 255
+    file.write_bytes({"cut": sound[:100], "flip": bytes(flipped), "empty": b"", "text": b"no archive"}[damage])
+    assert_same(first, inspect(splits, cache_dir=tmp_path / "cache"))
+    assert reads == ["f0", "f0"]
+    inspect(splits, cache_dir=tmp_path / "cache")
+    assert reads == ["f0", "f0"]
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [file.name]
+
+
+def test_inspect_pairs__cache_folder_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "elsewhere"))
+    inspect(make_splits(train=[make_pair(tmp_path, "f0")]), cache_dir=None)
+    (file,) = (tmp_path / "elsewhere" / "preflight").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{64}\.npz", file.name)
+
+
+def test_inspect_pairs__cache_that_cannot_be_written_costs_nothing(tmp_path):
+    (tmp_path / "a_file").write_text("")
+    found = inspect(make_splits(train=[make_pair(tmp_path, "f0")]), cache_dir=tmp_path / "a_file" / "below")
+    assert len(found.pairs["train"]) == 1
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not (DATA / "kitti48").is_dir(), reason=f"no KITTI frames at {DATA}/kitti48")
+def test_inspect_pairs__kitti_frames():
+    training = DATA / "kitti48" / "training"
+    names = sorted(path.stem for path in (training / "image_2").iterdir())
+    row = {
+        role: [str(training / folder / f"{n}.png") for n in names]
+        for role, folder in (("image", "image_2"), ("label", "semantic"))
+    }
+    dataset = Dataset.from_dict({**row, "name": names}).cast_column("image", Image()).cast_column("label", Image())
+    found = inspect(DatasetDict(train=dataset), CITYSCAPES)
+    assert found.sizes("train") == Counter({(375, 1242): 48})
+    assert (found.train_id_counts("train", CITYSCAPES).sum(0) > 0).all()
+    assert found.void_share("train", CITYSCAPES) == pytest.approx(0.05, abs=0.01)
+    assert found.warnings == ()

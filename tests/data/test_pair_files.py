@@ -1,0 +1,265 @@
+"""Each kind of bad file is made by hand and its message read in full."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_urbanseg.data._pair_files import inspect_pair, strict_pillow
+from hf_urbanseg.errors import DataError
+
+HEIGHT, WIDTH = 12, 16
+LABEL = np.full((HEIGHT, WIDTH), 7, np.uint8)
+LABEL[0, :5] = 26
+LABEL[1, :3] = 0
+BIG_LABEL = LABEL.repeat(6, 0).repeat(6, 1)
+
+
+def noise(height=HEIGHT, width=WIDTH, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8).squeeze()
+
+
+def encode(content, file_format="PNG", **options):
+    picture = Image.fromarray(content) if isinstance(content, np.ndarray) else content
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def make_png(bits, color_type, rows):
+    """PNG kinds that Pillow reads but doesn't write; `rows` are the packed bytes of each row."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    width = len(rows[0]) * 8 // (bits * {0: 1, 2: 3}[color_type])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, color_type, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\x00" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+def with_orientation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return {"exif": exif}
+
+
+@pytest.fixture
+def inspect(tmp_path):
+    """Writes both files as f0_image and f0_label and inspects them; arrays and pictures become PNG."""
+
+    def run(image=None, label=LABEL):
+        stored = {}
+        for role, content in (("image", noise() if image is None else image), ("label", label)):
+            path = tmp_path / f"f0_{role}"
+            path.write_bytes(content if isinstance(content, bytes) else encode(content))
+            stored[role] = {"path": str(path), "bytes": None}
+        with strict_pillow():
+            return inspect_pair("train", "f0", stored["image"], stored["label"])
+
+    return run
+
+
+@pytest.fixture
+def refusal(inspect, tmp_path):
+    """The error about a pair, without the folder in front of the file names."""
+
+    def run(**files):
+        with pytest.raises(DataError) as caught:
+            inspect(**files)
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path}/")
+        assert "\n" not in message
+        return message.replace(f"{tmp_path}/", "")
+
+    return run
+
+
+# Sound pairs
+
+
+def test_inspect_pair__counts_and_size(inspect):
+    found = inspect()
+    assert (found.name, found.size) == ("f0", (12, 16))
+    assert found.label_counts.dtype == np.int64
+    assert {value: count for value, count in enumerate(found.label_counts.tolist()) if count} == {0: 3, 7: 184, 26: 5}
+
+
+def test_inspect_pair__palette_label_keeps_indices(inspect):
+    palette = Image.new("P", (WIDTH, HEIGHT))
+    palette.putdata(LABEL.reshape(-1).tolist())
+    palette.putpalette([255 - i // 3 for i in range(768)])
+    assert Image.open(io.BytesIO(encode(palette))).mode == "P"
+    assert inspect(label=palette).label_counts[[0, 7, 26]].tolist() == [3, 184, 5]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_inspect_pair__small_palette_label_keeps_indices(inspect, bits):
+    palette = Image.new("P", (WIDTH, HEIGHT))
+    palette.putdata([1] * 10 + [0] * (WIDTH * HEIGHT - 10))
+    palette.putpalette([9, 9, 9, 200, 200, 200])
+    assert inspect(label=encode(palette, bits=bits)).label_counts[:3].tolist() == [182, 10, 0]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA"])
+def test_inspect_pair__lossless_image_modes_are_accepted(inspect, mode):
+    assert inspect(image=Image.fromarray(noise()).convert(mode)).size == (12, 16)
+
+
+def test_inspect_pair__digest_is_of_pixels_not_of_files(inspect):
+    grey = noise(channels=1)
+    digest = inspect(image=grey).image_digest
+    assert inspect(image=encode(np.stack([grey] * 3, -1), "BMP")).image_digest == digest
+    changed = grey.copy()
+    changed[-1, -1] ^= 1
+    assert inspect(image=changed).image_digest != digest
+    turned = grey.reshape(WIDTH, HEIGHT)  # the same bytes in another shape
+    assert inspect(image=turned, label=np.ascontiguousarray(LABEL.T)).image_digest != digest
+
+
+def test_inspect_pair__orientation_on_both_gives_the_turned_size(inspect):
+    turned = with_orientation(6)
+    assert inspect(image=encode(noise(), "JPEG", **turned), label=encode(LABEL, **turned)).size == (16, 12)
+
+
+def test_inspect_pair__orientation_upright_equals_none(inspect):
+    assert inspect(image=encode(noise(), "JPEG", **with_orientation(1))).size == (12, 16)
+
+
+# Files that can't be read
+
+
+@pytest.mark.parametrize("role", ["image", "label"])
+@pytest.mark.parametrize("keep", [0.3, 0.9, 0.99])
+def test_inspect_pair__truncated_png(refusal, role, keep):
+    files = {"image": encode(noise(72, 96)), "label": encode(BIG_LABEL)}
+    files[role] = files[role][: int(len(files[role]) * keep)]
+    message = refusal(**files)
+    assert message.startswith(f"f0_{role}: expected a readable {role} file; found a truncated or damaged file (")
+    assert message.endswith("; fetch the file again or leave the pair out.")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12, 13, 20])
+def test_inspect_pair__png_without_its_last_bytes(refusal, cut):
+    assert refusal(label=encode(LABEL)[:-cut]).startswith("f0_label: expected a readable label file; found a truncated")
+
+
+def test_inspect_pair__flipped_bits_in_a_png_are_noticed(refusal):
+    sound = encode(BIG_LABEL)
+    for position in range(41, len(sound) - 16):
+        damaged = bytearray(sound)
+        damaged[position] ^= 4
+        assert "f0_label: expected a readable label file" in refusal(image=noise(72, 96), label=bytes(damaged))
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_inspect_pair__truncated_jpeg(refusal, keep, progressive):
+    content = encode(noise(72, 96), "JPEG", progressive=progressive)
+    message = refusal(image=content[: int(len(content) * keep)], label=BIG_LABEL)
+    assert message.startswith("f0_image: expected a readable image file; found a truncated or damaged file (OSError: ")
+
+
+@pytest.mark.parametrize("role", ["image", "label"])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"", "an empty file (0 bytes)"), (b"<html>404</html>", "no picture that Pillow recognises")],
+)
+def test_inspect_pair__no_picture_in_the_file(refusal, role, content, found):
+    assert refusal(**{role: content}) == (
+        f"f0_{role}: expected a readable {role} file; found {found}; fetch the file again or leave the pair out."
+    )
+
+
+def test_inspect_pair__empty_cell():
+    sound = {"path": None, "bytes": encode(noise())}
+    for nothing in (None, {"path": None, "bytes": None}):
+        with pytest.raises(DataError, match=r"^train/f0: expected an image and a label .* a label here; found none; "):
+            inspect_pair("train", "f0", sound, nothing)
+
+
+# Files of the wrong kind
+
+
+@pytest.mark.parametrize(
+    ("label", "found", "fix"),
+    [
+        (np.stack([LABEL] * 3, -1), "3 channels (mode RGB)", "not its coloured copy"),
+        (np.stack([LABEL] * 4, -1), "4 channels (mode RGBA)", "not its coloured copy"),
+        (LABEL.astype(np.uint16) * 256, "16 bits per pixel (mode I;16)", "save the label ids, 0..255, as 8-bit PNG"),
+        (encode(LABEL.astype(np.int32), "TIFF"), "32 bits per pixel (mode I)", "save the label ids, 0..255, as 8-bit"),
+        (
+            encode(LABEL.astype(np.float32), "TIFF"),
+            "32 bits per pixel (mode F)",
+            "save the label ids, 0..255, as 8-bit",
+        ),
+        (LABEL > 7, "1-bit grey (mode 1)", "save the label ids as 8-bit PNG"),
+        (encode(LABEL, "JPEG"), "a JPEG, whose compression blurs label ids", "export the label as PNG"),
+    ],
+    ids=["rgb", "rgba", "16 bits", "32 bits", "float", "1 bit", "jpeg"],
+)
+def test_inspect_pair__label_of_another_kind(refusal, label, found, fix):
+    message = refusal(label=label)
+    assert message.startswith("f0_label: expected a label of one 8-bit channel, grey or palette (mode L or P); found ")
+    assert f"found {found};" in message
+    assert fix in message
+
+
+def test_inspect_pair__four_bit_grey_label_would_be_stretched(refusal):
+    content = make_png(4, 0, [b"\x77" * (WIDTH // 2)] * HEIGHT)
+    assert np.unique(np.asarray(Image.open(io.BytesIO(content)))).tolist() == [7 * 17]
+    assert "found 4-bit grey (mode L); save the label ids as 8-bit PNG" in refusal(label=content)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected", "found"),
+    [
+        (noise(channels=1).astype(np.uint16), "an 8-bit image in RGB, grey or palette", "16 bits (mode I;16)"),
+        (make_png(16, 2, [bytes(6 * WIDTH)] * HEIGHT), "an 8-bit image in RGB, grey or palette", "16 bits (mode RGB)"),
+        (
+            encode(noise().astype(np.float32)[..., 0], "TIFF"),
+            "an 8-bit image in RGB, grey or palette",
+            "32 bits (mode F)",
+        ),
+        (encode(Image.new("CMYK", (WIDTH, HEIGHT)), "JPEG"), "an 8-bit image in RGB, grey or palette", "mode CMYK"),
+        (np.full((HEIGHT, WIDTH, 4), 254, np.uint8), "an opaque image", "transparent pixels (alpha down to 254)"),
+    ],
+    ids=["16 bits", "16-bit rgb", "float", "cmyk", "transparent"],
+)
+def test_inspect_pair__image_of_another_kind(refusal, image, expected, found):
+    message = refusal(image=image)
+    assert message.startswith(f"f0_image: expected {expected}")
+    assert f"found {found};" in message
+    assert "8-bit RGB" in message
+
+
+# Pairs that don't fit
+
+
+def test_inspect_pair__sizes_differ(refusal):
+    assert refusal(label=np.ascontiguousarray(LABEL[:, :-1])) == (
+        "f0_label: expected a label as large as its image f0_image, 12x16 (height x width); found 12x15; "
+        "pair the files that belong together, or resize the label with nearest-neighbour interpolation."
+    )
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("on", ["image", "label"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_inspect_pair__orientation_on_one_of_a_pair(refusal, orientation, on, image_format):
+    options = {"image": {}, "label": {}, on: with_orientation(orientation)}
+    message = refusal(image=encode(noise(), image_format, **options["image"]), label=encode(LABEL, **options["label"]))
+    image, label = (orientation, 1) if on == "image" else (1, orientation)
+    assert message == (
+        f"f0_{on}: expected the same EXIF orientation in an image and its label; found {image} in the image and "
+        f"{label} in the label (1 is upright); store the pixels upright in both files and remove the tag."
+    )
+
+
+def test_inspect_pair__orientation_that_would_make_sizes_agree(refusal):
+    """Turned by a quarter, image and label are equally large, and the direction still is a guess."""
+    image = encode(noise(), "JPEG", **with_orientation(6))
+    assert refusal(image=image, label=np.ascontiguousarray(LABEL.T)).startswith("f0_image: expected the same EXIF")
