@@ -4,7 +4,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hf_urbanseg.errors import ConfigError
 
 
-def _option(default, help_text: str, **metadata):
+def option(default, help_text: str, **metadata):
     """A dataclass field with its help; lists are copied per instance."""
     metadata["help"] = help_text
     if isinstance(default, list):
@@ -27,44 +27,52 @@ def _option(default, help_text: str, **metadata):
 class DataArguments:
     """Where the images and labels come from and how they are split. Plain values: `load_data(**asdict(this))`."""
 
-    data_dir: str | None = _option(
+    data_dir: str | None = option(
         None,
         "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by prepare_data, or any folder whose "
         "--label_space file says where images and labels are.",
     )
-    dataset: str | None = _option(
+    dataset: str | None = option(
         None, "Hub id of a data set, or `synthetic` for the rendered streets inside the package."
     )
-    label_space: str | None = _option(
+    label_space: str | None = option(
         None,
         "Classes of the label files: `cityscapes` (labelIds), `cityscapes_train_ids`, another name in "
         "hf_urbanseg/data/label_spaces, or a YAML file. Default: what the layout implies.",
     )
-    image_column: str | None = _option(None, "Image column of a Hub or saved set. Default: guessed.")
-    label_column: str | None = _option(None, "Label column of a Hub or saved set. Default: guessed.")
-    split_file: str | None = _option(None, "YAML file that lists the frame names of train, validation and test.")
-    keep_together: list[str] | None = _option(
+    image_column: str | None = option(None, "Image column of a Hub or saved set. Default: guessed.")
+    label_column: str | None = option(None, "Label column of a Hub or saved set. Default: guessed.")
+    split_file: str | None = option(None, "YAML file that lists the frame names of train, validation and test.")
+    keep_together: list[str] | None = option(
         None, "Groups of frames that must stay in one split: names joined by commas, one word per group."
     )
-    test_fraction: float = _option(0.25, "Share cut off as test where the data has none (report: 50 of 200).")
-    validation_fraction: float = _option(0.1, "Share of train cut off for model selection where there is none.")
-    split_seed: int = _option(0, "Seed of those cuts.")
+    test_fraction: float = option(0.25, "Share cut off as test where the data has none (report: 50 of 200).")
+    validation_fraction: float = option(0.1, "Share of train cut off for model selection where there is none.")
+    split_seed: int = option(0, "Seed of those cuts.")
+
+
+@dataclass
+class RunArguments:
+    """Which recipe, and what the run leaves behind."""
+
+    recipe: str = option("demo", "Recipe inside the package, or a YAML file; options on the command line win.")
+    num_overlays: int = option(6, "Pictures of prediction beside label, evenly picked from the held-out split.")
 
 
 @dataclass
 class ModelArguments:
     """Which SegFormer to start from."""
 
-    model_name_or_path: str | None = _option(None, "Hub id or folder to start from.")
-    model_revision: str | None = _option(None, "Branch, tag or commit of the Hub id.")
-    init: str = _option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
-    size: str = _option("b0", "Size for --init random: tiny, b0 ... b5.")
-    decoder_hidden_size: int | None = _option(
+    model_name_or_path: str | None = option(None, "Hub id or folder to start from.")
+    model_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
+    init: str = option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
+    size: str = option("b0", "Size for --init random: tiny, b0 ... b5.")
+    decoder_hidden_size: int | None = option(
         None, "Width of the decode head for --init random. The report's decoders have 256 at every size."
     )
-    drop_path_rate: float = _option(0.1, "Stochastic depth (report: 0.1).")
-    classifier_dropout_prob: float = _option(0.1, "Dropout before the classifier (report: 0.1).")
-    eval_size: list[int] | None = _option(
+    drop_path_rate: float = option(0.1, "Stochastic depth (report: 0.1).")
+    classifier_dropout_prob: float = option(0.1, "Dropout before the classifier (report: 0.1).")
+    eval_size: list[int] | None = option(
         None,
         "Height and width to which the saved image processor resizes, in multiples of 32. "
         "Default: the commonest training size, rounded.",
@@ -76,14 +84,14 @@ class ModelArguments:
 class AugmentationArguments:
     """Training augmentation; the defaults are the report's."""
 
-    train_scales: list[str] = _option(
+    train_scales: list[str] = option(
         ["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"],
         "Scales to choose from, uniformly: 375x1242 (fit into height x width), 0.75 (ratio) or 0.5-2.0 (range).",
     )
-    crop_size: list[int] = _option([368, 368], "Height and width of the crop.", nargs=2)
-    max_class_share: float = _option(0.75, "A crop with one class over this share is redrawn; 1 turns it off.")
-    flip: float = _option(0.5, "Probability of a horizontal flip.")
-    photometric: bool = _option(True, "Photometric distortion.")
+    crop_size: list[int] = option([368, 368], "Height and width of the crop.", nargs=2)
+    max_class_share: float = option(0.75, "A crop with one class over this share is redrawn; 1 turns it off.")
+    flip: float = option(0.5, "Probability of a horizontal flip.")
+    photometric: bool = option(True, "Photometric distortion.")
 
     def __post_init__(self):
         if min(self.crop_size) < 32:
@@ -97,13 +105,13 @@ class AugmentationArguments:
 class LossArguments:
     """What is minimised."""
 
-    loss: str = _option("cross_entropy", "Main loss.", choices=["cross_entropy"])
-    normalizer: str = _option(
+    loss: str = option("cross_entropy", "Main loss.", choices=["cross_entropy"])
+    normalizer: str = option(
         "valid_pixels",
         "Divide by the labelled pixels (report) or by their summed weights.",
         choices=["valid_pixels", "weight_sum"],
     )
-    class_weights: str = _option(
+    class_weights: str = option(
         "inverse_log",
         "none, inverse_log (report), effective_number, enet, median_frequency, or a JSON file written by "
         "class_weights.py. Schemes count the pixels of the training split.",
@@ -114,37 +122,37 @@ class LossArguments:
 class UrbanSegTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the report's values as defaults and the options of `UrbanSegTrainer`."""
 
-    output_dir: str = _option("runs/finetune", "Folder of the run: checkpoints while it trains, the model at the end.")
-    resume: bool = _option(False, "Continue from the newest complete checkpoint in --output_dir.")
-    overwrite: bool = _option(False, "Replace an earlier run in --output_dir.")
-    learning_rate: float = _option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
-    head_lr_multiplier: float = _option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
-    weight_decay: float = _option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
-    max_steps: int = _option(10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5).")
-    lr_scheduler_type: str = _option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
-    lr_power: float = _option(1.0, "Power of the polynomial (report: 1.0).")
-    lr_end: float = _option(0.0, "Share of the learning rate that is left at the end (report: 0).")
-    warmup_steps: float = _option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
-    warmup_start: float = _option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
-    max_grad_norm: float = _option(0.0, "Gradient clipping; 0, as in the report, is none.")
-    freeze_batch_norm: bool = _option(False, "Keep the running statistics of BatchNorm as they are.")
-    per_device_train_batch_size: int = _option(8, "Crops per process and micro-batch.")
-    per_device_eval_batch_size: int = _option(4, "Images per process in evaluation.")
-    eval_strategy: str = _option("steps", "When the validation split is measured.")
-    eval_steps: float | None = _option(500, "Steps between evaluations (report: 500).")
-    save_steps: float = _option(500, "Steps between checkpoints; a multiple of --eval_steps.")
-    save_total_limit: int | None = _option(2, "Checkpoints kept, besides the best one.")
-    load_best_model_at_end: bool | None = _option(True, "Export the checkpoint with the best validation mIoU.")
-    metric_for_best_model: str | None = _option("mean_iou", "What selects it.")
-    greater_is_better: bool | None = _option(True, "Larger is better.")
-    logging_steps: float = _option(50, "Steps between log lines.")
-    logging_nan_inf_filter: bool = _option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
-    report_to: str | None = _option("none", "`tensorboard`, `wandb`, ... or `none`.")
-    remove_unused_columns: bool | None = _option(False, "Not used: the data sets here are already tensors.")
-    label_names: list[str] | None = _option(["labels"], "Not used: as above.")
-    ddp_find_unused_parameters: bool | None = _option(False, "Every parameter takes part in every step.")
-    dataloader_num_workers: int = _option(2, "Worker processes that load and augment, per training process.")
-    cpu_threads: int = _option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
+    output_dir: str = option("runs/finetune", "Folder of the run: checkpoints while it trains, the model at the end.")
+    resume: bool = option(False, "Continue from the newest complete checkpoint in --output_dir.")
+    overwrite: bool = option(False, "Replace an earlier run in --output_dir.")
+    learning_rate: float = option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
+    head_lr_multiplier: float = option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
+    weight_decay: float = option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
+    max_steps: int = option(10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5).")
+    lr_scheduler_type: str = option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
+    lr_power: float = option(1.0, "Power of the polynomial (report: 1.0).")
+    lr_end: float = option(0.0, "Share of the learning rate that is left at the end (report: 0).")
+    warmup_steps: float = option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
+    warmup_start: float = option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
+    max_grad_norm: float = option(0.0, "Gradient clipping; 0, as in the report, is none.")
+    freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
+    per_device_train_batch_size: int = option(8, "Crops per process and micro-batch.")
+    per_device_eval_batch_size: int = option(4, "Images per process in evaluation.")
+    eval_strategy: str = option("steps", "When the validation split is measured.")
+    eval_steps: float | None = option(500, "Steps between evaluations (report: 500).")
+    save_steps: float = option(500, "Steps between checkpoints; a multiple of --eval_steps.")
+    save_total_limit: int | None = option(2, "Checkpoints kept, besides the best one.")
+    load_best_model_at_end: bool | None = option(True, "Export the checkpoint with the best validation mIoU.")
+    metric_for_best_model: str | None = option("mean_iou", "What selects it.")
+    greater_is_better: bool | None = option(True, "Larger is better.")
+    logging_steps: float = option(50, "Steps between log lines.")
+    logging_nan_inf_filter: bool = option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
+    report_to: str | None = option("none", "`tensorboard`, `wandb`, ... or `none`.")
+    remove_unused_columns: bool | None = option(False, "Not used: the data sets here are already tensors.")
+    label_names: list[str] | None = option(["labels"], "Not used: as above.")
+    ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
+    dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
+    cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
 
     def __post_init__(self):
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
@@ -155,6 +163,12 @@ class UrbanSegTrainingArguments(TrainingArguments):
             self.ddp_backend = "gloo"
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
+        if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
+            raise ConfigError(
+                "a length in steps or in epochs",
+                f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win",
+                "add `--max_steps -1` to train by epochs",
+            )
         super().__post_init__()
         # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
         if self._n_gpu > 1:
@@ -191,6 +205,38 @@ def load_recipe(name_or_path: str) -> dict:
     if not isinstance(content, dict):
         raise ConfigError("a mapping of options", type(content).__name__, "write `key: value` lines", path)
     return content
+
+
+_NOT_RECORDED = {
+    # secrets
+    "hub_token", "push_to_hub_token",
+    # of this start and machine, not of the recipe
+    "recipe", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
+    "deepspeed_plugin", "distributed_state",
+}  # fmt: skip
+
+
+def resolve_recipe(*arguments) -> dict:
+    """The options of a run as a recipe that repeats it: ours always, stock transformers' where not at their default.
+
+    Secrets and what belongs to one start (`--resume`, devices) are left out.
+    """
+    stock = {f.name for f in fields(TrainingArguments)}
+    recipe = {}
+    for instance in arguments:
+        for f in fields(instance):
+            value = getattr(instance, f.name)
+            value = getattr(value, "value", value)  # enums
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            plain = (
+                value is None
+                or isinstance(value, (bool, int, float, str))
+                or (isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value))
+            )
+            ours = f.name not in stock or f.name in vars(type(instance)).get("__annotations__", {})
+            if f.init and plain and f.name not in _NOT_RECORDED and (ours or value != default):
+                recipe[f.name] = value
+    return recipe
 
 
 class _OneLineParser(HfArgumentParser):

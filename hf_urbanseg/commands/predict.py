@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
@@ -71,7 +71,12 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: Not readable to the last byte, or more than 8 bits per channel.
     """
+    # `datasets` lets the whole process read truncated files as grey.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
+        with Image.open(path) as image:
+            if image.format == "PNG":
+                image.verify()  # decoding skips the checksums
         with Image.open(path) as image:
             # Pillow opens 16-bit colour as mode RGB and drops the low bytes; only the raw mode tells.
             raw_modes = [args if isinstance(args, str) else str(args[0]) for *_, args in image.tile if args]
@@ -137,7 +142,7 @@ def _predict() -> None:
             for path, image, train_ids in zip(batch, images, predictor.predict(images, len(images)), strict=True):
                 write_prediction(output, path.stem, image, train_ids, predictor.label_space, arguments.alpha)
                 progress.update()
-    print(f"{len(paths)} image(s): train ids, colours and overlay of each are in {output}")
+    print(f"{output}: train ids, colours and overlay for {len(paths)} image{'s' if len(paths) != 1 else ''}")
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ class Predictor:
     """Predicts train ids with a model and its image processor.
 
     Args:
-        model (`PreTrainedModel`): returns `.logits` (N, C, h, w); is put in evaluation mode and left there.
+        model (`PreTrainedModel`): returns `.logits` (N, C, h, w); predicts in evaluation mode and is left in it.
         image_processor: PIL images -> `pixel_values`; also of unequal sizes if it does not resize.
         device (`torch.device` or `str`, *optional*): where the model is moved; None leaves it where it is.
     """

@@ -27,10 +27,12 @@ def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
 
     steps, losses = _series(log_history, "loss")
     _draw(loss_axes, steps, losses, color=_LINE, alpha=0.3, label="logged")
-    if len(losses) > 2:
+    if len(losses) >= 5:
         loss_axes.plot(steps, _smooth(losses), color=_LINE, linewidth=2, label="smoothed")
         loss_axes.legend(frameon=False)
     loss_axes.set_ylabel("training loss")
+    if len(losses) and losses.min() >= 0:
+        loss_axes.set_ylim(bottom=0)
 
     _draw(rate_axes, *_series(log_history, "learning_rate"), color=_LINE)
     rate_axes.set_ylabel("learning rate")
@@ -88,8 +90,11 @@ def plot_class_distribution(
         range(len(counts)), np.maximum(counts, low), color=_bar_colors(label_space), edgecolor=_EDGE, linewidth=0.8
     )
     axes.set_xscale("log")
-    # Room for the text beside the longest bar.
-    axes.set_xlim(low, high * (high / low) ** 0.5)
+    # Room for the text beside the longest bar, without ticks for numbers that don't occur.
+    axes.set_xlim(low, high * (high / low) ** 0.45)
+    decades = np.arange(np.log10(low), np.log10(high) + 1)
+    axes.set_xticks(10.0 ** decades[:: -(-len(decades) // 9)])
+    axes.minorticks_off()
     for row, count in enumerate(counts.tolist()):
         share = 100 * count / total
         text = f"{count:,}  ({share:.2f} %)" if share >= 0.01 else f"{count:,}  (< 0.01 %)"
@@ -101,7 +106,7 @@ def plot_class_distribution(
         for row, weight in enumerate(weights):
             axes.text(1.12, row, f"{float(weight):.4f}", transform=across, ha="right", va="center")
     axes.set_xlabel("pixels (log axis)")
-    axes.set_title(title, loc="left", pad=24, parse_math=False)
+    axes.set_title(title, loc="left", pad=8 if weights is None else 22, parse_math=False)
     figure.savefig(path)
 
 
@@ -126,7 +131,7 @@ def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: s
     if present.any():
         mean = percent[present].mean()
         axes.axvline(mean, color=_BEST, linewidth=1.2, linestyle="--", zorder=0)
-        title += f": mean {mean:.2f} % over {present.sum()} classes"
+        title += f": mean {mean:.2f} % over {present.sum()} classes (dashed line)"
     axes.set_xlim(0, 108)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("IoU (%)")
@@ -136,6 +141,7 @@ def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: s
 
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)
     return figure
 
@@ -181,17 +187,14 @@ def _draw(axes, steps: np.ndarray, values: np.ndarray, **style) -> None:
 
 def _say_nothing_logged(axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#777777")
+    axes.set_yticks([])
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential moving average over about a twentieth of the run, without the pull towards its start value."""
-    keep = 1 - 1 / max(2.0, len(values) / 20)
-    total = weight = 0.0
-    smoothed = np.empty_like(values)
-    for index, value in enumerate(values):
-        total, weight = keep * total + value, keep * weight + 1
-        smoothed[index] = total / weight
-    return smoothed
+    """Mean over about a twentieth of the run, centred on each step, so that it does not lag behind a falling loss."""
+    window = np.hanning(2 * max(1, len(values) // 40) + 3)
+    # Near the ends the window is cut, so it is divided by what is left of it.
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _check_length(what: str, values: Sequence, label_space: LabelSpace) -> None:

@@ -24,7 +24,8 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
         label_space: Names of the C classes.
 
     Returns:
-        Rows `{"class", "iou", "accuracy", "pixels"}`; None for what can't be computed. `pixels` counts labelled pixels.
+        Rows `{"class", "iou", "accuracy", "pixels"}`; `pixels` counts labelled pixels. None for what can't be computed,
+        and for the pixels of the mean.
 
     Raises:
         ConfigError: The number of values is not the number of classes.
@@ -42,8 +43,8 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
             label_space.names, result["iou"], result["accuracy"], result["support"], strict=True
         )
     ]
-    mean = {"class": MEAN_ROW, "iou": _number(result["mean_iou"]), "accuracy": _number(result["mean_accuracy"])}
-    return [*rows, mean | {"pixels": sum(row["pixels"] for row in rows)}]
+    means = {"iou": _number(result["mean_iou"]), "accuracy": _number(result["mean_accuracy"])}
+    return [*rows, {"class": MEAN_ROW, **means, "pixels": None}]
 
 
 def print_class_table(
@@ -55,10 +56,7 @@ def print_class_table(
         title: Above the table.
         console: Where to print; default the terminal.
     """
-    overall = _percent(_number(result["overall_accuracy"]))
-    table = Table(
-        title=escape(title) if title else None, caption=f"overall accuracy {overall} %", caption_justify="left"
-    )
+    table = Table(title=escape(title) if title else None, caption=_overall(result), caption_justify="left")
     table.add_column("class", overflow="fold")
     for heading in ("IoU (%)", "accuracy (%)", "labelled pixels"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -89,9 +87,9 @@ def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path
             for row in rows:
                 cells = [cell.replace("|", r"\|") for cell in _cells(row, markup=False)]
                 if row is rows[-1]:
-                    cells = [f"**{cell}**" for cell in cells]
+                    cells = [f"**{cell}**" if cell else "" for cell in cells]
                 lines.append(f"| {' | '.join(cells)} |")
-            lines += ["", f"Overall accuracy {_percent(_number(result['overall_accuracy']))} %."]
+            lines += ["", f"{_overall(result)}."]
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         case suffix:
             raise ConfigError("a table named .md or .csv", f"`{suffix}`", "change the suffix", path)
@@ -99,7 +97,19 @@ def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path
 
 def _cells(row: dict, markup: bool = True) -> list[str]:
     name = escape(row["class"]) if markup else row["class"]
-    return [name, _percent(row["iou"]), _percent(row["accuracy"]), f"{row['pixels']:,}" if row["pixels"] else "-"]
+    match row["pixels"]:
+        case None:
+            pixels = ""
+        case 0:
+            pixels = "-"
+        case count:
+            pixels = f"{count:,}"
+    return [name, _percent(row["iou"]), _percent(row["accuracy"]), pixels]
+
+
+def _overall(result: Mapping) -> str:
+    pixels = sum(map(int, result["support"]))
+    return f"Overall accuracy {_percent(_number(result['overall_accuracy']))} % of {pixels:,} labelled pixels"
 
 
 def _number(value) -> float | None:

@@ -1,0 +1,164 @@
+"""Training checkpoints that are whole or not there, and strict loading of what is in them."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from hf_urbanseg.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_PREFIX = "checkpoint-"
+_STAGING = ".staging-"
+
+
+def staging_folder(checkpoint: Path) -> Path:
+    """Where a checkpoint is written before it is complete; no reader takes such a folder for a checkpoint."""
+    return checkpoint.with_name(_STAGING + checkpoint.name)
+
+
+def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
+    """Turns a staged folder into a checkpoint: files to disk, a manifest of their hashes last, then one rename.
+
+    A process killed at any point leaves either the earlier state or the complete checkpoint.
+    """
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    entries = {}
+    for path in files:
+        entries[path.relative_to(staged).as_posix()] = {"sha256": _hash(path), "bytes": path.stat().st_size}
+        _sync(path)
+    manifest = staged / MANIFEST
+    manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
+    _sync(manifest)
+    _sync(staged)
+    if checkpoint.exists():
+        # The same step saved again after a resume. Renaming first keeps one complete copy at any time.
+        old = checkpoint.with_name(_STAGING + "old-" + checkpoint.name)
+        shutil.rmtree(old, ignore_errors=True)
+        checkpoint.rename(old)
+        staged.rename(checkpoint)
+        shutil.rmtree(old)
+    else:
+        staged.rename(checkpoint)
+    _sync(checkpoint.parent)
+
+
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Checks every file against the manifest.
+
+    Raises:
+        CheckpointError: No manifest, or a file is missing, of another size or altered.
+    """
+    try:
+        entries = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"a complete checkpoint with {MANIFEST}",
+            f"{type(error).__name__}",
+            "delete the folder or resume from another",
+            checkpoint,
+        ) from error
+    for name, entry in entries.items():
+        path = checkpoint / name
+        if not path.is_file():
+            found = f"{name} missing"
+        elif path.stat().st_size != entry["bytes"]:
+            found = f"{name} with {path.stat().st_size} bytes instead of {entry['bytes']}"
+        elif _hash(path) != entry["sha256"]:
+            found = f"{name} with another content"
+        else:
+            continue
+        raise CheckpointError(
+            "a checkpoint as it was saved", found, "delete the folder or resume from another", checkpoint
+        )
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Folders `checkpoint-<step>`, by step."""
+    folders = [path for path in Path(output_dir).glob(f"{_PREFIX}*") if re.fullmatch(rf"{_PREFIX}\d+", path.name)]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def find_newest_checkpoint(output_dir: str | Path) -> Path:
+    """The newest complete checkpoint; incomplete ones are passed over with a warning.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    for checkpoint in reversed(list_checkpoints(output_dir)):
+        try:
+            verify_checkpoint(checkpoint)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+            continue
+        logger.info("resuming from %s", checkpoint)
+        return checkpoint
+    raise CheckpointError(
+        f"a complete {_PREFIX}<step> folder", "none", "start without `--resume`, or correct `--output_dir`", output_dir
+    )
+
+
+def rotate_checkpoints(output_dir: str | Path, limit: int | None, keep: Path | None) -> None:
+    """Deletes the oldest checkpoints beyond `limit`, never `keep` and never the newest."""
+    if not limit or limit < 1:
+        return
+    checkpoints = list_checkpoints(output_dir)
+    for checkpoint in checkpoints[:-limit]:
+        if keep is None or checkpoint.name != keep.name:
+            shutil.rmtree(checkpoint)
+
+
+def remove_staging(output_dir: str | Path) -> None:
+    """Deletes what a killed process left half-written."""
+    for path in Path(output_dir).glob(f"{_STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
+    """Puts the saved weights of `folder` into `model`: every tensor, or an error.
+
+    Goes through `from_pretrained`, because checkpoints are written with SegFormer's old key names and only that path
+    converts them; `Trainer`'s own loading restores 8 of 124 tensors and warns.
+
+    Raises:
+        CheckpointError: Tensors missing, unexpected or of another shape, or an unreadable file.
+    """
+    try:
+        saved, info = type(model).from_pretrained(
+            folder, config=model.config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            "a readable model", f"{type(error).__name__}: {error}", "resume from another", folder
+        ) from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise CheckpointError(
+                "weights of this very model",
+                f"{len(info[kind])} {kind.replace('_', ' ')}, such as {sorted(map(str, info[kind]))[0]}",
+                "resume with the options the run was started with",
+                folder,
+            )
+    model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

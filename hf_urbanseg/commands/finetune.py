@@ -1,0 +1,291 @@
+"""Fine-tunes a SegFormer by a recipe: data, checks, weights, model, training, measurement, pictures."""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers import ProgressCallback, set_seed
+
+from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.commands._run import run_command
+from hf_urbanseg.config import (
+    AugmentationArguments,
+    DataArguments,
+    LossArguments,
+    ModelArguments,
+    RunArguments,
+    UrbanSegTrainingArguments,
+    load_recipe,
+    parse_arguments,
+    resolve_recipe,
+)
+from hf_urbanseg.data.checks import Inspection, inspect_pairs
+from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
+from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
+from hf_urbanseg.data.splits import write_split_file
+from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.losses.composition import WeightedSumLoss
+from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
+from hf_urbanseg.metrics.mean_iou import compute_scores
+from hf_urbanseg.models.build import (
+    build_image_processor,
+    build_random_model,
+    choose_eval_size,
+    load_pretrained_model,
+)
+from hf_urbanseg.reports.overlays import save_comparison
+from hf_urbanseg.reports.plots import plot_class_distribution, plot_class_iou, plot_training_curves
+from hf_urbanseg.reports.progress import CompactProgress
+from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json, write_yaml
+from hf_urbanseg.reports.tables import print_class_table, write_class_table
+from hf_urbanseg.trainer import UrbanSegTrainer
+
+logger = logging.getLogger(__name__)
+
+ARGUMENT_TYPES = (
+    RunArguments,
+    DataArguments,
+    ModelArguments,
+    AugmentationArguments,
+    LossArguments,
+    UrbanSegTrainingArguments,
+)
+
+
+def main() -> None:
+    """Entry point of `urbanseg-finetune` and scripts/finetune.py."""
+    run_command(_finetune)
+
+
+def _finetune() -> None:
+    start = time.time()
+    run, data_args, model_args, augmentation, loss_args, args = arguments = _parse()
+    _prepare_process(args)
+    _check_output(args)
+
+    # The first process reads and checks everything; the others then find the result in the cache.
+    with args.main_process_first(local=False, desc="preflight"):
+        data = load_data(**asdict(data_args))
+        if "train" not in data.splits:
+            raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
+        inspection = inspect_pairs(data.splits, data.label_space, progress=args.should_save)
+    if "validation" not in data.splits:
+        logger.warning("there is no validation split: the last step is exported, nothing is selected")
+        args.eval_strategy, args.load_best_model_at_end = transformers.IntervalStrategy.NO, False
+
+    space = data.label_space
+    weights, counts = _class_weights(loss_args.class_weights, inspection, space)
+    set_seed(args.seed)
+    model = _build_model(model_args, space)
+    eval_size = model_args.eval_size or choose_eval_size(inspection.sizes("train"))
+    image_processor = build_image_processor(tuple(eval_size))
+    loss = CrossEntropyLoss(space.num_labels, weights, loss_args.normalizer)
+    transforms = build_train_transforms(
+        tuple(augmentation.crop_size),
+        parse_scales(augmentation.train_scales),
+        augmentation.max_class_share,
+        augmentation.flip,
+        augmentation.photometric,
+    )
+    held_out = {
+        split: EvalDataset(data.splits[split], space, image_processor)
+        for split in ("validation", "test")
+        if split in data.splits
+    }
+    trainer = UrbanSegTrainer(
+        model,
+        args,
+        WeightedSumLoss({loss.name: (loss, 1.0)}),
+        TrainDataset(data.splits["train"], space, transforms, args.seed),
+        held_out.get("validation"),  # selection never sees test
+        image_processor,
+    )
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(CompactProgress)
+
+    output = Path(args.output_dir)
+    if args.should_save:
+        output.mkdir(parents=True, exist_ok=True)
+        _write_inputs(output, arguments, data, counts, weights, loss_args.class_weights)
+    _describe(data, inspection, model, eval_size)
+    trained = trainer.train(resume_from_checkpoint=args.resume)
+    _export(trainer, output)
+
+    # In fp32, whatever training used, so that anyone who loads the folder measures the same.
+    matrices = {split: trainer.compute_confusion_matrix(dataset).matrix.cpu() for split, dataset in held_out.items()}
+    if args.should_save:
+        _report(trainer, output, data, matrices, int(np.argmax(counts)), run, {
+            "seconds": round(time.time() - start, 1),
+            "steps": trained.global_step,
+            "train_loss": trained.training_loss,
+            "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
+            "processes": args.world_size,
+            "seed": args.seed,
+        })  # fmt: skip
+    trainer.accelerator.end_training()
+
+
+def _parse() -> tuple:
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--recipe", default=RunArguments.recipe)
+    name = chosen.parse_known_args()[0].recipe
+    return parse_arguments(ARGUMENT_TYPES, recipe=load_recipe(name), recipe_path=name, description=__doc__)
+
+
+def _prepare_process(args: UrbanSegTrainingArguments) -> None:
+    """Logging from the first process only; the cores shared among the processes of a machine."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("hf_urbanseg").setLevel(logging.INFO if args.should_log else logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    if args.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
+        torch.set_num_threads(args.cpu_threads or max(1, cores // processes))
+
+
+def _check_output(args: UrbanSegTrainingArguments) -> None:
+    output = Path(args.output_dir)
+    if args.resume or not (list_checkpoints(output) or (output / "metrics.json").exists()):
+        return
+    if not args.overwrite:
+        raise ConfigError(
+            "an `output_dir` without a run",
+            "one",
+            "add `--resume` to continue it, `--overwrite` to replace it, or name another `--output_dir`",
+            output,
+        )
+
+
+def _class_weights(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
+    """Weights by scheme or file, and the training pixels per class."""
+    per_image = inspection.train_id_counts("train", space)
+    if choice == "none":
+        weights = None
+    elif choice.endswith(".json"):
+        weights = load_class_weights(choice, space)
+    else:
+        weights = compute_class_weights(per_image, choice)
+    return weights, per_image.sum(0)
+
+
+def _build_model(args: ModelArguments, space: LabelSpace):
+    overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
+    if args.init == "random":
+        if args.decoder_hidden_size is not None:
+            overrides["decoder_hidden_size"] = args.decoder_hidden_size
+        return build_random_model(args.size, space, **overrides)
+    if args.model_name_or_path is None:
+        raise ConfigError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
+    return load_pretrained_model(args.model_name_or_path, space, args.model_revision, **overrides)
+
+
+def _describe(data: LoadedData, inspection: Inspection, model, eval_size) -> None:
+    sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.splits.items())
+    logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
+    for note in data.notes:
+        logger.info("  %s", note)
+    logger.info(
+        "void pixels in train: %.1f %%; images measured at %dx%d (height x width), scores at native size",
+        100 * inspection.void_share("train", data.label_space), *eval_size,
+    )  # fmt: skip
+    logger.info("model: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+
+
+def _write_inputs(output: Path, arguments: tuple, data: LoadedData, counts, weights, choice: str) -> None:
+    """What went into the run, before its first step."""
+    args = arguments[-1]
+    if args.overwrite:
+        for checkpoint in list_checkpoints(output):
+            shutil.rmtree(checkpoint)
+        (output / "metrics.json").unlink(missing_ok=True)
+    write_yaml(output / "recipe.yaml", resolve_recipe(*arguments))
+    write_split_file(output / "splits.yaml", data.splits)
+    write_json(output / "label_space.json", data.label_space.to_dict())
+    if weights is not None:
+        save_class_weights(
+            output / "class_weights.json", weights, data.label_space,
+            scheme=choice, counts=counts, source=f"{data.name}, train, {len(data.splits['train'])} images",
+        )  # fmt: skip
+    plot_class_distribution(counts, data.label_space, output / "class_distribution.png", weights=weights)
+
+
+def _export(trainer: UrbanSegTrainer, output: Path) -> None:
+    """Model and image processor into the run's folder, file by file replaced when complete."""
+    staged = output / ".staging-export"
+    trainer.save_model(str(staged), _internal_call=True)
+    if trainer.args.should_save:
+        for path in staged.iterdir():
+            os.replace(path, output / path.name)
+        staged.rmdir()
+    trainer.accelerator.wait_for_everyone()
+
+
+def _report(trainer, output: Path, data: LoadedData, matrices: dict, constant: int, run: RunArguments, training: dict):
+    """metrics.json, tables, curves and overlays."""
+    space, state = data.label_space, trainer.state
+    selected = trainer.args.load_best_model_at_end and state.best_global_step
+    metrics = {
+        "splits": {
+            split: {"num_images": len(data.splits[split]), **describe_scores(matrix, space, constant)}
+            for split, matrix in matrices.items()
+        },
+        "selection": {
+            "exported_step": state.best_global_step if selected else state.global_step,
+            "by": "mean_iou of validation" if selected else "last step",
+        },
+        "data": {
+            "name": data.name,
+            "images": {split: len(rows) for split, rows in data.splits.items()},
+            "notes": list(data.notes),
+        },
+        "training": training,
+        "environment": describe_environment(),
+    }
+    write_json(output / "metrics.json", metrics)
+    write_json(output / "log_history.json", {"log_history": state.log_history})
+    plot_training_curves(state.log_history, output / "training_curves.png")
+    for split, matrix in matrices.items():
+        scores = compute_scores(matrix)
+        for suffix in (".md", ".csv"):
+            write_class_table(scores, space, output / f"per_class_{split}{suffix}")
+        plot_class_iou(scores["iou"], space, output / f"per_class_{split}.png")
+    if not matrices:
+        return
+    shown = "test" if "test" in matrices else "validation"
+    _save_overlays(trainer, output / "overlays", data, shown, run.num_overlays)
+    print_class_table(compute_scores(matrices[shown]), space, title=f"{shown}, {len(data.splits[shown])} images")
+    result = metrics["splits"][shown]
+    guess = result["constant_guess"]
+    print(
+        f"{shown} mIoU {result['mean_iou']:.2%} (always guessing {guess['class']}: {guess['mean_iou']:.2%}); "
+        f"exported step {metrics['selection']['exported_step']}, {metrics['selection']['by']}; "
+        f"{training['seconds']:.0f} s. Everything is in {output}/"
+    )
+
+
+def _save_overlays(trainer, folder: Path, data: LoadedData, split: str, count: int) -> None:
+    rows, space = data.splits[split], data.label_space
+    predictor = Predictor(trainer.model, trainer.processing_class)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for index in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)):
+        row = rows[int(index)]
+        image = row["image"].convert("RGB")
+        label = space.train_id_table[np.asarray(row["label"])]
+        save_comparison(
+            folder / f"{row['name']}.png", image, predictor.predict([image])[0], label, space,
+            f"{split}: {row['name']}",
+        )  # fmt: skip

@@ -1,0 +1,296 @@
+"""`UrbanSegTrainer`: transformers' Trainer with exact losses, whole checkpoints and streaming evaluation."""
+
+import math
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import speed_metrics
+
+from hf_urbanseg.checkpoints import (
+    commit_checkpoint,
+    find_newest_checkpoint,
+    list_checkpoints,
+    load_weights,
+    remove_staging,
+    rotate_checkpoints,
+    staging_folder,
+    verify_checkpoint,
+)
+from hf_urbanseg.config import UrbanSegTrainingArguments
+from hf_urbanseg.data.collator import collate_train
+from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
+from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
+from hf_urbanseg.losses.composition import WeightedSumLoss
+from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
+from hf_urbanseg.metrics.mean_iou import compute_scores
+from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
+
+
+class UrbanSegTrainer(Trainer):
+    """Trains a segmentation model with a loss that is exact under any split of the batch.
+
+    Differs from `transformers.Trainer` in what silently goes wrong there:
+    - the loss is `sum over all pixels of the optimiser step / global normaliser`, whatever the number of ranks and
+      micro-batches (the stock loss is inflated by accumulation and processes, and averages means of unequal batches);
+    - samples depend on (seed, epoch, index) alone, so a run resumed in mid-epoch continues bit for bit;
+    - checkpoints appear whole or not at all, and are loaded strictly through the key conversion;
+    - evaluation keeps a confusion matrix at native resolution and sees every image once.
+
+    Args:
+        model: Built model whose `logits` are (N, C, h, w).
+        args: Options.
+        loss: Named parts; their weighted sum is minimised.
+        train_dataset: Augmented samples.
+        eval_dataset: Images with labels of native size; a dict of them is measured one by one.
+        processing_class: Image processor saved with the model.
+        callbacks: As in Trainer.
+
+    Raises:
+        CheckpointError: On `train(resume_from_checkpoint=...)`, nothing complete to resume from.
+    """
+
+    args: UrbanSegTrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: UrbanSegTrainingArguments,
+        loss: WeightedSumLoss,
+        train_dataset: TrainDataset | None = None,
+        eval_dataset: EvalDataset | dict[str, EvalDataset] | None = None,
+        processing_class=None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate_train,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+        )
+        # `compute_loss` divides by the global normaliser itself; this keeps Trainer from dividing once more by the
+        # number of micro-batches.
+        self.model_accepts_loss_kwargs = True
+        self.loss = loss.to(self.args.device)
+        self._sampler: EpochSampler | None = None
+        self._part_sums = {name: torch.zeros((), dtype=torch.float64, device=args.device) for name in loss.weights}
+        self._void_batches = torch.zeros((), dtype=torch.float64, device=args.device)
+        self._parts_logged_at = 0
+        self.add_callback(_RunCallback(self))
+
+    # Data
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if not isinstance(dataset, TrainDataset):
+            return super()._get_train_sampler(dataset)
+        step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        self._sampler = EpochSampler(len(dataset), step_size, self.args.seed)
+        return self._sampler
+
+    # Loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
+        """Global normalisers of an optimiser step, one per part of the loss: fp64 (number of parts,)."""
+        if not batch_samples:
+            return None
+        per_batch = [torch.stack([*self.loss.compute_normalizer(b["labels"]).values()]) for b in batch_samples]
+        return self.accelerator.reduce(torch.stack(per_batch).sum(0).to(device), "sum")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        if self.args.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        outputs = model(pixel_values=inputs["pixel_values"])
+        normalizer = None
+        if num_items_in_batch is not None:
+            normalizer = dict(zip(self.loss.weights, num_items_in_batch, strict=True))
+        parts = self.loss(outputs.logits, labels, normalizer)
+        for name, value in parts.items():
+            self._part_sums[name] += value.detach()
+        self._void_batches += (labels == self.model.config.semantic_loss_ignore_index).all()
+        loss = sum(parts.values())
+        if num_items_in_batch is not None:
+            # DDP averages gradients over ranks; the global normaliser calls for their sum.
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        steps = self.state.global_step - self._parts_logged_at
+        if "loss" in logs and steps > 0:
+            sums = torch.stack([*self._part_sums.values(), self._void_batches])
+            *parts, void = self.accelerator.reduce(sums, "sum").tolist()
+            logs |= {f"loss_{name}": value / steps for name, value in zip(self._part_sums, parts, strict=True)}
+            if void:
+                logs["void_batches"] = void
+            for accumulator in (*self._part_sums.values(), self._void_batches):
+                accumulator.zero_()
+            self._parts_logged_at = self.state.global_step
+        super().log(logs, start_time)
+
+    # Optimiser
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            args, model = self.args, self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
+            groups = build_parameter_groups(model, args.learning_rate, args.head_lr_multiplier, args.weight_decay)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.args.lr_scheduler_type != "polynomial":
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = build_polynomial_schedule(
+                self.optimizer if optimizer is None else optimizer,
+                num_training_steps,
+                self.args.get_warmup_steps(num_training_steps),
+                self.args.lr_power,
+                self.args.lr_end,
+                self.args.warmup_start,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Scores of a split as `<prefix>_mean_iou`, `_mean_accuracy`, `_overall_accuracy`, `_iou_<class>` in [0, 1].
+
+        Classes that occur neither in labels nor in predictions have no `_iou_` entry; see `compute_scores`.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, dict):
+            metrics = {}
+            for name, part in dataset.items():
+                metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
+            return metrics
+        start = time.time()
+        scores = compute_scores(self.compute_confusion_matrix(dataset, autocast=True).matrix)
+        metrics = {key: scores[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        names = self.model.config.id2label
+        metrics |= {f"iou_{names[i]}": value for i, value in enumerate(scores["iou"]) if not math.isnan(value)}
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in metrics.items()}
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(dataset))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def compute_confusion_matrix(self, dataset: EvalDataset, autocast: bool = False) -> ConfusionMatrix:
+        """Confusion matrix of a split over all ranks, each image once, at native resolution.
+
+        Args:
+            dataset: The split.
+            autocast: Use the precision of training; False measures in fp32, as a user of the saved model would.
+        """
+        self._synchronize_buffers()
+        loader = build_eval_loader(
+            dataset,
+            self.args.eval_batch_size,
+            self.args.dataloader_num_workers,
+            self.args.process_index,
+            self.args.world_size,
+        )
+        self.callback_handler.eval_dataloader = loader
+        matrix = compute_confusion_matrix(
+            self.model,  # not the DDP wrapper: ranks may have different numbers of batches
+            loader,
+            self.model.config.num_labels,
+            self.args.device,
+            **({"autocast": self.compute_loss_context_manager} if autocast else {}),
+            on_batch=lambda: self.callback_handler.on_prediction_step(self.args, self.state, self.control),
+        )
+        matrix.all_reduce()
+        self.callback_handler.on_predict(self.args, self.state, self.control, {})  # closes the progress bar
+        return matrix
+
+    def _synchronize_buffers(self) -> None:
+        """Gives every rank the BatchNorm statistics of the first, which are the ones that are saved."""
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(find_newest_checkpoint(self.args.output_dir))
+        elif resume_from_checkpoint:
+            verify_checkpoint(Path(resume_from_checkpoint))
+        if self.args.should_save:
+            remove_staging(self.args.output_dir)
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
+        self.store_flos()
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        staged = staging_folder(checkpoint)
+        if self.args.should_save:
+            shutil.rmtree(staged, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(staged), _internal_call=True)
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(checkpoint.with_name(f"checkpoint-{self.state.best_global_step}"))
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(staged))
+            self._save_scaler(str(staged))
+            self._save_rng_state(str(staged))
+        if self.args.should_save:
+            for callback in [*self.callback_handler.callbacks, self.control]:
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+            self.state.save_to_json(str(staged / "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            commit_checkpoint(staged, checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, Path(best) if best else None)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        # Stock pickles all arguments here, the Hub token among them.
+        if self.args.should_save:
+            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        load_weights(self.model, self.state.best_model_checkpoint)
+
+
+class _RunCallback(TrainerCallback):
+    """What the trainer must do at points where `Trainer` only offers callbacks."""
+
+    def __init__(self, trainer: UrbanSegTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._parts_logged_at = state.global_step
+        if state.best_global_step:
+            # The run's folder may have been moved since the path was recorded; stock would then forget the best.
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            if best not in list_checkpoints(args.output_dir):
+                raise CheckpointError(
+                    f"the best checkpoint of the run, {best.name}", "none", "put it back or start anew", args.output_dir
+                )
+            state.best_model_checkpoint = str(best)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Before the loader's iterator exists: accelerate doesn't reach the sampler through all its wrappers.
+        sampler = self.trainer._sampler
+        if sampler is not None:
+            sampler.set_epoch(state.global_step // (len(sampler) // sampler.step_size))
