@@ -1,0 +1,202 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.inference.predictor import Predictor, build_label_space, upsample_argmax
+from hf_urbanseg.labels import CITYSCAPES
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        decoder_hidden_size=16,
+        id2label=CITYSCAPES.id2label,
+        label2id=CITYSCAPES.label2id,
+    )
+    model = SegformerForSemanticSegmentation(config)
+    # Random weights barely react to the input; larger ones give maps of several classes.
+    torch.nn.init.normal_(model.decode_head.classifier.weight, std=1.0)
+    return model.eval()
+
+
+@pytest.fixture
+def processor():
+    return SegformerImageProcessorPil(size={"height": 64, "width": 96})
+
+
+@pytest.fixture
+def folder(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def _images(*sizes):
+    rng = np.random.default_rng(0)
+    small = (rng.integers(0, 256, (6, 9, 3), dtype=np.uint8) for _ in sizes)
+    return [Image.fromarray(pixels).resize((w, h)) for pixels, (h, w) in zip(small, sizes, strict=True)]
+
+
+def test_upsample_argmax__hand_computed_row():
+    # 2 -> 4 columns with free corners: weights of the right pixel are 0, 1/4, 3/4, 1.
+    logits = torch.tensor([[[[0.0, 0.0]], [[-1.0, 2.0]]]])  # class 1 is -1, -0.25, 1.25, 2
+    (train_ids,) = upsample_argmax(logits, [(1, 4)])
+    assert train_ids.tolist() == [[0, 0, 1, 1]]
+    assert train_ids.dtype == torch.int64
+
+
+def test_upsample_argmax__half_precision_logits_are_compared_in_fp32():
+    logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    found = upsample_argmax(logits, [(31, 17), (64, 64)])
+    expected = upsample_argmax(logits.float(), [(31, 17), (64, 64)])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_upsample_argmax__needs_a_size_per_image():
+    with pytest.raises(ValueError, match="one target size per image, 2; found 1"):
+        upsample_argmax(torch.zeros(2, 3, 4, 4), [(8, 8)])
+
+
+def test_predict__equals_the_processor_of_transformers(model, processor):
+    images = _images((75, 124), (40, 33), (64, 96))
+    sizes = [(75, 124), (40, 33), (64, 96)]
+    with torch.no_grad():
+        logits = model(**processor(images, return_tensors="pt")).logits
+    expected = processor.post_process_semantic_segmentation(SimpleNamespace(logits=logits), target_sizes=sizes)
+    found = Predictor(model, processor).predict(images, batch_size=3)
+    assert [one.shape for one in found] == sizes
+    assert all(one.dtype == np.uint8 for one in found)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+    assert len(np.unique(found[0])) > 1  # a constant map would agree with anything
+
+
+def test_predict__batch_size_changes_nothing(model, processor):
+    images = _images((75, 124), (40, 33), (64, 96), (20, 20), (30, 50))
+    predictor = Predictor(model, processor)
+    for one, other in zip(predictor.predict(images, 2), predictor.predict(images, 1), strict=True):
+        assert (one == other).mean() > 0.999  # other kernels for other batches may flip ties
+
+
+def test_predict__processor_that_keeps_sizes(model):
+    images = _images((64, 96), (32, 64))
+    predictor = Predictor(model, SegformerImageProcessorPil(do_resize=False))
+    together, alone = predictor.predict(images, 2), [predictor.predict([image])[0] for image in images]
+    assert [one.shape for one in together] == [(64, 96), (32, 64)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_predict__ignores_training_mode(model, processor):
+    images = _images((64, 96))
+    predictor = Predictor(model, processor)
+    expected = predictor.predict(images)[0]
+    model.train()
+    np.testing.assert_array_equal(predictor.predict(images)[0], expected)
+    assert not model.training
+
+
+def test_from_pretrained__gives_the_same_prediction(model, processor, folder):
+    images = _images((75, 124))
+    loaded = Predictor.from_pretrained(folder, device="cpu")
+    expected = Predictor(model, processor).predict(images)[0]
+    np.testing.assert_array_equal(loaded.predict(images)[0], expected)
+    assert type(loaded.image_processor) is SegformerImageProcessorPil
+    assert loaded.image_processor.size == processor.size
+    assert loaded.label_space.names == CITYSCAPES.names
+
+
+def _change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+CLASSIFIER = "decode_head.classifier.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda weights: weights.pop(CLASSIFIER), rf"1 missing \({CLASSIFIER}\)"),
+        (lambda weights: weights.update(extra=torch.zeros(3)), r"1 unexpected \(extra\)"),
+        (lambda weights: weights.update({CLASSIFIER: torch.zeros(3)}), rf"1 of another shape \({CLASSIFIER}\)"),
+    ],
+)
+def test_from_pretrained__refuses_incomplete_weights(folder, capfd, change, found):
+    _change_weights(folder, change)
+    with pytest.raises(ModelError, match=found) as error:
+        Predictor.from_pretrained(folder)
+    assert str(error.value).startswith(f"{folder}: expected weights for every tensor")
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")  # no loading report beside the one line
+
+
+def test_from_pretrained__refuses_damaged_weights(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"found SafetensorError: .*; copy or train it again\.$"):
+        Predictor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["do_reduce_labels", "reduce_labels"])
+def test_from_pretrained__refuses_reduced_labels(folder, key):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: True}))
+    with pytest.raises(ModelError, match=f"preprocessor_config.json: expected `{key}` false; found true"):
+        Predictor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("filename", ["preprocessor_config.json", "config.json", "model.safetensors"])
+def test_from_pretrained__names_a_missing_file(folder, filename):
+    (folder / filename).unlink()
+    with pytest.raises(ModelError, match=filename.split(".")[0]) as error:
+        Predictor.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_from_pretrained__refuses_a_damaged_processor(folder):
+    (folder / "preprocessor_config.json").write_text('{"size": ')
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json: expected an image processor's options"):
+        Predictor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["runs/never_trained", "/no/such/folder", "./nowhere"])
+def test_from_pretrained__missing_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=rf"^{name}: expected a model folder.*train a model first") as error:
+        Predictor.from_pretrained(name)
+    assert "\n" not in str(error.value)
+
+
+def test_build_label_space__cityscapes_names_have_their_colours():
+    assert build_label_space(CITYSCAPES.id2label).colors == CITYSCAPES.colors
+
+
+def test_build_label_space__other_names_get_distinct_colours():
+    space = build_label_space({0: "road"} | {index: f"class {index}" for index in range(1, 150)})
+    assert space.colors[0] == (128, 64, 128)
+    assert len(set(space.colors)) == 150
+    assert (0, 0, 0) not in space.colors  # void
+    first = np.array(space.colors[:12], float)
+    apart = np.linalg.norm(first[:, None] - first[None], axis=-1)[np.triu_indices(12, 1)]
+    assert apart.min() > 100
+
+
+def test_build_label_space__ids_as_in_json_or_with_gaps():
+    assert build_label_space({"1": "b", "0": "a"}).names == ("a", "b")
+    with pytest.raises(ModelError, match=r"ids 0\.\.1; found \[0, 2\]"):
+        build_label_space({0: "a", 2: "b"})

@@ -1,0 +1,123 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+from hf_urbanseg.reports.overlays import blend, colorize, mark_errors, save_comparison
+
+REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def test_colorize__two_by_two():
+    found = colorize(np.array([[0, 13], [18, 255]], np.uint8), CITYSCAPES)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[[128, 64, 128], [0, 0, 142]], [[119, 11, 32], [0, 0, 0]]]
+
+
+def test_blend__mixes_classes_and_leaves_void_plain():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    found = blend(image, np.array([[0, 13, 255]], np.uint8), CITYSCAPES, alpha=0.25)
+    assert found.tolist() == [[[107, 91, 107], [75, 75, 110], [100, 100, 100]]]  # 0.75 * 100 + 0.25 * colour, rounded
+    assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, [100, 100, 100]), (1.0, [128, 64, 128])])
+def test_blend__ends(alpha, expected):
+    image = Image.new("RGB", (1, 1), (100, 100, 100))
+    assert blend(image, np.zeros((1, 1), np.uint8), CITYSCAPES, alpha).tolist() == [[expected]]
+
+
+def test_blend__refuses_another_size():
+    with pytest.raises(DataError, match=r"image's size 2x3 .*; found 3x2"):
+        blend(np.zeros((2, 3, 3), np.uint8), np.zeros((3, 2), np.uint8), CITYSCAPES)
+
+
+def test_mark_errors__wrong_right_and_unlabelled():
+    image = np.full((1, 3, 3), 200, np.uint8)
+    found = mark_errors(image, np.array([[0, 1, 1]], np.uint8), np.array([[0, 0, 255]], np.uint8))
+    right, wrong, void = found[0].tolist()
+    assert right == [70, 70, 70]  # 0.35 of the image
+    assert wrong == [255, 40, 40]
+    assert void == [128, 128, 128]
+
+
+def _colors(path):
+    """Colours of at least 100 pixels: a swatch has more, the soft edges of text fewer."""
+    red, green, blue = np.array(Image.open(path)).reshape(-1, 3).astype(int).T
+    codes, counts = np.unique(red << 16 | green << 8 | blue, return_counts=True)
+    return {(code >> 16, code >> 8 & 255, code & 255) for code in codes[counts >= 100].tolist()}
+
+
+def test_save_comparison__legend_shows_exactly_the_classes_that_occur(tmp_path):
+    label = np.zeros((90, 300), np.uint8)
+    label[:, 150:] = 13
+    label[:10] = 255
+    prediction = np.zeros_like(label)
+    prediction[-5:] = 11
+    save_comparison(tmp_path / "a.png", np.full((90, 300, 3), 99, np.uint8), prediction, label, CITYSCAPES, "a frame")
+    colors = _colors(tmp_path / "a.png")
+    # Pure class colours appear in the legend only, because the panels blend them.
+    occurring = {CITYSCAPES.colors[c] for c in (0, 11, 13)}
+    assert {color for color in CITYSCAPES.colors if color in colors} == occurring
+
+
+@pytest.mark.parametrize(
+    ("size", "stacked"), [((375, 1242), True), ((360, 480), False), ((1024, 2048), True), ((7, 5), False)]
+)
+def test_save_comparison__panels_keep_their_shape(tmp_path, size, stacked):
+    height, width = size
+    label = np.zeros(size, np.uint8)
+    save_comparison(tmp_path / "a.png", np.zeros((*size, 3), np.uint8), label, label, CITYSCAPES, "a frame")
+    # Panels of a black image: black, twice half-way to road, dim black; all else is paper, ink and swatches.
+    pixels = np.array(Image.open(tmp_path / "a.png"))
+    overlay = (pixels == [64, 32, 64]).all(-1)
+    rows, columns = np.flatnonzero(overlay.any(1)), np.flatnonzero(overlay.any(0))
+    panel_width = overlay[rows[0]].sum()
+    panel_height = overlay[:, columns[0]].sum() // (2 if stacked else 1)
+    assert abs(panel_width / panel_height - width / height) < 0.02 * width / height
+    assert 400 < panel_width <= 1280
+    assert pixels.shape[1] > (1 if stacked else 2) * panel_width
+
+
+def test_save_comparison__states_errors_without_any_label(tmp_path):
+    void = np.full((90, 300), 255, np.uint8)
+    save_comparison(tmp_path / "a.png", np.zeros((90, 300, 3), np.uint8), void * 0, void, CITYSCAPES, "")
+    assert (128, 128, 128) in _colors(tmp_path / "a.png")
+
+
+def test_save_comparison__255_classes_and_long_names_fit(tmp_path):
+    names = tuple(f"a class with a rather long name {index}" for index in range(255))
+    colors = tuple((index, 255 - index, 7) for index in range(255))
+    space = LabelSpace("many", names, colors, {})
+    label = np.arange(300 * 90, dtype=np.int64).reshape(90, 300) % 255
+    label = label.astype(np.uint8)
+    save_comparison(tmp_path / "a.png", np.full((90, 300, 3), 200, np.uint8), label, label, space, "a title " * 60)
+    assert set(colors) <= _colors(tmp_path / "a.png")
+
+
+def test_save_comparison__refuses_another_size(tmp_path):
+    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    with pytest.raises(DataError, match="a prediction of the image's size 4x6"):
+        save_comparison(tmp_path / "a.png", image, label.T, label, CITYSCAPES, "")
+    with pytest.raises(DataError, match="a label of the image's size 4x6"):
+        save_comparison(tmp_path / "a.png", image, label, label.T, CITYSCAPES, "")
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.real_data
+def test_save_comparison__kitti_frame(tmp_path):
+    folder = REAL_DATA / "kitti48" / "training"
+    if not folder.is_dir():
+        pytest.skip(f"no KITTI frames in {folder}")
+    label_path = min((folder / "semantic").glob("*.png"))
+    label = CITYSCAPES.train_id_table[np.array(Image.open(label_path))]
+    image = Image.open(folder / "image_2" / label_path.name)
+    prediction = np.where(label == 255, 0, label).astype(np.uint8)
+    save_comparison(tmp_path / "a.png", image, prediction, label, CITYSCAPES, label_path.stem)
+    colors = _colors(tmp_path / "a.png")
+    assert (255, 40, 40) in colors  # the key of the error map
+    assert all(CITYSCAPES.colors[c] in colors for c in np.unique(label[label != 255]))
