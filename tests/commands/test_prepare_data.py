@@ -1,0 +1,199 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+from datasets import Image
+from PIL import Image as PillowImage
+
+from hf_urbanseg.commands import prepare_data
+from hf_urbanseg.commands.prepare_data import encode_train_ids, main, write_prepared_set
+from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import CITYSCAPES
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def kitti(tmp_path):
+    """Six different frames in the official layout; every second label is a palette PNG, every image a JPEG."""
+    rng = np.random.default_rng(0)
+    images, labels = tmp_path / "kitti" / "training" / "image_2", tmp_path / "kitti" / "training" / "semantic"
+    images.mkdir(parents=True)
+    labels.mkdir()
+    for index in range(6):
+        PillowImage.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).save(images / f"{index:06d}_10.jpg")
+        label_ids = rng.choice(np.array([0, 7, 8, 11, 26, 33], np.uint8), (8, 12))
+        (labels / f"{index:06d}_10.png").write_bytes(png(label_ids, palette=index % 2 == 1))
+    return tmp_path / "kitti"
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, words)])
+    main()
+
+
+def undecoded(rows, column):
+    return [stored[column] for stored in rows.cast_column(column, Image(decode=False))]
+
+
+def png(array, palette=False, **options):
+    picture = PillowImage.fromarray(array, "P" if palette else None)
+    if palette:
+        picture.putpalette([255 - value for value in range(256) for _ in range(3)])
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_main__loads_back_with_the_same_pixels_labels_and_splits(kitti, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared/kitti", "--split_seed", "3")
+    source, loaded = load_data(data_dir=str(kitti), split_seed=3), load_data(data_dir="prepared/kitti")
+    assert (loaded.name, loaded.label_space) == ("kitti", CITYSCAPES.with_train_ids())
+    assert list(loaded.splits) == list(source.splits) == ["train", "validation", "test"]
+    for split, rows in loaded.splits.items():
+        assert list(rows["name"]) == list(source.splits[split]["name"])
+        for row, stored, original in zip(rows, undecoded(rows, "image"), source.splits[split], strict=True):
+            file = kitti / "training" / "image_2" / f"{row['name']}.jpg"
+            assert stored == {"bytes": file.read_bytes(), "path": None}
+            assert row["label"].mode == "L"
+            expected = CITYSCAPES.train_id_table[np.asarray(original["label"])]
+            np.testing.assert_array_equal(np.asarray(row["label"]), expected)
+            np.testing.assert_array_equal(loaded.label_space.train_id_table[expected], expected)
+    assert "train           3 frames\n" in capsys.readouterr().out
+
+
+def test_main__needs_nothing_of_the_source(kitti, tmp_path, monkeypatch):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared/kitti")
+    for path in (tmp_path / "prepared").rglob("*"):
+        assert str(tmp_path).encode() not in (path.read_bytes() if path.is_file() else b""), path
+    (tmp_path / "prepared").rename(tmp_path / "moved")
+    kitti.rename(tmp_path / "gone")
+    assert load_data(data_dir="moved/kitti").splits["train"][0]["image"].size == (12, 8)
+
+
+def test_main__inside_the_image_folder(kitti, monkeypatch):
+    # `datasets` takes a picture's bytes for superfluous if a file of its path exists: image and label share names.
+    monkeypatch.chdir(kitti / "training" / "semantic")
+    run(monkeypatch, "--data_dir", kitti, "--output", kitti.parent / "prepared")
+    rows = load_data(data_dir=str(kitti.parent / "prepared")).splits["train"]
+    assert all(row["label"].mode == "L" and row["image"].mode == "RGB" for row in rows)
+    assert max(np.asarray(row["label"])[np.asarray(row["label"]) != 255].max() for row in rows) == 18
+
+
+def test_main__writes_a_split_file_that_serves_the_source(kitti, monkeypatch):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared", "--split_seed", "5")
+    again = load_data(data_dir=str(kitti), split_file="prepared/splits.yaml")
+    first = load_data(data_dir=str(kitti), split_seed=5)
+    assert {s: list(r["name"]) for s, r in again.splits.items()} == {
+        s: list(r["name"]) for s, r in first.splits.items()
+    }
+
+
+def test_main__readme_has_counts_and_notes(kitti, monkeypatch):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
+    text = (kitti.parent / "prepared" / "README.md").read_text()
+    assert "| train | 3 |\n| validation | 1 |\n| test | 2 |\n" in text
+    assert "- test: 2 of 6 frames, seed 0\n- validation: 1 of 4 training frames, seed 0\n" in text
+
+
+def refused(capsys, monkeypatch, *words):
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *words)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_main__existing_set_stays_without_overwrite(kitti, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
+    before = (tmp_path / "prepared" / "splits.yaml").read_bytes()
+    line = refused(capsys, monkeypatch, "--data_dir", kitti, "--output", "prepared", "--split_seed", "9")
+    assert line.endswith(
+        "prepared: expected a new folder to write; found a prepared set; choose another or add `--overwrite`."
+    )
+    assert (tmp_path / "prepared" / "splits.yaml").read_bytes() == before
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared", "--split_seed", "9", "--overwrite")
+    assert (tmp_path / "prepared" / "splits.yaml").read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "kitti", "prepared"]
+
+
+def test_main__overwrite_never_replaces_other_folders(kitti, tmp_path, monkeypatch, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    line = refused(capsys, monkeypatch, "--data_dir", kitti, "--output", "home", "--overwrite")
+    assert "found something else there already; choose another `--output`" in line
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+
+
+def test_main__a_set_can_replace_itself(kitti, tmp_path, monkeypatch):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
+    run(monkeypatch, "--data_dir", "prepared", "--output", "prepared", "--overwrite")
+    loaded = load_data(data_dir="prepared")
+    assert {split: len(rows) for split, rows in loaded.splits.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert np.unique(np.asarray(loaded.splits["train"][0]["label"])).tolist() == [0, 1, 2, 13, 18, 255]
+
+
+def test_main__bad_label_writes_nothing(kitti, tmp_path, monkeypatch, capsys):
+    bad = kitti / "training" / "semantic" / "000002_10.png"
+    PillowImage.fromarray(np.full((8, 12), 200, np.uint8)).save(bad)
+    line = refused(capsys, monkeypatch, "--data_dir", kitti, "--output", "new/prepared")
+    assert line.startswith(f"error: {bad}: ")
+    assert not (tmp_path / "new").exists()
+
+
+def test_main__no_output_option(kitti, monkeypatch, capsys):
+    assert "--output" in refused(capsys, monkeypatch, "--data_dir", kitti)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError("No space left on device")])
+def test_write_prepared_set__interrupted_leaves_the_old_set(kitti, tmp_path, monkeypatch, fault):
+    loaded = load_data(data_dir=str(kitti))
+    output = tmp_path / "prepared"
+    write_prepared_set(loaded, output)
+    before = (output / "splits.yaml").read_bytes()
+
+    def fail(path, splits):
+        raise fault
+
+    monkeypatch.setattr(prepare_data, "write_split_file", fail)
+    with pytest.raises((KeyboardInterrupt, DataError)):
+        write_prepared_set(load_data(data_dir=str(kitti), split_seed=9), output, overwrite=True)
+    assert (output / "splits.yaml").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kitti", "prepared"]
+
+
+def test_write_prepared_set__clears_what_a_killed_run_left(kitti, tmp_path):
+    (tmp_path / ".prepared.partial" / "complete").mkdir(parents=True)
+    (tmp_path / ".prepared.partial" / "complete" / "half.arrow").touch()
+    write_prepared_set(load_data(data_dir=str(kitti)), tmp_path / "prepared")
+    assert not (tmp_path / "prepared" / "half.arrow").exists()
+    assert not (tmp_path / ".prepared.partial").exists()
+
+
+def test_encode_train_ids__palette_indices():
+    label_ids = np.array([[7, 33], [0, 255]], np.uint8)
+    for palette in (False, True):
+        encoded = PillowImage.open(io.BytesIO(encode_train_ids(png(label_ids, palette), CITYSCAPES, "x.png")))
+        assert encoded.mode == "L"
+        assert np.asarray(encoded).tolist() == [[0, 18], [255, 255]]
+
+
+def test_encode_train_ids__rotation_by_exif_ends_in_the_pixels():
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    label = png(np.array([[7, 8, 11]], np.uint8), exif=exif)
+    encoded = PillowImage.open(io.BytesIO(encode_train_ids(label, CITYSCAPES, "x.png")))
+    assert np.asarray(encoded).tolist() == [[0], [1], [2]]
+    assert 0x0112 not in encoded.getexif()
+
+
+def test_encode_train_ids__other_kinds_and_values():
+    with pytest.raises(DataError, match=r"x\.png: expected an 8-bit label; found mode RGB"):
+        encode_train_ids(png(np.zeros((2, 2, 3), np.uint8)), CITYSCAPES, "x.png")
+    with pytest.raises(DataError, match=r"x\.png: expected label ids of cityscapes; found 200"):
+        encode_train_ids(png(np.full((2, 2), 200, np.uint8)), CITYSCAPES, "x.png")
