@@ -76,6 +76,16 @@ def test_render_scene__every_label_id_is_known(scenes):
         assert CITYSCAPES.known_ids[label].all()
 
 
+def test_render_scene__void_is_the_bonnet_or_the_left_border(scenes):
+    bonnets = sum(bool((label[-1] == 1).any()) for _, label in scenes)
+    borders = sum(bool((label[:, 0] == 3).any()) for _, label in scenes)
+    assert 16 < bonnets < 48
+    assert 4 < borders < 32
+    for _, label in scenes:
+        assert not (label[: int(0.9 * SMALL[0])] == 1).any()
+        assert not (label[:, int(0.05 * SMALL[1]) :] == 3).any()
+
+
 def test_render_scene__all_classes_in_the_default_training_set(scenes):
     train_ids = [CITYSCAPES.train_id_table[label] for _, label in scenes]
     counts = np.bincount(np.concatenate([t.ravel() for t in train_ids]), minlength=256)
