@@ -69,6 +69,11 @@ def test_cut_names__only_groups_takes_the_nearest_size():
     assert cut_names(KITTI_NAMES, 0.15, 0, scenes) == set(KITTI_NAMES[:50])
 
 
+def test_cut_names__a_scene_too_many_is_nearer_than_one_too_few():
+    # 5 frames wanted, in scenes of 3: two scenes miss by 1, one scene by 2.
+    assert len(cut_names(KITTI_NAMES[:12], 0.4, 0, [KITTI_NAMES[start : start + 3] for start in range(0, 12, 3)])) == 6
+
+
 def test_cut_names__one_scene_is_refused():
     with pytest.raises(DataError, match="at least two frames or scenes to split; found 3 frames in 1 scene"):
         cut_names("abc", 0.5, 0, ["abc"])
