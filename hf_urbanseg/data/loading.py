@@ -93,12 +93,15 @@ def load_data(
             raise DataError(
                 f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", data_dir or dataset
             )
-    if dataset is not None:
-        source = dataset
-        found = _load_dataset(dataset, label_space, image_column, label_column)
-    else:
-        source = data_dir
-        found = _load_folder(Path(data_dir).expanduser(), label_space, image_column, label_column)
+    source = data_dir if dataset is None else dataset
+    try:
+        if dataset is not None:
+            found = _load_dataset(dataset, label_space, image_column, label_column)
+        else:
+            found = _load_folder(Path(data_dir).expanduser(), label_space, image_column, label_column)
+    except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
+        what = f"{error.strerror or error} at {error.filename or source}"
+        raise DataError("data that can be read", what, "check the path and its permissions", source) from error
     splits, notes = arrange_splits(
         found.splits, split_file, keep_together, found.scenes, test_fraction, validation_fraction, split_seed, source
     )

@@ -196,6 +196,15 @@ def test_load_data__described_folders_that_are_missing(tmp_path):
         load_data(data_dir=str(tmp_path), label_space="camvid")
 
 
+def test_load_data__unreadable_folder(kitti):
+    (kitti / "training" / "semantic").rename(kitti / "labels")
+    (kitti / "training" / "semantic").symlink_to(kitti / "training" / "semantic")  # a loop; permissions don't bind root
+    with pytest.raises(DataError, match="kitti"):
+        load_data(data_dir=str(kitti))
+    with pytest.raises(DataError, match="expected data that can be read; found File name too long"):
+        load_data(data_dir="x" * 5000)
+
+
 def test_load_data__one_frame_is_too_few(tmp_path):
     write_pair(tmp_path / "training" / "image_2", tmp_path / "training" / "semantic", "000000_10")
     with pytest.raises(DataError, match="at least two frames or scenes to split; found 1 frames in 1 scene"):
