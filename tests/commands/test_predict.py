@@ -1,5 +1,7 @@
 import struct
 import sys
+import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -114,7 +116,6 @@ def test_read_image__other_modes_become_rgb(tmp_path, mode):
 
 def _png_16_bit_rgb(path):
     """Pillow can't write one: header with bit depth 16 and colour type 2, rows of big-endian samples."""
-    import zlib
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -140,10 +141,18 @@ def _truncated_jpeg(path):
 
 
 def _flipped_bit(path):
+    """A flip that decoding doesn't notice (about one in fifty)."""
     _image(200, 300).save(path)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    intact, rng = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(1000):
+        content = bytearray(intact)
+        content[rng.integers(100, len(content) - 100)] ^= 1 << rng.integers(8)
+        try:
+            if Image.open(BytesIO(content)).tobytes() != _image(200, 300).tobytes():
+                return path.write_bytes(content)
+        except (OSError, SyntaxError):
+            continue
+    raise AssertionError("no flip went unnoticed")
 
 
 def _empty(path):
