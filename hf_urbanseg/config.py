@@ -150,6 +150,7 @@ class UrbanSegTrainingArguments(TrainingArguments):
     report_to: str | None = option("none", "`tensorboard`, `wandb`, ... or `none`.")
     remove_unused_columns: bool | None = option(False, "Not used: the data sets here are already tensors.")
     label_names: list[str] | None = option(["labels"], "Not used: as above.")
+    seed: int = option(42, "Seed of weights, order and augmentation.")
     ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
     dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
     cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")

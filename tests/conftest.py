@@ -1,5 +1,37 @@
+import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).parents[1]
+WORKERS = ROOT / "tests" / "workers"
+
+
+@pytest.fixture(scope="session")
+def worker():
+    """The module whose pieces the two-process workers are made of."""
+    spec = importlib.util.spec_from_file_location("gradients", WORKERS / "gradients.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a script on two processes through accelerate and the project's own configuration."""
+
+    def run(script: Path, *words, processes: int = 2) -> subprocess.CompletedProcess:
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml"),
+            "--num_processes", str(processes), "--main_process_port", "0", str(script), *map(str, words),
+        ]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+
+    return run

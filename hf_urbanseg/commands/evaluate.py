@@ -10,7 +10,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import DataArguments, option, load_recipe, parse_arguments
+from hf_urbanseg.config import DataArguments, load_recipe, option, parse_arguments
 from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preprocessing import EvalDataset

@@ -1,0 +1,186 @@
+"""The invariances that stock training silently breaks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSemanticSegmentation, TrainerCallback
+
+from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
+from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.optim import compute_polynomial_factor
+
+WORKERS = Path(__file__).parent / "workers"
+
+
+def relative_error(gradients, reference):
+    assert gradients.keys() == reference.keys()
+    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
+    return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
+
+
+@pytest.fixture(scope="module")
+def reference_gradients(worker, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    return {name: worker.compute_gradients(folder, 8, 1, name) for name in worker.NORMALIZERS}
+
+
+@pytest.mark.parametrize("normalizer", ["valid_pixels", "weight_sum"])
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (1, 8)])
+def test_gradient__same_for_any_accumulation(
+    worker, reference_gradients, tmp_path, batch_size, accumulation, normalizer
+):
+    gradients = worker.compute_gradients(tmp_path, batch_size, accumulation, normalizer)
+    assert relative_error(gradients, reference_gradients[normalizer]) < 1e-6
+
+
+def test_gradient__same_on_two_processes(worker, reference_gradients, launch, tmp_path):
+    result = launch(WORKERS / "gradients.py", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for normalizer in worker.NORMALIZERS:
+        for batch_size, accumulation in worker.TWO_PROCESS_LAYOUTS:
+            gradients = torch.load(tmp_path / f"{normalizer}_{batch_size}_{accumulation}.pt")
+            assert relative_error(gradients, reference_gradients[normalizer]) < 1e-6
+
+
+def test_gradient__equals_plain_autograd(worker, reference_gradients, tmp_path):
+    """The Trainer's gradient is that of torch's own loss over the same eight crops in one batch."""
+    trainer = worker.build_trainer(
+        worker.build_arguments(tmp_path, per_device_train_batch_size=8), drop_path_rate=0.0, classifier_dropout_prob=0.0
+    )
+    sampler = trainer._get_train_sampler()
+    samples = [trainer.train_dataset[key] for key in sampler]
+    labels = torch.stack([sample["labels"] for sample in samples])
+    model = trainer.model.eval()
+    logits = model(pixel_values=torch.stack([sample["pixel_values"] for sample in samples])).logits
+    logits = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    weights = torch.linspace(0.5, 1.5, 19)
+    loss = torch.nn.functional.cross_entropy(logits, labels, weights, ignore_index=255)  # divided by summed weights
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert relative_error(reference_gradients["weight_sum"], gradients) < 1e-6
+
+
+def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
+    result = launch(WORKERS / "evaluation.py", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = torch.load(tmp_path / "matrix_0.pt"), torch.load(tmp_path / "matrix_1.pt")
+    assert torch.equal(first, second)
+    dataset = worker.build_trainer(worker.build_arguments(tmp_path)).eval_dataset
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
+    for batch_size in (1, 3):
+        alone = compute_confusion_matrix(model, build_eval_loader(dataset, batch_size), 19).matrix
+        assert torch.equal(alone, first)
+    labelled = sum(int((dataset[i]["labels"] != IGNORE_INDEX).sum()) for i in range(len(dataset)))
+    assert int(first.sum()) == labelled  # every pixel of every image once
+
+
+class Stop(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize(("num_workers", "stop_at"), [(0, 5), (2, 8)])
+def test_resume__bit_identical(worker, tmp_path, num_workers, stop_at):
+    """Dropout and stochastic depth on; 4 steps an epoch, saved every 3, so both resumes start in mid-epoch."""
+    options = {
+        "max_steps": 10, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
+        "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False,
+        "dataloader_num_workers": num_workers,
+    }  # fmt: skip
+    whole = worker.build_trainer(worker.build_arguments(tmp_path / "whole", **options))
+    whole.train()
+
+    cut = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options))
+    cut.add_callback(Stop(stop_at))
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut.train()
+    resumed = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options))
+    resumed.train(resume_from_checkpoint=True)
+
+    assert resumed.state.global_step == 10
+    expected, state = whole.model.state_dict(), resumed.model.state_dict()
+    assert [key for key in expected if not torch.equal(expected[key], state[key])] == []
+    history = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
+    assert history == [entry["loss"] for entry in resumed.state.log_history if "loss" in entry]
+
+
+def test_load_best_model__restores_every_tensor(worker, tmp_path):
+    args = worker.build_arguments(
+        tmp_path, max_steps=6, per_device_train_batch_size=4, save_strategy="steps", save_steps=2,
+        eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, save_total_limit=1,
+    )  # fmt: skip
+    trainer = worker.build_trainer(args)
+    saved, score = {}, iter([0.1, 0.9, 0.2])
+
+    def evaluate(*_, **__):  # the middle checkpoint wins
+        saved[trainer.state.global_step] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        trainer.control.should_evaluate = False
+        return {"eval_mean_iou": next(score)}
+
+    trainer.evaluate = evaluate
+    trainer.train()
+    assert trainer.state.best_global_step == 4
+    loaded = trainer.model.state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in saved[4].items())
+    assert not all(torch.equal(value, loaded[key]) for key, value in saved[6].items())
+    # Rotation spares the best.
+    assert "checkpoint-4" in [path.name for path in tmp_path.glob("checkpoint-*")]
+
+
+def test_train__resume_without_checkpoint(worker, tmp_path):
+    trainer = worker.build_trainer(worker.build_arguments(tmp_path))
+    with pytest.raises(CheckpointError, match=r"expected a complete checkpoint-<step> folder; found none"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_train__void_batches_are_counted(worker, tmp_path):
+    args = worker.build_arguments(tmp_path, max_steps=2, per_device_train_batch_size=4, logging_steps=2)
+    trainer = worker.build_trainer(args)
+    trainer.train_dataset.table = np.full(256, IGNORE_INDEX, np.uint8)
+    keep = worker.KeepGradients()
+    trainer.add_callback(keep)
+    before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    (logged,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert logged["loss"] == 0.0
+    assert logged["loss_cross_entropy"] == 0.0
+    assert logged["void_batches"] == 2
+    assert len(keep.gradients) == len(before)
+    assert all(float(gradient.abs().max()) == 0.0 for gradient in keep.gradients.values())
+    # Weight decay alone has moved the weights: nothing is NaN.
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_train__logs_loss_parts_and_learning_rate(worker, tmp_path):
+    args = worker.build_arguments(
+        tmp_path, max_steps=6, warmup_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        logging_steps=1, learning_rate=2e-3,
+    )  # fmt: skip
+    trainer = worker.build_trainer(args)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(entries) == 6
+    for step, entry in enumerate(entries):
+        assert entry["loss_cross_entropy"] == pytest.approx(entry["loss"], rel=1e-5)
+        expected = 2e-3 * compute_polynomial_factor(step, 6, 3)
+        assert entry["learning_rate"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_save__no_pickled_arguments(worker, tmp_path):
+    args = worker.build_arguments(
+        tmp_path, per_device_train_batch_size=4, save_strategy="steps", save_steps=1, hub_token="hf_canary"
+    )
+    worker.build_trainer(args).train()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "trainer_state.json" for path in files)
+    assert [path for path in files if b"hf_canary" in path.read_bytes() or path.name == "training_args.bin"] == []
+    manifest = json.loads((tmp_path / "checkpoint-1" / "manifest.json").read_text())["files"]
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= set(manifest)
