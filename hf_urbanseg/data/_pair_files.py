@@ -153,10 +153,9 @@ def _open(content: bytes, role: str, where: str) -> _Picture:
 
 def _stored_bits(picture: _Picture) -> int:
     """Bits per channel in the file; Pillow shows 16-bit RGB as 8-bit and stretches 2- and 4-bit grey to 0..255."""
-    if picture.pixels.mode in ("1", "I", "F"):
-        return 1 if picture.pixels.mode == "1" else 32
-    match = re.search(r";(16|[124])", picture.raw_mode)
-    return int(match[1]) if match else 16 if ";16" in picture.pixels.mode else 8
+    if match := re.search(r";(16|[124])", picture.raw_mode):
+        return int(match[1])
+    return {"1": 1, "I": 32, "F": 32}.get(picture.pixels.mode, 8)
 
 
 def _check_image(picture: _Picture, where: str) -> None:

@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,23 @@ def test_inspect_pairs__order_is_the_rows_order_with_many_threads(tmp_path):
     found = inspect(make_splits(train=rows), num_threads=8)
     assert [pair.name for pair in found.pairs["train"]] == [f"f{i}" for i in range(40)]
     assert found.train_id_counts("train", SPACE)[:, 1].tolist() == [0 if i % 3 else 192 for i in range(40)]
+
+
+def test_inspect_pairs__few_pairs_are_in_flight(tmp_path, monkeypatch):
+    """Embedded images that wait to be decoded fill the memory."""
+    live, peaks = weakref.WeakSet(), []
+
+    class Watched(ThreadPoolExecutor):
+        def submit(self, *args):
+            future = super().submit(*args)
+            live.add(future)
+            peaks.append(len(live))
+            return future
+
+    monkeypatch.setattr(checks, "ThreadPoolExecutor", Watched)
+    inspect(make_splits(train=[make_pair(tmp_path, f"f{i}") for i in range(30)]), num_threads=2)
+    assert len(peaks) == 30
+    assert max(peaks) <= 8
 
 
 # One bad pair among many; each kind has its test in test_pair_files.py
@@ -220,6 +239,11 @@ def test_inspect_pairs__entirely_void_split(tmp_path):
     )
 
 
+def test_inspect_pairs__entirely_void_set_is_not_taken_for_train_ids(tmp_path):
+    message = refusal(make_splits(train=[make_pair(tmp_path, "f0", label=LABEL * 0)]))
+    assert message.startswith("train: expected labelled pixels in every split")
+
+
 def test_inspect_pairs__the_same_image_in_two_splits(tmp_path):
     train = [make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1")]
     # Other name, other file format, same pixels.
@@ -286,9 +310,12 @@ def test_inspect_pairs__cache_is_used_until_something_changes(tmp_path, reads, e
 
     first = inspect(load(), cache_dir=tmp_path / "cache")
     assert reads == ["f0", "f1"]
+    (file,) = (tmp_path / "cache").iterdir()
+    written = file.stat().st_mtime_ns
     with caplog.at_level(logging.INFO):
         assert_same(first, inspect(load(), cache_dir=tmp_path / "cache"))
     assert len(reads) == 2
+    assert file.stat().st_mtime_ns == written
     assert "Preflight: no file has changed since the last one" in caplog.text
     assert "images without any labelled pixel: f1" in caplog.text
     Pillow.fromarray(noise(5)).save(rows[1]["image"])  # another file

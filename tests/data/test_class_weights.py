@@ -1,5 +1,6 @@
 import json
 import math
+from decimal import Decimal, localcontext
 from statistics import median
 
 import numpy as np
@@ -104,15 +105,20 @@ def test_compute_class_weights__class_without_pixels_changes_no_other_weight(sch
     assert weights[1] == without.max()
 
 
-def test_compute_class_weights__effective_number_near_its_limits():
+@pytest.mark.parametrize("beta", [0.9, 0.9999, 1 - 1e-7, 1 - 1e-12, 1 - 2**-53])
+def test_compute_class_weights__effective_number_in_fifty_digits(beta):
+    """Computed as 1 - beta^n, nine digits would be left for 1 - 1e-12."""
+    counts = [1, 7901, 646431, 20964415]
+    with localcontext(prec=50):
+        inverse = [1 / (1 - Decimal(beta) ** n) for n in counts]
+        expected = [float(len(counts) * value / sum(inverse)) for value in inverse]
+    np.testing.assert_allclose(compute_class_weights(counts, "effective_number", beta=beta), expected, rtol=1e-13)
+
+
+def test_compute_class_weights__effective_number_ignores_counts_far_above_its_limit():
     counts = [7901, 646431, 20964415]
-    # Above 1 / (1 - beta) samples everything weighs the same ...
     np.testing.assert_allclose(compute_class_weights(counts, "effective_number", beta=0.99), [1, 1, 1], rtol=1e-12)
     assert compute_class_weights(counts, "effective_number", beta=0).tolist() == [1, 1, 1]
-    # ... and towards 1 weights go as 1 / n, where 1 - beta^n computed naively has lost all but four digits.
-    inverse = 1 / np.array(counts)
-    weights = compute_class_weights(counts, "effective_number", beta=1 - 2**-50)
-    np.testing.assert_allclose(weights, 3 * inverse / inverse.sum(), rtol=1e-7)
 
 
 @pytest.mark.parametrize(
