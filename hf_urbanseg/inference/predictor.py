@@ -202,16 +202,28 @@ def _find_file(name_or_path: str | Path, filename: str) -> Path:
             )
         return folder / filename
     fix = "train a model first, or correct the path or Hub id"
-    try:
-        validate_repo_id(str(name_or_path))
-    except HFValidationError as error:
+    if _is_path(folder):
         found = "a file" if folder.exists() else "nothing there"
-        raise ModelError("a model folder", found, fix, name_or_path) from error
+        raise ModelError("a model folder", found, fix, name_or_path)
     try:
         return Path(cached_file(str(name_or_path), filename))
     except OSError as error:
         found = f"no such folder, and no {filename} from the Hub ({_first_line(error)})"
         raise ModelError("a model folder or a Hub id", found, fix, name_or_path) from error
+
+
+def _is_path(name: Path) -> bool:
+    """True for what can't be a Hub id, or is more likely a mistyped path: its parent folder is here (`runs/dmeo`).
+
+    Asking the Hub for the latter would take half a minute of retries without a network.
+    """
+    if name.exists() or (len(name.parts) == 2 and name.parent.is_dir()):
+        return True
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return True
+    return False
 
 
 @contextmanager

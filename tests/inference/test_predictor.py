@@ -191,6 +191,13 @@ def test_from_pretrained__missing_folder(tmp_path, monkeypatch, name):
     assert "\n" not in str(error.value)
 
 
+def test_from_pretrained__mistyped_path_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ModelError, match=r"^runs/dmeo: expected a model folder; found nothing there"):
+        Predictor.from_pretrained("runs/dmeo")
+
+
 def test_build_label_space__cityscapes_names_have_their_colours():
     assert build_label_space(CITYSCAPES.id2label).colors == CITYSCAPES.colors
 
