@@ -1,10 +1,12 @@
 """The dataclasses behind a recipe, and how a YAML file and the command line become them."""
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
 from importlib import resources
 from pathlib import Path
 
@@ -21,6 +23,12 @@ def option(default, help_text: str, **metadata):
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def _check_pair(name: str, value: Sequence[int]) -> None:
+    # HfArgumentParser replaces any `nargs` of a list by "+".
+    if len(value) != 2:
+        raise ConfigError(f"`{name}` as height and width", f"{list(value)}", "give two whole numbers")
 
 
 @dataclass
@@ -76,8 +84,11 @@ class ModelArguments:
         None,
         "Height and width to which the saved image processor resizes, in multiples of 32. "
         "Default: the commonest training size, rounded.",
-        nargs=2,
     )
+
+    def __post_init__(self):
+        if self.eval_size is not None:
+            _check_pair("eval_size", self.eval_size)
 
 
 @dataclass
@@ -88,12 +99,13 @@ class AugmentationArguments:
         ["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"],
         "Scales to choose from, uniformly: 375x1242 (fit into height x width), 0.75 (ratio) or 0.5-2.0 (range).",
     )
-    crop_size: list[int] = option([368, 368], "Height and width of the crop.", nargs=2)
+    crop_size: list[int] = option([368, 368], "Height and width of the crop.")
     max_class_share: float = option(0.75, "A crop with one class over this share is redrawn; 1 turns it off.")
     flip: float = option(0.5, "Probability of a horizontal flip.")
     photometric: bool = option(True, "Photometric distortion.")
 
     def __post_init__(self):
+        _check_pair("crop_size", self.crop_size)
         if min(self.crop_size) < 32:
             raise ConfigError("`crop_size` of 32 or more", f"{self.crop_size}", "enlarge it")
         for name in ("max_class_share", "flip"):
@@ -147,7 +159,7 @@ class UrbanSegTrainingArguments(TrainingArguments):
     greater_is_better: bool | None = option(True, "Larger is better.")
     logging_steps: float = option(50, "Steps between log lines.")
     logging_nan_inf_filter: bool = option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
-    report_to: str | None = option("none", "`tensorboard`, `wandb`, ... or `none`.")
+    report_to: list[str] | None = option(["none"], "`tensorboard`, `wandb`, ... or `none`.")
     remove_unused_columns: bool | None = option(False, "Not used: the data sets here are already tensors.")
     label_names: list[str] | None = option(["labels"], "Not used: as above.")
     seed: int = option(42, "Seed of weights, order and augmentation.")
@@ -164,6 +176,11 @@ class UrbanSegTrainingArguments(TrainingArguments):
             self.ddp_backend = "gloo"
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
+        for name, upper in (("lr_end", 1), ("warmup_start", 1), ("lr_power", None), ("head_lr_multiplier", None)):
+            value = getattr(self, name)
+            if not (value >= 0 and (upper is None or value <= upper)):
+                bound = "0 or more" if upper is None else f"0..{upper}"
+                raise ConfigError(f"`{name}` of {bound}", f"{value}", "correct it")
         if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
             raise ConfigError(
                 "a length in steps or in epochs",
@@ -174,6 +191,17 @@ class UrbanSegTrainingArguments(TrainingArguments):
         # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
         if self._n_gpu > 1:
             self._n_gpu = 1
+
+
+def check_device(device: str | None) -> None:
+    """Refuses a `--device` that this machine doesn't have; None is the choice of the command."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = f"{device} ({str(error).splitlines()[0].rstrip('.')})"
+        raise ConfigError("a `--device` of this machine", reason, "leave it out or say `cpu`") from error
 
 
 def recipe_names() -> list[str]:
@@ -213,7 +241,9 @@ _NOT_RECORDED = {
     "hub_token", "push_to_hub_token",
     # of this start and machine, not of the recipe
     "recipe", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
-    "deepspeed_plugin", "distributed_state",
+    "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
+    # follows from `eval_strategy`
+    "do_eval",
 }  # fmt: skip
 
 
@@ -227,24 +257,33 @@ def resolve_recipe(*arguments) -> dict:
     for instance in arguments:
         for f in fields(instance):
             value = getattr(instance, f.name)
-            value = getattr(value, "value", value)  # enums
+            value = [_plain(item) for item in value] if isinstance(value, list) else _plain(value)
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             plain = (
                 value is None
-                or isinstance(value, (bool, int, float, str))
+                or isinstance(value, (bool, int, float, str, dict))
                 or (isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value))
             )
             ours = f.name not in stock or f.name in vars(type(instance)).get("__annotations__", {})
-            if f.init and plain and f.name not in _NOT_RECORDED and (ours or value != default):
+            # Stock turns some None into False and "" into [] when it starts: still off, so not an option anybody set.
+            chosen = value != default and bool(value or default)
+            if f.init and plain and f.name not in _NOT_RECORDED and (ours or chosen):
                 recipe[f.name] = value
     return recipe
+
+
+def _plain(value):
+    return value.value if isinstance(value, Enum) else value
 
 
 class _OneLineParser(HfArgumentParser):
     """An `HfArgumentParser` whose complaints are `ConfigError`s instead of a usage page."""
 
+    source: str | None = None
+    """Where the words come from, if not from the command line."""
+
     def error(self, message: str):
-        raise ConfigError("valid options", message, "see `--help`")
+        raise ConfigError("valid options", message, "see `--help`", self.source)
 
 
 def parse_arguments(
@@ -277,20 +316,24 @@ def parse_arguments(
                 recipe_path,
             )
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = difflib.get_close_matches(str(key), known, 1)
             fix = f"did you mean `{near[0]}`" if near else "remove it"
             raise ConfigError("known recipe keys", f"`{key}`", fix, recipe_path)
         # The recipe becomes words in front of the command line, so both go through the same type checks.
-        if value is None:
-            parser.set_defaults(**{key: None})
+        if value is None or value == []:  # argparse has no word for these
+            parser.set_defaults(**{key: value})
         elif isinstance(value, (list, tuple)):
             words += [f"--{key}", *map(str, value)]
         elif isinstance(value, dict):
-            words += [f"--{key}", yaml.safe_dump(value, default_flow_style=True).strip()]
+            words += [f"--{key}", json.dumps(value)]  # TrainingArguments reads JSON
         else:
             words += [f"--{key}", str(value)]
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words:
+            parser.source = recipe_path
+            parser.parse_args(words)  # alone first, so that a wrong value is blamed on its file
+        parser.source = None
         return parser.parse_args_into_dataclasses([*words, *argv], look_for_args_file=False)
     except ConfigError:
         raise

@@ -4,8 +4,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_urbanseg.errors import ConfigError
-
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -78,15 +76,7 @@ def build_polynomial_schedule(
     end: float = 0.0,
     warmup_start: float = 1e-5,
 ) -> LambdaLR:
-    """`compute_polynomial_factor` as a scheduler stepped once per optimiser step.
-
-    Raises:
-        ConfigError: Negative steps or power, shares outside [0, 1].
-    """
-    for name, value, upper in (("lr_end", end, 1), ("warmup_start", warmup_start, 1), ("lr_power", power, None)):
-        if value < 0 or (upper is not None and value > upper):
-            bound = "0 or more" if upper is None else f"0..{upper}"
-            raise ConfigError(f"`{name}` of {bound}", f"{value}", "correct it")
+    """`compute_polynomial_factor` as a scheduler stepped once per optimiser step."""
     return LambdaLR(
         optimizer,
         lambda step: compute_polynomial_factor(step, num_steps, warmup_steps, power, end, warmup_start),

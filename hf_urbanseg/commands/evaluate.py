@@ -10,7 +10,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import DataArguments, load_recipe, option, parse_arguments
+from hf_urbanseg.config import DataArguments, check_device, load_recipe, option, parse_arguments
 from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
@@ -36,6 +36,7 @@ class EvaluateArguments:
     def __post_init__(self):
         if self.batch_size < 1:
             raise ConfigError("`--batch_size` of at least 1", f"{self.batch_size}", "correct it")
+        check_device(self.device)
 
 
 def main() -> None:

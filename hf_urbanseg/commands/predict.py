@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageFile, ImageOps
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import parse_arguments
+from hf_urbanseg.config import check_device, parse_arguments
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.reports.overlays import blend, colorize
@@ -37,12 +36,7 @@ class PredictArguments:
             raise ConfigError("`--batch_size` of at least 1", f"{self.batch_size}", "correct it")
         if not 0 <= self.alpha <= 1:
             raise ConfigError("`--alpha` in 0..1", f"{self.alpha}", "correct it")
-        if self.device is not None:
-            try:
-                torch.empty(0, device=self.device)
-            except (RuntimeError, AssertionError) as error:
-                reason = f"{self.device} ({str(error).splitlines()[0].rstrip('.')})"
-                raise ConfigError("a `--device` of this machine", reason, "leave it out or say `cpu`") from error
+        check_device(self.device)
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:

@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image
 from safetensors import SafetensorError
@@ -22,6 +20,7 @@ from transformers.utils import cached_file
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from hf_urbanseg.models.build import quiet_transformers
 
 PROCESSOR_FILE = "preprocessor_config.json"
 
@@ -95,7 +94,9 @@ class Predictor:
     def __init__(self, model, image_processor, device: torch.device | str | None = None):
         self.model = model if device is None else model.to(device)
         self.image_processor = image_processor
-        self.label_space = build_label_space(model.config.id2label, model.config.name_or_path or "model")
+        self.label_space = _saved_label_space(model.config) or build_label_space(
+            model.config.id2label, model.config.name_or_path or "model"
+        )
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, device: torch.device | str | None = None) -> "Predictor":
@@ -150,6 +151,18 @@ class Predictor:
         return predictions
 
 
+def _saved_label_space(config) -> LabelSpace | None:
+    """The run's own colours, where the model's folder has them for these very classes."""
+    path = Path(config.name_or_path or ".") / "label_space.json"
+    if not config.name_or_path or not path.is_file():
+        return None
+    try:
+        space = LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path)).with_train_ids()
+    except (ValueError, AttributeError) as error:
+        raise ModelError("a readable label space", str(error), "delete or correct it", path) from error
+    return space if space.id2label == {int(key): name for key, name in config.id2label.items()} else None
+
+
 def _load_image_processor(name_or_path: str | Path) -> SegformerImageProcessorPil:
     path = _find_file(name_or_path, PROCESSOR_FILE)
     try:
@@ -167,7 +180,7 @@ def _load_image_processor(name_or_path: str | Path) -> SegformerImageProcessorPi
 def _load_model(name_or_path: str | Path):
     _find_file(name_or_path, "config.json")
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             # A wrong shape is let through here because the report names the tensor and the exception does not.
             model, report = AutoModelForSemanticSegmentation.from_pretrained(
                 name_or_path, output_loading_info=True, ignore_mismatched_sizes=True
@@ -224,21 +237,6 @@ def _is_path(name: Path) -> bool:
     except HFValidationError:
         return True
     return False
-
-
-@contextmanager
-def _quiet_transformers():
-    """Holds back the loading report and bar of transformers: what is wrong is said once, in our one line."""
-    logging = transformers.utils.logging
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _first_line(error: object) -> str:

@@ -4,9 +4,11 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation
 
@@ -149,13 +151,31 @@ def _reset_classifier(model: SegformerForSemanticSegmentation) -> None:
     torch.nn.init.zeros_(classifier.bias)
 
 
+@contextmanager
+def quiet_transformers():
+    """Holds back the loading report and bar of transformers: what is wrong is said once, in our one line."""
+    logging = transformers.utils.logging
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
 def _load(loader, name_or_path: str, **kwargs):
     """`loader.from_pretrained` with what can go wrong said in one line."""
     path = Path(name_or_path)
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2 or str(name_or_path).startswith(".")):
+        raise ModelError("a model folder or a Hub id", "no such folder", "correct the path", name_or_path)
     if path.exists() and not (path / "config.json").is_file():
         raise ModelError("a model folder with config.json", "none", "give the folder of a saved model", name_or_path)
     try:
-        return loader.from_pretrained(name_or_path, **kwargs)
+        with quiet_transformers():
+            return loader.from_pretrained(name_or_path, **kwargs)
     except (OSError, SafetensorError, json.JSONDecodeError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             "a SegFormer in a local folder or on the Hub",

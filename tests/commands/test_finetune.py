@@ -1,0 +1,315 @@
+"""The main job through the scripts: a KITTI folder in, a model folder out, and what users then do with it."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation, pipeline
+from transformers.utils import is_torchvision_available
+
+from hf_urbanseg.commands import evaluate, finetune
+from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.models.build import SegformerImageProcessorPil
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+OPTIONS = {
+    "recipe": "segformer_b0_kitti", "init": "random", "size": "tiny", "crop_size": "64 64", "eval_size": "64 192",
+    "train_scales": "0.75 1.0", "max_steps": 4, "warmup_steps": 1, "eval_steps": 2, "save_steps": 2,
+    "logging_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "dataloader_num_workers": 0,
+    "cpu_threads": 1, "num_overlays": 2,
+}  # fmt: skip
+
+
+def words(**options) -> list[str]:
+    return [word for key, value in (OPTIONS | options).items() for word in (f"--{key}", *str(value).split())]
+
+
+@pytest.fixture(scope="module")
+def kitti(tmp_path_factory):
+    """Rendered streets in KITTI's official layout, sizes varying by a few pixels as there."""
+    root = tmp_path_factory.mktemp("data") / "kitti"
+    for kind in ("image_2", "semantic"):
+        (root / "training" / kind).mkdir(parents=True)
+    for number in range(16):
+        image, label = render_scene(number, (60 + number % 3, 200 + number % 2))
+        Image.fromarray(image).save(root / "training" / "image_2" / f"{number:06d}_10.png")
+        Image.fromarray(label).save(root / "training" / "semantic" / f"{number:06d}_10.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(kitti, tmp_path_factory):
+    """A finished run of the script as a user starts it."""
+    output = tmp_path_factory.mktemp("runs") / "tiny"
+    command = [sys.executable, SCRIPTS / "finetune.py", *words(data_dir=kitti, output_dir=output)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "always guessing" in result.stdout
+    assert "test mIoU" in result.stdout
+    return output
+
+
+def test_finetune__leaves_everything(run):
+    expected = {
+        "model.safetensors", "config.json", "preprocessor_config.json", "metrics.json", "per_class_test.md",
+        "per_class_test.csv", "training_curves.png", "class_distribution.png", "class_weights.json", "recipe.yaml",
+        "splits.yaml", "overlays",
+    }  # fmt: skip
+    names = {path.name for path in run.iterdir()}
+    assert expected <= names
+    assert not [name for name in names if "staging" in name or name.endswith((".tmp", ".bin"))]
+    assert len(list((run / "overlays").glob("*.png"))) == 2
+    splits = yaml.load((run / "splits.yaml").read_text(), yaml.BaseLoader)
+    assert {split: len(frames) for split, frames in splits.items()} == {"train": 11, "validation": 1, "test": 4}
+    assert json.loads((run / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 192}
+
+
+def test_finetune__metrics_agree_with_table_and_constant_guess(run):
+    metrics = json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    test = metrics["splits"]["test"]
+    matrix = np.array(test["confusion_matrix"])
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    iou = np.diag(matrix)[union > 0] / union[union > 0]
+    assert test["mean_iou"] == pytest.approx(iou.mean(), abs=1e-12)
+    assert test["num_images"] == 4
+    assert metrics["selection"]["by"] == "mean_iou of validation"
+    rows = {row["class"]: row for row in csv.DictReader((run / "per_class_test.csv").open())}
+    assert float(rows["road"]["iou"]) == pytest.approx(test["iou"]["road"], abs=1e-6)
+    counts = json.loads((run / "class_weights.json").read_text())["counts"]
+    commonest = max(counts, key=counts.get)
+    assert test["constant_guess"]["class"] == commonest
+    support = np.array(list(test["support"].values()))
+    share = test["support"][commonest] / support.sum()
+    assert test["constant_guess"]["mean_iou"] == pytest.approx(share / (support > 0).sum(), abs=1e-12)
+
+
+def test_from_pretrained__complete_and_bit_identical(run):
+    model, info = AutoModelForSemanticSegmentation.from_pretrained(run, output_loading_info=True)
+    assert [key for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]] == []
+    assert type(model).__name__ == "SegformerForSemanticSegmentation"
+    assert model.config.id2label[18] == "bicycle"
+    assert model.config.semantic_loss_ignore_index == 255
+    # Old key names, as every SegFormer on the Hub has them.
+    assert any(key.startswith("segformer.encoder.block.") for key in load_file(run / "model.safetensors"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    best = run / f"checkpoint-{metrics['selection']['exported_step']}"
+    other = AutoModelForSemanticSegmentation.from_pretrained(best)
+    pixels = torch.randn(1, 3, 64, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(pixel_values=pixels).logits, other(pixel_values=pixels).logits)
+
+
+@pytest.mark.skipif(
+    not is_torchvision_available() and not hasattr(__import__("transformers"), "SegformerImageProcessorPil"),
+    reason="this transformers version has no image pipeline without torchvision",
+)
+def test_pipeline__image_segmentation(run, kitti):
+    image = Image.open(kitti / "training" / "image_2" / "000000_10.png")
+    try:
+        segment = pipeline("image-segmentation", model=str(run), device="cpu")
+    except ImportError as error:  # transformers 5.17 asks for torchvision in AutoImageProcessor
+        pytest.skip(f"this transformers version: {str(error).split(chr(10))[1]}")
+    parts = segment(image)
+    assert parts
+    assert all(part["mask"].size == image.size for part in parts)
+    covered = sum(np.asarray(part["mask"]).astype(bool) for part in parts)
+    assert (covered == 1).all()  # every pixel in exactly one class
+    from hf_urbanseg.inference.predictor import Predictor
+
+    prediction = Predictor.from_pretrained(run).predict([image.convert("RGB")])[0]
+    for part in parts:
+        train_id = segment.model.config.label2id[part["label"]]
+        assert np.array_equal(np.asarray(part["mask"]).astype(bool), prediction == train_id)
+
+
+def test_evaluate__reproduces_the_reported_numbers(run, tmp_path, monkeypatch, capsys):
+    reported = json.loads((run / "metrics.json").read_text())["splits"]
+    for split in ("test", "validation"):
+        output = tmp_path / f"{split}.json"
+        monkeypatch.setattr(
+            sys, "argv", ["evaluate.py", "--model", str(run), "--split", split, "--output", str(output)]
+        )
+        evaluate.main()
+        assert json.loads(output.read_text())["splits"][split] == reported[split]
+    assert f"validation mIoU {reported['validation']['mean_iou']:.6f}" in capsys.readouterr().out
+
+
+def test_evaluate__wrong_classes(run, kitti, monkeypatch, capsys):
+    words = ["evaluate.py", "--model", str(run), "--data_dir", str(kitti), "--label_space", "camvid"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") >= 1
+
+
+def test_recipe__repeats_the_run(run, tmp_path, monkeypatch):
+    output = tmp_path / "again"
+    monkeypatch.setattr(sys, "argv", ["finetune.py", "--recipe", str(run / "recipe.yaml"), "--output_dir", str(output),
+                                      "--cpu_threads", "1"])  # fmt: skip
+    finetune.main()
+    first, second = load_file(run / "model.safetensors"), load_file(output / "model.safetensors")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_finetune__two_processes(kitti, tmp_path, launch):
+    output = tmp_path / "two"
+    result = launch(SCRIPTS / "finetune.py", *words(data_dir=kitti, output_dir=output))
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["training"]["processes"] == 2
+    assert result.stdout.count("Everything is in") == 1  # one process speaks
+    reported = metrics["splits"]["test"]["confusion_matrix"]
+    alone = tmp_path / "alone.json"
+    command = [sys.executable, SCRIPTS / "evaluate.py", "--model", output, "--output", alone]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert json.loads(alone.read_text())["splits"]["test"]["confusion_matrix"] == reported
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_resume__after_kill(kitti, tmp_path):
+    options = {"data_dir": kitti, "max_steps": 9, "eval_steps": 1, "save_steps": 1, "num_overlays": 0}
+    script = [sys.executable, str(SCRIPTS / "finetune.py")]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run([*script, *words(**options, output_dir=whole)], check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen(
+        [*script, *words(**options, output_dir=cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (cut / "checkpoint-3").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    result = subprocess.run(
+        [*script, *words(**options, output_dir=cut), "--resume"], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "resuming from" in result.stderr
+    first, second = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    curves = [json.loads((folder / "log_history.json").read_text())["log_history"] for folder in (whole, cut)]
+    scores = [[entry["eval_mean_iou"] for entry in curve if "eval_mean_iou" in entry] for curve in curves]
+    assert scores[0] == scores[1]
+
+
+def _truncate(folder: Path):
+    path = folder / "training" / "image_2" / "000003_10.png"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _unknown_label(folder: Path):
+    path = folder / "training" / "semantic" / "000003_10.png"
+    label = np.array(Image.open(path))
+    label[0, 0] = 99
+    Image.fromarray(label).save(path)
+
+
+def _other_size(folder: Path):
+    path = folder / "training" / "semantic" / "000003_10.png"
+    Image.open(path).crop((0, 0, 50, 50)).save(path)
+
+
+def _missing_label(folder: Path):
+    (folder / "training" / "semantic" / "000003_10.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "said"),
+    [
+        (_truncate, "000003_10.png", "expected"),
+        (_unknown_label, "000003_10.png", "99"),
+        (_other_size, "000003_10.png", "50"),
+        (_missing_label, "000003_10", "label"),
+    ],
+)
+def test_finetune__bad_data_is_one_line(kitti, tmp_path, monkeypatch, capsys, damage, name, said):
+    folder, output = tmp_path / "kitti", tmp_path / "out"
+    shutil.copytree(kitti, folder)
+    damage(folder)
+    line = _fails(monkeypatch, capsys, words(data_dir=folder, output_dir=output))
+    assert name in line
+    assert said in line
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"data_dir": "/no/such/folder"}, "/no/such/folder"),
+        ({"recipe": "segformer_b9"}, "segformer_b9"),
+        ({"class_weights": "inverse"}, "inverse"),
+        ({"class_weights": "/no/weights.json"}, "weights.json"),
+        ({"train_scales": "0"}, "train_scales"),
+        ({"eval_size": "60 192"}, "eval_size"),
+        ({"size": "b7"}, "b7"),
+        ({"init": "pretrained", "model_name_or_path": "/no/model"}, "/no/model"),
+        ({"split_file": "/no/splits.yaml"}, "splits.yaml"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"learning_rate": "fast"}, "fast"),
+        ({"lr_power": -1}, "lr_power"),
+    ],
+)
+def test_finetune__bad_option_is_one_line(kitti, tmp_path, monkeypatch, capsys, options, said):
+    output = tmp_path / "out"
+    line = _fails(monkeypatch, capsys, words(**{"data_dir": kitti, "output_dir": output} | options))
+    assert said in line
+    assert not output.exists()
+
+
+def test_finetune__negative_weight(kitti, tmp_path, monkeypatch, capsys, run):
+    content = json.loads((run / "class_weights.json").read_text())
+    content["weights"]["road"] = -1
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps(content))
+    line = _fails(monkeypatch, capsys, words(data_dir=kitti, output_dir=tmp_path / "out", class_weights=path))
+    assert "weights.json" in line
+    assert "-1" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetune__recipe_with_unknown_key(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("dataset: synthetic\nlearning_rat: 1\n")
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean `learning_rate`" in _fails(monkeypatch, capsys, ["--recipe", str(path)])
+    path.write_text("dataset: synthetic\nreduce_labels: true\n")
+    assert "`reduce_labels`" in _fails(monkeypatch, capsys, ["--recipe", str(path)])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_finetune__does_not_overwrite_a_run(kitti, run, monkeypatch, capsys):
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    line = _fails(monkeypatch, capsys, words(data_dir=kitti, output_dir=run))
+    assert "--overwrite" in line
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_image_processor__saved_size_is_used(run, kitti):
+    image = Image.open(kitti / "training" / "image_2" / "000000_10.png")
+    pixels = SegformerImageProcessorPil.from_pretrained(run)(image, return_tensors="pt")["pixel_values"]
+    assert tuple(pixels.shape) == (1, 3, 64, 192)
+
+
+def _fails(monkeypatch, capsys, argv: list[str]) -> str:
+    """Runs the command; it must exit with status 2 after one line on standard error."""
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *argv])
+    with pytest.raises(SystemExit) as stop:
+        finetune.main()
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "expected" in lines[0]
+    assert "found" in lines[0]
+    return lines[0]
