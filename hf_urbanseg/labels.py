@@ -106,14 +106,18 @@ class LabelSpace:
         """Reads `{name, classes: [{name, color, label_ids}], void: [ids]}`.
 
         Raises:
-            ConfigError: A key is missing or unknown, or an id is mapped twice.
+            ConfigError: A key is missing or unknown, a value of another shape, or an id is mapped twice.
         """
         names, colors, label_ids = [], [], {}
+        if not isinstance(description, Mapping):
+            raise ConfigError("a mapping with `classes`", f"{description!r}", "write `key: value` lines", source)
         classes = description.get("classes")
         if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
             raise ConfigError("a list `classes`", f"{classes!r}", "list each class with name, color, label_ids", source)
 
         def assign(ids, train_id: int, owner: str) -> None:
+            if not isinstance(ids, (list, tuple)):
+                raise ConfigError("a list of label ids", f"{ids!r} in {owner}", f"write [{ids}]", source)
             for label_id in ids:
                 if not isinstance(label_id, int) or isinstance(label_id, bool):
                     raise ConfigError("whole-number label ids", f"{label_id!r} in {owner}", "correct it", source)
@@ -128,18 +132,20 @@ class LabelSpace:
                 raise ConfigError("a `name` for every class", f"{entry!r}", "add it", source)
             if unknown := set(entry) - {"name", "color", "label_ids"}:
                 raise ConfigError("keys name, color, label_ids", f"{', '.join(sorted(unknown))}", "remove it", source)
-            color = tuple(entry.get("color", ()))
-            if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+            color = entry.get("color", ())
+            triple = isinstance(color, (list, tuple)) and len(color) == 3
+            if not triple or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
                 raise ConfigError(
                     "`color` as three whole numbers of 0..255",
-                    f"{list(color)} for {entry['name']}",
+                    f"{color!r} for {entry['name']}",
                     "write [red, green, blue]",
                     source,
                 )
             names.append(str(entry["name"]))
-            colors.append(color)
+            colors.append(tuple(color))
             assign(entry.get("label_ids", [train_id]), train_id, names[-1])
-        assign(description.get("void", []), IGNORE_INDEX, "void")
+        void = description.get("void")
+        assign([] if void is None else void, IGNORE_INDEX, "void")
         return cls(str(description.get("name", source)), tuple(names), tuple(colors), label_ids)
 
 

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import yaml
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+
+# Written down a second time on purpose: label ids of the benchmark, in train-id order.
+LABEL_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+
+
+def build_space(**changes) -> LabelSpace:
+    fields = {"name": "two", "names": ("road", "car"), "colors": ((1, 2, 3), (4, 5, 6)), "label_ids": {0: 255, 7: 0}}
+    return LabelSpace(**fields | changes)
+
+
+def test_cityscapes__nineteen_classes_in_train_id_order():
+    assert IGNORE_INDEX == 255
+    assert CITYSCAPES.num_labels == 19
+    assert CITYSCAPES.names == (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    )  # fmt: skip
+    assert CITYSCAPES.train_id_table[LABEL_IDS].tolist() == list(range(19))
+
+
+def test_cityscapes__all_other_ids_of_the_benchmark_are_void():
+    void = sorted(set(range(34)) - set(LABEL_IDS))
+    assert CITYSCAPES.train_id_table[[*void, 255]].tolist() == [255] * 16
+    assert CITYSCAPES.known_ids[[*range(34), 255]].all()
+
+
+def test_cityscapes__ids_beyond_the_benchmark_are_unknown_not_void():
+    assert not CITYSCAPES.known_ids[34:255].any()
+
+
+def test_cityscapes__colours_of_the_benchmark():
+    assert CITYSCAPES.palette.shape == (256, 3)
+    assert CITYSCAPES.palette[0].tolist() == [128, 64, 128]
+    assert CITYSCAPES.palette[13].tolist() == [0, 0, 142]
+    assert CITYSCAPES.palette[18].tolist() == [119, 11, 32]
+    assert not CITYSCAPES.palette[19:].any()
+    assert len({tuple(color) for color in CITYSCAPES.palette[:19].tolist()}) == 19
+
+
+def test_label_space__maps_a_label_file():
+    space = build_space(label_ids={7: 0, 3: 1, 0: 255})
+    raw = np.array([[7, 3], [0, 7]], np.uint8)
+    assert space.train_id_table.dtype == np.uint8
+    assert space.train_id_table[raw].tolist() == [[0, 1], [255, 0]]
+    assert np.flatnonzero(space.known_ids).tolist() == [0, 3, 7]
+
+
+def test_label_space__id2label_and_back():
+    space = build_space()
+    assert space.id2label == {0: "road", 1: "car"}
+    assert space.label2id == {"road": 0, "car": 1}
+
+
+def test_with_train_ids__is_the_identity_and_knows_nothing_else():
+    space = CITYSCAPES.with_train_ids()
+    assert space.names == CITYSCAPES.names
+    assert space.train_id_table[[*range(19), 255]].tolist() == [*range(19), 255]
+    assert np.flatnonzero(space.known_ids).tolist() == [*range(19), 255]
+
+
+@pytest.mark.parametrize(
+    "space", [CITYSCAPES, CITYSCAPES.with_train_ids(), build_space(label_ids={0: 255, 1: 0, 2: 0})]
+)
+def test_to_dict__from_dict_reads_it_back_through_yaml(space):
+    again = LabelSpace.from_dict(yaml.safe_load(yaml.safe_dump(space.to_dict())))
+    assert (again.name, again.names, again.colors) == (space.name, space.names, space.colors)
+    assert dict(again.label_ids) == dict(space.label_ids)
+
+
+def test_from_dict__defaults():
+    space = LabelSpace.from_dict({"classes": [{"name": n, "color": [0, 0, 9]} for n in ("a", "b")]}, "mine.yaml")
+    assert space.name == "mine.yaml"
+    assert dict(space.label_ids) == {0: 0, 1: 1}  # the position is the id
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"names": (), "colors": ()}, "two: expected 1 to 255 classes; found 0; list the classes under `classes`."),
+        ({"names": ("car", "car")}, "two: expected unique class names; found car twice; rename one of them."),
+        ({"colors": ((1, 2, 3),)}, "two: expected 2 colours, one per class; found 1; give each class a `color`."),
+        ({"label_ids": {256: 0}}, "two: expected label ids of 0..255; found 256; label files are 8-bit."),
+        ({"label_ids": {-1: 0}}, "two: expected label ids of 0..255; found -1; label files are 8-bit."),
+        ({"label_ids": {4: 2}}, "two: expected train ids of 0..1 or 255; found 2 for label id 4; correct the mapping."),
+    ],
+)
+def test_label_space__refuses(changes, line):
+    with pytest.raises(ConfigError) as caught:
+        build_space(**changes)
+    assert str(caught.value) == line
+
+
+CAR = {"name": "car", "color": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ({}, "expected a list `classes`; found None"),
+        ({"classes": "car"}, "expected a list `classes`; found 'car'"),
+        ({"classes": []}, "expected a list `classes`; found []"),
+        ({"classes": ["car"]}, "expected a `name` for every class; found 'car'"),
+        ({"classes": [CAR | {"colour": 1}]}, "expected keys name, color, label_ids; found colour"),
+        ({"classes": [CAR | {"color": [1, 2]}]}, "found [1, 2] for car"),
+        ({"classes": [CAR | {"color": [1, 2, 256]}]}, "found [1, 2, 256] for car"),
+        ({"classes": [CAR | {"color": [1, 2, 0.5]}]}, "found [1, 2, 0.5] for car"),
+        ({"classes": [CAR | {"label_ids": ["7"]}]}, "expected whole-number label ids; found '7' in car"),
+        ({"classes": [CAR | {"label_ids": [True]}]}, "expected whole-number label ids; found True in car"),
+        ({"classes": [CAR | {"label_ids": [3, 3]}]}, "expected each label id in one class; found 3 again in car"),
+        ({"classes": [CAR | {"label_ids": [3]}], "void": [3]}, "found 3 again in void"),
+    ],
+)
+def test_from_dict__refuses_in_one_line_that_names_the_file(description, words):
+    with pytest.raises(ConfigError) as caught:
+        LabelSpace.from_dict(description, "classes.yaml")
+    assert str(caught.value).startswith("classes.yaml: expected ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ({"classes": [CAR | {"color": 7}]}, "for car"),
+        ({"classes": [CAR | {"color": "red"}]}, "for car"),
+        ({"classes": [CAR | {"label_ids": 7}]}, "7 in car"),
+        ({"classes": [CAR], "void": 0}, "0 in void"),
+        ({"classes": [CAR], "void": "0"}, "'0' in void"),
+        (["car"], "['car']"),
+    ],
+)
+def test_from_dict__wrong_shapes_are_one_line_too(description, words):
+    with pytest.raises(ConfigError) as caught:
+        LabelSpace.from_dict(description, "classes.yaml")
+    assert words in str(caught.value)
+
+
+def test_from_dict__empty_void_is_no_void():
+    assert dict(LabelSpace.from_dict({"classes": [CAR], "void": None}).label_ids) == {0: 0}
