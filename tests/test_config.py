@@ -11,6 +11,7 @@ from hf_urbanseg.config import (
     ModelArguments,
     RunArguments,
     UrbanSegTrainingArguments,
+    check_device,
     load_recipe,
     option,
     parse_arguments,
@@ -151,6 +152,10 @@ def test_parse_arguments__no_abbreviations(flag):
         (("--eval_size", 384), "expected `eval_size` as height and width; found [384]; give two whole numbers."),
         (("--crop_size", 31, 64), "expected `crop_size` of 32 or more; found [31, 64]; enlarge it."),
         (("--warmup_steps", -3), "warmup_steps = -3.0"),
+        (("--lr_end", -0.1), "expected `lr_end` of 0..1; found -0.1; correct it."),
+        (("--warmup_start", 2), "expected `warmup_start` of 0..1; found 2.0; correct it."),
+        (("--lr_power", -1), "expected `lr_power` of 0 or more; found -1.0; correct it."),
+        (("--head_lr_multiplier", "nan"), "expected `head_lr_multiplier` of 0 or more; found nan; correct it."),
         (("--eval_strategy", "often"), "often is not a valid IntervalStrategy"),
         (("--eval_steps", 300), "load_best_model_at_end"),  # 500 is no multiple of it
     ],
@@ -292,6 +297,13 @@ def test_resolve_recipe__ours_always_stock_only_where_changed():
     assert recipe["gradient_accumulation_steps"] == 4
     for name in ("do_eval", "debug", "disable_tqdm", "dataloader_pin_memory", "adam_beta1"):
         assert name not in recipe
+
+
+def test_check_device__names_what_there_is_not():
+    check_device(None)
+    check_device("cpu")
+    with pytest.raises(ConfigError, match="expected a `--device` of this machine; found nonsense"):
+        check_device("nonsense")
 
 
 def test_option__help_is_written_once_and_lists_are_copied():
