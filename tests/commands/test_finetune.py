@@ -134,6 +134,20 @@ def test_pipeline__image_segmentation(run, kitti):
         assert np.array_equal(np.asarray(part["mask"]).astype(bool), prediction == train_id)
 
 
+def test_notebook__runs_from_top_to_bottom(run, monkeypatch, capsys):
+    monkeypatch.setenv("HF_URBANSEG_NOTEBOOK_RUN", str(run))
+    notebook = json.loads((SCRIPTS.parent / "notebooks" / "quickstart.ipynb").read_text())
+    namespace = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), namespace)
+    reported = json.loads((run / "metrics.json").read_text())["splits"]["test"]["mean_iou"]
+    printed = capsys.readouterr().out
+    assert f"mIoU {reported:.2%}, always guessing" in printed
+    assert "mIoU of this street" in printed
+    assert namespace["prediction"].shape == (192, 384)
+
+
 def test_evaluate__reproduces_the_reported_numbers(run, tmp_path, monkeypatch, capsys):
     reported = json.loads((run / "metrics.json").read_text())["splits"]
     for split in ("test", "validation"):
