@@ -129,6 +129,8 @@ class PhotometricDistortion(A.ImageOnlyTransform):
         hue: Whole steps of 2 degrees added in HSV, uniform in -hue..hue.
 
     Source: MMSegmentation's `PhotoMetricDistortion`, including its clipping and truncation to 8 bits at every step.
+    Differs where saturation and hue come together: one trip to HSV and back instead of two, so rounding differs by up
+    to 4 grey levels; and the hue's upper end can be drawn.
     """
 
     def __init__(
@@ -207,8 +209,8 @@ def build_train_transforms(
 def seed_transforms(transforms: A.Compose, seed: Sequence[int]) -> None:
     """Gives all transforms one fresh pair of generators, determined by `seed` alone.
 
-    `Compose.set_random_seed` would give each transform a generator of its own with the same seed: a small first draw
-    in the scale would always come with a flip, and so on. One shared generator keeps the draws independent.
+    `Compose.set_random_seed` would give each transform a generator of its own with the same seed: of the report's six
+    scales the two largest would never be flipped, and so on. One shared generator keeps the draws independent.
     """
     words = np.random.SeedSequence(list(seed)).generate_state(4, np.uint64)
     transforms.set_random_state(np.random.default_rng(words[:2]), random.Random(int(words[2]) << 64 | int(words[3])))
