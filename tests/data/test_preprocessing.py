@@ -1,0 +1,202 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from hf_urbanseg.data.collator import collate_train
+from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
+from hf_urbanseg.data.synthetic import build_synthetic_splits
+from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_image_processor
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return build_synthetic_splits(train=6, validation=2, test=1, size=(48, 64))["train"]
+
+
+def build_train(rows, seed=3) -> TrainDataset:
+    transforms = build_train_transforms((32, 40), parse_scales(["0.5-2.0"]))
+    return TrainDataset(rows, CITYSCAPES, transforms, seed)
+
+
+def same(a, b) -> bool:
+    return torch.equal(a["pixel_values"], b["pixel_values"]) and torch.equal(a["labels"], b["labels"])
+
+
+# TrainDataset
+
+
+def test_train_dataset__shapes_and_types(rows):
+    sample = build_train(rows)[(0, 1)]
+    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == ((3, 32, 40), torch.float32)
+    assert (sample["labels"].shape, sample["labels"].dtype) == ((32, 40), torch.int64)
+    assert sample["pixel_values"].is_contiguous()
+    assert len(build_train(rows)) == 6
+
+
+def test_train_dataset__image_and_train_ids_when_nothing_is_drawn(rows):
+    transforms = build_train_transforms((48, 64), parse_scales(["1.0"]), flip=0.0, photometric=False)
+    sample = TrainDataset(rows, CITYSCAPES, transforms, 0)[(0, 2)]
+    image, label = np.asarray(rows[2]["image"]), np.asarray(rows[2]["label"])
+    expected = (image / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(sample["pixel_values"].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+    table = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
+    table |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
+    assert sample["labels"].tolist() == np.vectorize(lambda value: table.get(value, 255))(label).tolist()
+
+
+def test_train_dataset__only_classes_and_void(rows):
+    dataset = build_train(rows)
+    found = torch.cat([dataset[(epoch, index)]["labels"].unique() for epoch in range(5) for index in range(6)])
+    assert set(found.tolist()) <= {*range(19), 255}
+
+
+def test_train_dataset__depends_on_seed_epoch_and_index_alone(rows):
+    dataset = build_train(rows)
+    first = dataset[(1, 2)]
+    dataset[(0, 5)]  # whatever came before
+    np.random.seed(9)
+    assert same(dataset[(1, 2)], first)
+    assert same(build_train(rows)[(1, 2)], first)
+    assert not same(dataset[(2, 2)], first)
+    assert not same(dataset[(1, 3)], first)
+    assert not same(build_train(rows, seed=4)[(1, 2)], first)
+
+
+def test_train_dataset__a_bare_index_is_epoch_zero(rows):
+    dataset = build_train(rows)
+    assert same(dataset[4], dataset[(0, 4)])
+
+
+def test_train_dataset__grey_and_palette_images_become_rgb():
+    label = Image.fromarray(np.full((32, 40), 7, np.uint8))
+    transforms = build_train_transforms((32, 40), parse_scales(["1.0"]), flip=0.0, photometric=False)
+    for mode in ("L", "P", "RGBA"):
+        row = {"image": Image.new("RGB", (40, 32), (9, 9, 9)).convert(mode), "label": label}
+        assert TrainDataset([row], CITYSCAPES, transforms, 0)[0]["pixel_values"].shape == (3, 32, 40)
+
+
+def run_epochs(rows, workers: int, epochs=(0, 1)):
+    """Batches of two epochs as the trainer's loader makes them, from one loader."""
+    sampler = EpochSampler(len(rows), 2, seed=3)
+    loader = DataLoader(
+        build_train(rows),
+        batch_size=2,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate_train,
+        persistent_workers=workers > 0,
+    )
+    batches = []
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        batches.append(list(loader))
+    return batches
+
+
+def test_train_dataset__same_samples_for_any_number_of_workers_that_outlive_an_epoch(rows):
+    alone, shared = run_epochs(rows, 0), run_epochs(rows, 2)
+    assert [len(epoch) for epoch in alone] == [3, 3]
+    for one, other in zip(alone, shared, strict=True):
+        assert all(same(a, b) for a, b in zip(one, other, strict=True))
+    # Every sample of both epochs is another one: workers repeat neither each other nor the first epoch.
+    crops = torch.cat([batch["pixel_values"] for epoch in shared for batch in epoch])
+    assert len({crop.numpy().tobytes() for crop in crops}) == 12
+
+
+def test_train_dataset__an_epoch_can_be_entered_without_those_before(rows):
+    later = run_epochs(rows, 0, epochs=(1,))[0]
+    assert all(same(a, b) for a, b in zip(later, run_epochs(rows, 0)[1], strict=True))
+
+
+# EpochSampler
+
+
+def test_epoch_sampler__an_epoch_is_a_permutation_that_carries_its_number():
+    sampler = EpochSampler(12, 4, seed=0)
+    sampler.set_epoch(5)
+    keys = list(sampler)
+    assert {epoch for epoch, _ in keys} == {5}
+    assert sorted(index for _, index in keys) == list(range(12))
+    assert [index for _, index in keys] != list(range(12))
+
+
+def test_epoch_sampler__same_on_every_rank_and_every_time():
+    sampler = EpochSampler(50, 8, seed=7)
+    first = list(sampler)
+    assert list(sampler) == first
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert list(EpochSampler(50, 8, seed=7)) == first
+
+
+def test_epoch_sampler__order_depends_on_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, 8, seed)
+        sampler.set_epoch(epoch)
+        return tuple(index for _, index in sampler)
+
+    assert len({order(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize(("samples", "step", "length"), [(50, 8, 48), (48, 8, 48), (9, 8, 8), (8, 8, 8)])
+def test_epoch_sampler__whole_steps_of_distinct_samples(samples, step, length):
+    sampler = EpochSampler(samples, step, seed=1)
+    keys = list(sampler)
+    assert len(sampler) == len(keys) == length
+    assert len(set(keys)) == length
+    assert {index for _, index in keys} <= set(range(samples))
+
+
+def test_epoch_sampler__what_is_cut_changes_with_the_epoch():
+    sampler = EpochSampler(10, 4, seed=1)
+    cut = []
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        cut.append(frozenset(range(10)) - {index for _, index in sampler})
+    assert frozenset.union(*cut) == frozenset(range(10))
+
+
+@pytest.mark.parametrize(("samples", "step"), [(3, 8), (1, 5), (7, 8)])
+def test_epoch_sampler__a_set_smaller_than_a_step_repeats_evenly_with_other_augmentation(samples, step):
+    sampler = EpochSampler(samples, step, seed=1)
+    sampler.set_epoch(2)
+    keys = list(sampler)
+    assert len(sampler) == len(keys) == step
+    assert len(set(keys)) == step  # no two are the same sample: the repeats have keys of their own
+    counts = np.bincount([index for _, index in keys], minlength=samples)
+    assert counts.max() - counts.min() <= 1
+    sampler.set_epoch(3)
+    assert not set(keys) & set(sampler)
+
+
+def test_epoch_sampler__repeats_inside_a_step_differ_in_pixels(rows):
+    dataset = build_train(rows.select([0]))
+    crops = [dataset[key]["pixel_values"].numpy().tobytes() for key in EpochSampler(1, 4, seed=3)]
+    assert len(set(crops)) == 4
+
+
+# EvalDataset
+
+
+def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alone(rows):
+    processor = build_image_processor((32, 96))
+    dataset = EvalDataset(rows, CITYSCAPES, processor)
+    assert len(dataset) == 6
+    for index in range(len(rows)):
+        sample = dataset[index]
+        expected = processor(rows[index]["image"], return_tensors="pt")["pixel_values"][0]
+        assert sample["pixel_values"].shape == (3, 32, 96)
+        assert torch.equal(sample["pixel_values"], expected)
+        label = CITYSCAPES.train_id_table[np.asarray(rows[index]["label"])]
+        assert (sample["labels"].shape, sample["labels"].dtype) == ((48, 64), torch.uint8)
+        assert torch.equal(sample["labels"], torch.from_numpy(label))
+
+
+def test_eval_dataset__is_the_same_every_time(rows):
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 32)))
+    assert same(dataset[1], dataset[1])
+    assert not same(dataset[1], dataset[2])
