@@ -117,7 +117,12 @@ class AugmentationArguments:
 class LossArguments:
     """What is minimised."""
 
-    loss: str = option("cross_entropy", "Main loss.", choices=["cross_entropy"])
+    loss: str = option(
+        "cross_entropy",
+        "Main loss: cross_entropy, ohem, focal, dice or lovasz.",
+        choices=["cross_entropy", "ohem", "focal", "dice", "lovasz"],
+    )
+    add_losses: list[str] = option([], "Further losses with weights, such as dice=0.5 lovasz=1.")
     normalizer: str = option(
         "valid_pixels",
         "Divide by the labelled pixels (report) or by their summed weights.",
@@ -128,6 +133,22 @@ class LossArguments:
         "none, inverse_log (report), effective_number, enet, median_frequency, or a JSON file written by "
         "class_weights.py. Schemes count the pixels of the training split.",
     )
+    ohem_threshold: float | None = option(
+        None,
+        "Keep pixels whose true-class probability is below it (report: 0.5); none keeps the largest losses (code).",
+    )
+    ohem_min_kept: int = option(100_000, "Pixels kept at least, per image, pooled (report: 10,000; code: 100,000).")
+    loss_scope: str = option(
+        "process",
+        "Over what ohem selects and dice sums: a process's micro-batch (the field's convention), or `global`: all ranks "
+        "and micro-batches of the step, for one more forward pass where there are several.",
+        choices=["process", "global"],
+    )
+    focal_gamma: float = option(2.0, "Exponent of the focal loss.")
+    auxiliary_head: bool = option(False, "Train an FCN head on an encoder stage beside the main one; not exported.")
+    auxiliary_stage: int = option(3, "Stage it looks at, from 1 (report's code: 3; its text: 2).")
+    auxiliary_channels: int = option(256, "Its width (report's code: 256).")
+    auxiliary_weight: float = option(0.4, "Weight of its cross-entropy (report: 0.4).")
 
 
 @dataclass
@@ -144,9 +165,16 @@ class UrbanSegTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
     lr_power: float = option(1.0, "Power of the polynomial (report: 1.0).")
     lr_end: float = option(0.0, "Share of the learning rate that is left at the end (report: 0).")
+    lr_cycles: int = option(1, "Warm restarts: equal cycles of the polynomial (report's text; its code has 1).")
+    lr_cycle_decay: float = option(1.0, "Peak of each cycle as a share of the one before.")
+    decay_norms: bool = option(False, "Weight decay on normalisation layers too.")
+    decay_biases: bool = option(True, "Weight decay on biases (as in the report's code).")
     warmup_steps: float = option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
     warmup_start: float = option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
     max_grad_norm: float = option(0.0, "Gradient clipping; 0, as in the report, is none.")
+    sync_batch_norm: bool = option(True, "SyncBatchNorm where there are several GPUs; elsewhere without effect.")
+    ema_decay: float = option(0.0, "Average the weights over steps with this decay and measure them too; 0 is off.")
+    export_ema: bool = option(False, "Select by and export the averaged weights.")
     freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
     per_device_train_batch_size: int = option(8, "Crops per process and micro-batch.")
     per_device_eval_batch_size: int = option(4, "Images per process in evaluation.")
@@ -174,6 +202,12 @@ class UrbanSegTrainingArguments(TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.use_cpu and processes > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
+        if self.export_ema:
+            if not self.ema_decay:
+                raise ConfigError("`ema_decay` with `export_ema`", "0", "use for example 0.999")
+            self.metric_for_best_model = "ema_mean_iou"
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
         for name, upper in (("lr_end", 1), ("warmup_start", 1), ("lr_power", None), ("head_lr_multiplier", None)):

@@ -27,6 +27,7 @@ from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDatas
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
 from hf_urbanseg.losses.composition import WeightedSumLoss
+from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
@@ -81,9 +82,8 @@ class UrbanSegTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.loss = loss.to(self.args.device)
         self._sampler: EpochSampler | None = None
-        self._part_sums = {name: torch.zeros((), dtype=torch.float64, device=args.device) for name in loss.weights}
-        self._void_batches = torch.zeros((), dtype=torch.float64, device=args.device)
-        self._parts_logged_at = 0
+        self._log = LossLog(self.args.device)
+        self._step_batches: list[dict[str, Tensor]] = []
         self.add_callback(_RunCallback(self))
 
     # Data
@@ -103,22 +103,52 @@ class UrbanSegTrainer(Trainer):
         if not batch_samples:
             return None
         per_batch = [torch.stack([*self.loss.compute_normalizer(b["labels"]).values()]) for b in batch_samples]
-        return self.accelerator.reduce(torch.stack(per_batch).sum(0).to(device), "sum")
+        self._step_batches = batch_samples if self.loss.needs_collection else []
+        return self._sum_over_ranks(torch.stack(per_batch).sum(0).to(device))
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"]
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, "sum")
+
+    @torch.no_grad()
+    def _collect_step(self) -> None:
+        """Shows all micro-batches of the coming step to losses that need the whole of it (one extra forward each).
+
+        The passes leave no trace: random numbers and BatchNorm's statistics are put back, so that the real passes
+        draw the same dropout masks and see the same logits.
+        """
+        batches, self._step_batches = self._step_batches, []
+        if len(batches) * self.args.world_size < 2:
+            return  # a loss knows its only batch
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        device = self.args.device
+        self.model.train()
+        self._freeze_batch_norm()
+        with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+            for batch in batches:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    outputs = self.model(pixel_values=batch["pixel_values"])
+                self.loss.collect(outputs, batch["labels"])
+        for buffer, saved in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(saved)
+        self.loss.settle(self._sum_over_ranks)
+
+    def _freeze_batch_norm(self) -> None:
         if self.args.freeze_batch_norm:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        self._freeze_batch_norm()
         outputs = model(pixel_values=inputs["pixel_values"])
         normalizer = None
         if num_items_in_batch is not None:
             normalizer = dict(zip(self.loss.weights, num_items_in_batch, strict=True))
-        parts = self.loss(outputs.logits, labels, normalizer)
-        for name, value in parts.items():
-            self._part_sums[name] += value.detach()
-        self._void_batches += (labels == self.model.config.semantic_loss_ignore_index).all()
+        parts = self.loss(outputs, labels, normalizer)
+        void = (labels == self.model.config.semantic_loss_ignore_index).all()
+        self._log.add(parts, self.loss.diagnostics, void)
         loss = sum(parts.values())
         if num_items_in_batch is not None:
             # DDP averages gradients over ranks; the global normaliser calls for their sum.
@@ -126,16 +156,8 @@ class UrbanSegTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        steps = self.state.global_step - self._parts_logged_at
-        if "loss" in logs and steps > 0:
-            sums = torch.stack([*self._part_sums.values(), self._void_batches])
-            *parts, void = self.accelerator.reduce(sums, "sum").tolist()
-            logs |= {f"loss_{name}": value / steps for name, value in zip(self._part_sums, parts, strict=True)}
-            if void:
-                logs["void_batches"] = void
-            for accumulator in (*self._part_sums.values(), self._void_batches):
-                accumulator.zero_()
-            self._parts_logged_at = self.state.global_step
+        if "loss" in logs:
+            logs |= self._log.drain(self.state.global_step, self._sum_over_ranks)
         super().log(logs, start_time)
 
     # Optimiser
@@ -279,7 +301,7 @@ class _RunCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._parts_logged_at = state.global_step
+        self.trainer._log.step = state.global_step
         if state.best_global_step:
             # The run's folder may have been moved since the path was recorded; stock would then forget the best.
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
@@ -288,6 +310,13 @@ class _RunCallback(TrainerCallback):
                     f"the best checkpoint of the run, {best.name}", "none", "put it back or start anew", args.output_dir
                 )
             state.best_model_checkpoint = str(best)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        # Not when the batches are fetched: on resume, the random state is restored between the two.
+        self.trainer._collect_step()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.loss.release()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Before the loader's iterator exists: accelerate doesn't reach the sampler through all its wrappers.

@@ -1,40 +1,93 @@
 """A training loss as a sum of named, weighted parts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from hf_urbanseg.errors import ConfigError
 
 
+class LossPart(NamedTuple):
+    """One term of a `WeightedSumLoss`: a loss, its weight, and the model output it is computed from."""
+
+    loss: nn.Module
+    weight: float = 1.0
+    output: str = "logits"
+
+
 class WeightedSumLoss(nn.Module):
-    """Named losses on the model's logits, each with its weight and its own normaliser.
+    """Named losses, each with its weight, its own normaliser and the model output it looks at.
+
+    A part's loss has `compute_normalizer(labels)`, additive over micro-batches and ranks, and
+    `forward(logits, labels, normalizer)`, whose sum over them is the loss of the optimiser step. A loss that needs to
+    see the whole step first (global OHEM or Dice) also has `needs_collection`, `collect(logits, labels)`,
+    `settle(reduce)` and `release()`; see `OhemCrossEntropyLoss`.
 
     Args:
-        parts: Name -> (loss, weight). A loss has `compute_normalizer(labels)` (additive) and
-            `forward(logits, labels, normalizer)`. Weights are 0 or more.
+        parts: Name -> `LossPart` or (loss, weight[, output]). Weights are 0 or more.
 
     Shape:
-        as the parts.
+        outputs: mapping of names to (N, C, h, w) logits, or the logits themselves. labels: (N, H, W) int64.
         returns: dict name -> scalar, weight applied; the training loss is their sum.
     """
 
-    def __init__(self, parts: Mapping[str, tuple[nn.Module, float]]):
+    def __init__(self, parts: Mapping[str, LossPart | tuple]):
         super().__init__()
         if not parts:
             raise ConfigError("at least one loss", "none", "name one with `--loss`")
-        for name, (_, weight) in parts.items():
-            if not weight >= 0:
-                raise ConfigError("loss weights of 0 or more", f"{weight} for `{name}`", "correct it")
-        self.losses = nn.ModuleDict({name: loss for name, (loss, _) in parts.items()})
-        self.weights = {name: float(weight) for name, (_, weight) in parts.items()}
+        parts = {name: LossPart(*part) for name, part in parts.items()}
+        for name, part in parts.items():
+            if not part.weight >= 0:
+                raise ConfigError("loss weights of 0 or more", f"{part.weight} for `{name}`", "correct it")
+        self.losses = nn.ModuleDict({name: part.loss for name, part in parts.items()})
+        self.weights = {name: float(part.weight) for name, part in parts.items()}
+        self.outputs = {name: part.output for name, part in parts.items()}
 
     def compute_normalizer(self, labels: Tensor) -> dict[str, Tensor]:
         """One fp64 scalar per part; sums over micro-batches and ranks give the global normalisers."""
         return {name: loss.compute_normalizer(labels) for name, loss in self.losses.items()}
 
     def forward(
-        self, logits: Tensor, labels: Tensor, normalizer: Mapping[str, Tensor] | None = None
+        self, outputs: Mapping[str, Tensor] | Tensor, labels: Tensor, normalizer: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         normalizer = normalizer or self.compute_normalizer(labels)
-        return {name: self.weights[name] * loss(logits, labels, normalizer[name]) for name, loss in self.losses.items()}
+        return {
+            name: self.weights[name] * loss(self._logits(name, outputs), labels, normalizer[name])
+            for name, loss in self.losses.items()
+        }
+
+    @property
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What the parts have to say about their last batch, as `<part>_<what>`."""
+        return {
+            f"{name}_{what}": value
+            for name, loss in self.losses.items()
+            for what, value in getattr(loss, "diagnostics", {}).items()
+        }
+
+    @property
+    def needs_collection(self) -> bool:
+        """Whether a part must see all batches of a step before the first backward pass."""
+        return any(self._collecting().values())
+
+    def collect(self, outputs: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Shows a micro-batch to the parts that need it; under `no_grad`."""
+        for name, loss in self._collecting().items():
+            loss.collect(self._logits(name, outputs), labels)
+
+    def settle(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """All micro-batches have been collected; `reduce` sums a tensor over ranks."""
+        for loss in self._collecting().values():
+            loss.settle(reduce)
+
+    def release(self) -> None:
+        """The step is over; what was collected no longer holds."""
+        for loss in self._collecting().values():
+            loss.release()
+
+    def _collecting(self) -> dict[str, nn.Module]:
+        return {name: loss for name, loss in self.losses.items() if getattr(loss, "needs_collection", False)}
+
+    def _logits(self, name: str, outputs: Mapping[str, Tensor] | Tensor) -> Tensor:
+        return outputs if isinstance(outputs, Tensor) else outputs[self.outputs[name]]
