@@ -1,5 +1,6 @@
 """Training checkpoints that are whole or not there, and strict loading of what is in them."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _PREFIX = "checkpoint-"
 _STAGING = ".staging-"
+_REPLACED = _STAGING + "old-"
 
 
 def staging_folder(checkpoint: Path) -> Path:
@@ -41,8 +43,9 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
     _sync(manifest)
     _sync(staged)
     if checkpoint.exists():
-        # The same step saved again after a resume. Renaming first keeps one complete copy at any time.
-        old = checkpoint.with_name(_STAGING + "old-" + checkpoint.name)
+        # The same step saved again after a resume. Between the renames only the old copy is complete, under another
+        # name; `find_newest_checkpoint` puts it back if this process dies there.
+        old = checkpoint.with_name(_REPLACED + checkpoint.name)
         shutil.rmtree(old, ignore_errors=True)
         checkpoint.rename(old)
         staged.rename(checkpoint)
@@ -59,21 +62,22 @@ def verify_checkpoint(checkpoint: Path) -> None:
         CheckpointError: No manifest, or a file is missing, of another size or altered.
     """
     try:
-        entries = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        entries = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"a complete checkpoint with {MANIFEST}",
             f"{type(error).__name__}",
             "delete the folder or resume from another",
             checkpoint,
         ) from error
-    for name, entry in entries.items():
+    for name, (size, sha256) in entries.items():
         path = checkpoint / name
         if not path.is_file():
             found = f"{name} missing"
-        elif path.stat().st_size != entry["bytes"]:
-            found = f"{name} with {path.stat().st_size} bytes instead of {entry['bytes']}"
-        elif _hash(path) != entry["sha256"]:
+        elif path.stat().st_size != size:
+            found = f"{name} with {path.stat().st_size} bytes instead of {size}"
+        elif _hash(path) != sha256:
             found = f"{name} with another content"
         else:
             continue
@@ -84,7 +88,8 @@ def verify_checkpoint(checkpoint: Path) -> None:
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Folders `checkpoint-<step>`, by step."""
-    folders = [path for path in Path(output_dir).glob(f"{_PREFIX}*") if re.fullmatch(rf"{_PREFIX}\d+", path.name)]
+    paths = Path(output_dir).glob(f"{_PREFIX}*")
+    folders = [path for path in paths if path.is_dir() and re.fullmatch(rf"{_PREFIX}\d+", path.name)]
     return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
 
@@ -94,6 +99,11 @@ def find_newest_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
+    for replaced in Path(output_dir).glob(f"{_REPLACED}{_PREFIX}*"):
+        checkpoint = replaced.with_name(replaced.name.removeprefix(_REPLACED))
+        if not checkpoint.exists():
+            with contextlib.suppress(FileNotFoundError):  # another rank was faster
+                replaced.rename(checkpoint)
     for checkpoint in reversed(list_checkpoints(output_dir)):
         try:
             verify_checkpoint(checkpoint)
