@@ -1,18 +1,11 @@
-"""The dataclasses behind a recipe, and how a YAML file and the command line become them."""
+"""The dataclasses behind a recipe: every option with its default, help and limits."""
 
-import difflib
-import json
 import os
-import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from enum import Enum
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_urbanseg.errors import ConfigError
 
@@ -135,13 +128,13 @@ class LossArguments:
     )
     ohem_threshold: float | None = option(
         None,
-        "Keep pixels whose true-class probability is below it (report: 0.5); none keeps the largest losses (code).",
+        "Keep pixels whose true-class probability is below it (report: 0.5); none: largest losses (code).",
     )
     ohem_min_kept: int = option(100_000, "Pixels kept at least, per image, pooled (report: 10,000; code: 100,000).")
     loss_scope: str = option(
         "process",
-        "Over what ohem selects and dice sums: a process's micro-batch (the field's convention), or `global`: all ranks "
-        "and micro-batches of the step, for one more forward pass where there are several.",
+        "Over what ohem selects and dice sums: a process's micro-batch (the field's convention), or `global`: all "
+        "ranks and micro-batches of the step, for one more forward pass where there are several.",
         choices=["process", "global"],
     )
     focal_gamma: float = option(2.0, "Exponent of the focal loss.")
@@ -236,141 +229,3 @@ def check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = f"{device} ({str(error).splitlines()[0].rstrip('.')})"
         raise ConfigError("a `--device` of this machine", reason, "leave it out or say `cpu`") from error
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes inside the package."""
-    folder = resources.files("hf_urbanseg") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_recipe(name_or_path: str) -> dict:
-    """Reads a recipe: a name inside the package or a path to a YAML file.
-
-    Raises:
-        ConfigError: No such recipe, or not a YAML mapping.
-    """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in recipe_names():
-            raise ConfigError(
-                f"a recipe of {', '.join(recipe_names())}, or a .yaml file",
-                f"`{name_or_path}`",
-                "choose one with `--recipe`",
-            )
-        path = Path(str(resources.files("hf_urbanseg") / "recipes" / f"{name_or_path}.yaml"))
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("a readable recipe", error.strerror or str(error), "check `--recipe`", path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("valid YAML", " ".join(str(error).split()), "correct the file", path) from error
-    if not isinstance(content, dict):
-        raise ConfigError("a mapping of options", type(content).__name__, "write `key: value` lines", path)
-    return content
-
-
-_NOT_RECORDED = {
-    # secrets
-    "hub_token", "push_to_hub_token",
-    # of this start and machine, not of the recipe
-    "recipe", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
-    "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
-    # follows from `eval_strategy`
-    "do_eval",
-}  # fmt: skip
-
-
-def resolve_recipe(*arguments) -> dict:
-    """The options of a run as a recipe that repeats it: ours always, stock transformers' where not at their default.
-
-    Secrets and what belongs to one start (`--resume`, devices) are left out.
-    """
-    stock = {f.name for f in fields(TrainingArguments)}
-    recipe = {}
-    for instance in arguments:
-        for f in fields(instance):
-            value = getattr(instance, f.name)
-            value = [_plain(item) for item in value] if isinstance(value, list) else _plain(value)
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            plain = (
-                value is None
-                or isinstance(value, (bool, int, float, str, dict))
-                or (isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value))
-            )
-            ours = f.name not in stock or f.name in vars(type(instance)).get("__annotations__", {})
-            # Stock turns some None into False and "" into [] when it starts: still off, so not an option anybody set.
-            chosen = value != default and bool(value or default)
-            if f.init and plain and f.name not in _NOT_RECORDED and (ours or chosen):
-                recipe[f.name] = value
-    return recipe
-
-
-def _plain(value):
-    return value.value if isinstance(value, Enum) else value
-
-
-class _OneLineParser(HfArgumentParser):
-    """An `HfArgumentParser` whose complaints are `ConfigError`s instead of a usage page."""
-
-    source: str | None = None
-    """Where the words come from, if not from the command line."""
-
-    def error(self, message: str):
-        raise ConfigError("valid options", message, "see `--help`", self.source)
-
-
-def parse_arguments(
-    dataclass_types: Sequence[type],
-    argv: Sequence[str] | None = None,
-    recipe: dict | None = None,
-    recipe_path: str = "recipe",
-    description: str | None = None,
-) -> tuple:
-    """Command line over recipe over defaults, as instances of `dataclass_types` in their order.
-
-    Args:
-        dataclass_types: Dataclasses whose fields are the options.
-        argv: Words of the command line; None takes `sys.argv[1:]`.
-        recipe: Options by name; every key must be a field.
-        recipe_path: Named in errors about the recipe.
-
-    Raises:
-        ConfigError: An unknown key or option, or a value of the wrong type.
-    """
-    parser = _OneLineParser(list(dataclass_types), description=description, allow_abbrev=False)
-    known = {f.name: f for dataclass_type in dataclass_types for f in fields(dataclass_type) if f.init}
-    words = []
-    for key, value in (recipe or {}).items():
-        if key in ("reduce_labels", "do_reduce_labels"):
-            raise ConfigError(
-                "label ids mapped by a label space",
-                f"`{key}`, which would shift every class by one",
-                "remove it and list the unlabelled id under `void` in `--label_space`",
-                recipe_path,
-            )
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            fix = f"did you mean `{near[0]}`" if near else "remove it"
-            raise ConfigError("known recipe keys", f"`{key}`", fix, recipe_path)
-        # The recipe becomes words in front of the command line, so both go through the same type checks.
-        if value is None or value == []:  # argparse has no word for these
-            parser.set_defaults(**{key: value})
-        elif isinstance(value, (list, tuple)):
-            words += [f"--{key}", *map(str, value)]
-        elif isinstance(value, dict):
-            words += [f"--{key}", json.dumps(value)]  # TrainingArguments reads JSON
-        else:
-            words += [f"--{key}", str(value)]
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if words:
-            parser.source = recipe_path
-            parser.parse_args(words)  # alone first, so that a wrong value is blamed on its file
-        parser.source = None
-        return parser.parse_args_into_dataclasses([*words, *argv], look_for_args_file=False)
-    except ConfigError:
-        raise
-    except (ValueError, ImportError, TypeError) as error:
-        # Dataclasses check themselves in __post_init__; TrainingArguments speaks in ValueErrors.
-        raise ConfigError("a valid combination of options", " ".join(str(error).split()), "correct it") from error

@@ -12,13 +12,10 @@ from hf_urbanseg.config import (
     RunArguments,
     UrbanSegTrainingArguments,
     check_device,
-    load_recipe,
     option,
-    parse_arguments,
-    recipe_names,
-    resolve_recipe,
 )
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.recipe import load_recipe, parse_arguments, recipe_names, resolve_recipe
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 
@@ -115,7 +112,7 @@ def test_parse_arguments__reduce_labels_is_refused_with_the_way_out(key, value):
         ({"photometric": "maybe"}, "maybe"),
         ({"crop_size": [368, "x"]}, "'x'"),
         ({"init": "zeros"}, "'zeros'"),
-        ({"loss": "dice"}, "'dice'"),
+        ({"loss": "tversky"}, "'tversky'"),
         ({"normalizer": "mean"}, "'mean'"),
     ],
 )

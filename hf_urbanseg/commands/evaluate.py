@@ -10,7 +10,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import DataArguments, check_device, load_recipe, option, parse_arguments
+from hf_urbanseg.config import DataArguments, check_device, option
 from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
@@ -18,6 +18,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.metrics.mean_iou import compute_scores
+from hf_urbanseg.recipe import load_recipe, parse_arguments
 from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json
 from hf_urbanseg.reports.tables import print_class_table
 

@@ -23,9 +23,6 @@ from hf_urbanseg.config import (
     ModelArguments,
     RunArguments,
     UrbanSegTrainingArguments,
-    load_recipe,
-    parse_arguments,
-    resolve_recipe,
 )
 from hf_urbanseg.data.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
@@ -45,6 +42,7 @@ from hf_urbanseg.models.build import (
     choose_eval_size,
     load_pretrained_model,
 )
+from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
 from hf_urbanseg.reports.overlays import save_comparison
 from hf_urbanseg.reports.plots import plot_class_distribution, plot_class_iou, plot_training_curves
 from hf_urbanseg.reports.progress import CompactProgress

@@ -11,9 +11,10 @@ from PIL import Image, ImageFile, ImageOps
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import check_device, parse_arguments
+from hf_urbanseg.config import check_device
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.recipe import parse_arguments
 from hf_urbanseg.reports.overlays import blend, colorize
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}

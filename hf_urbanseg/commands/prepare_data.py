@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Image
 from PIL import Image as PillowImage
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import DataArguments, parse_arguments
+from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.folders import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
@@ -22,6 +22,7 @@ from hf_urbanseg.data.saved_sets import LABEL_SPACE_FILE, is_saved_set
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.recipe import parse_arguments
 
 
 @dataclass
