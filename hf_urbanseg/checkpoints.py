@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.models.auxiliary_head import load_auxiliary_head, split_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,10 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
                 "resume with the options the run was started with",
                 folder,
             )
-    model.load_state_dict(saved.state_dict(), strict=True)
+    # An auxiliary head is no part of the saved SegFormer and comes back from its own file, or not at all.
+    _, auxiliary = split_state_dict(model)
+    model.load_state_dict(saved.state_dict() | auxiliary, strict=True)
+    load_auxiliary_head(model, folder)
 
 
 def _hash(path: Path) -> str:

@@ -30,6 +30,9 @@ from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.mean_iou import compute_scores
+from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
+from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
+from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 
 
@@ -42,6 +45,9 @@ class UrbanSegTrainer(Trainer):
     - samples depend on (seed, epoch, index) alone, so a run resumed in mid-epoch continues bit for bit;
     - checkpoints appear whole or not at all, and are loaded strictly through the key conversion;
     - evaluation keeps a confusion matrix at native resolution and sees every image once.
+
+    With `args.ema_decay`, averaged weights are measured beside the raw ones (`eval_ema_mean_iou`). An auxiliary head
+    (`attach_auxiliary_head`) is saved in checkpoints and never exported.
 
     Args:
         model: Built model whose `logits` are (N, C, h, w).
@@ -68,6 +74,8 @@ class UrbanSegTrainer(Trainer):
         processing_class=None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        if args.sync_batch_norm:
+            convert_sync_batch_norm(model, args.world_size, args.device)
         super().__init__(
             model=model,
             args=args,
@@ -83,6 +91,7 @@ class UrbanSegTrainer(Trainer):
         self.loss = loss.to(self.args.device)
         self._sampler: EpochSampler | None = None
         self._log = LossLog(self.args.device)
+        self.ema = ExponentialMovingAverage(self.model, args.ema_decay) if args.ema_decay else None
         self._step_batches: list[dict[str, Tensor]] = []
         self.add_callback(_RunCallback(self))
 
@@ -122,7 +131,8 @@ class UrbanSegTrainer(Trainer):
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         device = self.args.device
         self.model.train()
-        self._freeze_batch_norm()
+        if self.args.freeze_batch_norm:
+            keep_batch_norm_statistics(self.model)
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):
             for batch in batches:
                 batch = self._prepare_inputs(batch)
@@ -133,15 +143,10 @@ class UrbanSegTrainer(Trainer):
             buffer.copy_(saved)
         self.loss.settle(self._sum_over_ranks)
 
-    def _freeze_batch_norm(self) -> None:
-        if self.args.freeze_batch_norm:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
-        self._freeze_batch_norm()
+        if self.args.freeze_batch_norm:
+            keep_batch_norm_statistics(self.model)
         outputs = model(pixel_values=inputs["pixel_values"])
         normalizer = None
         if num_items_in_batch is not None:
@@ -199,15 +204,21 @@ class UrbanSegTrainer(Trainer):
                 metrics |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
             return metrics
         start = time.time()
-        scores = compute_scores(self.compute_confusion_matrix(dataset, autocast=True).matrix)
-        metrics = {key: scores[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")}
-        names = self.model.config.id2label
-        metrics |= {f"iou_{names[i]}": value for i, value in enumerate(scores["iou"]) if not math.isnan(value)}
+        metrics = self._compute_metrics(dataset)
+        if self.ema is not None and self.ema.step:
+            with self.ema.swap():
+                metrics |= {f"ema_{key}": value for key, value in self._compute_metrics(dataset).items()}
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in metrics.items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(dataset))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _compute_metrics(self, dataset: EvalDataset) -> dict[str, float]:
+        scores = compute_scores(self.compute_confusion_matrix(dataset, autocast=True).matrix)
+        metrics = {key: scores[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+        names = self.model.config.id2label
+        return metrics | {f"iou_{names[i]}": value for i, value in enumerate(scores["iou"]) if not math.isnan(value)}
 
     def compute_confusion_matrix(self, dataset: EvalDataset, autocast: bool = False) -> ConfusionMatrix:
         """Confusion matrix of a split over all ranks, each image once, at native resolution.
@@ -270,6 +281,9 @@ class UrbanSegTrainer(Trainer):
             self._save_scaler(str(staged))
             self._save_rng_state(str(staged))
         if self.args.should_save:
+            save_auxiliary_head(self.model, staged)
+            if self.ema is not None:
+                self.ema.save(staged)
             for callback in [*self.callback_handler.callbacks, self.control]:
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
@@ -288,10 +302,15 @@ class UrbanSegTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        load_weights(self.model, resume_from_checkpoint)
+        self._load_all_weights(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        load_weights(self.model, self.state.best_model_checkpoint)
+        self._load_all_weights(self.state.best_model_checkpoint)
+
+    def _load_all_weights(self, checkpoint: str) -> None:
+        load_weights(self.model, checkpoint)
+        if self.ema is not None:
+            self.ema.load(checkpoint)
 
 
 class _RunCallback(TrainerCallback):
@@ -317,6 +336,8 @@ class _RunCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.loss.release()
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(state.global_step)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Before the loader's iterator exists: accelerate doesn't reach the sampler through all its wrappers.

@@ -1,0 +1,151 @@
+"""An exponential moving average of a model's weights, evaluated beside the raw ones."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hf_urbanseg.errors import CheckpointError, ConfigError, ModelError
+
+EMA_WEIGHTS = "ema.safetensors"
+_PARAMETERS, _BUFFERS, _STEP = "parameters.", "buffers.", "step"
+
+
+class ExponentialMovingAverage:
+    """Average of a model's parameters over its optimiser steps; its buffers are copied as they are.
+
+    `average = d * average + (1 - d) * parameter` with `d = min(decay, (1 + t) / (10 + t))`, so that early averages
+    forget the start (d is 0.18 at step 1). Averages are kept in fp32, or in fp64 where the parameters are.
+
+    Args:
+        model: The model that trains, on its device, not wrapped by DDP; the average starts from it as it is now.
+        decay: Share that is kept per step, in [0, 1).
+
+    Raises:
+        ConfigError: A decay outside [0, 1).
+
+    Source: the warm-up is that of TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999):
+        if not 0 <= decay < 1:
+            raise ConfigError("`ema_decay` of 0 or more and below 1", f"{decay}", "correct it")
+        self.decay = decay
+        self.step = 0
+        """The step of the last update, as it was given."""
+        self._model = model
+        self._average = {
+            name: tensor.clone() if name.startswith(_BUFFERS) else tensor.to(_precision(tensor), copy=True)
+            for name, tensor in _tensors(model).items()
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes the model's present weights into the average.
+
+        Args:
+            step: t, optimiser steps done so far, from 1 (`state.global_step` after a step).
+        """
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        for name, tensor in _tensors(self._model).items():
+            average = self._average[name]
+            if average.device != tensor.device:  # the model moved since
+                self._average[name] = average = average.to(tensor.device)
+            if name.startswith(_BUFFERS):
+                average.copy_(tensor)
+            else:
+                average.lerp_(tensor.to(average.dtype), weight)
+        self.step = step
+
+    @contextmanager
+    def swap(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Lends the averaged weights to a model: inside the `with` it has them, afterwards its own again, bit for bit.
+
+        Args:
+            model: Any model with the same tensors; None takes the one that is averaged.
+
+        Raises:
+            ModelError: It has other tensors.
+        """
+        model = self._model if model is None else model
+        tensors = _tensors(model)
+        different = _find_difference(self._average, tensors, precision=False)
+        if different:
+            raise ModelError("the model that was averaged", different, "swap into a model of the same architecture")
+        own = {name: tensor.clone() for name, tensor in tensors.items()}
+        try:
+            _copy(self._average, tensors)
+            yield model
+        finally:
+            _copy(own, _tensors(model))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages as `parameters.<name>` and `buffers.<name>`, and `step`."""
+        return {**self._average, _STEP: torch.tensor(self.step)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], path: str | Path | None = None) -> None:
+        """Takes over what `state_dict` gave: every tensor, or an error that changes nothing.
+
+        Raises:
+            CheckpointError: Tensors missing, unexpected, or of another shape or precision.
+        """
+        different = _find_difference(self.state_dict(), state)
+        if different:
+            raise CheckpointError(
+                "averages of this very model", different, "resume with the options the run was started with", path
+            )
+        _copy({name: tensor for name, tensor in state.items() if name != _STEP}, self._average)
+        self.step = int(state[_STEP])
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `folder/ema.safetensors`."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, Path(folder) / EMA_WEIGHTS, {"format": "pt"})
+
+    def load(self, folder: str | Path) -> None:
+        """Reads `folder/ema.safetensors`.
+
+        Raises:
+            CheckpointError: No such file, unreadable, or of another model.
+        """
+        path = Path(folder) / EMA_WEIGHTS
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                "the saved averages", f"{type(error).__name__}: {error}", "resume from another or turn EMA off", path
+            ) from error
+        self.load_state_dict(state, path)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, detached, each once, under names that can't collide."""
+    parameters = {_PARAMETERS + name: parameter.detach() for name, parameter in model.named_parameters()}
+    return parameters | {_BUFFERS + name: buffer.detach() for name, buffer in model.named_buffers()}
+
+
+def _precision(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, tensor in source.items():
+        target[name].copy_(tensor)
+
+
+def _find_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], precision: bool = True) -> str | None:
+    """In words, the first tensor by name that differs in presence, shape or `precision`."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"no `{name}`"
+        if name not in expected:
+            return f"`{name}` besides"
+        here, there = expected[name], found[name]
+        if here.shape != there.shape or (precision and here.dtype != there.dtype):
+            return f"`{name}` {tuple(there.shape)} {there.dtype} instead of {tuple(here.shape)} {here.dtype}"
+    return None
