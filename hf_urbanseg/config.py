@@ -195,6 +195,13 @@ class UrbanSegTrainingArguments(TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.use_cpu and processes > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
+        for name, instead in (
+            ("push_to_hub", "train first, then upload the run's folder"),
+            ("deepspeed", "use data parallelism; SegFormer fits on one GPU"),
+            ("fsdp", "use data parallelism; SegFormer fits on one GPU"),
+        ):
+            if getattr(self, name):
+                raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", instead)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
         if self.export_ema:
@@ -203,7 +210,13 @@ class UrbanSegTrainingArguments(TrainingArguments):
             self.metric_for_best_model = "ema_mean_iou"
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
-        for name, upper in (("lr_end", 1), ("warmup_start", 1), ("lr_power", None), ("head_lr_multiplier", None)):
+        for name, upper in (
+            ("lr_end", 1),
+            ("warmup_start", 1),
+            ("lr_power", None),
+            ("head_lr_multiplier", None),
+            ("warmup_steps", None),
+        ):
             value = getattr(self, name)
             if not (value >= 0 and (upper is None or value <= upper)):
                 bound = "0 or more" if upper is None else f"0..{upper}"

@@ -148,7 +148,7 @@ def test_parse_arguments__no_abbreviations(flag):
         (("--crop_size", 1, 2, 3), "expected `crop_size` as height and width; found [1, 2, 3]"),
         (("--eval_size", 384), "expected `eval_size` as height and width; found [384]; give two whole numbers."),
         (("--crop_size", 31, 64), "expected `crop_size` of 32 or more; found [31, 64]; enlarge it."),
-        (("--warmup_steps", -3), "warmup_steps = -3.0"),
+        (("--warmup_steps", -3), "expected `warmup_steps` of 0 or more; found -3.0; correct it."),
         (("--lr_end", -0.1), "expected `lr_end` of 0..1; found -0.1; correct it."),
         (("--warmup_start", 2), "expected `warmup_start` of 0..1; found 2.0; correct it."),
         (("--lr_power", -1), "expected `lr_power` of 0 or more; found -1.0; correct it."),

@@ -32,6 +32,8 @@ def test_cityscapes__all_other_ids_of_the_benchmark_are_void():
 
 def test_cityscapes__ids_beyond_the_benchmark_are_unknown_not_void():
     assert not CITYSCAPES.known_ids[34:255].any()
+    # Not a class in any case, should somebody look them up without asking.
+    assert (CITYSCAPES.train_id_table[34:255] == 255).all()
 
 
 def test_cityscapes__colours_of_the_benchmark():

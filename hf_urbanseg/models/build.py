@@ -1,6 +1,5 @@
 """SegFormer from the Hub, a folder or random weights, and the image processor that belongs to it."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -176,7 +175,7 @@ def _load(loader, name_or_path: str, **kwargs):
     try:
         with quiet_transformers():
             return loader.from_pretrained(name_or_path, **kwargs)
-    except (OSError, SafetensorError, json.JSONDecodeError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
             "a SegFormer in a local folder or on the Hub",
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}",

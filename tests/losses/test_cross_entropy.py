@@ -57,7 +57,7 @@ def test_cross_entropy__equals_a_plain_loop(seed, normalizer):
     logits, labels, weights = build_case(seed)
     loss = CrossEntropyLoss(5, weights, normalizer)(logits, labels)
     assert loss.dtype == torch.float64
-    assert float(loss) == pytest.approx(loop_loss(logits, labels, weights, normalizer), rel=1e-12)
+    assert loss.item() == pytest.approx(loop_loss(logits, labels, weights, normalizer), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
