@@ -1,0 +1,67 @@
+"""Focal loss: cross-entropy that fades as a pixel is learnt."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.losses._pixels import upsample_logits
+from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
+
+
+class FocalLoss(CrossEntropyLoss):
+    """Class-weighted cross-entropy, each pixel times (1 - p)^gamma with p the softmax probability of its true class.
+
+    Args:
+        num_classes (`int`): C.
+        class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`; the paper's alpha, per class.
+        normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; (1 - p)^gamma is not in it.
+        gamma (`float`, defaults to 2.0): 0 or more; 0 is cross-entropy, exactly.
+        ignore_index (`int`, defaults to 255): label of pixels left out.
+
+    Shape:
+        as `CrossEntropyLoss`.
+        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0.
+
+    Raises:
+        ConfigError: `gamma` negative or not finite; and as `CrossEntropyLoss`.
+
+    Source: Lin et al. 2017 (arXiv:1708.02002), equation 5. Differs in being over the softmax of C classes instead of
+        C sigmoids (MMSegmentation's is the latter), and in dividing by labelled pixels, not by assigned anchors.
+    """
+
+    name = "focal"
+    needs_collection = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_weights: Sequence[float] | Tensor | None = None,
+        normalizer: Normalizer = "valid_pixels",
+        gamma: float = 2.0,
+        ignore_index: int = IGNORE_INDEX,
+    ):
+        super().__init__(num_classes, class_weights, normalizer, ignore_index)
+        if not 0 <= gamma < float("inf"):
+            raise ConfigError("`gamma` of 0 or more", f"{gamma}", "correct it; the paper's is 2")
+        self.gamma = float(gamma)
+        self.diagnostics: dict[str, Tensor] = {}
+
+    def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
+        if self.gamma == 0:
+            return super().forward(logits, labels, normalizer)
+        if normalizer is None:
+            normalizer = self.compute_normalizer(labels)
+        normalizer = torch.as_tensor(normalizer, device=logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            log_probs = upsample_logits(logits, labels.shape[-2:]).log_softmax(1)
+            loss = nn.functional.nll_loss(log_probs, labels, ignore_index=self.ignore_index, reduction="none")
+            # expm1 keeps the digits of 1 - p near p = 1; the clamp, the power's gradient finite at p = 1 for gamma < 1.
+            fading = (-torch.expm1(-loss)).clamp_min(torch.finfo(loss.dtype).tiny) ** self.gamma
+            if self.class_weights is not None:
+                weights = self.class_weights.to(log_probs.device, log_probs.dtype)
+                loss = loss * weights[torch.where(labels == self.ignore_index, 0, labels)]
+            total = (fading * loss).sum()
+            return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
