@@ -1,8 +1,6 @@
 from dataclasses import dataclass, fields
 
 import pytest
-import yaml
-from transformers import TrainingArguments
 
 from hf_urbanseg.config import (
     AugmentationArguments,
@@ -15,7 +13,7 @@ from hf_urbanseg.config import (
     option,
 )
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.recipe import load_recipe, parse_arguments, recipe_names, resolve_recipe
+from hf_urbanseg.recipe import parse_arguments
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 
@@ -32,7 +30,7 @@ def fails(*words, recipe=None) -> str:
     return str(caught.value)
 
 
-def test_parse_arguments__defaults_are_the_reports():
+def test_arguments__defaults_are_the_reports():
     model, augmentation, loss, args = parse()
     assert (args.learning_rate, args.head_lr_multiplier, args.weight_decay) == (1e-5, 10.0, 0.01)
     assert (args.adam_beta1, args.adam_beta2) == (0.9, 0.999)
@@ -44,98 +42,10 @@ def test_parse_arguments__defaults_are_the_reports():
     assert (loss.normalizer, loss.class_weights) == ("valid_pixels", "inverse_log")
 
 
-def test_parse_arguments__recipe_wins_over_defaults_and_command_line_over_recipe():
-    recipe = {"learning_rate": 2e-4, "max_steps": 77, "init": "random", "crop_size": [64, 96], "photometric": False}
-    model, augmentation, _, args = parse("--max_steps", 5, "--crop_size", 128, 160, recipe=recipe)
-    assert (args.learning_rate, args.max_steps) == (2e-4, 5)
-    assert (model.init, model.size) == ("random", "b0")
-    assert (augmentation.crop_size, augmentation.photometric, augmentation.flip) == ([128, 160], False, 0.5)
-
-
-def test_parse_arguments__null_and_empty_lists_of_a_recipe():
-    model, augmentation, _, args = parse(recipe={"eval_size": None, "train_scales": [], "save_total_limit": None})
-    assert (model.eval_size, augmentation.train_scales, args.save_total_limit) == (None, [], None)
-
-
-def test_parse_arguments__a_number_that_yaml_takes_for_text():
-    assert yaml.safe_load("1e-4") == "1e-4"  # YAML 1.1 wants 1.0e-4
-    assert parse(recipe={"learning_rate": "1e-4"})[-1].learning_rate == 1e-4
-
-
-def test_parse_arguments__dictionaries_and_lists_of_stock_options():
-    recipe = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}, "report_to": ["tensorboard"]}
-    args = parse(recipe=recipe)[-1]
-    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
-    assert args.report_to == ["tensorboard"]
-    assert parse()[-1].report_to == []
-    assert parse("--report_to", "tensorboard", "wandb")[-1].report_to == ["tensorboard", "wandb"]
-
-
-def test_parse_arguments__lists_are_not_shared_between_instances():
+def test_arguments__lists_are_not_shared_between_instances():
     first = AugmentationArguments()
     first.train_scales.append("9")
     assert "9" not in AugmentationArguments().train_scales
-
-
-@pytest.mark.parametrize(
-    ("recipe", "line"),
-    [
-        (
-            {"learning_rat": 1},
-            "mine.yaml: expected known recipe keys; found `learning_rat`; did you mean `learning_rate`.",
-        ),
-        ({"crop-size": 1}, "mine.yaml: expected known recipe keys; found `crop-size`; did you mean `crop_size`."),
-        ({"qqqq": 1}, "mine.yaml: expected known recipe keys; found `qqqq`; remove it."),
-        ({7: 1}, "mine.yaml: expected known recipe keys; found `7`; remove it."),
-    ],
-)
-def test_parse_arguments__unknown_recipe_key(recipe, line):
-    assert fails(recipe=recipe) == line
-
-
-@pytest.mark.parametrize("key", ["reduce_labels", "do_reduce_labels"])
-@pytest.mark.parametrize("value", [True, False])
-def test_parse_arguments__reduce_labels_is_refused_with_the_way_out(key, value):
-    line = fails(recipe={key: value})
-    assert line.startswith(f"mine.yaml: expected label ids mapped by a label space; found `{key}`")
-    assert "`void`" in line
-
-
-@pytest.mark.parametrize(
-    ("recipe", "word"),
-    [
-        ({"max_steps": "many"}, "'many'"),
-        ({"max_steps": 1.5}, "'1.5'"),
-        ({"max_steps": True}, "'True'"),
-        ({"max_steps": [1, 2]}, "2"),
-        ({"learning_rate": {}}, "'{}'"),
-        ({"photometric": "maybe"}, "maybe"),
-        ({"crop_size": [368, "x"]}, "'x'"),
-        ({"init": "zeros"}, "'zeros'"),
-        ({"loss": "tversky"}, "'tversky'"),
-        ({"normalizer": "mean"}, "'mean'"),
-    ],
-)
-def test_parse_arguments__wrong_type_in_a_recipe_names_the_file_and_the_value(recipe, word):
-    line = fails(recipe=recipe)
-    assert line.startswith("mine.yaml: expected valid options; found ")
-    assert next(iter(recipe)) in line or word == "2"
-    assert word in line
-
-
-def test_parse_arguments__wrong_value_on_the_command_line_is_not_blamed_on_the_recipe():
-    assert fails("--max_steps", "many", recipe={"seed": 3}).startswith("expected valid options; found ")
-
-
-@pytest.mark.parametrize("words", [("--bogus", "3"), ("--lr", "3"), ("stray",)])
-def test_parse_arguments__unknown_option(words):
-    assert words[0] in fails(*words)
-
-
-@pytest.mark.parametrize("flag", [("--learning", "3"), ("--over",)])
-def test_parse_arguments__no_abbreviations(flag):
-    # A later option with the same beginning would change what they mean.
-    assert flag[0] in fails(*flag)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +67,11 @@ def test_parse_arguments__no_abbreviations(flag):
         (("--eval_steps", 300), "load_best_model_at_end"),  # 500 is no multiple of it
     ],
 )
-def test_parse_arguments__values_that_do_not_fit(words, line):
+def test_arguments__values_that_do_not_fit(words, line):
     assert line in fails(*words)
 
 
-def test_parse_arguments__steps_and_epochs_conflict():
+def test_training_arguments__steps_and_epochs_conflict():
     line = fails("--num_train_epochs", 5)
     assert "`num_train_epochs` 5.0 and `max_steps` 10000" in line
     assert line.endswith("add `--max_steps -1` to train by epochs.")
@@ -169,131 +79,8 @@ def test_parse_arguments__steps_and_epochs_conflict():
     assert (args.num_train_epochs, args.max_steps) == (5.0, -1)
 
 
-def test_parse_arguments__one_device_per_process():
+def test_training_arguments__one_device_per_process():
     assert parse()[-1].n_gpu <= 1
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_load_recipe__every_shipped_recipe_parses(name):
-    recipe = load_recipe(name)
-    model, augmentation, _, args = parse(recipe=recipe)
-    assert args.max_steps == recipe["max_steps"]
-    assert args.learning_rate == recipe["learning_rate"]
-    assert augmentation.train_scales == recipe["train_scales"]
-    assert model.model_name_or_path == recipe.get("model_name_or_path")
-    assert args.output_dir == f"runs/{name}"
-    assert args.save_steps % args.eval_steps == 0
-
-
-def test_recipe_names__the_four():
-    assert set(recipe_names()) >= {"demo", "segformer_b0_kitti", "segformer_b2_kitti", "segformer_b5_kitti"}
-
-
-@pytest.mark.parametrize(
-    ("name", "steps", "batch", "warmup"),
-    [
-        ("segformer_b0_kitti", 10_000, 8, 1500),
-        ("segformer_b2_kitti", 20_000, 8, 1500),
-        ("segformer_b5_kitti", 20_000, 2, 5000),
-    ],
-)
-def test_load_recipe__values_of_the_report(name, steps, batch, warmup):
-    recipe = load_recipe(name)
-    assert (recipe["max_steps"], recipe["per_device_train_batch_size"], recipe["warmup_steps"]) == (
-        steps, batch, warmup,
-    )  # fmt: skip
-    assert recipe["train_scales"] == ["187x621", "281x931", "375x1242", "469x1552", "562x1863", "656x2173"]
-    assert recipe["crop_size"] == [368, 368]
-    assert recipe["class_weights"] == "inverse_log"
-    assert (recipe["learning_rate"], recipe["head_lr_multiplier"], recipe["weight_decay"]) == (1e-5, 10.0, 0.01)
-
-
-def test_load_recipe__a_file(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("max_steps: 3  # short\nsize: b1\n", encoding="utf-8")
-    assert load_recipe(str(path)) == {"max_steps": 3, "size": "b1"}
-
-
-@pytest.mark.parametrize(
-    ("content", "word"),
-    [("a: [1", "valid YAML"), ("- a\n- b\n", "found list"), ("", "found NoneType"), (b"\xff", "YAML")],
-)
-def test_load_recipe__refuses_what_is_no_mapping(tmp_path, content, word):
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ConfigError) as caught:
-        load_recipe(str(path))
-    assert str(caught.value).startswith(f"{path}: expected ")
-    assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_load_recipe__unknown_name_lists_the_known():
-    with pytest.raises(ConfigError) as caught:
-        load_recipe("segformer_b9_kitti")
-    assert "demo, segformer_b0_kitti" in str(caught.value)
-    assert "`segformer_b9_kitti`" in str(caught.value)
-
-
-def test_load_recipe__missing_file(tmp_path):
-    with pytest.raises(ConfigError, match="No such file"):
-        load_recipe(str(tmp_path / "mine.yaml"))
-
-
-ROUND_TRIPS = [
-    *[load_recipe(name) for name in recipe_names()],
-    {
-        "num_train_epochs": 7,
-        "max_steps": -1,
-        "lr_scheduler_type": "cosine",
-        "lr_scheduler_kwargs": {"num_cycles": 0.7},
-        "keep_together": ["a,b", "c,d"],
-        "train_scales": ["0.5-2.0"],
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "gradient_accumulation_steps": 4,
-        "report_to": ["tensorboard"],
-        "debug": "underflow_overflow",
-    },
-]
-
-
-@pytest.mark.parametrize("recipe", ROUND_TRIPS, ids=lambda recipe: recipe.get("output_dir", "epochs"))
-def test_resolve_recipe__read_back_gives_equal_arguments(recipe):
-    arguments = parse_arguments(ALL, [], recipe)
-    written = yaml.safe_dump(resolve_recipe(*arguments), sort_keys=False)
-    again = parse_arguments(ALL, [], yaml.safe_load(written))
-    for one, other in zip(arguments, again, strict=True):
-        assert one == other
-    assert resolve_recipe(*again) == yaml.safe_load(written)
-
-
-def test_resolve_recipe__holds_no_secret_and_nothing_of_one_start():
-    secret = "hf_abcdefghijklmnop"
-    arguments = parse_arguments(ALL, ["--hub_token", secret, "--resume", "--cpu_threads", "3", "--use_cpu"])
-    assert arguments[-1].hub_token == secret
-    recipe = resolve_recipe(*arguments)
-    assert secret not in yaml.safe_dump(recipe)
-    assert not {"hub_token", "resume", "overwrite", "cpu_threads", "use_cpu", "recipe", "local_rank"} & set(recipe)
-
-
-def test_resolve_recipe__every_secret_of_stock_transformers_is_known():
-    secret = [f.name for f in fields(TrainingArguments) if f.name.endswith(("token", "key", "secret", "password"))]
-    assert "hub_token" in secret
-    arguments = parse_arguments(ALL, [])
-    for name in secret:
-        setattr(arguments[-1], name, "hf_hidden")
-    assert "hf_hidden" not in str(resolve_recipe(*arguments))
-
-
-def test_resolve_recipe__ours_always_stock_only_where_changed():
-    recipe = resolve_recipe(*parse_arguments(ALL, ["--gradient_accumulation_steps", "4"]))
-    assert {f.name for arguments in ALL[1:-1] for f in fields(arguments)} <= set(recipe)
-    assert recipe["lr_power"] == 1.0
-    assert recipe["gradient_accumulation_steps"] == 4
-    for name in ("do_eval", "debug", "disable_tqdm", "dataloader_pin_memory", "adam_beta1"):
-        assert name not in recipe
 
 
 def test_check_device__names_what_there_is_not():

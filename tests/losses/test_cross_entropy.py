@@ -66,8 +66,8 @@ def test_cross_entropy__weight_sum_is_torchs_own_mean(seed):
     (ours,) = torch.autograd.grad(CrossEntropyLoss(5, weights, "weight_sum")(logits, labels), logits)
     reference = nn.CrossEntropyLoss(weights, ignore_index=255)(logits, labels)
     (theirs,) = torch.autograd.grad(reference, logits)
-    assert float(CrossEntropyLoss(5, weights, "weight_sum")(logits, labels)) == pytest.approx(
-        float(reference), rel=1e-12
+    assert CrossEntropyLoss(5, weights, "weight_sum")(logits, labels).item() == pytest.approx(
+        reference.item(), rel=1e-12
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
@@ -78,7 +78,7 @@ def test_cross_entropy__valid_pixels_is_torchs_sum_over_labelled_pixels(seed):
     (ours,) = torch.autograd.grad(CrossEntropyLoss(5, weights, "valid_pixels")(logits, labels), logits)
     reference = nn.CrossEntropyLoss(weights, ignore_index=255, reduction="sum")(logits, labels) / (labels != 255).sum()
     (theirs,) = torch.autograd.grad(reference, logits)
-    assert float(CrossEntropyLoss(5, weights)(logits, labels)) == pytest.approx(float(reference), rel=1e-12)
+    assert float(CrossEntropyLoss(5, weights)(logits, labels)) == pytest.approx(reference.item(), rel=1e-12)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
