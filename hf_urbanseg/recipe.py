@@ -16,30 +16,64 @@ from hf_urbanseg.errors import ConfigError
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes inside the package."""
-    folder = resources.files("hf_urbanseg") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    """Names of the recipes inside the package, those in folders as `folder/name` and last."""
+    paths = [path.relative_to(_package_folder()) for path in _package_folder().rglob("*.yaml")]
+    return [path.with_suffix("").as_posix() for path in sorted(paths, key=lambda path: (len(path.parts), path))]
 
 
 def load_recipe(name_or_path: str) -> dict:
     """Reads a recipe: a name inside the package or a path to a YAML file.
 
+    A recipe may say `base: other`, a name inside the package or the path of a YAML file relative to its own; it then
+    holds everything the other holds, and its own keys win.
+
     Raises:
-        ConfigError: No such recipe, or not a YAML mapping.
+        ConfigError: No such recipe or base, not a YAML mapping, or bases that go round in a circle.
     """
+    return _load_with_base(_find_recipe(name_or_path), ())
+
+
+def _load_with_base(path: Path, above: tuple[Path, ...]) -> dict:
+    content = _read_recipe(path, above[-1] if above else None)
+    if "base" not in content:
+        return content
+    base = content.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError("`base` as the name or path of one recipe", f"`{base}`", "write `base: other`", path)
+    found = _find_recipe(base, path)
+    above = (*above, path.resolve())
+    if found.resolve() in above:
+        circle = " -> ".join(entry.name for entry in [*above, found])
+        raise ConfigError("bases that end somewhere", f"a circle, {circle}", "remove one `base`", path)
+    return _load_with_base(found, above) | content
+
+
+def _package_folder() -> Path:
+    return Path(str(resources.files("hf_urbanseg") / "recipes"))
+
+
+def _find_recipe(name_or_path: str, user: Path | None = None) -> Path:
+    """The file of a recipe; `user` is the recipe that names it as its base."""
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in recipe_names():
-            raise ConfigError(
-                f"a recipe of {', '.join(recipe_names())}, or a .yaml file",
-                f"`{name_or_path}`",
-                "choose one with `--recipe`",
-            )
-        path = Path(str(resources.files("hf_urbanseg") / "recipes" / f"{name_or_path}.yaml"))
+    if path.suffix in (".yaml", ".yml"):
+        return user.parent / path if user else path
+    names = recipe_names()
+    if name_or_path not in names:
+        folders = {name.rsplit("/", 1)[0] for name in names if "/" in name}
+        shown = [name for name in names if "/" not in name] + [f"{folder}/..." for folder in sorted(folders)]
+        inside = [name for name in names if name_or_path and name_or_path in name]
+        near = difflib.get_close_matches(name_or_path, names, 1) or inside
+        fix = f"did you mean `{near[0]}`" if near else f"choose one with `{'base' if user else '--recipe'}`"
+        raise ConfigError(f"a recipe of {', '.join(shown)}, or a .yaml file", f"`{name_or_path}`", fix, user)
+    return _package_folder() / f"{name_or_path}.yaml"
+
+
+def _read_recipe(path: Path, user: Path | None) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError("a readable recipe", error.strerror or str(error), "check `--recipe`", path) from error
+        fix = f"check `base` in {user}" if user else "check `--recipe`"
+        raise ConfigError("a readable recipe", error.strerror or str(error), fix, path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError("valid YAML", " ".join(str(error).split()), "correct the file", path) from error
     if not isinstance(content, dict):
