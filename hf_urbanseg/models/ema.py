@@ -16,7 +16,7 @@ _PARAMETERS, _BUFFERS, _STEP = "parameters.", "buffers.", "step"
 
 
 class ExponentialMovingAverage:
-    """Average of a model's parameters over its optimiser steps; its buffers are copied as they are.
+    """Average of a model's parameters over its optimiser steps; its buffers (BatchNorm's statistics) are copied.
 
     `average = d * average + (1 - d) * parameter` with `d = min(decay, (1 + t) / (10 + t))`, so that early averages
     forget the start (d is 0.18 at step 1). Averages are kept in fp32, or in fp64 where the parameters are.
@@ -84,7 +84,7 @@ class ExponentialMovingAverage:
             _copy(own, _tensors(model))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages as `parameters.<name>` and `buffers.<name>`, and `step`."""
+        """The averages themselves, no copies, as `parameters.<name>` and `buffers.<name>`, and `step`."""
         return {**self._average, _STEP: torch.tensor(self.step)}
 
     def load_state_dict(self, state: Mapping[str, Tensor], path: str | Path | None = None) -> None:
