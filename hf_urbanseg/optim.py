@@ -4,31 +4,57 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from hf_urbanseg.errors import ConfigError
+
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def build_parameter_groups(
-    model: nn.Module, learning_rate: float, head_lr_multiplier: float = 10.0, weight_decay: float = 0.01
+    model: nn.Module,
+    learning_rate: float,
+    head_lr_multiplier: float = 10.0,
+    weight_decay: float = 0.01,
+    decay_norms: bool = False,
+    decay_biases: bool = True,
 ) -> list[dict]:
     """Parameter groups for AdamW: decayed and not, encoder and heads.
 
-    Normalisation layers are not decayed; biases elsewhere are, as in the report's code. Everything outside the
-    encoder (`base_model_prefix`) is a head. Groups follow modules, not key strings: both spellings of SegFormer's
-    keys exist.
+    Everything outside the encoder (`base_model_prefix`) is a head. Groups follow modules, not key strings: both
+    spellings of SegFormer's keys exist.
+
+    Args:
+        model: Built model, heads attached.
+        learning_rate: Of the encoder.
+        head_lr_multiplier: Factor for the heads.
+        weight_decay: Of what is decayed.
+        decay_norms: Decay scale and shift of normalisation layers.
+        decay_biases: Decay the biases of all other layers.
 
     Returns:
         Up to four groups with `params`, `lr`, `weight_decay` and `name` (`encoder`, `encoder_no_decay`, `head`,
         `head_no_decay`). Frozen parameters are in none.
+
+    Source: the report's code, `paramwise_cfg` with `norm` (decay_mult 0) and `head` (lr_mult 10), biases decayed. It
+        matches strings in names, which misses two kinds of normalisation layers and decays them: the one at the end of
+        each encoder stage (`layers.0.2`) and the heads' BatchNorm (`head` wins over `norm`, and its name is `bn`).
+        Here the defaults decay no normalisation layer.
     """
     encoder = getattr(model, getattr(model, "base_model_prefix", ""), None)
     in_encoder = {id(parameter) for parameter in encoder.parameters()} if encoder is not None else set()
-    norm = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
+    undecayed = set()
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            if not decay_norms:
+                undecayed |= {id(parameter) for parameter in module.parameters()}
+        elif not decay_biases:
+            named = module.named_parameters(recurse=False)
+            undecayed |= {id(parameter) for name, parameter in named if name.endswith("bias")}
     groups: dict[str, dict] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         part = "encoder" if id(parameter) in in_encoder else "head"
-        decayed = id(parameter) not in norm
+        decayed = id(parameter) not in undecayed
         name = part if decayed else f"{part}_no_decay"
         group = groups.setdefault(
             name,
@@ -44,25 +70,57 @@ def build_parameter_groups(
 
 
 def compute_polynomial_factor(
-    step: int, num_steps: int, warmup_steps: int = 0, power: float = 1.0, end: float = 0.0, warmup_start: float = 1e-5
+    step: int,
+    num_steps: int,
+    warmup_steps: int = 0,
+    power: float = 1.0,
+    end: float = 0.0,
+    warmup_start: float = 1e-5,
+    cycles: int = 1,
+    cycle_decay: float = 1.0,
 ) -> float:
-    """Learning rate at `step` as a share of the initial one: polynomial decay, multiplied by a linear warm-up.
+    """Learning rate at `step` as a share of the initial one: polynomial decay, warm restarts, a linear warm-up.
 
-    `((1 - t/T)^power * (1 - end) + end) * (warmup_start + (1 - warmup_start) * t / T_w  while t < T_w)`
+    `d^k * ((1 - p)^power * (1 - end) + end) * (warmup_start + (1 - warmup_start) * t / T_w  while t < T_w)`, with
+    `k = floor(t n / T)` and `p = t n / T - k`: cycle k of n, and the progress within it. One cycle is plain decay.
+
+    Cycles are exactly T / n long. Where that isn't whole, nothing is left over at the end; a cycle begins at the first
+    step inside it, less than a step below its peak, and cycles differ by one step at most.
 
     Args:
-        step: t, from 0; past `num_steps` the end value stays.
+        step: t, from 0; past `num_steps` the end value of the last cycle stays.
         num_steps: T.
-        warmup_steps: T_w.
+        warmup_steps: T_w, within the first cycle if there are several.
         power: 1.0 in the report.
-        end: Share that is left at the end.
+        end: Share that is left at the end of a cycle, of that cycle's rate.
         warmup_start: Share at step 0.
+        cycles: n. The report's text has "a warm restart", which are 2; its code has none.
+        cycle_decay: d, rate of a cycle as a share of the rate of the cycle before.
+
+    Raises:
+        ConfigError: Fewer than one cycle, a `cycle_decay` outside (0, 1], or a warm-up longer than the first of several
+            cycles.
 
     Source: mmcv's `PolyLrUpdaterHook` with `warmup='linear'`, as the report's code uses it (the decay runs from step
-        0, so the peak, just after the warm-up, is below the nominal rate).
+        0, so the peak, just after the warm-up, is below the nominal rate). Restarts as in Loshchilov and Hutter 2017,
+        with cycles of equal length.
     """
-    progress = min(step / num_steps, 1.0) if num_steps > 0 else 1.0
-    factor = (1.0 - progress) ** power * (1.0 - end) + end
+    if cycles < 1 or cycles != int(cycles):
+        raise ConfigError("`lr_cycles` of 1 or more", f"{cycles}", "correct it")
+    if not 0 < cycle_decay <= 1:
+        raise ConfigError("`lr_cycle_decay` above 0 and up to 1", f"{cycle_decay}", "correct it")
+    if cycles > 1 and warmup_steps * cycles > num_steps > 0:
+        raise ConfigError(
+            f"a warm-up within the first of {cycles} cycles ({num_steps / cycles:g} steps)",
+            f"{warmup_steps} warm-up steps",
+            "shorten it or take fewer cycles",
+        )
+    if step >= num_steps:
+        cycle, progress = cycles - 1, 1.0
+    else:
+        cycle, rest = divmod(step * cycles, num_steps)  # whole numbers: no restart is a step late by rounding
+        progress = rest / num_steps
+    factor = cycle_decay**cycle * ((1.0 - progress) ** power * (1.0 - end) + end)
     if step < warmup_steps:
         factor *= warmup_start + (1.0 - warmup_start) * step / warmup_steps
     return factor
@@ -75,9 +133,13 @@ def build_polynomial_schedule(
     power: float = 1.0,
     end: float = 0.0,
     warmup_start: float = 1e-5,
+    cycles: int = 1,
+    cycle_decay: float = 1.0,
 ) -> LambdaLR:
     """`compute_polynomial_factor` as a scheduler stepped once per optimiser step."""
     return LambdaLR(
         optimizer,
-        lambda step: compute_polynomial_factor(step, num_steps, warmup_steps, power, end, warmup_start),
+        lambda step: compute_polynomial_factor(
+            step, num_steps, warmup_steps, power, end, warmup_start, cycles, cycle_decay
+        ),
     )

@@ -1,8 +1,12 @@
+from fractions import Fraction
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule, compute_polynomial_factor
 
 
@@ -61,6 +65,31 @@ def test_build_parameter_groups__biases_elsewhere_are_decayed(model):
     biases = [n for n, module in model.segformer.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for name in biases:
         assert owners[f"segformer.{name}.bias"]["name"] == "encoder"
+
+
+@pytest.mark.parametrize("decay_norms", [False, True])
+@pytest.mark.parametrize("decay_biases", [False, True])
+def test_build_parameter_groups__decay_is_selectable(model, decay_norms, decay_biases):
+    groups = build_parameter_groups(model, 1e-5, decay_norms=decay_norms, decay_biases=decay_biases)
+    owners = group_of(model, groups)
+    assert len(owners) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    modules = dict(model.named_modules())
+    kinds = set()
+    for name, group in owners.items():
+        module, leaf = name.rsplit(".", 1)
+        kind = "norm" if "norm" in type(modules[module]).__name__.lower() else leaf
+        decayed = {"norm": decay_norms, "bias": decay_biases, "weight": True}[kind]
+        part = "encoder" if name.startswith("segformer.") else "head"
+        assert (group["weight_decay"], group["name"]) == ((0.01, part) if decayed else (0.0, f"{part}_no_decay")), name
+        kinds.add((kind, part))
+    assert len(kinds) == 6
+
+
+def test_build_parameter_groups__biases_of_any_module(model):
+    model.decode_head.attention = nn.MultiheadAttention(4, 2)  # its bias is called in_proj_bias
+    owners = group_of(model, build_parameter_groups(model, 1e-5, decay_biases=False))
+    assert owners["decode_head.attention.in_proj_bias"]["name"] == "head_no_decay"
+    assert owners["decode_head.attention.in_proj_weight"]["name"] == "head"
 
 
 def test_build_parameter_groups__everything_outside_the_encoder_is_a_head(model):
@@ -122,6 +151,100 @@ def test_compute_polynomial_factor__the_reports_b0():
     assert max(compute_polynomial_factor(step, 10_000, 1500) for step in range(10_000)) == pytest.approx(0.85)
 
 
+def loop_factors(steps, warmup, power, end, start, cycles, decay) -> list[float]:
+    """Every factor from a walk through the cycles in exact fractions of a step."""
+    factors = []
+    length, begin, peak = Fraction(steps, cycles), Fraction(0), 1.0
+    for step in range(steps):
+        if step >= begin + length:
+            begin, peak = begin + length, peak * decay
+        left = 1 - (step - begin) / length
+        rate = peak * end + (peak - peak * end) * float(left) ** power
+        factors.append(rate * (start + (1 - start) * step / warmup) if step < warmup else rate)
+    return factors
+
+
+@pytest.mark.parametrize("cycles", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    ("steps", "warmup", "power", "end", "start", "decay"),
+    [
+        (210, 30, 1.0, 0.0, 1e-5, 1.0),
+        (210, 30, 0.9, 0.1, 0.1, 0.5),
+        (200, 0, 2.0, 0.0, 1e-5, 0.7),
+        (97, 13, 1.0, 0.25, 0.5, 1.0),
+    ],
+)
+def test_compute_polynomial_factor__every_step_with_restarts(steps, warmup, power, end, start, cycles, decay):
+    options = (steps, warmup, power, end, start, cycles, decay)
+    factors = [compute_polynomial_factor(step, *options) for step in range(steps)]
+    assert factors == pytest.approx(loop_factors(*options), rel=1e-12, abs=1e-15)
+    starts = [-(-k * steps // cycles) for k in range(cycles)] + [steps]  # ceil(k T / n)
+    for k in range(cycles):
+        cycle = factors[starts[k] if k else warmup : starts[k + 1]]
+        assert all(a > b for a, b in pairwise(cycle))
+        peak, last = decay**k, decay**k * end
+        assert all(last < value <= peak for value in cycle)
+        if k:
+            assert factors[starts[k]] > factors[starts[k] - 1]
+            if (k * steps) % cycles == 0:
+                assert factors[starts[k]] == peak
+    for step in (steps, steps + 1, 10 * steps):
+        assert compute_polynomial_factor(step, *options) == pytest.approx(decay ** (cycles - 1) * end, abs=1e-15)
+
+
+def test_compute_polynomial_factor__restarts_by_hand():
+    values = [compute_polynomial_factor(step, 8, 2, 1.0, 0.0, 0.5, 2, 0.5) for step in range(10)]
+    # 1 .75 .5 .25 times .5 .75 of the warm-up; then half of that without a warm-up; then the end.
+    assert values == pytest.approx([0.5, 0.5625, 0.5, 0.25, 0.5, 0.375, 0.25, 0.125, 0, 0], abs=1e-15)
+
+
+def test_compute_polynomial_factor__a_remainder_is_spread():
+    # 10 steps in 3 cycles of 3 1/3: they begin at 0, 3.33 and 6.67, so their first steps are 0, 4 and 7.
+    values = [compute_polynomial_factor(step, 10, cycles=3) for step in range(10)]
+    assert values == pytest.approx([1.0, 0.7, 0.4, 0.1, 0.8, 0.5, 0.2, 0.9, 0.6, 0.3], abs=1e-12)
+
+
+def test_compute_polynomial_factor__the_reports_text_with_one_warm_restart():
+    def factor(step):
+        return compute_polynomial_factor(step, 20_000, 1500, cycles=2)
+
+    assert factor(1500) == pytest.approx(0.85)
+    assert factor(9_999) == pytest.approx(1e-4)
+    assert factor(10_000) == 1.0
+    assert factor(19_999) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cycles": 0}, "expected `lr_cycles` of 1 or more; found 0;"),
+        ({"cycles": -1}, "expected `lr_cycles` of 1 or more; found -1;"),
+        ({"cycles": 1.5}, "expected `lr_cycles` of 1 or more; found 1.5;"),
+        ({"cycle_decay": 0.0}, "expected `lr_cycle_decay` above 0 and up to 1; found 0.0;"),
+        ({"cycle_decay": 1.1}, "expected `lr_cycle_decay` above 0 and up to 1; found 1.1;"),
+        ({"cycle_decay": float("nan")}, "expected `lr_cycle_decay` above 0 and up to 1; found nan;"),
+        ({"cycles": 3, "warmup_steps": 4}, "a warm-up within the first of 3 cycles (3.33333 steps); found 4 warm-up"),
+    ],
+)
+def test_build_polynomial_schedule__refuses_when_built(options, words):
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
+    with pytest.raises(ConfigError) as caught:
+        build_polynomial_schedule(optimizer, 10, **options)
+    assert words in str(caught.value)
+
+
+def test_build_polynomial_schedule__passes_every_option_on():
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=2.0)
+    options = (20, 3, 0.9, 0.1, 0.2, 4, 0.5)
+    schedule = build_polynomial_schedule(optimizer, *options)
+    rates = []
+    for _ in range(25):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([2.0 * compute_polynomial_factor(step, *options) for step in range(25)], rel=1e-12)
+
+
 def mmcv_rates(base, steps, warmup, power, minimum, ratio) -> list[float]:
     """Learning rates as mmcv's hooks set them before each iteration: regular rate first, warm-up scales it."""
     rates = []
@@ -163,10 +286,11 @@ def test_build_polynomial_schedule__groups_keep_their_ratio(model):
         schedule.step()
 
 
-def test_build_polynomial_schedule__resumes_where_it_was():
+@pytest.mark.parametrize("cycles", [1, 2, 3])
+def test_build_polynomial_schedule__resumes_where_it_was(cycles):
     def build():
         optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-3)
-        return optimizer, build_polynomial_schedule(optimizer, 12, 4)
+        return optimizer, build_polynomial_schedule(optimizer, 12, 4, cycles=cycles)
 
     optimizer, schedule = build()
     rates = []
@@ -179,4 +303,5 @@ def test_build_polynomial_schedule__resumes_where_it_was():
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert rates == pytest.approx([1e-3 * compute_polynomial_factor(step, 12, 4) for step in range(12)], rel=1e-12)
+    expected = [1e-3 * compute_polynomial_factor(step, 12, 4, cycles=cycles) for step in range(12)]
+    assert rates == pytest.approx(expected, rel=1e-12)
