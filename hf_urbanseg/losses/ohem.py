@@ -150,7 +150,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     def _find_own_cut(self, hardness: Tensor, k: int) -> Tensor:
         if int((hardness > self._hard_above).sum()) >= k:  # the threshold alone keeps enough: counting is cheap
             return hardness.new_tensor(math.inf)
-        if k >= len(hardness):
+        if k > len(hardness):
             return hardness.new_zeros(())
         # Partial selection from the nearer end; measured at a third of `kthvalue` and a tenth of a full sort.
         rank = len(hardness) - k + 1
