@@ -1,0 +1,147 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
+from hf_urbanseg.losses.focal import FocalLoss
+
+NORMALIZERS = ("valid_pixels", "weight_sum")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def build_case(seed=0, images=3, classes=5, size=(7, 9), dtype=torch.float64, void=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(images, classes, *size, generator=generator, dtype=dtype)
+    labels = torch.randint(0, classes, (images, *size), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < void] = 255
+    weights = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.25
+    return logits.requires_grad_(), labels, weights
+
+
+def loop_loss(logits, labels, weights, normalizer, gamma) -> float:
+    logits, labels = logits.detach().numpy(), labels.numpy()
+    total = denominator = 0.0
+    for image, row, column in np.ndindex(labels.shape):
+        if (label := labels[image, row, column]) == 255:
+            continue
+        values = logits[image, :, row, column]
+        exps = [math.exp(v - values.max()) for v in values]
+        prob = exps[label] / math.fsum(exps)
+        others = math.fsum(e for c, e in enumerate(exps) if c != label) / math.fsum(exps)
+        total -= float(weights[label]) * others**gamma * math.log(prob)
+        denominator += 1.0 if normalizer == "valid_pixels" else float(weights[label])
+    return total / denominator
+
+
+def test_focal__hand_computed():
+    # True-class probabilities 1/2, 3/4 and 1/4; the second and third are of the class that weighs three times as much.
+    logits = torch.tensor([[[[0.0, 0.0], [0.0, 7.0]], [[0.0, math.log(3)], [-math.log(3), -7.0]]]])
+    labels = torch.tensor([[[0, 1], [1, 255]]])
+    expected = (math.log(2) / 4 + 3 * math.log(4 / 3) / 16 + 3 * math.log(4) * 9 / 16) / 3
+    assert FocalLoss(2, [1.0, 3.0])(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_focal__equals_a_plain_loop(gamma, normalizer):
+    logits, labels, weights = build_case()
+    loss = FocalLoss(5, weights, normalizer, gamma)(logits, labels)
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(loop_loss(logits, labels, weights, normalizer, gamma), rel=1e-12)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_focal__gamma_of_zero_is_cross_entropy(normalizer, dtype):
+    logits, labels, weights = build_case(dtype=dtype)
+    ours = FocalLoss(5, weights, normalizer, 0)(logits, labels)
+    plain = CrossEntropyLoss(5, weights, normalizer)(logits, labels)
+    assert torch.equal(ours, plain)
+    assert torch.equal(*(torch.autograd.grad(each, logits)[0] for each in (ours, plain)))
+    nearly = FocalLoss(5, weights, normalizer, 1e-9)(logits, labels)
+    assert nearly.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal__gradcheck(gamma):
+    logits, _, weights = build_case(images=2, size=(2, 3))
+    labels = build_case(1, images=2, size=(4, 5))[1]
+    loss = FocalLoss(5, weights, gamma=gamma)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits,), eps=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_focal__certain_pixels_have_no_loss_and_a_finite_gradient(gamma, dtype):
+    # Right beyond rounding (p = 1), right to 1 - p = e^-12, wrong beyond underflow.
+    logits = torch.tensor([[[[1e3, 12.0, -1e3]], [[0.0, 0.0, 0.0]]]], dtype=dtype, requires_grad=True)
+    value = FocalLoss(2, gamma=gamma)(logits, torch.zeros(1, 1, 3, dtype=torch.int64))
+    value.backward()
+    other = 1 / (1 + math.exp(12))
+    assert value.item() == pytest.approx((1e3 - other**gamma * math.log1p(-other)) / 3, rel=1e-6)
+    # d/dz of (1-p)^g (-log p) is -(1-p)^g ((1-p) - g p log p).
+    slope = -(other**gamma) * (other - gamma * (1 - other) * math.log1p(-other)) / 3
+    # log_softmax takes the logarithm of 1 + e^-12, of which single precision has two digits behind the 1.
+    rel = 0.03 if dtype == torch.float32 else 1e-9
+    np.testing.assert_allclose(logits.grad[0, 0, 0], [0.0, slope, -1 / 3], rtol=rel, atol=1e-30)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (2, 2), (1, 3)])
+def test_focal__sum_over_any_partition_is_the_whole(normalizer, cuts):
+    logits, labels, weights = build_case(images=4)
+    labels[1] = 255
+    loss = FocalLoss(5, weights, normalizer)
+    whole = loss(logits, labels)
+    common = sum(loss.compute_normalizer(part) for part in labels.split(cuts))
+    parts = sum(loss(x, y, common) for x, y in zip(logits.split(cuts), labels.split(cuts), strict=True))
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
+    added, gradient = (torch.autograd.grad(each, logits)[0] for each in (parts, whole))
+    torch.testing.assert_close(added, gradient, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal__ignored_pixels_get_exactly_no_gradient(gamma):
+    logits, labels, weights = build_case()
+    FocalLoss(5, weights, gamma=gamma)(logits, labels).backward()
+    ignored = (labels == 255).unsqueeze(1).expand_as(logits)
+    assert not logits.grad[ignored].any()
+    assert logits.grad[~ignored].all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("given", [None, 0.0])
+def test_focal__void_batch_is_zero_with_gradient(gamma, given):
+    logits, labels, weights = build_case(void=1.1, size=(2, 3))
+    value = FocalLoss(5, weights, gamma=gamma)(logits, labels, given)
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_focal__half_precision_logits_are_computed_in_single(dtype, autocast):
+    logits, _, weights = build_case(size=(6, 6), dtype=torch.float32)
+    labels = build_case(1, size=(24, 24))[1]
+    half = logits.detach().to(dtype).requires_grad_()
+    loss = FocalLoss(5, weights)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = loss(half, labels)
+    assert value.dtype == torch.float32
+    assert torch.equal(value.detach(), loss(half.detach().float(), labels))
+    value.backward()
+    assert half.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("gamma", [-1.0, math.nan, math.inf])
+def test_focal__refuses_a_gamma(gamma):
+    with pytest.raises(ConfigError, match=f"expected `gamma` of 0 or more; found {gamma}"):
+        FocalLoss(5, gamma=gamma)
