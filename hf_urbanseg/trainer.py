@@ -171,7 +171,10 @@ class UrbanSegTrainer(Trainer):
         if self.optimizer is None:
             args, model = self.args, self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
-            groups = build_parameter_groups(model, args.learning_rate, args.head_lr_multiplier, args.weight_decay)
+            groups = build_parameter_groups(
+                model, args.learning_rate, args.head_lr_multiplier, args.weight_decay,
+                decay_norms=args.decay_norms, decay_biases=args.decay_biases,
+            )  # fmt: skip
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
@@ -186,6 +189,8 @@ class UrbanSegTrainer(Trainer):
                 self.args.lr_power,
                 self.args.lr_end,
                 self.args.warmup_start,
+                self.args.lr_cycles,
+                self.args.lr_cycle_decay,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -306,6 +311,12 @@ class UrbanSegTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_all_weights(self.state.best_model_checkpoint)
+
+    def use_averaged_weights(self) -> None:
+        """Puts the averages into the model for good, to measure and export them."""
+        with self.ema.swap():
+            averaged = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(averaged)
 
     def _load_all_weights(self, checkpoint: str) -> None:
         load_weights(self.model, checkpoint)

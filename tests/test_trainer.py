@@ -1,5 +1,6 @@
 """The invariances that stock training silently breaks."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
 from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.optim import compute_polynomial_factor
 
 WORKERS = Path(__file__).parent / "workers"
@@ -25,25 +27,32 @@ def relative_error(gradients, reference):
 @pytest.fixture(scope="module")
 def reference_gradients(worker, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
-    return {name: worker.compute_gradients(folder, 8, 1, name) for name in worker.NORMALIZERS}
+    return {name: worker.compute_gradients(folder, 8, 1, name) for name in worker.LOSSES}
 
 
-@pytest.mark.parametrize("normalizer", ["valid_pixels", "weight_sum"])
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (1, 8)])
-def test_gradient__same_for_any_accumulation(
-    worker, reference_gradients, tmp_path, batch_size, accumulation, normalizer
-):
-    gradients = worker.compute_gradients(tmp_path, batch_size, accumulation, normalizer)
-    assert relative_error(gradients, reference_gradients[normalizer]) < 1e-6
+def test_gradient__same_for_any_accumulation(worker, reference_gradients, tmp_path):
+    for loss, expected in reference_gradients.items():
+        for batch_size, accumulation in ((4, 2), (1, 8)):
+            gradients = worker.compute_gradients(tmp_path, batch_size, accumulation, loss)
+            assert relative_error(gradients, expected) < 1e-6, (loss, batch_size, accumulation)
 
 
 def test_gradient__same_on_two_processes(worker, reference_gradients, launch, tmp_path):
     result = launch(WORKERS / "gradients.py", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    for normalizer in worker.NORMALIZERS:
+    for loss, expected in reference_gradients.items():
         for batch_size, accumulation in worker.TWO_PROCESS_LAYOUTS:
-            gradients = torch.load(tmp_path / f"{normalizer}_{batch_size}_{accumulation}.pt")
-            assert relative_error(gradients, reference_gradients[normalizer]) < 1e-6
+            gradients = torch.load(tmp_path / f"{loss}_{batch_size}_{accumulation}.pt")
+            assert relative_error(gradients, expected) < 1e-6, (loss, batch_size, accumulation)
+
+
+def test_gradient__losses_differ(reference_gradients):
+    """Else the comparisons above would prove little."""
+    names = list(reference_gradients)
+    for first, second in itertools.pairwise(names):
+        common = reference_gradients[first].keys() & reference_gradients[second].keys()
+        pair = [{key: reference_gradients[name][key] for key in common} for name in (first, second)]
+        assert relative_error(*pair) > 1e-3, (first, second)
 
 
 def test_gradient__equals_plain_autograd(worker, reference_gradients, tmp_path):
@@ -61,7 +70,7 @@ def test_gradient__equals_plain_autograd(worker, reference_gradients, tmp_path):
     loss = torch.nn.functional.cross_entropy(logits, labels, weights, ignore_index=255)  # divided by summed weights
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert relative_error(reference_gradients["weight_sum"], gradients) < 1e-6
+    assert relative_error(reference_gradients["weighted_weight_sum"], gradients) < 1e-6
 
 
 def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
@@ -87,29 +96,85 @@ class Stop(TrainerCallback):
             raise RuntimeError("power cut")
 
 
-@pytest.mark.parametrize(("num_workers", "stop_at"), [(0, 5), (2, 8)])
-def test_resume__bit_identical(worker, tmp_path, num_workers, stop_at):
-    """Dropout and stochastic depth on; 4 steps an epoch, saved every 3, so both resumes start in mid-epoch."""
+@pytest.mark.parametrize(
+    ("loss", "num_workers", "stop_at", "more"),
+    [
+        ("weighted_valid_pixels", 0, 5, {}),
+        ("auxiliary", 2, 8, {"ema_decay": 0.9}),
+        ("ohem_top", 0, 5, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}),
+    ],
+)
+def test_resume__bit_identical(worker, tmp_path, loss, num_workers, stop_at, more):
+    """Dropout and stochastic depth on; 4 steps an epoch, saved every 3, so the resumes start in mid-epoch."""
     options = {
         "max_steps": 10, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
         "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False,
         "dataloader_num_workers": num_workers,
-    }  # fmt: skip
-    whole = worker.build_trainer(worker.build_arguments(tmp_path / "whole", **options))
+    } | more  # fmt: skip
+    whole = worker.build_trainer(worker.build_arguments(tmp_path / "whole", **options), loss)
     whole.train()
 
-    cut = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options))
+    cut = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options), loss)
     cut.add_callback(Stop(stop_at))
     with pytest.raises(RuntimeError, match="power cut"):
         cut.train()
-    resumed = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options))
+    resumed = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options), loss)
     resumed.train(resume_from_checkpoint=True)
 
     assert resumed.state.global_step == 10
     expected, state = whole.model.state_dict(), resumed.model.state_dict()
     assert [key for key in expected if not torch.equal(expected[key], state[key])] == []
+    if whole.ema is not None:
+        averages = resumed.ema.state_dict()
+        assert all(torch.equal(value, averages[key]) for key, value in whole.ema.state_dict().items())
     history = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
     assert history == [entry["loss"] for entry in resumed.state.log_history if "loss" in entry]
+    scores = [[e["eval_mean_iou"] for e in t.state.log_history if "eval_mean_iou" in e] for t in (whole, resumed)]
+    assert scores[0] == scores[1]
+
+
+def test_collect__leaves_no_trace(worker, tmp_path):
+    """Looking at the whole step first changes neither dropout masks nor BatchNorm statistics."""
+    states = []
+    for name, loss in (("plain", "cross_entropy"), ("looked", "ohem_everything")):
+        worker.LOSSES["ohem_everything"] = {"loss": "ohem", "ohem_min_kept": 10**6, "loss_scope": "global"}
+        args = worker.build_arguments(
+            tmp_path / name, max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2
+        )
+        trainer = worker.build_trainer(args, loss)
+        trainer.train()
+        states.append(trainer.model.state_dict())
+    del worker.LOSSES["ohem_everything"]
+    for key, value in states[0].items():
+        assert torch.allclose(value.double(), states[1][key].double(), rtol=1e-4, atol=1e-6), key
+
+
+def test_evaluate__measures_averaged_weights_too(worker, tmp_path):
+    args = worker.build_arguments(tmp_path, max_steps=3, per_device_train_batch_size=4, ema_decay=0.5)
+    trainer = worker.build_trainer(args)
+    trainer.train()
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    metrics = trainer.evaluate()
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
+    trainer.use_averaged_weights()
+    averaged = trainer.compute_confusion_matrix(trainer.eval_dataset).matrix
+    assert metrics["eval_ema_mean_iou"] == compute_scores(averaged)["mean_iou"]
+    assert metrics["eval_ema_overall_accuracy"] != metrics["eval_overall_accuracy"]
+
+
+def test_train__bf16_keeps_the_loss_in_fp32(worker, tmp_path):
+    """Autocast changes the network's arithmetic, not that of the loss, and nothing becomes NaN."""
+    losses = {}
+    for bf16 in (False, True):
+        args = worker.build_arguments(
+            tmp_path / str(bf16), max_steps=2, per_device_train_batch_size=4, bf16=bf16, logging_steps=1
+        )
+        trainer = worker.build_trainer(args, "ohem_threshold")
+        trainer.train()
+        losses[bf16] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.03)
 
 
 def test_load_best_model__restores_every_tensor(worker, tmp_path):

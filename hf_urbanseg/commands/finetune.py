@@ -33,9 +33,9 @@ from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.losses.composition import WeightedSumLoss
-from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
+from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.metrics.mean_iou import compute_scores
+from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import (
     build_image_processor,
     build_random_model,
@@ -89,7 +89,13 @@ def _finetune() -> None:
     model = _build_model(model_args, space)
     eval_size = model_args.eval_size or choose_eval_size(inspection.sizes("train"))
     image_processor = build_image_processor(tuple(eval_size))
-    loss = CrossEntropyLoss(space.num_labels, weights, loss_args.normalizer)
+    loss = build_loss(
+        loss_args.loss, space.num_labels, weights, loss_args.normalizer, loss_args.add_losses,
+        loss_args.auxiliary_weight if loss_args.auxiliary_head else None,
+        loss_args.ohem_threshold, loss_args.ohem_min_kept, loss_args.loss_scope, loss_args.focal_gamma,
+    )  # fmt: skip
+    if loss_args.auxiliary_head:
+        attach_auxiliary_head(model, loss_args.auxiliary_stage, loss_args.auxiliary_channels)
     transforms = build_train_transforms(
         tuple(augmentation.crop_size),
         parse_scales(augmentation.train_scales),
@@ -105,7 +111,7 @@ def _finetune() -> None:
     trainer = UrbanSegTrainer(
         model,
         args,
-        WeightedSumLoss({loss.name: (loss, 1.0)}),
+        loss,
         TrainDataset(data.splits["train"], space, transforms, args.seed),
         held_out.get("validation"),  # selection never sees test
         image_processor,
@@ -119,6 +125,8 @@ def _finetune() -> None:
         _write_inputs(output, arguments, data, counts, weights, loss_args.class_weights)
     _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=args.resume)
+    if args.export_ema:
+        trainer.use_averaged_weights()
     _export(trainer, output)
 
     # In fp32, whatever training used, so that anyone who loads the folder measures the same.

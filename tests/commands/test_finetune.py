@@ -178,6 +178,36 @@ def test_recipe__repeats_the_run(run, tmp_path, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_finetune__every_trick_exports_a_plain_segformer(kitti, tmp_path, monkeypatch):
+    output = tmp_path / "tricks"
+    argv = words(
+        data_dir=kitti, output_dir=output, loss="ohem", ohem_threshold=0.5, ohem_min_kept=500, loss_scope="global",
+        add_losses="dice=0.5 lovasz=0.1", auxiliary_head="true", auxiliary_stage=2, auxiliary_channels=16,
+        ema_decay=0.5, export_ema="true", lr_cycles=2, lr_cycle_decay=0.5, gradient_accumulation_steps=2,
+        train_scales="0.5-1.5", bf16="true",
+    )  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *argv])
+    finetune.main()
+    model, info = AutoModelForSemanticSegmentation.from_pretrained(output, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not any("auxiliary" in key for key in load_file(output / "model.safetensors"))
+    history = json.loads((output / "log_history.json").read_text())["log_history"]
+    parts = [entry for entry in history if "loss" in entry]
+    for entry in parts:
+        named = [entry[f"loss_{name}"] for name in ("ohem", "dice", "lovasz", "auxiliary")]
+        assert sum(named) == pytest.approx(entry["loss"], rel=1e-4)
+        assert 0 < entry["ohem_kept_share"] <= 1
+    rates = [entry["learning_rate"] for entry in parts]
+    assert rates[2] > rates[1]  # the second cycle starts
+    best = json.loads((output / "metrics.json").read_text())["selection"]["exported_step"]
+    averages = load_file(output / f"checkpoint-{best}" / "ema.safetensors")
+    weight = model.state_dict()["decode_head.classifier.weight"]
+    assert torch.equal(weight, averages["parameters.decode_head.classifier.weight"])
+    raw = AutoModelForSemanticSegmentation.from_pretrained(output / f"checkpoint-{best}").state_dict()
+    assert not torch.equal(weight, raw["decode_head.classifier.weight"])
+
+
 def test_finetune__two_processes(kitti, tmp_path, launch):
     output = tmp_path / "two"
     result = launch(SCRIPTS / "finetune.py", *words(data_dir=kitti, output_dir=output))

@@ -12,12 +12,23 @@ from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.losses.composition import WeightedSumLoss
-from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
+from hf_urbanseg.losses.build import build_loss
+from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.trainer import UrbanSegTrainer
 
-NORMALIZERS = ("valid_pixels", "weight_sum")
+WEIGHTS = torch.linspace(0.5, 1.5, CITYSCAPES.num_labels).tolist()
+LOSSES = {
+    "cross_entropy": {"loss": "cross_entropy"},
+    "weighted_valid_pixels": {"loss": "cross_entropy", "class_weights": WEIGHTS},
+    "weighted_weight_sum": {"loss": "cross_entropy", "class_weights": WEIGHTS, "normalizer": "weight_sum"},
+    "auxiliary": {"loss": "cross_entropy", "class_weights": WEIGHTS, "auxiliary_weight": 0.4},
+    # Fewer pixels than there are valid ones, so that selection has something to do.
+    "ohem_top": {"loss": "ohem", "class_weights": WEIGHTS, "ohem_min_kept": 700, "loss_scope": "global"},
+    "ohem_threshold": {"loss": "ohem", "ohem_threshold": 0.02, "ohem_min_kept": 700, "loss_scope": "global"},
+    "dice": {"loss": "cross_entropy", "add_losses": ["dice=0.5"], "loss_scope": "global"},
+    "lovasz": {"loss": "focal", "add_losses": ["lovasz=0.5"]},
+}
 TWO_PROCESS_LAYOUTS = ((4, 1), (2, 2))
 
 
@@ -44,25 +55,29 @@ def build_arguments(output_dir, **options) -> UrbanSegTrainingArguments:
     return UrbanSegTrainingArguments(output_dir=str(output_dir), **defaults | options)
 
 
-def build_trainer(args, normalizer="valid_pixels", num_images=8, num_eval_images=5, **model_options) -> UrbanSegTrainer:
+def build_trainer(
+    args, loss="weighted_valid_pixels", num_images=8, num_eval_images=5, auxiliary_dropout=0.1, **model_options
+) -> UrbanSegTrainer:
     """A tiny trainer on rendered streets; crops reach beyond the image, so void differs between samples."""
     torch.set_num_threads(1)
     set_seed(0)
     rows: DatasetDict = build_synthetic_splits(train=num_images, validation=num_eval_images, test=1, size=(64, 96))
     transforms = build_train_transforms((64, 64), parse_scales(["0.5-1.0"]))
-    loss = CrossEntropyLoss(CITYSCAPES.num_labels, torch.linspace(0.5, 1.5, CITYSCAPES.num_labels), normalizer)
     image_processor = build_image_processor((64, 96))
+    model = build_random_model("tiny", CITYSCAPES, **model_options)
+    if "auxiliary_weight" in LOSSES[loss]:
+        attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
     return UrbanSegTrainer(
-        build_random_model("tiny", CITYSCAPES, **model_options),
+        model,
         args,
-        WeightedSumLoss({"cross_entropy": (loss, 1.0)}),
+        build_loss(num_classes=CITYSCAPES.num_labels, **LOSSES[loss]),
         TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed),
         EvalDataset(rows["validation"], CITYSCAPES, image_processor),
         image_processor,
     )
 
 
-def compute_gradients(output_dir, batch_size: int, accumulation: int, normalizer: str) -> dict[str, torch.Tensor]:
+def compute_gradients(output_dir, batch_size: int, accumulation: int, loss: str) -> dict[str, torch.Tensor]:
     args = build_arguments(
         output_dir,
         per_device_train_batch_size=batch_size,
@@ -70,7 +85,7 @@ def compute_gradients(output_dir, batch_size: int, accumulation: int, normalizer
         freeze_batch_norm=True,
     )
     # The same seed draws other dropout masks in other layouts; that is not what is compared here.
-    trainer = build_trainer(args, normalizer, drop_path_rate=0.0, classifier_dropout_prob=0.0)
+    trainer = build_trainer(args, loss, auxiliary_dropout=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0)
     keep = KeepGradients()
     trainer.add_callback(keep)
     trainer.train()
@@ -79,9 +94,9 @@ def compute_gradients(output_dir, batch_size: int, accumulation: int, normalizer
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for normalizer in NORMALIZERS:
+    for loss in LOSSES:
         for batch_size, accumulation in TWO_PROCESS_LAYOUTS:
-            gradients = compute_gradients(folder, batch_size, accumulation, normalizer)
+            gradients = compute_gradients(folder, batch_size, accumulation, loss)
             if torch.distributed.get_rank() == 0:
-                torch.save(gradients, folder / f"{normalizer}_{batch_size}_{accumulation}.pt")
+                torch.save(gradients, folder / f"{loss}_{batch_size}_{accumulation}.pt")
     torch.distributed.destroy_process_group()
