@@ -78,7 +78,7 @@ def test_cross_entropy__valid_pixels_is_torchs_sum_over_labelled_pixels(seed):
     (ours,) = torch.autograd.grad(CrossEntropyLoss(5, weights, "valid_pixels")(logits, labels), logits)
     reference = nn.CrossEntropyLoss(weights, ignore_index=255, reduction="sum")(logits, labels) / (labels != 255).sum()
     (theirs,) = torch.autograd.grad(reference, logits)
-    assert float(CrossEntropyLoss(5, weights)(logits, labels)) == pytest.approx(reference.item(), rel=1e-12)
+    assert CrossEntropyLoss(5, weights)(logits, labels).item() == pytest.approx(reference.item(), rel=1e-12)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
@@ -108,7 +108,7 @@ def test_cross_entropy__sum_over_any_partition_is_the_whole(normalizer, cuts):
     common = sum(loss.compute_normalizer(part) for part in labels.split(cuts))
     parts = sum(loss(x, y, common) for x, y in zip(logits.split(cuts), labels.split(cuts), strict=True))
     (added,) = torch.autograd.grad(parts, logits)
-    assert float(parts) == pytest.approx(float(whole), rel=1e-12)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
     torch.testing.assert_close(added, gradient, rtol=1e-12, atol=1e-16)
 
 
@@ -147,7 +147,7 @@ def test_cross_entropy__upsamples_the_logits_not_the_labels():
     large = nn.functional.interpolate(logits, (13, 17), mode="bilinear", align_corners=False)
     loss = CrossEntropyLoss(5, weights)
     assert torch.equal(loss(logits, labels), loss(large, labels))
-    assert float(loss(logits, labels)) == pytest.approx(loop_loss(large, labels, weights, "valid_pixels"), rel=1e-12)
+    assert loss(logits, labels).item() == pytest.approx(loop_loss(large, labels, weights, "valid_pixels"), rel=1e-12)
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
