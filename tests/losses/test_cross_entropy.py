@@ -87,7 +87,7 @@ def test_cross_entropy__weights_of_one_are_no_weights(normalizer):
     logits, labels, _ = build_case()
     plain = CrossEntropyLoss(5, None, normalizer)(logits, labels)
     assert torch.equal(CrossEntropyLoss(5, torch.ones(5), normalizer)(logits, labels), plain)
-    assert float(plain) == pytest.approx(float(nn.CrossEntropyLoss(ignore_index=255)(logits, labels)), rel=1e-12)
+    assert plain.item() == pytest.approx(nn.CrossEntropyLoss(ignore_index=255)(logits, labels).item(), rel=1e-12)
 
 
 def test_cross_entropy__scale_of_the_weights_matters_to_one_normaliser_only():
