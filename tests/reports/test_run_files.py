@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -76,3 +77,16 @@ def test_describe_environment__versions_but_no_person_or_path():
     assert {"python", "transformers", "accelerate", "datasets", "albumentations", "device"} <= set(environment)
     assert not any("/" in value or "\\" in value for value in environment.values())
     json.dumps(environment)
+
+
+def test_write_json__killed_before_the_last_step_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"value": 1})
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"value": 2})
+    assert json.loads(path.read_text()) == {"value": 1}
