@@ -186,12 +186,14 @@ class UrbanSegTrainingArguments(TrainingArguments):
     seed: int = option(42, "Seed of weights, order and augmentation.")
     ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
     dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
+    dataloader_persistent_workers: bool = option(True, "Keep them from epoch to epoch; samples carry their epoch.")
     cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
 
     def __post_init__(self):
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
         if not torch.accelerator.is_available():
             self.use_cpu = True
+        self.dataloader_persistent_workers &= self.dataloader_num_workers > 0
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.use_cpu and processes > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
