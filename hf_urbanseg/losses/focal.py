@@ -58,7 +58,7 @@ class FocalLoss(CrossEntropyLoss):
         with torch.autocast(logits.device.type, enabled=False):
             log_probs = upsample_logits(logits, labels.shape[-2:]).log_softmax(1)
             loss = nn.functional.nll_loss(log_probs, labels, ignore_index=self.ignore_index, reduction="none")
-            # expm1 keeps the digits of 1 - p near p = 1; the clamp, the power's gradient finite at p = 1 for gamma < 1.
+            # expm1 loses no further digits of 1 - p near p = 1; the clamp keeps the power's gradient finite at p = 1.
             fading = (-torch.expm1(-loss)).clamp_min(torch.finfo(loss.dtype).tiny) ** self.gamma
             if self.class_weights is not None:
                 weights = self.class_weights.to(log_probs.device, log_probs.dtype)

@@ -137,7 +137,8 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         hardness, valid = self._compute_hardness(log_probs, labels), labels != self.ignore_index
         hardest = self._settled
         if hardest is None:
-            hardest = self._find_cut(hardness[valid], self.min_kept * len(labels))
+            # Ignored pixels are 0 here, the value below which there is nothing: they don't move the cut.
+            hardest = self._find_cut(hardness.flatten(), self.min_kept * len(labels))
         # Not `>=`: a NaN must stay in the loss, where it is noticed.
         kept = valid & (~(hardness < hardest) | (hardness > self._hard_above))
         cut = hardest if self.threshold is None else hardest.clamp_max(self._hard_above).neg().exp()

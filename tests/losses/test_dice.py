@@ -222,7 +222,6 @@ def test_dice_global__steps_do_not_leak_into_each_other():
         loss.collect(logits, labels)
         loss.settle(lambda tensor: tensor)
         assert loss(logits, labels).item() == pytest.approx(loop_loss(logits, labels), rel=1e-12)
-        loss.release()
 
 
 def test_needs_collection__only_the_global_scope():

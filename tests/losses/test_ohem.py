@@ -351,6 +351,15 @@ def test_ohem_global__released_it_goes_by_its_own_batch():
     assert torch.equal(loss(logits, labels), own)
 
 
+def test_ohem_global__steps_do_not_leak_into_each_other():
+    loss = OhemCrossEntropyLoss(5, min_kept=5, scope="global")
+    for seed in (1, 2):
+        logits, labels, _ = build_case(seed)
+        loss.collect(logits, labels)
+        loss.settle(lambda tensor: tensor)
+        assert torch.equal(loss(logits, labels), OhemCrossEntropyLoss(5, min_kept=5)(logits, labels))
+
+
 def test_ohem_global__collecting_keeps_four_bytes_a_labelled_pixel_and_no_graph():
     logits, labels, weights = build_case(dtype=torch.float32)
     loss = OhemCrossEntropyLoss(5, weights, min_kept=5, scope="global")
