@@ -118,11 +118,19 @@ def find_newest_checkpoint(output_dir: str | Path) -> Path:
     )
 
 
-def rotate_checkpoints(output_dir: str | Path, limit: int | None, keep: Path | None) -> None:
-    """Deletes the oldest checkpoints beyond `limit`, never `keep` and never the newest."""
+def rotate_checkpoints(
+    output_dir: str | Path, limit: int | None, keep: Path | None, newest: Path | None = None
+) -> None:
+    """Deletes the oldest checkpoints beyond `limit`, never `keep` and never the newest.
+
+    Later ones than `newest`, if it is given, are left alone and not counted: a run that resumed past a damaged
+    checkpoint must not give up the one just saved for it. They are replaced when the run comes to their step.
+    """
     if not limit or limit < 1:
         return
     checkpoints = list_checkpoints(output_dir)
+    if newest is not None:
+        checkpoints = checkpoints[: [path.name for path in checkpoints].index(newest.name) + 1]
     for checkpoint in checkpoints[:-limit]:
         if keep is None or checkpoint.name != keep.name:
             shutil.rmtree(checkpoint)

@@ -97,6 +97,13 @@ class UrbanSegTrainer(Trainer):
 
     # Data
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        # A generator of its own: starting workers would draw from the one that dropout uses, and a resumed run starts
+        # them at other points.
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         if not isinstance(dataset, TrainDataset):
@@ -297,7 +304,9 @@ class UrbanSegTrainer(Trainer):
         if self.args.should_save:
             commit_checkpoint(staged, checkpoint)
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(self.args.output_dir, self.args.save_total_limit, Path(best) if best else None)
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, Path(best) if best else None, checkpoint
+            )
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:

@@ -338,3 +338,10 @@ def test_load_weights__unreadable_or_missing(model, tmp_path):
     with pytest.raises(CheckpointError, match="expected a readable model"):
         load_weights(copy_of(model), tmp_path)
     shutil.rmtree(tmp_path)
+
+
+def test_rotate_checkpoints__a_later_damaged_one_does_not_cost_the_newest(tmp_path):
+    for step in (1, 2, 3, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    rotate_checkpoints(tmp_path, 1, None, newest=tmp_path / "checkpoint-3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-9"]

@@ -183,7 +183,7 @@ def test_finetune__every_trick_exports_a_plain_segformer(kitti, tmp_path, monkey
     argv = words(
         data_dir=kitti, output_dir=output, loss="ohem", ohem_threshold=0.5, ohem_min_kept=500, loss_scope="global",
         add_losses="dice=0.5 lovasz=0.1", auxiliary_head="true", auxiliary_stage=2, auxiliary_channels=16,
-        ema_decay=0.5, export_ema="true", lr_cycles=2, lr_cycle_decay=0.5, gradient_accumulation_steps=2,
+        ema_decay=0.5, export_ema="true", lr_cycles=2, lr_cycle_decay=0.8, gradient_accumulation_steps=2,
         train_scales="0.5-1.5", bf16="true",
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["finetune.py", *argv])
