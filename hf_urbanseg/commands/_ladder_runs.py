@@ -165,7 +165,8 @@ def describe_model(run: LadderRun) -> str:
     """`SegFormer-B2`, or what the options of all runs put in its place."""
     if run.model.init == "random":
         return f"SegFormer-{run.model.size}, random at the start,"
-    return "SegFormer-" + run.words[run.words.index("--recipe") + 1].removeprefix("ladder/")[:2].upper()
+    size = run.words[run.words.index("--recipe") + 1].removeprefix("ladder/").split("_")[0]
+    return f"SegFormer-{size if size == 'tiny' else size.upper()}"
 
 
 def describe_options(plan: Mapping[tuple[int, int], LadderRun], words: Sequence[str]) -> list[str]:
