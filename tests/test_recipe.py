@@ -178,7 +178,7 @@ def test_load_recipe__refuses_what_is_no_mapping(tmp_path, content, word):
 def test_load_recipe__unknown_name_lists_the_known():
     with pytest.raises(ConfigError) as caught:
         load_recipe("segformer_b9_kitti")
-    assert "demo, segformer_b0_kitti" in str(caught.value)
+    assert "demo, pretrain_camvid_tiny, segformer_b0_kitti" in str(caught.value)
     assert "`segformer_b9_kitti`" in str(caught.value)
 
 
@@ -269,8 +269,9 @@ def test_load_recipe__unknown_keys_of_a_base_are_refused(tmp_path):
 
 def test_recipe_names__folders_come_last_and_are_part_of_the_name():
     names = recipe_names()
-    assert names[:4] == ["demo", "segformer_b0_kitti", "segformer_b2_kitti", "segformer_b5_kitti"]
-    assert "ladder/b2_5_ohem" in names[4:]
+    kitti = ["segformer_b0_kitti", "segformer_b2_kitti", "segformer_b5_kitti"]
+    assert names[:5] == ["demo", "pretrain_camvid_tiny", *kitti]
+    assert "ladder/b2_5_ohem" in names[5:]
     assert "did you mean `ladder/b2_5_ohem`" in load_fails("b2_5_ohem")
     assert "ladder/..." in load_fails("qqq")
 

@@ -49,7 +49,11 @@ _NUMBERS = [rung.number for rung in RUNGS]
 class ReproduceArguments:
     """Which part of the ladder, and how its runs are started."""
 
-    size: str = option("b0", "SegFormer's size; the report's ladder is B2's.", choices=["b0", "b2", "b5"])
+    size: str = option(
+        "b0",
+        "SegFormer's size; the report's ladder is B2's, and tiny is for a CPU.",
+        choices=["tiny", "b0", "b2", "b5"],
+    )
     rungs: list[int] = option(_NUMBERS, f"Rungs to run: {', '.join(f'{r.number} {r.name}' for r in RUNGS)}.")
     seeds: list[int] = option([0, 1, 2], "Each rung is run once with each.")
     output_dir: str | None = option(None, "Folder of all runs and of the table and plot. Default: runs/ladder_<size>.")

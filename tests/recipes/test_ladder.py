@@ -91,8 +91,10 @@ def test_ladder__ends_at_the_reports_entry(kitti, rung):
 def test_ladder__says_what_the_report_says(name):
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     number = int(re.search(r"_(\d)_", name)[1])
-    assert text.startswith("# The ladder of tricks, SegFormer-")
+    assert text.startswith("# The ladder of tricks")
     assert f"rung {number} of 7" in text
+    if name.startswith("ladder/tiny"):  # whose numbers have nothing to do with the report's
+        return
     report = (61.41, 68.31, 72.34, 74.67, 75.98, 78.12, 78.45)
     assert f"{report[number - 1]:.2f}" in text.split("base:")[0]
 
