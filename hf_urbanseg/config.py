@@ -173,7 +173,7 @@ class UrbanSegTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = option(4, "Images per process in evaluation.")
     eval_strategy: str = option("steps", "When the validation split is measured.")
     eval_steps: float | None = option(500, "Steps between evaluations (report: 500).")
-    save_steps: float = option(500, "Steps between checkpoints; a multiple of --eval_steps.")
+    save_steps: float = option(500, "Steps between checkpoints; with a best model to export, as many as --eval_steps.")
     save_total_limit: int | None = option(2, "Checkpoints kept, besides the best one.")
     load_best_model_at_end: bool | None = option(True, "Export the checkpoint with the best validation mIoU.")
     metric_for_best_model: str | None = option("mean_iou", "What selects it.")
@@ -230,6 +230,12 @@ class UrbanSegTrainingArguments(TrainingArguments):
                 "add `--max_steps -1` to train by epochs",
             )
         super().__post_init__()
+        if self.load_best_model_at_end and self.eval_strategy == "steps" and self.save_steps != self.eval_steps:
+            raise ConfigError(
+                "`save_steps` equal to `eval_steps` with `load_best_model_at_end`",
+                f"{self.save_steps} and {self.eval_steps}",
+                "make them equal: a best step that was not saved could not be exported",
+            )
         # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
         if self._n_gpu > 1:
             self._n_gpu = 1

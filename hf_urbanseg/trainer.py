@@ -14,7 +14,6 @@ from transformers.trainer_utils import speed_metrics
 from hf_urbanseg.checkpoints import (
     commit_checkpoint,
     find_newest_checkpoint,
-    list_checkpoints,
     load_weights,
     remove_staging,
     rotate_checkpoints,
@@ -24,7 +23,6 @@ from hf_urbanseg.checkpoints import (
 from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
-from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
@@ -34,6 +32,7 @@ from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
+from hf_urbanseg.trainer_hooks import TrainerHooks
 
 
 class UrbanSegTrainer(Trainer):
@@ -89,11 +88,11 @@ class UrbanSegTrainer(Trainer):
         # number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self.loss = loss.to(self.args.device)
-        self._sampler: EpochSampler | None = None
-        self._log = LossLog(self.args.device)
+        self.train_sampler: EpochSampler | None = None
+        self.loss_log = LossLog(self.args.device)
         self.ema = ExponentialMovingAverage(self.model, args.ema_decay) if args.ema_decay else None
         self._step_batches: list[dict[str, Tensor]] = []
-        self.add_callback(_RunCallback(self))
+        self.add_callback(TrainerHooks(self))
 
     # Data
 
@@ -109,8 +108,8 @@ class UrbanSegTrainer(Trainer):
         if not isinstance(dataset, TrainDataset):
             return super()._get_train_sampler(dataset)
         step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        self._sampler = EpochSampler(len(dataset), step_size, self.args.seed)
-        return self._sampler
+        self.train_sampler = EpochSampler(len(dataset), step_size, self.args.seed)
+        return self.train_sampler
 
     # Loss
 
@@ -126,7 +125,7 @@ class UrbanSegTrainer(Trainer):
         return self.accelerator.reduce(tensor, "sum")
 
     @torch.no_grad()
-    def _collect_step(self) -> None:
+    def collect_step(self) -> None:
         """Shows all micro-batches of the coming step to losses that need the whole of it (one extra forward each).
 
         The passes leave no trace: random numbers and BatchNorm's statistics are put back, so that the real passes
@@ -160,7 +159,7 @@ class UrbanSegTrainer(Trainer):
             normalizer = dict(zip(self.loss.weights, num_items_in_batch, strict=True))
         parts = self.loss(outputs, labels, normalizer)
         void = (labels == self.model.config.semantic_loss_ignore_index).all()
-        self._log.add(parts, self.loss.diagnostics, void)
+        self.loss_log.add(parts, self.loss.diagnostics, void)
         loss = sum(parts.values())
         if num_items_in_batch is not None:
             # DDP averages gradients over ranks; the global normaliser calls for their sum.
@@ -169,7 +168,7 @@ class UrbanSegTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._log.drain(self.state.global_step, self._sum_over_ranks)
+            logs |= self.loss_log.drain(self.state.global_step, self._sum_over_ranks)
         super().log(logs, start_time)
 
     # Optimiser
@@ -287,7 +286,9 @@ class UrbanSegTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.save_model(str(staged), _internal_call=True)
         if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(checkpoint.with_name(f"checkpoint-{self.state.best_global_step}"))
+            best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
+            if best == checkpoint or best.exists():
+                self.state.best_model_checkpoint = str(best)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(staged))
             self._save_scaler(str(staged))
@@ -331,36 +332,3 @@ class UrbanSegTrainer(Trainer):
         load_weights(self.model, checkpoint)
         if self.ema is not None:
             self.ema.load(checkpoint)
-
-
-class _RunCallback(TrainerCallback):
-    """What the trainer must do at points where `Trainer` only offers callbacks."""
-
-    def __init__(self, trainer: UrbanSegTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._log.step = state.global_step
-        if state.best_global_step:
-            # The run's folder may have been moved since the path was recorded; stock would then forget the best.
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-            if best not in list_checkpoints(args.output_dir):
-                raise CheckpointError(
-                    f"the best checkpoint of the run, {best.name}", "none", "put it back or start anew", args.output_dir
-                )
-            state.best_model_checkpoint = str(best)
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        # Not when the batches are fetched: on resume, the random state is restored between the two.
-        self.trainer._collect_step()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.loss.release()
-        if self.trainer.ema is not None:
-            self.trainer.ema.update(state.global_step)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # Before the loader's iterator exists: accelerate doesn't reach the sampler through all its wrappers.
-        sampler = self.trainer._sampler
-        if sampler is not None:
-            sampler.set_epoch(state.global_step // (len(sampler) // sampler.step_size))

@@ -104,3 +104,10 @@ def test_arguments__every_own_option_has_help():
     for arguments in ALL[:-1]:
         for field in fields(arguments):
             assert field.metadata["help"], field.name
+
+
+def test_training_arguments__a_best_step_that_is_not_saved(tmp_path):
+    options = {"output_dir": str(tmp_path), "eval_steps": 100, "save_steps": 200}
+    with pytest.raises(ConfigError, match="`save_steps` equal to `eval_steps`"):
+        UrbanSegTrainingArguments(**options)
+    UrbanSegTrainingArguments(**options, load_best_model_at_end=False)
