@@ -164,9 +164,10 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
 
 def _check_output(args: UrbanSegTrainingArguments) -> None:
     output = Path(args.output_dir)
-    if args.resume or not (list_checkpoints(output) or (output / "metrics.json").exists()):
-        return
-    if not args.overwrite:
+    checkpoints = list_checkpoints(output)
+    if args.resume and not checkpoints:
+        raise ConfigError("a checkpoint to resume from", "none", "start without `--resume`, or correct it", output)
+    if not args.resume and not args.overwrite and (checkpoints or (output / "metrics.json").exists()):
         raise ConfigError(
             "an `output_dir` without a run",
             "one",
@@ -217,7 +218,13 @@ def _write_inputs(output: Path, arguments: tuple, data: LoadedData, counts, weig
         for checkpoint in list_checkpoints(output):
             shutil.rmtree(checkpoint)
         (output / "metrics.json").unlink(missing_ok=True)
-    write_yaml(output / "recipe.yaml", resolve_recipe(*arguments))
+    recipe = resolve_recipe(*arguments)
+    if args.resume and (output / "recipe.yaml").is_file():
+        before = load_recipe(str(output / "recipe.yaml"))
+        changed = [key for key in sorted(before.keys() | recipe.keys()) if before.get(key) != recipe.get(key)]
+        if changed:
+            logger.warning("resumed with other options than it was started with: %s", ", ".join(changed))
+    write_yaml(output / "recipe.yaml", recipe)
     write_split_file(output / "splits.yaml", data.splits)
     write_json(output / "label_space.json", data.label_space.to_dict())
     if weights is not None:

@@ -340,6 +340,20 @@ def test_finetune__does_not_overwrite_a_run(kitti, run, monkeypatch, capsys):
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_finetune__resume_without_a_run(kitti, tmp_path, monkeypatch, capsys):
+    line = _fails(monkeypatch, capsys, [*words(data_dir=kitti, output_dir=tmp_path / "out"), "--resume"])
+    assert "a checkpoint to resume from" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_finetune__resume_with_other_options_says_so(kitti, run, tmp_path, monkeypatch, caplog):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *words(data_dir=kitti, output_dir=output, flip=0.25), "--resume"])
+    finetune.main()
+    assert "resumed with other options than it was started with: flip, output_dir" in caplog.text
+
+
 def test_image_processor__saved_size_is_used(run, kitti):
     image = Image.open(kitti / "training" / "image_2" / "000000_10.png")
     pixels = SegformerImageProcessorPil.from_pretrained(run)(image, return_tensors="pt")["pixel_values"]
