@@ -183,7 +183,7 @@ def _load_model(name_or_path: str | Path):
         with quiet_transformers():
             # A wrong shape is let through here because the report names the tensor and the exception does not.
             model, report = AutoModelForSemanticSegmentation.from_pretrained(
-                name_or_path, output_loading_info=True, ignore_mismatched_sizes=True
+                name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"

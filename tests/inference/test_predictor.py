@@ -14,6 +14,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.predictor import Predictor, build_label_space, upsample_argmax
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_image_processor, build_random_model
 
 torch.set_num_threads(1)
 
@@ -216,3 +217,10 @@ def test_build_label_space__ids_as_in_json_or_with_gaps():
     assert build_label_space({"1": "b", "0": "a"}).names == ("a", "b")
     with pytest.raises(ModelError, match=r"ids 0\.\.1; found \[0, 2\]"):
         build_label_space({0: "a", 2: "b"})
+
+
+def test_from_pretrained__half_precision_files_are_measured_in_fp32(tmp_path):
+    sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
+    build_random_model("tiny", CITYSCAPES, **sizes).half().save_pretrained(tmp_path)
+    build_image_processor((64, 96)).save_pretrained(tmp_path)
+    assert Predictor.from_pretrained(tmp_path, "cpu").model.dtype == torch.float32
