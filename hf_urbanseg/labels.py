@@ -22,12 +22,15 @@ class LabelSpace:
         colors: One (red, green, blue) triple of 0..255 per class, for pictures.
         label_ids: Raw value in a label file -> train id, or `IGNORE_INDEX` for void. A value that is not a key is an
             error in the data, never silently void.
+        categories: The group each class belongs to (Cityscapes: flat, construction, ...), or none at all; scores are
+            given per group, too.
     """
 
     name: str
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     label_ids: Mapping[int, int] = field(hash=False)
+    categories: tuple[str, ...] = ()
 
     def __post_init__(self):
         count = len(self.names)
@@ -40,6 +43,9 @@ class LabelSpace:
             raise ConfigError(
                 f"{count} colours, one per class", f"{len(self.colors)}", "give each class a `color`", self.name
             )
+        if self.categories and len(self.categories) != count:
+            found = f"{len(self.categories)} of {count} with one"
+            raise ConfigError("a `category` for every class or for none", found, "complete them", self.name)
         for label_id, train_id in self.label_ids.items():
             if not 0 <= label_id <= 255:
                 raise ConfigError("label ids of 0..255", f"{label_id}", "label files are 8-bit", self.name)
@@ -88,7 +94,7 @@ class LabelSpace:
     def with_train_ids(self) -> "LabelSpace":
         """The same classes for label files that hold train ids already."""
         identity = {train_id: train_id for train_id in range(self.num_labels)} | {IGNORE_INDEX: IGNORE_INDEX}
-        return LabelSpace(self.name, self.names, self.colors, identity)
+        return LabelSpace(self.name, self.names, self.colors, identity, self.categories)
 
     def to_dict(self) -> dict:
         """A JSON- and YAML-ready description that `from_dict` reads back."""
@@ -99,16 +105,18 @@ class LabelSpace:
             {"name": name, "color": list(color), "label_ids": ids[train_id]}
             for train_id, (name, color) in enumerate(zip(self.names, self.colors, strict=True))
         ]
+        for entry, category in zip(classes, self.categories, strict=False):
+            entry["category"] = category
         return {"name": self.name, "classes": classes, "void": ids[IGNORE_INDEX]}
 
     @classmethod
     def from_dict(cls, description: Mapping, source: str = "label space") -> "LabelSpace":
-        """Reads `{name, classes: [{name, color, label_ids}], void: [ids]}`.
+        """Reads `{name, classes: [{name, color, label_ids, category}], void: [ids]}`; `category` is optional.
 
         Raises:
             ConfigError: A key is missing or unknown, a value of another shape, or an id is mapped twice.
         """
-        names, colors, label_ids = [], [], {}
+        names, colors, categories, label_ids = [], [], [], {}
         if not isinstance(description, Mapping):
             raise ConfigError("a mapping with `classes`", f"{description!r}", "write `key: value` lines", source)
         classes = description.get("classes")
@@ -130,8 +138,10 @@ class LabelSpace:
         for train_id, entry in enumerate(classes):
             if not isinstance(entry, Mapping) or "name" not in entry:
                 raise ConfigError("a `name` for every class", f"{entry!r}", "add it", source)
-            if unknown := set(entry) - {"name", "color", "label_ids"}:
-                raise ConfigError("keys name, color, label_ids", f"{', '.join(sorted(unknown))}", "remove it", source)
+            if unknown := set(entry) - {"name", "color", "label_ids", "category"}:
+                raise ConfigError(
+                    "keys name, color, label_ids, category", f"{', '.join(sorted(unknown))}", "remove it", source
+                )
             color = entry.get("color", ())
             triple = isinstance(color, (list, tuple)) and len(color) == 3
             if not triple or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
@@ -143,42 +153,47 @@ class LabelSpace:
                 )
             names.append(str(entry["name"]))
             colors.append(tuple(color))
+            categories.append(str(entry.get("category") or ""))
             assign(entry.get("label_ids", [train_id]), train_id, names[-1])
         void = description.get("void")
         assign([] if void is None else void, IGNORE_INDEX, "void")
-        return cls(str(description.get("name", source)), tuple(names), tuple(colors), label_ids)
+        if "" in categories:
+            # One without is told by the constructor; none at all is fine.
+            categories = [category for category in categories if category]
+        return cls(str(description.get("name", source)), tuple(names), tuple(colors), label_ids, tuple(categories))
 
 
-# Cityscapes, as defined in cityscapesScripts (helpers/labels.py): name, colour, label ids of the class.
+# Cityscapes, as defined in cityscapesScripts (helpers/labels.py): name, colour, label id, category.
 _CITYSCAPES = (
-    ("road", (128, 64, 128), 7),
-    ("sidewalk", (244, 35, 232), 8),
-    ("building", (70, 70, 70), 11),
-    ("wall", (102, 102, 156), 12),
-    ("fence", (190, 153, 153), 13),
-    ("pole", (153, 153, 153), 17),
-    ("traffic light", (250, 170, 30), 19),
-    ("traffic sign", (220, 220, 0), 20),
-    ("vegetation", (107, 142, 35), 21),
-    ("terrain", (152, 251, 152), 22),
-    ("sky", (70, 130, 180), 23),
-    ("person", (220, 20, 60), 24),
-    ("rider", (255, 0, 0), 25),
-    ("car", (0, 0, 142), 26),
-    ("truck", (0, 0, 70), 27),
-    ("bus", (0, 60, 100), 28),
-    ("train", (0, 80, 100), 31),
-    ("motorcycle", (0, 0, 230), 32),
-    ("bicycle", (119, 11, 32), 33),
+    ("road", (128, 64, 128), 7, "flat"),
+    ("sidewalk", (244, 35, 232), 8, "flat"),
+    ("building", (70, 70, 70), 11, "construction"),
+    ("wall", (102, 102, 156), 12, "construction"),
+    ("fence", (190, 153, 153), 13, "construction"),
+    ("pole", (153, 153, 153), 17, "object"),
+    ("traffic light", (250, 170, 30), 19, "object"),
+    ("traffic sign", (220, 220, 0), 20, "object"),
+    ("vegetation", (107, 142, 35), 21, "nature"),
+    ("terrain", (152, 251, 152), 22, "nature"),
+    ("sky", (70, 130, 180), 23, "sky"),
+    ("person", (220, 20, 60), 24, "human"),
+    ("rider", (255, 0, 0), 25, "human"),
+    ("car", (0, 0, 142), 26, "vehicle"),
+    ("truck", (0, 0, 70), 27, "vehicle"),
+    ("bus", (0, 60, 100), 28, "vehicle"),
+    ("train", (0, 80, 100), 31, "vehicle"),
+    ("motorcycle", (0, 0, 230), 32, "vehicle"),
+    ("bicycle", (119, 11, 32), 33, "vehicle"),
 )
 # Void ids 0..6, 9, 10, 14..16, 18, 29, 30; the license plate, -1, is 255 in an 8-bit file.
 _CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
 
 CITYSCAPES = LabelSpace(
     "cityscapes",
-    tuple(name for name, _, _ in _CITYSCAPES),
-    tuple(color for _, color, _ in _CITYSCAPES),
-    {label_id: train_id for train_id, (_, _, label_id) in enumerate(_CITYSCAPES)}
+    tuple(name for name, *_ in _CITYSCAPES),
+    tuple(color for _, color, *_ in _CITYSCAPES),
+    {label_id: train_id for train_id, (_, _, label_id, _) in enumerate(_CITYSCAPES)}
     | dict.fromkeys(_CITYSCAPES_VOID, IGNORE_INDEX),
+    tuple(category for *_, category in _CITYSCAPES),
 )
 """The 19 classes of Cityscapes and KITTI, for files of *labelIds* (0..33)."""

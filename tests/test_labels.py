@@ -108,7 +108,7 @@ CAR = {"name": "car", "color": [1, 2, 3]}
         ({"classes": "car"}, "expected a list `classes`; found 'car'"),
         ({"classes": []}, "expected a list `classes`; found []"),
         ({"classes": ["car"]}, "expected a `name` for every class; found 'car'"),
-        ({"classes": [CAR | {"colour": 1}]}, "expected keys name, color, label_ids; found colour"),
+        ({"classes": [CAR | {"colour": 1}]}, "expected keys name, color, label_ids, category; found colour"),
         ({"classes": [CAR | {"color": [1, 2]}]}, "found [1, 2] for car"),
         ({"classes": [CAR | {"color": [1, 2, 256]}]}, "found [1, 2, 256] for car"),
         ({"classes": [CAR | {"color": [1, 2, 0.5]}]}, "found [1, 2, 0.5] for car"),
@@ -144,3 +144,27 @@ def test_from_dict__wrong_shapes_are_one_line_too(description, words):
 
 def test_from_dict__empty_void_is_no_void():
     assert dict(LabelSpace.from_dict({"classes": [CAR], "void": None}).label_ids) == {0: 0}
+
+
+def test_categories__cityscapes_seven_groups():
+    groups = {}
+    for name, category in zip(CITYSCAPES.names, CITYSCAPES.categories, strict=True):
+        groups.setdefault(category, []).append(name)
+    assert list(groups) == ["flat", "construction", "object", "nature", "sky", "human", "vehicle"]
+    assert groups["object"] == ["pole", "traffic light", "traffic sign"]
+    assert groups["human"] == ["person", "rider"] and len(groups["vehicle"]) == 6
+
+
+def test_categories__survive_the_round_trip_and_train_ids():
+    assert LabelSpace.from_dict(CITYSCAPES.to_dict()).categories == CITYSCAPES.categories
+    assert CITYSCAPES.with_train_ids().categories == CITYSCAPES.categories
+
+
+def test_categories__for_every_class_or_for_none():
+    description = CITYSCAPES.to_dict()
+    del description["classes"][3]["category"]
+    with pytest.raises(ConfigError, match="expected a `category` for every class or for none; found 18 of 19"):
+        LabelSpace.from_dict(description)
+    for entry in description["classes"]:
+        entry.pop("category", None)
+    assert LabelSpace.from_dict(description).categories == ()

@@ -79,7 +79,9 @@ def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpa
             distance = np.minimum(distance, np.linalg.norm(candidates - best, axis=1))
             colors[index] = tuple(int(channel) for channel in best)
     train_ids = {train_id: train_id for train_id in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}
-    return LabelSpace(name, names, tuple(colors), train_ids)
+    groups = dict(zip(CITYSCAPES.names, CITYSCAPES.categories, strict=True))
+    categories = tuple(groups[label] for label in names) if set(names) <= groups.keys() else ()
+    return LabelSpace(name, names, tuple(colors), train_ids, categories)
 
 
 class Predictor:
