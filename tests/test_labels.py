@@ -152,7 +152,8 @@ def test_categories__cityscapes_seven_groups():
         groups.setdefault(category, []).append(name)
     assert list(groups) == ["flat", "construction", "object", "nature", "sky", "human", "vehicle"]
     assert groups["object"] == ["pole", "traffic light", "traffic sign"]
-    assert groups["human"] == ["person", "rider"] and len(groups["vehicle"]) == 6
+    assert groups["human"] == ["person", "rider"]
+    assert len(groups["vehicle"]) == 6
 
 
 def test_categories__survive_the_round_trip_and_train_ids():
