@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.inference.plan import REPORT_RATIOS, PredictionPlan
 
 
 def option(default, help_text: str, **metadata):
@@ -142,6 +143,51 @@ class LossArguments:
     auxiliary_stage: int = option(3, "Stage it looks at, from 1 (report's code: 3; its text: 2).")
     auxiliary_channels: int = option(256, "Its width (report's code: 256).")
     auxiliary_weight: float = option(0.4, "Weight of its cross-entropy (report: 0.4).")
+
+
+@dataclass
+class PlanArguments:
+    """How each image is shown to the model when it predicts; the default is one pass."""
+
+    multi_scale: bool = option(
+        False, "The report's 12 passes: six scales, with and without flip, their probabilities averaged."
+    )
+    ratios: list[float] | None = option(
+        None,
+        "Scales of the image processor's size (with a sliding window, of the image's own), such as 0.75 1 1.25. "
+        "Default: 1, or with --multi_scale 0.5 to 1.75 in steps of 0.25.",
+    )
+    flip: bool | None = option(None, "Also predict every scale mirrored. Default: as --multi_scale.")
+    sliding_window: list[int] | None = option(
+        None, "Height and width of a window that slides over images at their own size. Default: the whole image."
+    )
+    stride: list[int] | None = option(None, "Steps of the window, height and width. Default: two thirds of it.")
+    max_batch_pixels: int = option(
+        PredictionPlan.max_batch_pixels,
+        "Input pixels per forward pass at most (one image or window at least): lower it if memory runs out.",
+    )
+
+    def __post_init__(self):
+        for name in ("sliding_window", "stride"):
+            if getattr(self, name) is not None:
+                _check_pair(name, getattr(self, name))
+        if self.stride is not None and self.sliding_window is None:
+            raise ConfigError("`sliding_window` with `stride`", "none", "add it or leave the stride out")
+        self.build_plan()
+
+    def build_plan(self) -> PredictionPlan:
+        """The plan these options describe.
+
+        Raises:
+            ConfigError: Ratios, a window or a stride that make no sense.
+        """
+        return PredictionPlan(
+            ratios=tuple(self.ratios or (REPORT_RATIOS if self.multi_scale else PredictionPlan.ratios)),
+            flip=self.multi_scale if self.flip is None else self.flip,
+            window=None if self.sliding_window is None else tuple(self.sliding_window),
+            stride=None if self.stride is None else tuple(self.stride),
+            max_batch_pixels=self.max_batch_pixels,
+        )
 
 
 @dataclass
