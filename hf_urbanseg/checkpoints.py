@@ -9,12 +9,11 @@ import re
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.models.auxiliary_head import load_auxiliary_head, split_state_dict
+from hf_urbanseg.models.loading import load_complete
 
 logger = logging.getLogger(__name__)
 
@@ -151,22 +150,13 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
     Raises:
         CheckpointError: Tensors missing, unexpected or of another shape, or an unreadable file.
     """
-    try:
-        saved, info = type(model).from_pretrained(
-            folder, config=model.config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            "a readable model", f"{type(error).__name__}: {error}", "resume from another", folder
-        ) from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
-            raise CheckpointError(
-                "weights of this very model",
-                f"{len(info[kind])} {kind.replace('_', ' ')}, such as {sorted(map(str, info[kind]))[0]}",
-                "resume with the options the run was started with",
-                folder,
-            )
+    saved = load_complete(
+        type(model),
+        folder,
+        config=model.config,
+        error_class=CheckpointError,
+        fix="resume with the options the run was started with",
+    )
     # An auxiliary head is no part of the saved SegFormer and comes back from its own file, or not at all.
     _, auxiliary = split_state_dict(model)
     model.load_state_dict(saved.state_dict() | auxiliary, strict=True)

@@ -312,9 +312,9 @@ def test_load_weights__fills_the_very_tensors_the_optimiser_holds(model, tmp_pat
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.pop("decode_head.classifier.bias"), "1 missing keys, such as decode_head.classifier.bias"),
-        (lambda t: t.update(more=torch.zeros(1)), "1 unexpected keys, such as more"),
-        (lambda t: t.update({"decode_head.classifier.bias": torch.zeros(3)}), "1 mismatched keys"),
+        (lambda t: t.pop("decode_head.classifier.bias"), "1 missing (decode_head.classifier.bias)"),
+        (lambda t: t.update(more=torch.zeros(1)), "1 unexpected (more)"),
+        (lambda t: t.update({"decode_head.classifier.bias": torch.zeros(3)}), "1 of another shape (decode_head.classifier.bias)"),
     ],
 )
 def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(model, tmp_path, change, words):
@@ -333,7 +333,7 @@ def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(mo
 
 
 def test_load_weights__unreadable_or_missing(model, tmp_path):
-    with pytest.raises(CheckpointError, match="expected a readable model"):
+    with pytest.raises(CheckpointError, match=r"expected config\.json in a model folder"):
         load_weights(copy_of(model), tmp_path)
     model.save_pretrained(tmp_path)
     cut_to(500)(tmp_path / "model.safetensors")

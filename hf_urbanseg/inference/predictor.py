@@ -7,22 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoModelForSemanticSegmentation
-
-# From its module, because `transformers.SegformerImageProcessor` and `AutoImageProcessor` mean another class where
-# torchvision is installed (resized pixels differ by up to 0.02), and in transformers < 5.23 nothing at all where it is
-# not. The PIL class gives the same pixels everywhere.
-from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
-from transformers.utils import cached_file
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
-from hf_urbanseg.models.build import quiet_transformers
-
-PROCESSOR_FILE = "preprocessor_config.json"
+from hf_urbanseg.models.loading import load_complete, load_image_processor
 
 
 def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
@@ -112,8 +102,8 @@ class Predictor:
             ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape, or
                 a processor that reduces labels.
         """
-        image_processor = _load_image_processor(name_or_path)
-        model = _load_model(name_or_path)
+        image_processor = load_image_processor(name_or_path)
+        model = load_complete(AutoModelForSemanticSegmentation, name_or_path)
         return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @torch.no_grad()
@@ -163,88 +153,3 @@ def _saved_label_space(config) -> LabelSpace | None:
     except (ValueError, AttributeError) as error:
         raise ModelError("a readable label space", str(error), "delete or correct it", path) from error
     return space if space.id2label == {int(key): name for key, name in config.id2label.items()} else None
-
-
-def _load_image_processor(name_or_path: str | Path) -> SegformerImageProcessorPil:
-    path = _find_file(name_or_path, PROCESSOR_FILE)
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("do_reduce_labels", "reduce_labels"):
-            if options.get(key):
-                raise ModelError(
-                    f"`{key}` false", "true, which shifts every class by one", f"set `{key}` to false", path
-                )
-        return SegformerImageProcessorPil.from_dict(options)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError("an image processor's options", str(error), "save the processor again", path) from error
-
-
-def _load_model(name_or_path: str | Path):
-    _find_file(name_or_path, "config.json")
-    try:
-        with quiet_transformers():
-            # A wrong shape is let through here because the report names the tensor and the exception does not.
-            model, report = AutoModelForSemanticSegmentation.from_pretrained(
-                name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise ModelError("a semantic-segmentation model", reason, "copy or train it again", name_or_path) from error
-    shapes = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
-    wrong = {
-        "missing": report["missing_keys"],
-        "unexpected": report["unexpected_keys"],
-        "of another shape": shapes,
-    }
-    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in wrong.items() if keys]
-    if found or report["error_msgs"]:
-        raise ModelError(
-            "weights for every tensor of the model and no others",
-            "; ".join([*found, *map(_first_line, report["error_msgs"])]).replace(";", ","),
-            "save the model again with `save_pretrained`, or name another one",
-            name_or_path,
-        )
-    return model
-
-
-def _find_file(name_or_path: str | Path, filename: str) -> Path:
-    """Path of one file of a local folder or of a Hub model (downloaded, or from the cache)."""
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        if not (folder / filename).is_file():
-            raise ModelError(
-                f"{filename} in a model folder", "none", "name a folder written by training", folder / filename
-            )
-        return folder / filename
-    fix = "train a model first, or correct the path or Hub id"
-    if _is_path(folder):
-        found = "a file" if folder.exists() else "nothing there"
-        raise ModelError("a model folder", found, fix, name_or_path)
-    try:
-        return Path(cached_file(str(name_or_path), filename))
-    except OSError as error:
-        found = f"no such folder, and no {filename} from the Hub ({_first_line(error)})"
-        raise ModelError("a model folder or a Hub id", found, fix, name_or_path) from error
-
-
-def _is_path(name: Path) -> bool:
-    """True for what can't be a Hub id, or is more likely a mistyped path: its parent folder is here (`runs/dmeo`).
-
-    Asking the Hub for the latter would take half a minute of retries without a network.
-    """
-    if name.exists() or (len(name.parts) == 2 and name.parent.is_dir()):
-        return True
-    try:
-        validate_repo_id(str(name))
-    except HFValidationError:
-        return True
-    return False
-
-
-def _first_line(error: object) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
-
-
-def _some(keys) -> str:
-    keys = sorted(keys)
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

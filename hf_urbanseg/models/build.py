@@ -3,20 +3,19 @@
 import logging
 import math
 from collections.abc import Mapping
-from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation
-
-# The class itself, because what `SegformerImageProcessor` means depends on torchvision being installed, and the two
-# backends resize differently by up to 0.02. (transformers 5.17 doesn't export it at the top without torchvision.)
-from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.models.loading import (
+    SegformerImageProcessorPil,
+    find_file,
+    first_line,
+    load_complete,
+    quiet_transformers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def load_pretrained_model(
     Raises:
         ModelError: Not found, not a SegFormer, damaged, or tensors missing, unexpected or of another shape.
     """
-    config = _load(AutoConfig, name_or_path, revision=revision)
+    config = _load_config(name_or_path, revision)
     if config.model_type != "segformer":
         raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", name_or_path)
     same_classes = _same_classes(config.id2label, label_space)
@@ -75,29 +74,14 @@ def load_pretrained_model(
     encoder_only = "SegformerForSemanticSegmentation" not in (config.architectures or [])
     for name, value in {**_label_fields(label_space), **overrides}.items():
         setattr(config, name, value)
-    model, info = _load(
+    model = load_complete(
         SegformerForSemanticSegmentation,
         name_or_path,
+        new=("decode_head.",) if encoder_only else () if same_classes else (_CLASSIFIER,),
+        unused=("classifier.",) if encoder_only else (),
         revision=revision,
         config=config,
-        dtype=torch.float32,  # the default is the checkpoint's own, and half-precision weights don't train
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
     )
-    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
-    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]}
-    if encoder_only:
-        missing = {key for key in missing if not key.startswith("decode_head.")}
-        unexpected = {key for key in unexpected if not key.startswith("classifier.")}
-    mismatched = {key for key in mismatched if not key.startswith(_CLASSIFIER)}
-    for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
-        if keys:
-            raise ModelError(
-                "a checkpoint that fills the model exactly",
-                f"{len(keys)} tensors {kind}, first {min(keys)}",
-                "take an unaltered SegFormer checkpoint",
-                name_or_path,
-            )
     if encoder_only:
         logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
     elif not same_classes:
@@ -150,35 +134,10 @@ def _reset_classifier(model: SegformerForSemanticSegmentation) -> None:
     torch.nn.init.zeros_(classifier.bias)
 
 
-@contextmanager
-def quiet_transformers():
-    """Holds back the loading report and bar of transformers: what is wrong is said once, in our one line."""
-    logging = transformers.utils.logging
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _load(loader, name_or_path: str, **kwargs):
-    """`loader.from_pretrained` with what can go wrong said in one line."""
-    path = Path(name_or_path)
-    if not path.exists() and (path.is_absolute() or len(path.parts) > 2 or str(name_or_path).startswith(".")):
-        raise ModelError("a model folder or a Hub id", "no such folder", "correct the path", name_or_path)
-    if path.exists() and not (path / "config.json").is_file():
-        raise ModelError("a model folder with config.json", "none", "give the folder of a saved model", name_or_path)
+def _load_config(name_or_path: str, revision: str | None):
+    path = find_file(name_or_path, "config.json", revision)
     try:
         with quiet_transformers():
-            return loader.from_pretrained(name_or_path, **kwargs)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(
-            "a SegFormer in a local folder or on the Hub",
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}",
-            "check the name, the files and the network (or start with `--init random`)",
-            name_or_path,
-        ) from error
+            return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("the configuration of a model", first_line(error), "copy it again", path) from error

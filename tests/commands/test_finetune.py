@@ -22,7 +22,7 @@ from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from hf_urbanseg.commands import evaluate, finetune
 from hf_urbanseg.data.synthetic import render_scene
-from hf_urbanseg.models.build import SegformerImageProcessorPil
+from hf_urbanseg.models.loading import SegformerImageProcessorPil
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 OPTIONS = {

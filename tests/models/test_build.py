@@ -118,19 +118,25 @@ def test_load_pretrained_model__is_deterministic_where_nothing_is_new(saved):
 def test_load_pretrained_model__missing_tensor_is_named(altered, key, live):
     folder = altered(lambda tensors: tensors.pop(key))
     line = fails(folder, CITYSCAPES)
-    assert line.startswith(f"{folder}: expected a checkpoint that fills the model exactly; found 1 tensors missing, ")
+    assert line.startswith(f"{folder}: expected weights for every tensor of the model and no others; found 1 missing (")
     assert live in line
     assert key.rsplit(".", 1)[1] in line
 
 
 def test_load_pretrained_model__extra_tensor_is_named(altered):
     folder = altered(lambda tensors: tensors.update({"decode_head.extra.weight": torch.zeros(3)}))
-    assert "1 tensors unexpected, first decode_head.extra.weight" in fails(folder, CITYSCAPES)
+    assert "found 1 unexpected (decode_head.extra.weight)" in fails(folder, CITYSCAPES)
 
 
 def test_load_pretrained_model__tensor_of_another_shape_is_named(altered):
     folder = altered(lambda tensors: tensors.update({"decode_head.linear_fuse.weight": torch.zeros(4, 4, 1, 1)}))
-    assert "1 tensors of another shape, first decode_head.linear_fuse.weight" in fails(folder, CITYSCAPES)
+    assert "found 1 of another shape (decode_head.linear_fuse.weight)" in fails(folder, CITYSCAPES)
+
+
+def test_load_pretrained_model__classifier_that_belies_its_config_is_an_error(altered):
+    # The names say nothing has to be made anew, so new weights would be silent ones.
+    folder = altered(lambda tensors: tensors.update({"decode_head.classifier.bias": torch.zeros(3)}))
+    assert "found 1 of another shape (decode_head.classifier.bias)" in fails(folder, CITYSCAPES)
 
 
 @pytest.mark.parametrize("size", [0, 7, 1000, -1])
@@ -139,7 +145,7 @@ def test_load_pretrained_model__truncated_file(saved, tmp_path, size):
     shutil.copytree(saved[0], folder)
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:size])
-    assert fails(str(folder), CITYSCAPES).startswith(f"{folder}: expected a SegFormer")
+    assert fails(str(folder), CITYSCAPES).startswith(f"{folder}: expected a readable model")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -211,7 +217,7 @@ def test_load_pretrained_model__encoder_only_must_be_complete_too(tmp_path):
     tensors = load_file(tmp_path / WEIGHTS)
     tensors.pop("segformer.encoder.block.1.0.layer_norm_1.weight")
     save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
-    assert "1 tensors missing, first segformer." in fails(str(tmp_path), CITYSCAPES)
+    assert "found 1 missing (segformer." in fails(str(tmp_path), CITYSCAPES)
 
 
 def test_load_pretrained_model__another_architecture(tmp_path):
@@ -229,13 +235,13 @@ def test_load_pretrained_model__hub_id_without_network():
 
 
 def test_load_pretrained_model__folder_without_a_model(tmp_path):
-    assert "expected a model folder with config.json; found none" in fails(str(tmp_path), CITYSCAPES)
+    assert "config.json: expected config.json in a model folder; found none" in fails(str(tmp_path), CITYSCAPES)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "nonsense"}'])
 def test_load_pretrained_model__damaged_config(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    assert fails(str(tmp_path), CITYSCAPES).startswith(f"{tmp_path}: expected ")
+    assert fails(str(tmp_path), CITYSCAPES).startswith(f"{tmp_path / 'config.json'}: expected the configuration of")
 
 
 @pytest.mark.parametrize(

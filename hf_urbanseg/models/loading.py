@@ -1,0 +1,164 @@
+"""Models and image processors from a folder or the Hub: completely, or one line that says what is wrong."""
+
+import json
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from safetensors import SafetensorError
+
+# From its module, because `transformers.SegformerImageProcessor` and `AutoImageProcessor` mean another class where
+# torchvision is installed (resized pixels differ by up to 0.02), and in transformers < 5.23 nothing at all where it is
+# not. The PIL class gives the same pixels everywhere.
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+from transformers.utils import cached_file
+
+from hf_urbanseg.errors import ModelError, UrbanSegError
+
+PROCESSOR_FILE = "preprocessor_config.json"
+_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+
+
+def load_complete(
+    model_class,
+    name_or_path: str | Path,
+    *,
+    new: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
+    error_class: type[UrbanSegError] = ModelError,
+    fix: str = "take an unaltered checkpoint, or save it again with `save_pretrained`",
+    **options,
+):
+    """`model_class.from_pretrained` in fp32, with every tensor accounted for.
+
+    Stock loading warns of tensors that are missing, left over or of another shape and goes on with random weights.
+
+    Args:
+        model_class: A model or Auto class of transformers.
+        name_or_path: Folder, or Hub id.
+        new: Prefixes of tensors that may be missing or of another shape, because the caller makes them anew.
+        unused: Prefixes of tensors of the file that the model doesn't need.
+        error_class: What to raise.
+        fix: What the user can do about tensors that don't fit.
+        options: As of `from_pretrained`.
+
+    Raises:
+        UrbanSegError: Of `error_class`: not found, damaged, or a tensor missing, unexpected or of another shape.
+    """
+    find_file(name_or_path, "config.json", options.get("revision"), error_class)
+    try:
+        with quiet_transformers():
+            # In fp32, because the default is the checkpoint's own type, and half-precision weights neither train nor
+            # measure well. A wrong shape is let through here because the report names the tensor and the exception
+            # doesn't.
+            model, report = model_class.from_pretrained(
+                name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+            )
+    except _FAILURES as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise error_class("a readable model", reason, "copy or train it again", name_or_path) from error
+    kinds = {
+        "missing": _except(report["missing_keys"], new),
+        "unexpected": _except(report["unexpected_keys"], unused),
+        "of another shape": _except(
+            (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]), new
+        ),
+    }
+    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys]
+    found += map(first_line, report["error_msgs"])
+    if found:
+        expected = "weights for every tensor of the model and no others"
+        raise error_class(expected, "; ".join(found).replace(";", ","), fix, name_or_path)
+    return model
+
+
+def load_image_processor(name_or_path: str | Path, revision: str | None = None) -> SegformerImageProcessorPil:
+    """The image processor saved with a model.
+
+    Raises:
+        ModelError: None there, damaged, or one that reduces labels.
+    """
+    path = find_file(name_or_path, PROCESSOR_FILE, revision)
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("do_reduce_labels", "reduce_labels"):
+            if options.get(key):
+                raise ModelError(
+                    f"`{key}` false", "true, which shifts every class by one", f"set `{key}` to false", path
+                )
+        return SegformerImageProcessorPil.from_dict(options)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError("an image processor's options", str(error), "save the processor again", path) from error
+
+
+def find_file(
+    name_or_path: str | Path,
+    filename: str,
+    revision: str | None = None,
+    error_class: type[UrbanSegError] = ModelError,
+) -> Path:
+    """Path of one file of a local folder or of a Hub model (downloaded, or from the cache).
+
+    Raises:
+        UrbanSegError: Of `error_class`: no such folder, Hub model or file.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / filename).is_file():
+            fix = "name a folder written by training"
+            raise error_class(f"{filename} in a model folder", "none", fix, folder / filename)
+        return folder / filename
+    fix = "train a model first, or correct the path or Hub id"
+    if _is_path(folder):
+        found = "a file" if folder.exists() else "nothing there"
+        raise error_class("a model folder", found, fix, name_or_path)
+    try:
+        return Path(cached_file(str(name_or_path), filename, revision=revision))
+    except OSError as error:
+        found = f"no such folder, and no {filename} from the Hub ({first_line(error)})"
+        raise error_class("a model folder or a Hub id", found, fix, name_or_path) from error
+
+
+@contextmanager
+def quiet_transformers():
+    """Holds back the loading report and bar of transformers: what is wrong is said once, in our one line."""
+    logging = transformers.utils.logging
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def first_line(error: object) -> str:
+    """What an exception says, cut to its first line without a full stop."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
+
+
+def _is_path(name: Path) -> bool:
+    """True for what can't be a Hub id, or is more likely a mistyped path: its parent folder is here (`runs/dmeo`).
+
+    Asking the Hub for the latter would take half a minute of retries without a network.
+    """
+    if name.exists() or (len(name.parts) == 2 and name.parent.is_dir()):
+        return True
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return True
+    return False
+
+
+def _except(keys: Iterable[str], prefixes: tuple[str, ...]) -> list[str]:
+    return sorted(key for key in keys if not key.startswith(prefixes)) if prefixes else sorted(keys)
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
