@@ -1,0 +1,184 @@
+"""Self-contained HTML pages: one file that opens anywhere, with no server, no network and no library.
+
+A report's template lies in `templates/` and extends `page.html.j2`, which brings head, styles and footer:
+
+    {% extends "page.html.j2" %}
+    {% import "macros.html.j2" as ui %}
+    {% block content %}<section><h2>Frames</h2>{{ ui.picture(photo) }}</section>{% endblock %}
+
+`write_page(path, "frames.html.j2", title="...", photo=embed_photo(image, "frame 12"))` writes it. Everything from data
+is escaped by Jinja2, missing values are errors, and a content security policy forbids the browser to load anything.
+"""
+
+import base64
+import contextlib
+import io
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hf_urbanseg import __version__
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import LabelSpace
+
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_PIXELS = 524_288
+"""Pictures are embedded with this many pixels at most: a KITTI frame whole, a Cityscapes frame at half its size."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded picture; `macros.html.j2` draws it with `ui.picture`.
+
+    Args:
+        source: `data:` address.
+        width, height: In pixels, as embedded.
+        alt: What it shows, for those who can't see it.
+    """
+
+    source: str
+    width: int
+    height: int
+    alt: str
+
+
+def write_page(path: str | Path, template: str, **context) -> None:
+    """Renders a page and writes it, whole or not at all.
+
+    Args:
+        path: The .html file; its folder is made if need be.
+        template: Name of a file in `templates/`.
+        context: See `render_page`.
+
+    Raises:
+        ConfigError: The file can't be written.
+    """
+    path = Path(path)
+    # Names of files may hold bytes that are no text; they are shown as "?".
+    content = render_page(template, **context).encode("utf-8", "replace")
+    staged = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(content)
+        os.replace(staged, path)
+    except OSError as error:
+        raise ConfigError("a page that can be written", f"{error.strerror or error}", "choose another", path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+
+
+def render_page(template: str, **context) -> str:
+    """The page as text.
+
+    Args:
+        template: Name of a file in `templates/`.
+        context: What the template names; `page.html.j2` itself needs `title` and shows `subtitle` if there is one.
+            Filters: `percent` (0.1234 -> 12.34, None -> -), `count` (1234 -> 1,234), `rgb` (a class colour for CSS).
+    """
+    return _environment().get_template(template).render(context)
+
+
+def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A photograph as JPEG, made smaller where it has more than `max_pixels`.
+
+    Shape:
+        image: (H, W, 3) uint8.
+    """
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image = image.convert("RGB").resize(fit_pixels(image.size, max_pixels), Image.Resampling.LANCZOS)
+    return _embed(image, alt, "JPEG", quality=82, optimize=True)
+
+
+def embed_label_map(train_ids: np.ndarray, label_space: LabelSpace, alt: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Train ids in class colours as palette PNG, void black; made smaller without mixing classes.
+
+    Shape:
+        train_ids: (H, W) uint8.
+    """
+    image = Image.fromarray(np.ascontiguousarray(train_ids, np.uint8))
+    image = image.resize(fit_pixels(image.size, max_pixels), Image.Resampling.NEAREST)
+    image.putpalette(label_space.palette.tobytes())
+    return _embed(image, alt, "PNG", optimize=True)
+
+
+def embed_drawing(picture: np.ndarray, alt: str) -> Picture:
+    """A picture of few colours as PNG, exact; with a palette where its colours fit one.
+
+    Shape:
+        picture: (H, W, 3) uint8.
+    """
+    height, width = picture.shape[:2]
+    codes = picture.reshape(-1, 3).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    colors, indices = np.unique(codes, return_inverse=True)
+    if len(colors) > 256:
+        return _embed(Image.fromarray(picture), alt, "PNG", optimize=True)
+    image = Image.fromarray(indices.reshape(height, width).astype(np.uint8))
+    image.putpalette(bytes(channel for code in colors.tolist() for channel in code.to_bytes(3, "big")))
+    return _embed(image, alt, "PNG", optimize=True)
+
+
+def embed_figure(figure: Figure, alt: str) -> Markup:
+    """A matplotlib figure as inline SVG; what is black or white in it takes the page's ink and paper, dark mode too."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "page"}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    _, start, drawing = buffer.getvalue().partition("<svg ")
+    # Ids and styles of several figures on one page must not meet; numbered by content, the page stays reproducible.
+    prefix = f"figure{zlib.crc32(drawing.encode()):08x}-"
+    drawing = re.sub(r'(\sid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", drawing)
+    drawing = drawing.replace('<style type="text/css">*{', "<style>.figure *{")
+    drawing = drawing.replace("#000000", "currentColor").replace("#ffffff", "var(--card)")
+    drawing = re.sub(r'(?:width|height)="[\d.]+pt" ?', "", drawing, count=2)
+    return Markup(f'<div class="figure" role="img" aria-label="{escape(alt)}">{start}{drawing}</div>')
+
+
+def fit_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The size, in the same order, scaled down to `max_pixels`; never up, never below 1."""
+    scale = min(1.0, (max_pixels / max(size[0] * size[1], 1)) ** 0.5)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _embed(image: Image.Image, alt: str, format: str, **options) -> Picture:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Picture(f"data:image/{format.lower()};base64,{data}", image.width, image.height, alt)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": format_percent, "count": format_count, "rgb": _format_color}
+    environment.globals |= {"version": __version__}
+    return environment
+
+
+def format_percent(value: float | None, digits: int = 2) -> str:
+    """A fraction in percent without the sign; `-` for None and NaN."""
+    return "-" if value is None or value != value else f"{100 * value:.{digits}f}"
+
+
+def format_count(value: int) -> str:
+    return f"{int(value):,}"
+
+
+def _format_color(color: tuple[int, int, int]) -> str:
+    red, green, blue = map(int, color)
+    return f"rgb({red} {green} {blue})"
