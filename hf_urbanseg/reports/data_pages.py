@@ -1,0 +1,244 @@
+"""What a data set looks like: which frames to show, the frames with their labels, and augmented crops."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hf_urbanseg.data.checks import Inspection
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.reports.contact_sheet import Swatch
+from hf_urbanseg.reports.overlays import blend
+from hf_urbanseg.reports.pages import embed_drawing, embed_photo, write_page
+
+_STRIPE, _PAD_PAPER, _PAD_INK = (40, 40, 40), (226, 226, 226), (188, 188, 188)
+_PHOTO_PIXELS, _CROP_PIXELS = 200_000, 90_000
+_MOST_SIZES = 12
+
+
+@dataclass(frozen=True)
+class ChosenFrame:
+    """A frame to show and the classes it was chosen for (none: it fills up the number asked for)."""
+
+    index: int
+    train_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """A frame of the data, or one crop of it: its name, a few words, and pictures to show under each other."""
+
+    name: str
+    caption: str
+    pictures: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DataPage:
+    """What index.html shows.
+
+    Args:
+        data, split: What is shown; the other splits are only counted.
+        inspection: Of all splits.
+        image_counts: (N, C) pixels per image and class of the split.
+        frames, samples: The frames chosen, and their pictures in the same order.
+        augmented: Crops, those of one frame behind each other.
+        augmentation: The options of the augmentation, and `seed`.
+        distribution: The bar chart of the classes.
+    """
+
+    data: LoadedData
+    split: str
+    inspection: Inspection
+    image_counts: np.ndarray
+    frames: Sequence[ChosenFrame]
+    samples: Sequence[Preview]
+    augmented: Sequence[Preview]
+    augmentation: Mapping
+    distribution: Path
+
+
+def choose_frames(image_counts: np.ndarray, count: int) -> list[ChosenFrame]:
+    """Few frames that show every class, the rarest first; then evenly spread ones.
+
+    Greedy: for the rarest class that is still missing (fewest pixels), among the frames that show it well, the one
+    that shows the most missing classes well. A class is shown well by at least a quarter of the pixels that it has at
+    most in any frame.
+
+    Args:
+        image_counts: (N, C) pixels per image and class.
+        count: Frames at most.
+
+    Returns:
+        In the order chosen, at most N frames, none twice.
+    """
+    image_counts = np.asarray(image_counts)
+    largest = image_counts.max(0, initial=0)
+    shown_well = (image_counts > 0) & (4 * image_counts >= largest)
+    totals = image_counts.sum(0)
+    missing = [int(c) for c in np.argsort(totals, kind="stable") if totals[c] > 0]
+    chosen = []
+    while missing and len(chosen) < min(count, len(image_counts)):
+        rarest = missing[0]
+        gain = np.where(shown_well[:, rarest], shown_well[:, missing].sum(1), -1)
+        # Of equals, the one with the most pixels of the rarest class.
+        index = int(np.lexsort((-image_counts[:, rarest], -gain))[0])
+        found = tuple(c for c in missing if shown_well[index, c])
+        chosen.append(ChosenFrame(index, found))
+        missing = [c for c in missing if c not in found]
+    taken = {frame.index for frame in chosen}
+    rest = [index for index in range(len(image_counts)) if index not in taken]
+    wanted = min(count - len(chosen), len(rest))
+    if wanted > 0:
+        spread = np.linspace(0, len(rest) - 1, wanted).round().astype(int)
+        chosen += [ChosenFrame(rest[i], ()) for i in spread]
+    return chosen
+
+
+def draw_labels(image: Image.Image | np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """Class colours over the image, dark stripes where there is no class.
+
+    Shape:
+        image: (H, W, 3) uint8. train_ids: (H, W) uint8. returns: (H, W, 3) uint8.
+    """
+    return draw_stripes(blend(image, train_ids, label_space, 0.6), train_ids == IGNORE_INDEX)
+
+
+def draw_stripes(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A copy of the picture, dim and with diagonal stripes where `mask` is True."""
+    height, width = picture.shape[:2]
+    # By width, because pictures of any size are shown about equally wide.
+    period = max(6, round(width / 80))
+    stripes = (np.arange(height)[:, None] + np.arange(width)) % period < max(2, period // 4)
+    drawn = np.array(picture)
+    drawn[mask] = (0.55 * drawn[mask] + 0.45 * 150).astype(np.uint8)
+    drawn[mask & stripes] = _STRIPE
+    return drawn
+
+
+def show_sample(sample: dict[str, torch.Tensor], label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
+    """What `TrainDataset` gives, made visible: the crop, and the crop with its labels; padding is a grey lattice.
+
+    Normalised images are never exactly 0 in a channel (the mean is no whole grey level), so 0 is padding.
+
+    Shape:
+        pixel_values: (3, h, w) float32 normalised; labels: (h, w) int64 train ids or 255.
+        returns: two (h, w, 3) uint8 pictures.
+    """
+    values = sample["pixel_values"].numpy().transpose(1, 2, 0)
+    labels = sample["labels"].numpy().astype(np.uint8)
+    padding = (values == 0).all(-1)
+    picture = np.rint(255 * (values * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN))).clip(0, 255).astype(np.uint8)
+    paper = _draw_padding(*padding.shape)
+    labelled = draw_labels(picture, labels, label_space)
+    return tuple(np.where(padding[..., None], paper, one) for one in (picture, labelled))
+
+
+def _draw_padding(height: int, width: int) -> np.ndarray:
+    period = max(8, round(width / 40))
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    lattice = ((rows + columns) % period < 2) | ((rows - columns) % period < 2)
+    return np.where(lattice[..., None], np.uint8(_PAD_INK), np.uint8(_PAD_PAPER))
+
+
+def stack(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Pictures of one size above each other, white between them."""
+    white = np.full((gap, *pictures[0].shape[1:]), 255, np.uint8)
+    rows = [part for picture in pictures for part in (white, picture)]
+    return np.concatenate(rows[1:])
+
+
+def describe_choice(frame: ChosenFrame, label_space: LabelSpace) -> str:
+    """`for rider, bicycle`, or nothing for a frame that fills up the number."""
+    names = [label_space.names[train_id] for train_id in frame.train_ids]
+    return f"for {', '.join(names)}" if names else ""
+
+
+def describe_cover(frames: Sequence[ChosenFrame], image_counts: np.ndarray, label_space: LabelSpace) -> str:
+    """Whether the frames show every class of the split, in words."""
+    shown = image_counts[[frame.index for frame in frames]].sum(0) > 0
+    left_out = [label_space.names[c] for c in np.flatnonzero(image_counts.sum(0) * ~shown)]
+    return f"no room for {', '.join(left_out)}" if left_out else "every class of the split is shown, rare ones first"
+
+
+def label_legend(label_space: LabelSpace, counts: Sequence[int], padding: bool = False) -> list[Swatch]:
+    """The classes that occur in `counts` (C,), and what stripes and lattice mean."""
+    legend = [Swatch(label_space.names[c], label_space.colors[c]) for c in np.flatnonzero(counts)]
+    grey = np.full((16, 16, 3), 190, np.uint8)
+    legend.append(Swatch("no class (ignored)", pattern=draw_stripes(grey, np.ones((16, 16), bool))))
+    if padding:
+        legend.append(Swatch("padding", pattern=_draw_padding(16, 16)))
+    return legend
+
+
+def write_data_page(page: DataPage, path: str | Path) -> None:
+    """Writes the page, complete in one file."""
+    space, counts = page.data.label_space, np.asarray(page.image_counts)
+    totals = counts.sum(0)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    classes = [
+        {
+            "name": name,
+            "color": space.colors[c],
+            "pixels": int(totals[c]),
+            "share": float(totals[c] / max(totals.sum(), 1)),
+            "images": int((counts[:, c] > 0).sum()),
+            "image_share": float((counts[:, c] > 0).mean()),
+            "largest": float(shares[:, c].max()),
+        }
+        for c, name in enumerate(space.names)
+    ]
+    write_page(
+        path,
+        "browse_data.html.j2",
+        title=f"{page.data.name}: {page.split}",
+        subtitle=f"{len(counts):,} images, {space.num_labels} classes ({space.name})",
+        split=page.split,
+        num_images=len(counts),
+        void_share=page.inspection.void_share(page.split, space),
+        absent=[row["name"] for row in classes if not row["pixels"]],
+        classes=classes,
+        distribution=embed_drawing(_read_picture(page.distribution), "Bar chart of the labelled pixels per class"),
+        splits=[
+            {"split": split, "images": len(rows), "void_share": page.inspection.void_share(split, space)}
+            for split, rows in page.data.splits.items()
+        ],
+        sizes=_size_rows(page.inspection.sizes(page.split)),
+        notes=page.data.notes,
+        warnings=page.inspection.warnings,
+        cover=describe_cover(page.frames, counts, space),
+        legend=[row for row in classes if row["pixels"]],
+        samples=[_embed_preview(preview, _PHOTO_PIXELS) for preview in page.samples],
+        augmented=[
+            {"name": name, "crops": [_embed_preview(preview, _CROP_PIXELS) for preview in crops]}
+            for name, crops in groupby(page.augmented, key=lambda preview: preview.name)
+        ],
+        epochs=max((len(list(crops)) for _, crops in groupby(page.augmented, key=lambda p: p.name)), default=0),
+        augmentation=page.augmentation,
+    )
+
+
+def _embed_preview(preview: Preview, max_pixels: int) -> dict:
+    alts = (f"{preview.name} {preview.caption}".strip(), f"labels of {preview.name} {preview.caption}".strip())
+    pictures = [embed_photo(one, alt, max_pixels) for one, alt in zip(preview.pictures, alts, strict=True)]
+    return {"name": preview.name, "caption": preview.caption, "pictures": pictures}
+
+
+def _size_rows(sizes: Mapping[tuple[int, int], int]) -> list[dict]:
+    """The commonest sizes, and the others in one row."""
+    ordered = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+    rows = [{"size": f"{height}x{width}", "images": images} for (height, width), images in ordered[:_MOST_SIZES]]
+    if rest := ordered[_MOST_SIZES:]:
+        rows.append({"size": f"{len(rest)} other sizes", "images": sum(images for _, images in rest)})
+    return rows
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
