@@ -157,7 +157,12 @@ class PlanArguments:
         "Scales of the image processor's size (with a sliding window, of the image's own), such as 0.75 1 1.25. "
         "Default: 1, or with --multi_scale 0.5 to 1.75 in steps of 0.25.",
     )
-    flip: bool | None = option(None, "Also predict every scale mirrored. Default: as --multi_scale.")
+    flip: bool | None = option(
+        None,
+        "Also predict every scale mirrored (`--flip false`: don't). Default: as --multi_scale.",
+        nargs="?",
+        const=True,
+    )
     sliding_window: list[int] | None = option(
         None, "Height and width of a window that slides over images at their own size. Default: the whole image."
     )

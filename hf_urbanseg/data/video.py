@@ -1,0 +1,198 @@
+"""Video files: frames in, upright and with their times; a video out that browsers and phones play.
+
+PyAV (`pip install av`) does the work. Of what was tried it alone writes H.264: OpenCV's wheels have no encoder for it,
+and their VP9 reached 2 frames/s at 1242x374 where x264 reached 100 on the same two cores. PyAV is BSD-licensed; the
+FFmpeg inside its wheels has x264 (GPL), so it is an extra and imported only when there is a video.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from hf_urbanseg.errors import DataError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+_BT709 = 1  # of FFmpeg's colour enums: untagged, players guess by size
+_SLACK = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video before it is decoded.
+
+    Args:
+        size: (height, width) of the upright picture.
+        rate: Frames per second on average.
+        time_base: Seconds per unit of `VideoFrame.time`.
+        num_frames: Packets of pictures; a few formats have some that show nothing.
+        pixel_aspect: Width over height of a pixel of the upright picture; 1 but for anamorphic video.
+    """
+
+    size: tuple[int, int]
+    rate: Fraction
+    time_base: Fraction
+    num_frames: int
+    pixel_aspect: Fraction = Fraction(1)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFrame:
+    """One frame.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, upright.
+        time: Units of the video's time base since its first frame; grows from frame to frame.
+    """
+
+    image: np.ndarray
+    time: int
+
+
+def inspect_video(path: Path) -> VideoInfo:
+    """Reads a whole file without decoding more than its first frame: cheap, and enough to find most damage.
+
+    Raises:
+        DataError: Not a video, no picture in it, damaged, or shorter than its header says.
+    """
+    with _opened(path) as (container, stream):
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise DataError("a video", "one without frames", "leave it out", path)
+        height, width = _upright(first).shape[:2]
+        # 0 or nothing: not known.
+        aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+        time_base, rate = stream.time_base, stream.average_rate or stream.guessed_rate or Fraction(25)
+    with _opened(path) as (container, stream):
+        count, end = 0, Fraction(0)
+        for packet in container.demux():
+            if packet.is_corrupt:
+                raise _truncated(path, f"a damaged packet {float(end):.1f} s in")
+            count += packet.stream.index == stream.index and packet.size > 0
+            if packet.pts is not None:
+                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if container.duration:
+            expected = Fraction(container.duration + (container.start_time or 0), 1_000_000)
+            if end + _SLACK < expected:
+                raise _truncated(path, f"{float(end):.1f} of {float(expected):.1f} s")
+    return VideoInfo((height, width), rate, time_base, count, 1 / aspect if first.rotation % 180 else aspect)
+
+
+def read_frames(path: Path) -> Iterator[VideoFrame]:
+    """Decodes a video frame by frame.
+
+    Raises:
+        DataError: A frame can't be decoded, or has another size than the first.
+    """
+    with _opened(path) as (container, stream):
+        step = max(1, round(1 / ((stream.average_rate or 25) * stream.time_base)))
+        start, last, shape = None, -step, None
+        for frame in container.decode(stream):
+            image = _upright(frame)
+            shape = shape or image.shape
+            if image.shape != shape:
+                found = f"{image.shape[0]}x{image.shape[1]} after {shape[0]}x{shape[1]} (height x width)"
+                raise DataError("frames of one size", found, "cut the video where its size changes", path)
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            start = stamp if start is None else start
+            # AVI may leave times out, and joined files let them run back.
+            time = last + step if stamp is None else stamp - start
+            last = time if time > last else last + step
+            yield VideoFrame(image, last)
+
+
+def read_ahead(items: Iterable, count: int) -> Iterator:
+    """The same items, up to `count` of them fetched by a thread while earlier ones are in use."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "read_ahead") as reader:
+        pending = deque(reader.submit(next, iterator, end) for _ in range(count))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(reader.submit(next, iterator, end))
+            yield item
+
+
+@contextmanager
+def open_video_writer(path: Path, info: VideoInfo) -> Iterator[Callable[[VideoFrame], None]]:
+    """Gives a function that appends a frame to an H.264 .mp4, which is playable once the block ends.
+
+    Times, and so a steady or variable frame rate, are the source's. An odd height or width gets one more line, a
+    repetition of the last: 4:2:0 chroma, the only kind that plays everywhere, needs even sizes.
+
+    Raises:
+        DataError: The file can't be written.
+    """
+    av = _import_av(path)
+    height, width = info.size
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=info.rate, options={"preset": "veryfast", "crf": "20"})
+            stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+            context = stream.codec_context
+            context.time_base, context.sample_aspect_ratio = info.time_base, info.pixel_aspect
+            context.colorspace = context.color_primaries = context.color_trc = context.color_range = _BT709
+            step = max(1, round(1 / (info.rate * info.time_base)))
+
+            def mux(packets) -> None:
+                for packet in packets:
+                    # Without one the last frame, or an only one, would last no time.
+                    packet.duration = packet.duration or round(step * info.time_base / packet.time_base)
+                    container.mux(packet)
+
+            def write(frame: VideoFrame) -> None:
+                image = np.pad(frame.image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+                picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+                picture.pts, picture.time_base = frame.time, info.time_base
+                mux(stream.encode(picture))
+
+            yield write
+            mux(stream.encode())
+    except (av.FFmpegError, OSError) as error:
+        raise DataError("room for a video", _reason(error), "choose another `--output`", path) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple]:
+    """The container and its first stream of pictures; whatever FFmpeg complains about becomes one line."""
+    av = _import_av(path)
+    repair = "play it to see what is there, and leave it out or convert it (`ffmpeg -i old new.mp4`)"
+    try:
+        with av.open(str(path)) as container:
+            cover = av.stream.Disposition.attached_pic
+            stream = next((one for one in container.streams.video if not one.disposition & cover), None)
+            if stream is None:
+                kinds = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
+                raise DataError("a video", f"only {kinds} in the file", "leave it out", path)
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        raise DataError("a readable video", _reason(error), repair, path) from error
+
+
+def _import_av(path: Path):
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(
+            "the package `av`, which reads and writes video", "none", "`pip install av`, or leave videos out", path
+        ) from error
+    return av
+
+
+def _upright(frame) -> np.ndarray:
+    # Phones store turned pictures and say by how much; FFmpeg counts anticlockwise, as numpy does.
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+
+def _truncated(path: Path, found: str) -> DataError:
+    return DataError("a complete video", found, "fetch it again, or keep what is there by converting it", path)
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0].rstrip(".")
