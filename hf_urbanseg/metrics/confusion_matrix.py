@@ -1,9 +1,16 @@
 """A running confusion matrix: everything segmentation scores need, in O(classes^2) memory."""
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_urbanseg.labels import IGNORE_INDEX
+
+# calcHist gives float32, which counts exactly up to 2**24; no piece is larger. A multiple of 8 (bytes of a word).
+_PIECE = 2**24
+# torch 2.13 stores these types but can't compare them.
+_STORED_ONLY = (torch.uint16, torch.uint32, torch.uint64)
 
 
 class ConfusionMatrix:
@@ -22,11 +29,13 @@ class ConfusionMatrix:
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
-    def update(self, predictions: Tensor, labels: Tensor) -> None:
+    def update(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Adds pixels.
 
         Shape:
-            predictions, labels: the same shape, any integer type; train ids, labels may be `ignore_index`.
+            predictions, labels: the same shape, any integer type; train ids, labels may be `ignore_index`. 8-bit
+                tensors on the CPU are the fastest.
+            returns: (C, C) int64 on the masks' device, the counts of these pixels alone.
 
         Raises:
             ValueError: Shapes differ, or a value is neither a class nor (labels only) `ignore_index`.
@@ -36,21 +45,25 @@ class ConfusionMatrix:
                 f"expected predictions and labels of one shape; found {tuple(predictions.shape)} and "
                 f"{tuple(labels.shape)}; upsample the logits to the label's size first"
             )
-        classes = self.num_classes
-        labels, predictions = labels.reshape(-1).long(), predictions.reshape(-1).long()
-        ignored = labels == self.ignore_index
-        for kind, values, allowed in (("predictions", predictions, None), ("labels", labels, ignored)):
-            wrong = (values < 0) | (values >= classes)
-            if allowed is not None:
-                wrong &= ~allowed
-            if bool(wrong.any()):
-                raise ValueError(
-                    f"expected {kind} of 0..{classes - 1}; found {sorted(set(values[wrong].tolist()))}; map them first"
-                )
-        # Ignored pixels fall into one bucket behind the matrix: cheaper than selecting the others.
-        index = torch.where(ignored, classes * classes, labels * classes + predictions)
-        counts = torch.bincount(index, minlength=classes * classes + 1)[:-1]
-        self.matrix += counts.reshape(classes, classes).to(self.matrix.device)
+        predictions, labels = (
+            (mask.long() if mask.dtype in _STORED_ONLY else mask).reshape(-1) for mask in (predictions, labels)
+        )
+        counts = None
+        on_cpu = predictions.device.type == labels.device.type == "cpu"
+        if on_cpu and self.ignore_index == IGNORE_INDEX and self.num_classes <= IGNORE_INDEX:
+            counts = _count_bytes(predictions, labels, self.num_classes)
+        if counts is None:
+            counts = _count_anywhere(predictions, labels, self.num_classes, self.ignore_index)
+        if counts is None:
+            self._raise_unknown(predictions, labels)
+        self.matrix += counts.to(self.matrix.device)
+        return counts
+
+    def _raise_unknown(self, predictions: Tensor, labels: Tensor) -> None:
+        for kind, values in (("predictions", predictions), ("labels", labels[labels != self.ignore_index])):
+            wrong = values[(values < 0) | (values >= self.num_classes)].unique().tolist()
+            if wrong:
+                raise ValueError(f"expected {kind} of 0..{self.num_classes - 1}; found {wrong}; map them first")
 
     def all_reduce(self) -> None:
         """Sums the counts over all processes of the default group; afterwards every process holds the total."""
@@ -59,3 +72,64 @@ class ConfusionMatrix:
 
     def reset(self) -> None:
         self.matrix.zero_()
+
+
+def count_byte_pairs(labels: np.ndarray, predictions: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """How often each value of a label meets each value of a prediction; `IGNORE_INDEX` is a value of labels, too.
+
+    OpenCV's histogram increments one 32-bit counter per pixel. Street scenes are long runs of one class, and
+    incrementing one counter again and again waits for the store before: so neighbours count in up to eight copies of
+    the table, told apart by spare high bits of the prediction, which are summed at the end.
+
+    Shape:
+        labels, predictions: (P,) uint8; predictions below `columns`.
+        returns: (1 + `rows`, `columns`) int64; row 0 = `IGNORE_INDEX`, row 1 + v = label v. Labels of `rows`..254 are
+            in no row: the counts then sum to less than P.
+    """
+    step = 1 << (columns - 1).bit_length()
+    copies = min(8, 256 // step)
+    word = (np.arange(8, dtype=np.uint8) % copies * step).view(np.uint64)
+    counts = np.zeros((1 + rows, columns), np.int64)
+    for start in range(0, len(labels), _PIECE):
+        # 255 + 1 wraps to 0: the table stays so small that each call reuses the memory of the call before.
+        shifted = labels[start : start + _PIECE] + np.uint8(1)
+        spread = predictions[start : start + _PIECE].copy()
+        # The up to seven pixels behind the last whole word stay in the first copy.
+        words = spread[: len(spread) // 8 * 8].view(np.uint64)
+        np.bitwise_xor(words, word, out=words)
+        table = cv2.calcHist([shifted[None], spread[None]], [0, 1], None, [1 + rows, 256], [0, 1 + rows, 0, 256])
+        table = table.astype(np.int64).reshape(1 + rows, 256 // step, step)
+        counts += table[:, :copies, :columns].sum(1)
+    return counts
+
+
+def _count_bytes(predictions: Tensor, labels: Tensor, classes: int) -> Tensor | None:
+    """(C, C) counts of masks whose values all fit into a byte; None if one doesn't or is no class."""
+    label_bytes, prediction_bytes = _as_bytes(labels), _as_bytes(predictions)
+    if label_bytes is None or prediction_bytes is None:
+        return None
+    if len(prediction_bytes) and prediction_bytes.max() >= classes:
+        return None
+    counts = count_byte_pairs(label_bytes, prediction_bytes, classes, classes)
+    # Missing pixels have a label that is no class: the check costs no pass over the pixels.
+    return torch.from_numpy(counts[1:]) if counts.sum() == len(label_bytes) else None
+
+
+def _as_bytes(values: Tensor) -> np.ndarray | None:
+    if values.dtype == torch.uint8 or not values.numel():
+        return values.to(torch.uint8).contiguous().numpy()
+    low, high = values.aminmax()
+    return values.to(torch.uint8).numpy() if low >= 0 and high <= 255 else None
+
+
+def _count_anywhere(predictions: Tensor, labels: Tensor, classes: int, ignore_index: int) -> Tensor | None:
+    """(C, C) counts of any integers on any device; None if a value is no class. The masks never leave the device."""
+    # Row C takes ignored pixels, row C + 1 and column C what is no class: one histogram counts and checks.
+    rows = torch.where((labels >= 0) & (labels < classes), labels.long(), classes + 1)
+    rows = torch.where(labels == ignore_index, classes, rows)
+    columns = torch.where((predictions >= 0) & (predictions < classes), predictions.long(), classes)
+    buckets = torch.bincount(rows * (classes + 1) + columns, minlength=(classes + 2) * (classes + 1))
+    buckets = buckets.reshape(classes + 2, classes + 1)
+    if bool(buckets[:, classes].sum() + buckets[classes + 1].sum()):
+        return None
+    return buckets[:classes, :classes]
