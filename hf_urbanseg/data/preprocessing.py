@@ -1,11 +1,12 @@
 """From rows of a data set to `pixel_values` and `labels`, and the order in which they come."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import albumentations as A
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.utils.data import Sampler
 
 from hf_urbanseg.data.transforms import seed_transforms
@@ -46,26 +47,66 @@ class TrainDataset(torch.utils.data.Dataset):
         }
 
 
-class EvalDataset(torch.utils.data.Dataset):
-    """Images as the saved image processor prepares them, labels at native size.
+InputSizes = Callable[[tuple[int, int]], list[tuple[int, int]]]
+"""(height, width) of an image -> those it is shown to the model in, one per scale."""
+
+
+def build_views(image: Image.Image, image_processor, sizes: InputSizes | None = None) -> list[torch.Tensor]:
+    """An image as the model sees it, once per scale.
+
+    Every scale is resized from the original image by the processor's own filter and normalised as it says.
+
+    Args:
+        image: Of any mode.
+        image_processor: PIL image -> `pixel_values`.
+        sizes: The input sizes; None is one view exactly as the processor makes it.
 
     Shape:
-        [index] -> pixel_values: (3, h, w) float32 of the processor's size; labels: (H, W) uint8 train ids or 255, the
-        file's own size.
+        returns: tensors (3, h, w) float32.
+    """
+    image = image.convert("RGB")
+    options = [{}]
+    if sizes is not None:
+        # Of a processor that doesn't resize too, where another scale is asked for.
+        options = [
+            {"size": {"height": height, "width": width}, "do_resize": (height, width) != (image.height, image.width)}
+            for height, width in sizes((image.height, image.width))
+        ]
+    return [image_processor(image, return_tensors="pt", **one)["pixel_values"][0] for one in options]
+
+
+class EvalDataset(torch.utils.data.Dataset):
+    """Images as the saved image processor prepares them, at one or several scales, labels at native size.
+
+    Args:
+        rows: Columns `name`, `image` and `label` (`datasets.Image`).
+        label_space: Maps raw label ids to train ids.
+        image_processor: The one saved with the model.
+        sizes: Input sizes for an image size (`PredictionPlan.input_sizes`); None is the processor's own alone.
+
+    Shape:
+        [index] -> views: a list with one (3, h, w) float32 per scale; labels: (H, W) uint8 train ids or 255, the
+        file's own size; index: int.
     """
 
-    def __init__(self, rows: Dataset, label_space: LabelSpace, image_processor):
+    def __init__(self, rows: Dataset, label_space: LabelSpace, image_processor, sizes: InputSizes | None = None):
         self.rows, self.table, self.image_processor = rows, label_space.train_id_table, image_processor
+        self.sizes = sizes
+
+    @property
+    def names(self) -> list[str]:
+        """Frame names, in the order of the images."""
+        return list(self.rows["name"])
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, list[torch.Tensor] | torch.Tensor | int]:
         row = self.rows[index]
-        pixel_values = self.image_processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"][0]
         return {
-            "pixel_values": pixel_values,
+            "views": build_views(row["image"], self.image_processor, self.sizes),
             "labels": torch.from_numpy(self.table[np.asarray(row["label"])]),
+            "index": index,
         }
 
 

@@ -1,5 +1,6 @@
 """How images are shown to a model: scales, flips, windows, and how much at a time."""
 
+import math
 from dataclasses import dataclass
 
 from hf_urbanseg.errors import ConfigError
@@ -18,6 +19,7 @@ class PredictionPlan:
         window: (height, width) of a sliding window; None shows the whole image at once.
         stride: (height, width) steps of the window; None takes two thirds of it.
         max_batch_pixels: Input pixels per forward pass at most, one image or window being the least: bounds memory.
+            The default takes 8 KITTI images (384x1280), or 2 of Cityscapes.
 
     Raises:
         ConfigError: A ratio, window or stride that makes no sense.
@@ -30,6 +32,10 @@ class PredictionPlan:
     max_batch_pixels: int = 4_194_304
 
     def __post_init__(self):
+        # Lists, as options and recipes have them, would neither compare nor hash.
+        for name in ("ratios", "window", "stride"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.ratios or not all(0 < ratio <= 16 for ratio in self.ratios):
             raise ConfigError("`ratios` above 0, up to 16", f"{list(self.ratios)}", "correct them")
         if len(set(self.ratios)) != len(self.ratios):
@@ -45,6 +51,29 @@ class PredictionPlan:
                 raise ConfigError("`stride` up to the `window`", f"{list(self.stride)}", "or pixels are left out")
         if self.max_batch_pixels < 1024:
             raise ConfigError("`max_batch_pixels` of 1024 or more", f"{self.max_batch_pixels}", "enlarge it")
+
+    def input_sizes(self, base_size: tuple[int, int] | None, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The (height, width) an image is resized to, one per ratio.
+
+        Without a window: ratio x `base_size`, each side to the nearest multiple of 32 (32 at least); ratio 1 is
+        `base_size` itself. With a window: ratio x `image_size`, each side to the nearest pixel (32 at least).
+
+        Args:
+            base_size: (height, width) of the image processor; None where it doesn't resize: the image's own.
+            image_size: (height, width) of the image.
+
+        Source: the report's ratios of 1280x384 are multiples of 32 without rounding; for other sizes MMSegmentation's
+        `ResizeToMultiple` would round up.
+        """
+        if self.window is not None:
+            return [_scale(image_size, ratio, 1) for ratio in self.ratios]
+        base_size = tuple(base_size or image_size)
+        return [base_size if ratio == 1 else _scale(base_size, ratio, 32) for ratio in self.ratios]
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """The `stride`, or its default of two thirds of the `window` (512 -> 341, as is usual for Cityscapes)."""
+        return self.stride or (self.window[0] * 2 // 3, self.window[1] * 2 // 3)
 
     @property
     def passes(self) -> int:
@@ -69,3 +98,11 @@ class PredictionPlan:
         flips = ", with and without flip" if self.flip else ""
         count = f"{self.passes} passes: " if self.passes > 1 else ""
         return f"{count}{scale}{of}{flips}{sliding}"
+
+
+PLAIN = PredictionPlan()
+
+
+def _scale(size: tuple[int, int], ratio: float, multiple: int) -> tuple[int, int]:
+    height, width = (max(32, multiple * math.floor(side * ratio / multiple + 0.5)) for side in size)
+    return height, width

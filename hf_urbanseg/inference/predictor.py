@@ -1,38 +1,22 @@
 """A trained folder and some images -> train ids at each image's own size."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModelForSemanticSegmentation
 
+from hf_urbanseg.data.collator import stack_views
+from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.inference.multi_scale import predict_views
+from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from hf_urbanseg.models.loading import load_complete, load_image_processor
-
-
-def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-    """Brings logits to each image's size and takes the best class; the core of prediction and of evaluation.
-
-    Args:
-        logits: Model output of one batch.
-        target_sizes: (height, width) wanted for each image; they may differ.
-
-    Shape:
-        logits: (N, C, h, w) float of any precision, unnormalised; upsampled in fp32 (bilinear, align_corners=False).
-        returns: N tensors (height, width) int64, train ids.
-    """
-    if len(logits) != len(target_sizes):
-        raise ValueError(f"expected one target size per image, {len(logits)}; found {len(target_sizes)}.")
-    # One image at a time: a batch of full-resolution logits is the largest tensor of a whole evaluation.
-    return [
-        F.interpolate(one[None].float(), size=tuple(map(int, size)), mode="bilinear", align_corners=False)[0].argmax(0)
-        for one, size in zip(logits, target_sizes, strict=True)
-    ]
 
 
 def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpace:
@@ -81,66 +65,84 @@ class Predictor:
         model (`PreTrainedModel`): returns `.logits` (N, C, h, w); predicts in evaluation mode and is left in it.
         image_processor: PIL images -> `pixel_values`; also of unequal sizes if it does not resize.
         device (`torch.device` or `str`, *optional*): where the model is moved; None leaves it where it is.
+        plan (`PredictionPlan`, *optional*): scales, mirrored copies, windows; default: one pass.
+
+    Raises:
+        ModelError: The processor's size is not a height and width, and the plan needs one to scale.
     """
 
-    def __init__(self, model, image_processor, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        model,
+        image_processor,
+        device: torch.device | str | None = None,
+        plan: PredictionPlan = PLAIN,
+    ):
         self.model = model if device is None else model.to(device)
-        self.image_processor = image_processor
+        self.image_processor, self.plan = image_processor, plan
         self.label_space = _saved_label_space(model.config) or build_label_space(
             model.config.id2label, model.config.name_or_path or "model"
         )
+        self.sizes: Callable[[tuple[int, int]], list[tuple[int, int]]] | None = None
+        """Image size -> input sizes, for `EvalDataset`; None is one pass as the processor does it."""
+        if not plan.is_plain:
+            self.sizes = partial(plan.input_sizes, None if plan.window else self.base_size)
+
+    @property
+    def base_size(self) -> tuple[int, int] | None:
+        """(height, width) of the image processor; None where it leaves images as they are."""
+        if not self.image_processor.do_resize:
+            return None
+        size = dict(self.image_processor.size)
+        if size.get("height") is None or size.get("width") is None:
+            raise ModelError(
+                "an image processor with a `height` and `width`", f"`size` {size}", "save them with the model"
+            )
+        return size["height"], size["width"]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, device: torch.device | str | None = None) -> "Predictor":
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: torch.device | str | None = None,
+        plan: PredictionPlan = PLAIN,
+        revision: str | None = None,
+    ) -> "Predictor":
         """Loads a trained folder or Hub model, completely or not at all.
 
         Args:
             name_or_path: A folder written by training, or a Hub id.
             device: None takes the GPU if there is one.
+            plan: The passes of a prediction.
+            revision: Branch, tag or commit of a Hub id.
 
         Raises:
             ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape, or
                 a processor that reduces labels.
         """
-        image_processor = load_image_processor(name_or_path)
-        model = load_complete(AutoModelForSemanticSegmentation, name_or_path)
-        return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        image_processor = load_image_processor(name_or_path, revision)
+        model = load_complete(AutoModelForSemanticSegmentation, name_or_path, revision=revision)
+        return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
 
-    @torch.no_grad()
-    def predict_batch(self, pixel_values: torch.Tensor, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """Runs the model once.
-
-        Shape:
-            pixel_values: (N, 3, h, w) float, normalised.
-            returns: N tensors (height, width) int64 train ids, on the model's device.
-        """
+    def predict_batch(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        """Predicts a batch; each a (height, width) uint8 tensor of train ids on the model's device."""
         self.model.eval()
-        logits = self.model(pixel_values=pixel_values.to(self.model.device, self.model.dtype)).logits
-        return upsample_argmax(logits, target_sizes)
+        views = stack_views([build_views(image, self.image_processor, self.sizes) for image in images])
+        return predict_views(self.model, views, [(image.height, image.width) for image in images], self.plan)
 
     def predict(self, images: Sequence[Image.Image], batch_size: int = 4) -> list[np.ndarray]:
         """Predicts PIL images at their own size.
 
         Args:
-            images: RGB, of any sizes.
-            batch_size: Images per forward pass; doesn't change the result beyond rounding.
+            images: Of any mode and sizes.
+            batch_size: Images in memory at a time; doesn't change the result beyond rounding.
 
         Returns:
             One (height, width) uint8 array of train ids per image.
         """
-        predictions = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            pixel_values = [self.image_processor(image, return_tensors="pt")["pixel_values"] for image in batch]
-            sizes = [(image.height, image.width) for image in batch]
-            if len({one.shape for one in pixel_values}) == 1:
-                train_ids = self.predict_batch(torch.cat(pixel_values), sizes)
-            else:
-                train_ids = [
-                    self.predict_batch(*one)[0] for one in zip(pixel_values, [[s] for s in sizes], strict=True)
-                ]
-            predictions += [one.to("cpu", torch.uint8).numpy() for one in train_ids]
-        return predictions
+        starts = range(0, len(images), batch_size)
+        batches = (self.predict_batch(images[start : start + batch_size]) for start in starts)
+        return [one.cpu().numpy() for batch in batches for one in batch]
 
 
 def _saved_label_space(config) -> LabelSpace | None:

@@ -1,13 +1,17 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from hf_urbanseg.data.collator import collate_train
-from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
+from hf_urbanseg.data.collator import collate_eval, collate_train
+from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset, build_views
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor
 
@@ -179,7 +183,28 @@ def test_epoch_sampler__repeats_inside_a_step_differ_in_pixels(rows):
     assert len(set(crops)) == 4
 
 
-# EvalDataset
+# build_views and EvalDataset
+
+
+def test_build_views__every_scale_is_resized_from_the_original(rows):
+    processor = build_image_processor((32, 96))
+    image = rows[0]["image"]
+    views = build_views(image, processor, lambda size: [(32, 96), (64, 96), size, (96, 160)])
+    assert [tuple(view.shape) for view in views] == [(3, 32, 96), (3, 64, 96), (3, 48, 64), (3, 96, 160)]
+    assert torch.equal(views[0], processor(image, return_tensors="pt")["pixel_values"][0])
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    for view in views:
+        resized = np.asarray(image.resize(tuple(view.shape[:0:-1]), Image.Resampling.BILINEAR)) / 255
+        np.testing.assert_allclose(view.numpy(), ((resized - mean) / std).transpose(2, 0, 1), atol=1e-6)
+
+
+def test_build_views__a_processor_that_keeps_sizes_makes_scales_too(rows):
+    keeps, resizes = SegformerImageProcessorPil(do_resize=False), build_image_processor((32, 96))
+    image = rows[0]["image"]
+    found = build_views(image, keeps, lambda size: [size, (64, 96)])
+    expected = build_views(image, resizes, lambda size: [size, (64, 96)])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(build_views(image, keeps)[0], found[0])
 
 
 def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alone(rows):
@@ -189,14 +214,29 @@ def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alon
     for index in range(len(rows)):
         sample = dataset[index]
         expected = processor(rows[index]["image"], return_tensors="pt")["pixel_values"][0]
-        assert sample["pixel_values"].shape == (3, 32, 96)
-        assert torch.equal(sample["pixel_values"], expected)
+        (view,) = sample["views"]
+        assert view.shape == (3, 32, 96)
+        assert torch.equal(view, expected)
         label = CITYSCAPES.train_id_table[np.asarray(rows[index]["label"])]
         assert (sample["labels"].shape, sample["labels"].dtype) == ((48, 64), torch.uint8)
         assert torch.equal(sample["labels"], torch.from_numpy(label))
+        assert sample["index"] == index
 
 
 def test_eval_dataset__is_the_same_every_time(rows):
     dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 32)))
-    assert same(dataset[1], dataset[1])
-    assert not same(dataset[1], dataset[2])
+    assert torch.equal(dataset[1]["views"][0], dataset[1]["views"][0])
+    assert not torch.equal(dataset[1]["views"][0], dataset[2]["views"][0])
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_eval_dataset__workers_make_the_scales(rows, context):
+    sizes = partial(PredictionPlan((1.0, 1.5), flip=True).input_sizes, (32, 96))
+    dataset = EvalDataset(rows.select(range(2)), CITYSCAPES, build_image_processor((32, 96)), sizes)
+    loader = DataLoader(dataset, 2, num_workers=1, collate_fn=collate_eval, multiprocessing_context=context)
+    (batch,) = loader
+    assert [tuple(view.shape) for view in batch["views"]] == [(2, 3, 32, 96), (2, 3, 64, 160)]
+    assert batch["index"] == [0, 1]
+    for index in range(2):
+        for view, expected in zip(batch["views"], dataset[index]["views"], strict=True):
+            assert torch.equal(view[index], expected)

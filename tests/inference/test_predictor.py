@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.inference.predictor import Predictor, build_label_space, upsample_argmax
+from hf_urbanseg.inference.plan import PredictionPlan
+from hf_urbanseg.inference.predictor import Predictor, build_label_space
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 
@@ -53,26 +55,6 @@ def _images(*sizes):
     return [Image.fromarray(pixels).resize((w, h)) for pixels, (h, w) in zip(small, sizes, strict=True)]
 
 
-def test_upsample_argmax__hand_computed_row():
-    # 2 -> 4 columns with free corners: weights of the right pixel are 0, 1/4, 3/4, 1.
-    logits = torch.tensor([[[[0.0, 0.0]], [[-1.0, 2.0]]]])  # class 1 is -1, -0.25, 1.25, 2
-    (train_ids,) = upsample_argmax(logits, [(1, 4)])
-    assert train_ids.tolist() == [[0, 0, 1, 1]]
-    assert train_ids.dtype == torch.int64
-
-
-def test_upsample_argmax__half_precision_logits_are_compared_in_fp32():
-    logits = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    found = upsample_argmax(logits, [(31, 17), (64, 64)])
-    expected = upsample_argmax(logits.float(), [(31, 17), (64, 64)])
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def test_upsample_argmax__needs_a_size_per_image():
-    with pytest.raises(ValueError, match="one target size per image, 2; found 1"):
-        upsample_argmax(torch.zeros(2, 3, 4, 4), [(8, 8)])
-
-
 def test_predict__equals_the_processor_of_transformers(model, processor):
     images = _images((75, 124), (40, 33), (64, 96))
     sizes = [(75, 124), (40, 33), (64, 96)]
@@ -101,6 +83,77 @@ def test_predict__processor_that_keeps_sizes(model):
     assert [one.shape for one in together] == [(64, 96), (32, 64)]
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_predict__other_modes_are_shown_as_rgb(model, processor):
+    (image,) = _images((64, 96))
+    grey = image.convert("L")
+    predictor = Predictor(model, processor)
+    np.testing.assert_array_equal(predictor.predict([grey])[0], predictor.predict([grey.convert("RGB")])[0])
+
+
+def test_predict__default_plan_is_one_pass_as_the_processor_says(model, processor):
+    predictor = Predictor(model, processor)
+    assert (predictor.sizes, predictor.base_size) == (None, (64, 96))
+    images = _images((75, 124))
+    same = Predictor(model, processor, plan=PredictionPlan((1.0,)))
+    np.testing.assert_array_equal(same.predict(images)[0], predictor.predict(images)[0])
+
+
+def test_predict__honours_the_plan(model, processor):
+    images, plan = _images((75, 124), (40, 33)), PredictionPlan((0.5, 1.0, 1.5), flip=True)
+    predictor = Predictor(model, processor, plan=plan)
+    assert predictor.sizes((75, 124)) == [(32, 64), (64, 96), (96, 160)]
+    total = [0, 0]
+    for size in ((32, 64), (64, 96), (96, 160)):
+        views = processor(images, size={"height": size[0], "width": size[1]}, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            for logits in (model(views).logits, model(views.flip(-1)).logits.flip(-1)):
+                for index, image in enumerate(images):
+                    target = (image.height, image.width)
+                    total[index] += F.interpolate(logits[index : index + 1], target, mode="bilinear")[0].softmax(0)
+    plain = Predictor(model, processor).predict(images)
+    for found, expected, other in zip(predictor.predict(images), total, plain, strict=True):
+        assert (found == expected.argmax(0).numpy()).mean() > 0.999  # rounding may decide ties
+        assert (found != other).mean() > 0.01
+
+
+def test_predict__window_slides_over_the_image_at_its_own_size(model, processor):
+    images = _images((75, 124), (40, 33))
+    plan = PredictionPlan(window=(64, 64))
+    predictor = Predictor(model, processor, plan=plan)
+    assert predictor.sizes((75, 124)) == [(75, 124)]
+    found = predictor.predict(images)
+    assert [one.shape for one in found] == [(75, 124), (40, 33)]
+    # The small one fits into a window: predicted whole, at its own size instead of the processor's.
+    own_size = Predictor(model, SegformerImageProcessorPil(do_resize=False))
+    np.testing.assert_array_equal(found[1], own_size.predict(images[1:])[0])
+    assert (found[0] != own_size.predict(images[:1])[0]).mean() > 0.01
+
+
+def test_predict__scales_of_a_processor_that_keeps_sizes(model):
+    (image,) = _images((64, 96))
+    keeps = SegformerImageProcessorPil(do_resize=False)
+    predictor = Predictor(model, keeps, plan=PredictionPlan((1.0, 1.5)))
+    assert predictor.base_size is None
+    assert predictor.sizes((64, 96)) == [(64, 96), (96, 160)]  # 144 is between 128 and 160: up
+    resizes = Predictor(model, SegformerImageProcessorPil(size={"height": 64, "width": 96}), plan=predictor.plan)
+    np.testing.assert_array_equal(predictor.predict([image])[0], resizes.predict([image])[0])
+
+
+def test_predictor__scales_need_a_height_and_width(model):
+    processor = SegformerImageProcessorPil(size={"shortest_edge": 64})
+    Predictor(model, processor, plan=PredictionPlan(window=(64, 64)))  # doesn't look at it
+    with pytest.raises(ModelError, match=r"`height` and `width`; found `size` .*shortest_edge.*64"):
+        Predictor(model, processor, plan=PredictionPlan((0.5,)))
+
+
+def test_from_pretrained__takes_a_plan(model, processor, folder):
+    plan = PredictionPlan((0.5, 1.0), flip=True)
+    images = _images((75, 124))
+    loaded = Predictor.from_pretrained(folder, "cpu", plan)
+    assert loaded.plan is plan
+    np.testing.assert_array_equal(loaded.predict(images)[0], Predictor(model, processor, plan=plan).predict(images)[0])
 
 
 def test_predict__ignores_training_mode(model, processor):

@@ -1,0 +1,195 @@
+"""Several looks at each image, averaged: scales, mirrored copies, and windows where the plan has them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
+from hf_urbanseg.inference.sliding_window import SlidingWindow
+from hf_urbanseg.inference.upsampling import Span, upsample_argmax, upsample_block
+
+Views = Sequence[Tensor | Sequence[Tensor]]
+"""Per ratio of the plan: (N, 3, h, w), or N tensors (3, h, w) where the images' sizes differ."""
+
+# Elements of C x rows x columns worked on at a time. On CPU a block and its softmax stay in the cache (three times as
+# fast as whole images); on a GPU few large kernels are better.
+_CPU_BLOCK, _GPU_BLOCK = 2**18, 2**25
+# Columns worked on at a time, in windows: wide enough that few windows are predicted for two neighbouring stripes.
+_STRIPE_WINDOWS = 8
+# Logits of at most so many forward passes wait until all passes of their images are done.
+_WAITING_PASSES = 16
+
+
+def predict_views(
+    model: torch.nn.Module,
+    views: Views,
+    target_sizes: Sequence[tuple[int, int]],
+    plan: PredictionPlan = PLAIN,
+    device: torch.device | str | None = None,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[Tensor]:
+    """Predicts a batch at native resolution by the passes of a plan.
+
+    The logits of every pass are brought to the image's size, then softmax, mirroring back, mean over the passes and
+    argmax. One pass over whole images is the argmax of its logits (`upsample_argmax`), bit for bit.
+
+    Full-resolution probabilities exist for a small block of pixels at a time. What is kept of a pass are its logits
+    as the model gives them: C / 48 of the memory of its input, twice that with flip.
+
+    Args:
+        model: Gives `.logits` (N, C, h / 4, w / 4) for `pixel_values`; in evaluation mode already.
+        views: From `collate_eval`: the batch at each ratio of the plan.
+        target_sizes: (height, width) of each image's result.
+        plan: The passes, and how many pixels the model is given at once.
+        device: Of the model; None asks the model.
+        autocast: Context for the forward passes.
+
+    Shape:
+        returns: N tensors (height, width) uint8, train ids, on the model's device.
+
+    Source: the report's testing (MMSegmentation's `aug_test`); its `slide_inference` for windows.
+    """
+    predictions = []
+    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast):
+        if len(passes) == 1 and isinstance(passes[0], _WholeImage):
+            predictions += [one.to(torch.uint8) for one in upsample_argmax(passes[0].logits[None], [size])]
+            continue
+        prediction = None
+        for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=len(passes) > 1):
+            if prediction is None:
+                prediction = torch.empty(size, dtype=torch.uint8, device=scores.device)
+            prediction[slice(*rows), slice(*columns)] = scores.argmax(0)
+        predictions.append(prediction)
+    return predictions
+
+
+def predict_probabilities(
+    model: torch.nn.Module,
+    views: Views,
+    target_sizes: Sequence[tuple[int, int]],
+    plan: PredictionPlan = PLAIN,
+    device: torch.device | str | None = None,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> Iterator[Tensor]:
+    """As `predict_views`, but gives the mean probabilities, image by image because each is large.
+
+    Shape:
+        yields: (C, height, width) fp32 (fp64 of an fp64 model), summing to 1 over C.
+    """
+    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast):
+        probabilities = None
+        for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=True):
+            if probabilities is None:
+                probabilities = scores.new_empty(len(scores), *size)
+            probabilities[:, slice(*rows), slice(*columns)] = scores / len(passes)
+        yield probabilities
+
+
+class _WholeImage:
+    """Logits of one pass over a whole image, made block by block."""
+
+    def __init__(self, logits: Tensor, size: tuple[int, int]):
+        self.logits, self.size = logits, size
+
+    def block(self, rows: Span, columns: Span) -> Tensor:
+        return upsample_block(self.logits, self.size, rows, columns)
+
+
+def _iterate_images(
+    model, views, target_sizes, plan, device, autocast
+) -> Iterator[tuple[list[_WholeImage | SlidingWindow], tuple[int, int]]]:
+    """The passes of each image in turn, with its size."""
+    if len(views) != len(plan.ratios) or any(len(images) != len(target_sizes) for images in views):
+        found = f"{len(views)} views of {[len(images) for images in views]}"
+        raise ValueError(f"expected {len(plan.ratios)} views of {len(target_sizes)} images; found {found}.")
+    parameter = next(model.parameters(), None)
+    device = device or ("cpu" if parameter is None else parameter.device)
+    dtype = views[0][0].dtype if parameter is None else parameter.dtype
+
+    @torch.no_grad()
+    def forward(pixel_values: Tensor) -> Tensor:
+        with autocast():
+            return model(pixel_values=pixel_values.to(device, dtype)).logits
+
+    for group in _group_images(views, plan):
+        logits = {}
+        for ratio, images in enumerate(views):
+            whole = [index for index in group if not _needs_windows(images[index], plan)]
+            logits |= {(index, ratio): one for index, one in _predict_whole(forward, images, whole, plan).items()}
+        for index in group:
+            size = tuple(map(int, target_sizes[index]))
+            passes = []
+            for ratio, images in enumerate(views):
+                if (index, ratio) in logits:
+                    passes += [_WholeImage(one, size) for one in logits.pop((index, ratio))]
+                else:
+                    flips = (False, True) if plan.flip else (False,)
+                    passes += [SlidingWindow(forward, images[index], size, plan, flip) for flip in flips]
+            yield passes, size
+
+
+def _needs_windows(image: Tensor, plan: PredictionPlan) -> bool:
+    return plan.window is not None and any(a > b for a, b in zip(image.shape[-2:], plan.window, strict=True))
+
+
+def _group_images(views: Views, plan: PredictionPlan) -> Iterator[list[int]]:
+    """Consecutive images whose logits may wait together."""
+    group, waiting = [], 0
+    for index in range(len(views[0])):
+        sizes = [images[index].shape[-2:] for images in views if not _needs_windows(images[index], plan)]
+        pixels = sum(height * width for height, width in sizes) * (1 + plan.flip)
+        if group and waiting + pixels > _WAITING_PASSES * plan.max_batch_pixels:
+            yield group
+            group, waiting = [], 0
+        group.append(index)
+        waiting += pixels
+    if group:
+        yield group
+
+
+def _predict_whole(forward, images, indices: list[int], plan: PredictionPlan) -> dict[int, list[Tensor]]:
+    """Logits of whole images at one ratio, and of their mirror images mirrored back, by index."""
+    found: dict[int, list[Tensor]] = {index: [] for index in indices}
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        by_size.setdefault(tuple(images[index].shape[-2:]), []).append(index)
+    for (height, width), members in by_size.items():
+        items = [(index, flip) for index in members for flip in ((False, True) if plan.flip else (False,))]
+        batch_size = max(1, plan.max_batch_pixels // (height * width))
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            logits = forward(torch.stack([images[index].flip(-1) if flip else images[index] for index, flip in batch]))
+            # Mirroring commutes with upsampling, and here there are 16 times fewer values.
+            for (index, flip), one in zip(batch, logits, strict=True):
+                found[index].append(one.flip(-1) if flip else one)
+    return found
+
+
+def _iterate_blocks(
+    passes: Sequence[_WholeImage | SlidingWindow], size: tuple[int, int], plan: PredictionPlan, as_probabilities: bool
+) -> Iterator[tuple[Span, Span, Tensor]]:
+    """Rows, columns and the (C, rows, columns) sum over passes of an image: from the top, stripe by stripe."""
+    height, width = size
+    stripe, enlarged = width, 1.0
+    if plan.window is not None:
+        # A block is made from one of the enlarged image, which is what must stay small.
+        enlarged = max(1.0, *plan.ratios)
+        stripe = min(width, max(1, int(_STRIPE_WINDOWS * plan.window[1] / enlarged)))
+    num_rows = 1
+    for left in range(0, width, stripe):
+        columns = left, min(left + stripe, width)
+        top = 0
+        while top < height:
+            rows = top, min(top + num_rows, height)
+            total = None
+            for one in passes:
+                scores = one.block(rows, columns)
+                scores = scores.softmax(0) if as_probabilities else scores
+                total = scores if total is None else total.add_(scores)
+            yield rows, columns, total
+            top = rows[1]
+            # The first row said how many classes there are and where they live.
+            limit = _CPU_BLOCK if total.device.type == "cpu" else _GPU_BLOCK
+            num_rows = max(1, int(limit / (len(total) * stripe * enlarged**2)))

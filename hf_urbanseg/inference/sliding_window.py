@@ -1,0 +1,108 @@
+"""Images larger than the crop: windows over the image, their logits averaged where they overlap."""
+
+from collections.abc import Callable
+
+import torch
+
+from hf_urbanseg.inference.plan import PredictionPlan
+from hf_urbanseg.inference.upsampling import Span, source_span, upsample_block
+
+
+def compute_window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one axis: every `stride`, the last one shifted in so that it ends with the image.
+
+    Source: `slide_inference` of MMSegmentation 0.25 (mmseg/models/segmentors/encoder_decoder.py).
+    """
+    if window >= length:
+        return [0]
+    count = -(-(length - window) // stride) + 1
+    return [min(index * stride, length - window) for index in range(count)]
+
+
+class SlidingWindow:
+    """The logits of one image seen through windows, made block by block from the top.
+
+    Every window's logits are brought to the window's size, averaged over the windows that cover a pixel, and resized
+    from the size of `image` to `size`. Only logits as the model gives them (a quarter of the input's size) are kept,
+    and of those only windows that the current block or a later one of the same columns needs. Memory so depends on
+    the width of the columns asked for, and on neither the height nor the width of the image.
+
+    Args:
+        forward: (n, 3, h, w) pixel values -> (n, C, h', w') logits.
+        image: (3, H, W) normalised pixel values at the scale to predict.
+        size: (height, width) of the result, the image's own.
+        plan: Window, stride and pixels per batch.
+        flip: Predict the mirrored image, and mirror the result back.
+
+    Source: `slide_inference` of MMSegmentation 0.25, which holds all logits at the image's size instead.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        image: torch.Tensor,
+        size: tuple[int, int],
+        plan: PredictionPlan,
+        flip: bool = False,
+    ):
+        self.forward, self.image, self.size, self.flip = forward, image, size, flip
+        self.window = tuple(min(pair) for pair in zip(plan.window, image.shape[-2:], strict=True))
+        self.tops, self.lefts = (
+            compute_window_starts(*axis) for axis in zip(image.shape[-2:], self.window, plan.steps, strict=True)
+        )
+        if flip:
+            # The windows of the mirrored image; the last one, shifted in, is then at the left of ours.
+            self.lefts = sorted(image.shape[-1] - self.window[1] - left for left in self.lefts)
+        self.batch_size = max(1, plan.max_batch_pixels // (self.window[0] * self.window[1]))
+        self.logits: dict[tuple[int, int], torch.Tensor] = {}
+
+    def block(self, rows: Span, columns: Span) -> torch.Tensor:
+        """(C, rows, columns) logits of a part of the result, fp32 (fp64 of an fp64 model); ask from top to bottom."""
+        height, width = self.image.shape[-2:]
+        top, bottom = source_span(height, self.size[0], rows)
+        left, right = source_span(width, self.size[1], columns)
+        self._fetch((top, bottom), (left, right))
+        total = None
+        for y, x in sorted(self.logits):
+            rows_here = max(top, y), min(bottom, y + self.window[0])
+            columns_here = max(left, x), min(right, x + self.window[1])
+            if rows_here[0] >= rows_here[1]:  # a window for later rows, predicted ahead
+                continue
+            part = upsample_block(self.logits[y, x], self.window, _shift(rows_here, -y), _shift(columns_here, -x))
+            if total is None:
+                total = part.new_zeros(len(part), bottom - top, right - left)
+            total[:, slice(*_shift(rows_here, -top)), slice(*_shift(columns_here, -left))] += part
+        vertical = _count_windows(self.tops, self.window[0], (top, bottom))
+        horizontal = _count_windows(self.lefts, self.window[1], (left, right))
+        total /= (vertical[:, None] * horizontal).to(total.device)
+        return upsample_block(total, self.size, rows, columns, (height, width), (top, left))
+
+    def _fetch(self, rows: Span, columns: Span) -> None:
+        """Forgets windows above these rows or beside these columns, and predicts the missing ones."""
+        below = [
+            (y, x)
+            for y in self.tops
+            for x in self.lefts
+            if y + self.window[0] > rows[0] and x + self.window[1] > columns[0] and x < columns[1]
+        ]
+        self.logits = {key: self.logits[key] for key in below if key in self.logits}
+        missing = [key for key in below if key not in self.logits]
+        needed = sum(y < rows[1] for y, _ in missing)
+        # Whole batches: the last one is filled with the windows that come next.
+        for start in range(0, needed, self.batch_size):
+            keys = missing[start : start + self.batch_size]
+            crops = [self.image[:, y : y + self.window[0], x : x + self.window[1]] for y, x in keys]
+            batch = torch.stack([crop.flip(-1) if self.flip else crop for crop in crops])
+            logits = self.forward(batch)
+            # Copies of their own: a slice would keep the whole batch alive until its last window is done.
+            self.logits |= zip(keys, (one.flip(-1) if self.flip else one.clone() for one in logits), strict=True)
+
+
+def _shift(span: Span, by: int) -> Span:
+    return span[0] + by, span[1] + by
+
+
+def _count_windows(starts: list[int], window: int, span: Span) -> torch.Tensor:
+    """How many windows cover each row (or column) of the span."""
+    positions, starts = torch.arange(*span)[:, None], torch.tensor(starts)
+    return ((positions >= starts) & (positions < starts + window)).sum(1)
