@@ -86,6 +86,7 @@ def count_byte_pairs(labels: np.ndarray, predictions: np.ndarray, rows: int, col
         returns: (1 + `rows`, `columns`) int64; row 0 = `IGNORE_INDEX`, row 1 + v = label v. Labels of `rows`..254 are
             in no row: the counts then sum to less than P.
     """
+    rows, columns = int(rows), int(columns)
     step = 1 << (columns - 1).bit_length()
     copies = min(8, 256 // step)
     word = (np.arange(8, dtype=np.uint8) % copies * step).view(np.uint64)

@@ -1,5 +1,6 @@
 """Pixel counts image by image: small, and enough for every score of any set of images."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ class ImageCounts:
             if found is not None and found.shape != wanted:
                 raise DataError(f"`{key}` of shape {wanted}", f"{found.shape}", "measure again")
         if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise DataError("each image once", f"{twice[0]} twice", "measure again")
+            twice = min(name for name, count in Counter(self.names).items() if count > 1)
+            raise DataError("each image once", f"{twice} twice", "measure again")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,14 +55,31 @@ class ImageCounts:
     @property
     def mean_iou(self) -> np.ndarray:
         """(N,) float64: mean over the classes that occur in the image; NaN for an image without labelled pixels."""
-        iou = self.iou
-        present = ~np.isnan(iou)
-        return _ratio(np.where(present, iou, 0).sum(1), present.sum(1))
+        return _nan_means(self.iou)
+
+    @property
+    def boundary_iou(self) -> np.ndarray | None:
+        """(N, C) float64: IoU of the bands along the edges of each class, NaN as in `iou`; None if not measured."""
+        if self.boundary is None:
+            return None
+        hits, labelled, predicted = np.moveaxis(self.boundary, 1, 0)
+        return _ratio(hits, labelled + predicted - hits)
+
+    @property
+    def mean_boundary_iou(self) -> np.ndarray | None:
+        """(N,) float64: mean of `boundary_iou` over the classes that occur in the image; None if not measured."""
+        return None if self.boundary is None else _nan_means(self.boundary_iou)
 
     @property
     def overall_accuracy(self) -> np.ndarray:
         """(N,) float64: share of the labelled pixels that are right; NaN for an image without any."""
         return _ratio(self.hits.sum(1), self.labelled.sum(1))
+
+    def total(self, name: str = "all images") -> "ImageCounts":
+        """All images as one: its scores are those of the split (summed counts, not means of images)."""
+        sums = (getattr(self, key).sum(0, keepdims=True) for key in ("hits", "labelled", "predicted"))
+        boundary = None if self.boundary is None else self.boundary.sum(0, keepdims=True)
+        return ImageCounts((name,), self.classes, *sums, boundary)
 
     @classmethod
     def concatenate(cls, parts: Iterable["ImageCounts"]) -> "ImageCounts":
@@ -108,6 +126,60 @@ class ImageCounts:
             reason = f"{type(error).__name__}: {error}"
             raise DataError("counts per image as evaluate.py writes them", reason, "measure again", source) from error
         return cls(names, classes, *arrays, boundary)
+
+
+class ImageCountsBuilder:
+    """Collects `ImageCounts` image by image: about 1 kB each, whatever the image's size.
+
+    Args:
+        classes: Class names in train-id order.
+    """
+
+    def __init__(self, classes: Iterable[str]):
+        self.classes = tuple(classes)
+        self._rows: dict[str, np.ndarray] = {}
+        self._bands: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, name: str, counts: np.ndarray, boundary: np.ndarray | None = None) -> None:
+        """Adds one image.
+
+        Shape:
+            counts: (C, C) integers, array or tensor; row = label, as `ConfusionMatrix.update` returns them.
+            boundary: (3, C) from `compute_boundary_counts`; for every image or for none.
+
+        Raises:
+            DataError: Another number of classes, an image twice, or `boundary` for some images only.
+        """
+        # A tensor on a GPU is copied here: C x C numbers.
+        counts = np.asarray(counts.cpu() if hasattr(counts, "cpu") else counts)
+        size = len(self.classes)
+        if counts.shape != (size, size):
+            raise DataError(f"counts of shape ({size}, {size})", f"{counts.shape}", "use one label space", name)
+        if name in self._rows:
+            raise DataError("each image once", f"{name} twice", "measure again")
+        if (boundary is not None) != (len(self._bands) == len(self._rows)) and self._rows:
+            raise DataError("`boundary` for every image or for none", "some with, some without", "measure again", name)
+        if boundary is not None:
+            boundary = np.asarray(boundary)
+            if boundary.shape != (3, size):
+                raise DataError(f"`boundary` of shape (3, {size})", f"{boundary.shape}", "use one label space", name)
+            self._bands[name] = boundary.astype(np.int64)
+        self._rows[name] = np.stack([np.diag(counts), counts.sum(1), counts.sum(0)]).astype(np.int64)
+
+    def build(self) -> ImageCounts:
+        """Everything added so far, in the order of adding."""
+        size = len(self.classes)
+        rows = np.stack(list(self._rows.values())) if self._rows else np.zeros((0, 3, size), np.int64)
+        bands = np.stack(list(self._bands.values())) if self._bands else None
+        return ImageCounts(tuple(self._rows), self.classes, rows[:, 0], rows[:, 1], rows[:, 2], bands)
+
+
+def _nan_means(values: np.ndarray) -> np.ndarray:
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0).sum(1), present.sum(1))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,44 +1,79 @@
 """Mean IoU and its companions, as functions of a confusion matrix and as an `evaluate.Metric`."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
 import torch
 
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 
 
-def compute_scores(matrix: torch.Tensor | np.ndarray) -> dict:
+def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] = ()) -> dict:
     """Scores in [0, 1] from one confusion matrix over a whole split.
 
-    NaN rule: a class that occurs neither in labels nor in predictions has IoU NaN and is left out of `mean_iou`; a
-    class predicted but never labelled has IoU 0 and counts. A class never labelled has accuracy NaN and is left out
-    of `mean_accuracy`. Without a single labelled pixel the means are NaN.
+    NaN rule: a class that occurs neither in labels nor in predictions has IoU and Dice NaN and is left out of
+    `mean_iou` and `mean_dice`; a class predicted but never labelled has IoU and Dice 0 and counts. A class never
+    labelled has recall NaN, one never predicted has precision NaN; each is left out of that mean. The same rule holds
+    for categories. Without a single labelled pixel the means are NaN.
 
     Args:
         matrix: (C, C) integer counts; row = label, column = prediction.
+        categories: The group of each class (`LabelSpace.categories`), or nothing for no scores of groups. Within a
+            group, one class taken for another is right.
 
     Returns:
-        `mean_iou`, `mean_accuracy`, `overall_accuracy` (floats); `iou`, `accuracy` (lists of C floats, NaN as above);
-        `support` (C ints: labelled pixels per class).
+        `mean_iou`, `mean_accuracy`, `mean_precision`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou` (IoU
+        weighted by labelled pixels) as floats; `iou`, `accuracy`, `precision`, `recall` (`accuracy` by its other name)
+        and `dice` (lists of C floats, NaN as above); `support` (C ints: labelled pixels per class). With `categories`
+        also `category_iou` (group -> float, in order of appearance) and `mean_category_iou`.
 
-    Source: Cityscapes' evaluation (class IoU) and MMSegmentation's `IoUMetric`, which agree on this rule.
+    Raises:
+        ConfigError: Not one category per class.
+
+    Source: Cityscapes' evaluation (IoU of classes and categories) and MMSegmentation's `IoUMetric`, which agree on
+    this rule.
     """
     matrix = np.asarray(torch.as_tensor(matrix).cpu()).astype(np.int64)
     hits, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    union = labelled + predicted - hits
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou, accuracy = hits / union, hits / labelled
-        overall = hits.sum() / matrix.sum() if matrix.sum() else float("nan")
-    return {
+    iou = _ratio(hits, labelled + predicted - hits)
+    recall, precision = _ratio(hits, labelled), _ratio(hits, predicted)
+    dice = _ratio(2 * hits, labelled + predicted)
+    total = matrix.sum()
+    scores = {
         "mean_iou": _nan_mean(iou),
-        "mean_accuracy": _nan_mean(accuracy),
-        "overall_accuracy": float(overall),
+        "mean_accuracy": _nan_mean(recall),
+        "mean_precision": _nan_mean(precision),
+        "mean_dice": _nan_mean(dice),
+        "overall_accuracy": float(_ratio(hits.sum(), total)),
+        "frequency_weighted_iou": float(_ratio(np.nansum(labelled * iou), total)),
         "iou": iou.tolist(),
-        "accuracy": accuracy.tolist(),
+        "accuracy": recall.tolist(),
+        "precision": precision.tolist(),
+        "recall": recall.tolist(),
+        "dice": dice.tolist(),
         "support": labelled.tolist(),
     }
+    return scores | (_compute_category_scores(matrix, categories) if categories else {})
+
+
+def _compute_category_scores(matrix: np.ndarray, categories: Sequence[str]) -> dict:
+    if len(categories) != len(matrix):
+        raise ConfigError(f"one category for each of the {len(matrix)} classes", f"{len(categories)}", "complete them")
+    names = list(dict.fromkeys(categories))
+    member = np.array([[category == name for category in categories] for name in names], np.int64)
+    grouped = member @ matrix @ member.T
+    hits = np.diag(grouped)
+    iou = _ratio(hits, grouped.sum(1) + grouped.sum(0) - hits)
+    return {"category_iou": dict(zip(names, iou.tolist(), strict=True)), "mean_category_iou": _nan_mean(iou)}
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
 
 
 def _nan_mean(values: np.ndarray) -> float:
