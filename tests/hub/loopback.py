@@ -10,8 +10,7 @@ treat the real storage.
 import contextlib
 import hashlib
 import hmac
-import json
-import re
+import os
 import secrets
 import socket
 import struct
@@ -19,80 +18,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 import loopback_api
-from loopback_api import Answer
+from loopback_requests import MESSAGES, Answer, Fault, Request, answer_refusal, planned
 from loopback_store import Refusal, Repository
-
-MESSAGES = {
-    401: "Invalid username or password.",
-    403: "Forbidden: you don't have the required permissions to perform this action",
-    409: "Cannot complete: another conflicting operation is in progress on this branch",
-    412: "A commit has happened since. Please refresh and try again.",
-    413: "Payload Too Large",
-    429: "We had to rate limit you: too many requests",
-    500: "Internal Error - We're working hard to fix this as soon as possible!",
-    503: "Service Unavailable",
-}
-KINDS = ("refuse", "reset", "lost", "hang")
-
-
-@dataclass
-class Request:
-    """One request as it came in. `name` is the route's, such as "commit" or "lfs-put"; `status` what was answered."""
-
-    method: str
-    url: str
-    headers: dict[str, str]
-    body: bytes = b""
-    name: str = "?"
-    status: int | str | None = None
-
-    @property
-    def path(self) -> str:
-        return self.url.partition("?")[0]
-
-    @property
-    def query(self) -> dict[str, str]:
-        return {key: values[-1] for key, values in parse_qs(self.url.partition("?")[2]).items()}
-
-    @property
-    def json(self) -> dict:
-        return json.loads(self.body or b"{}")
-
-    @property
-    def is_json(self) -> bool:
-        return "json" in self.headers.get("Content-Type", "")
-
-    @property
-    def token(self) -> str | None:
-        return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-
-    def flag(self, key: str) -> bool:
-        return self.query.get(key, "").lower() in ("true", "1")
-
-
-@dataclass
-class Fault:
-    """A planned failure: at the `at`-th request that matches, counted from when it was planned, and for `times`."""
-
-    how: str | int
-    matching: Callable[[Request], bool]
-    at: int
-    times: float
-    retry_after: int | None
-    seen: int = 0
-    used: int = 0
-
-    def strikes(self, request: Request) -> bool:
-        if not self.matching(request):
-            return False
-        self.seen += 1
-        if self.seen < self.at or self.used >= self.times:
-            return False
-        self.used += 1
-        return True
 
 
 class _Server(ThreadingHTTPServer):
@@ -142,7 +72,7 @@ class Hub:
         return self
 
     def stop(self) -> None:
-        """Disappears: open connections are reset, new ones refused. What was stored stays."""
+        """Disappears: open connections end, new ones are refused. What was stored stays."""
         self.release()
         if self._server:
             self._server.shutdown()
@@ -151,7 +81,8 @@ class Hub:
         with self._lock:
             sockets, self._sockets = self._sockets, set()
         for connection in sockets:
-            _reset(connection)
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def outage(self):
@@ -179,7 +110,8 @@ class Hub:
         known = {
             "HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home),
             "HF_HUB_CACHE": f"{home}/hub", "HF_DATASETS_CACHE": f"{home}/datasets",
-            "HF_MODULES_CACHE": f"{home}/modules", "HF_EVALUATE_CACHE": f"{home}/evaluate", "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_MODULES_CACHE": f"{home}/modules", "HF_EVALUATE_CACHE": f"{home}/evaluate",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_OFFLINE": "0", "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         }  # fmt: skip
@@ -212,7 +144,7 @@ class Hub:
             words += [f"{key}: {value}" for key, value in request.headers.items() if key.lower() != "authorization"]
             if any(text in word for word in words):
                 found.append(f"{label}: URL or header")
-            if any(needle in body for body in loopback_api.texts_of(request.body)):
+            if any(needle in body for body in request.texts):
                 found.append(f"{label}: body")
         for repository in self.repositories.values():
             for oid, content in repository.objects.items():
@@ -239,26 +171,8 @@ class Hub:
         times: float = 1,
         retry_after: int | None = None,
     ) -> Fault:
-        """Plans a failure.
-
-        Args:
-            how: "refuse" (hangs up unread), "reset" (breaks the connection in mid-body: of the upload when there is
-                one, else of the download), "lost" (does what was asked, then hangs up instead of answering), "hang" (never
-                answers until `release`), or a status: 401, 403, 409, 412, 413, 429, 500, 503, ...
-            at: the first request to fail, from 1, among those that match, counted from now.
-            matching: a route's name ("commit"), a regular expression on "METHOD /path", or a predicate; default all.
-            times: how many requests fail; `math.inf` for all that follow.
-            retry_after: seconds in a Retry-After header.
-        """
-        if how not in KINDS and not isinstance(how, int):
-            raise ValueError(f"`how` must be one of {KINDS} or a status, found {how!r}")
-        if isinstance(matching, str):
-            pattern = matching
-
-            def matching(request: Request) -> bool:
-                return request.name == pattern or bool(re.search(pattern, f"{request.method} {request.url}"))
-
-        fault = Fault(how, matching, at, times, retry_after)
+        """Plans a failure; `loopback_requests.planned` says which there are. `heal` forgets them all."""
+        fault = planned(how, at, matching, times, retry_after)
         with self._lock:
             self.faults.append(fault)
         return fault
@@ -286,12 +200,13 @@ class Hub:
 
 
 def _reset(connection: socket.socket) -> None:
-    """Closes a connection the hard way: the other side gets ECONNRESET, not an orderly end."""
+    """Closes the calling thread's connection the hard way: the other side gets ECONNRESET, not an orderly end.
+
+    The descriptor itself is closed: `socket.close` would wait for the files made from it, and send a FIN first.
+    """
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.shutdown(socket.SHUT_RD)
-    with contextlib.suppress(OSError):
-        connection.close()
+        os.close(connection.detach())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -324,51 +239,55 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, {key.title(): value for key, value in self.headers.items()})
         fault = self.hub.receive(request)
         how = fault.how if fault else None
-        if how == "refuse":
+        if how == "refuse" or self.hub._server is None:  # stopped, and this connection has outlived it
+            return self._break(request, "refuse")
+        request.body = self._read_body(half=how in ("reset", "cut"))
+        if how in ("reset", "cut") and request.body:
             return self._break(request, how)
-        length = int(self.headers.get("Content-Length") or 0)
-        if how == "reset" and length:
-            request.body = self.rfile.read(length // 2)
-            return self._break(request, how)
-        request.body = (
-            self._read_chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else self.rfile.read(length)
-        )
         if how == "hang":
             self.hub._released.wait()
             return self._break(request, how)
         if isinstance(how, int):
             headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
-            answer = loopback_api.answer_refusal(Refusal(how, MESSAGES.get(how, "Failure"), headers=headers))
+            answer = answer_refusal(Refusal(how, MESSAGES.get(how, "Failure"), headers=headers))
         else:
             with self.hub._lock:
                 answer = loopback_api.handle(self.hub, request)
         if how == "lost":
             return self._break(request, how)
         request.status = answer.status
-        self._send(request, answer, half=how == "reset")
+        self._send(request, answer, half=how if how in ("reset", "cut") else None)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
-    def _read_chunks(self) -> bytes:
+    def _read_body(self, half: bool) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            length = int(self.headers.get("Content-Length") or 0)
+            return self.rfile.read(-(-length // 2) if half else length)
         body = b""
         while size := int(self.rfile.readline().split(b";")[0], 16):
+            if half:
+                return self.rfile.read(-(-size // 2))
             body += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
         return body
 
-    def _send(self, request: Request, answer: Answer, half: bool = False) -> None:
+    def _send(self, request: Request, answer: Answer, half: str | None = None) -> None:
+        if half and (self.command == "HEAD" or not answer.body):
+            return self._break(request, half)
         self.send_response(answer.status)
         for key, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
             self.send_header(key, value.encode("latin-1", "replace").decode("latin-1"))
         self.end_headers()
         if half:
             self.wfile.write(answer.body[: len(answer.body) // 2])
-            return self._break(request, "reset")
+            return self._break(request, half)
         if self.command != "HEAD":
             self.wfile.write(answer.body)
 
     def _break(self, request: Request, how: str) -> None:
         request.status = how
         self.close_connection = True
-        _reset(self.connection)
+        if how != "cut":
+            _reset(self.connection)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 from loopback import Hub
@@ -33,6 +35,18 @@ def run_with_hub(hub, tmp_path):
         return done
 
     return run
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Lets the client's retries in this process come at once; the list holds the seconds it would have waited."""
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
+
+    slept = []
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=slept.append, time=time.time))
+    return slept
 
 
 @pytest.fixture
