@@ -1,0 +1,269 @@
+"""SegFormer checkpoints of NVlabs and MMSegmentation (0.x and 1.x) -> a folder of the Hub, and back.
+
+Strict both ways: each tensor is used exactly once, by name and shape, or it is counted among the dropped.
+
+What is equal and what is not:
+    Encoder: the same tensors in all three. LayerNorm's epsilon is not: transformers has 1e-5 everywhere, whatever
+        `layer_norm_eps` says; NVlabs has 1e-6 in blocks and at the end of stages; MMSegmentation 1e-6 everywhere. A
+        folder can't express that; nvidia's own folders on the Hub don't either.
+    Decoder of NVlabs: the Hub's under other names.
+    Decoder of MMSegmentation: another function (see convert_decoder.py). From the Hub it is written exactly; to the Hub
+        only if its inner ReLUs can't cut anything off, which is so for files written here and not for trained ones.
+        Those are refused, or with `decoder="drop"` give their encoder alone; no weights get into the wrong head.
+    Auxiliary heads, the classifier of ImageNet and NVlabs' unused `conv_seg` are dropped.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
+from hf_urbanseg.models.build import SIZES
+from hf_urbanseg.models.convert_decoder import conv_to_linear_decoder, linear_to_conv_decoder
+from hf_urbanseg.models.convert_files import CheckpointFile
+from hf_urbanseg.models.convert_keys import (
+    LAYOUTS,
+    NVLABS_UNUSED,
+    Layout,
+    Rule,
+    block_prefix,
+    encoder_rules,
+    nvlabs_decoder_rules,
+    patch_weight_name,
+)
+
+ENCODER, DECODER = "backbone.", "decode_head."
+HUB_ENCODER = "segformer."
+"""Prefixes: of both layouts, the decoder's of the Hub too; and of the Hub's encoder."""
+
+
+@dataclass
+class Converted:
+    """A converted checkpoint.
+
+    Args:
+        tensors: By their new names; those of a Hub model or of a file.
+        config: Of the Hub model.
+        size: Name in `SIZES`.
+        layout: Of the file's encoder.
+        used: Tensors read.
+        dropped: What was left out on purpose -> number of tensors.
+    """
+
+    tensors: dict[str, Tensor]
+    config: SegformerConfig
+    size: str
+    layout: Layout
+    used: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def has_decoder(self) -> bool:
+        return any(name.startswith(DECODER) for name in self.tensors)
+
+
+def convert_to_hub(
+    file: CheckpointFile, class_names: Sequence[str] | None = None, decoder: Literal["keep", "drop"] = "keep"
+) -> Converted:
+    """The tensors of a file for a Hub model, strictly.
+
+    Args:
+        file: What `read_checkpoint_file` gave.
+        class_names: Names of the classes; None takes the file's, and for 19 unnamed ones those of Cityscapes.
+        decoder: `drop` converts the encoder alone.
+
+    Raises:
+        ModelError: Not a SegFormer of a known size, a tensor missing, left over or of another shape, a decoder that the
+            Hub's model can't compute, or names that don't fit the classifier.
+    """
+    parts, dropped = _split(file), {}
+    encoder = parts["encoder"]
+    layout, size, config = _recognise(encoder, file.path)
+    for part in ("auxiliary head", "ImageNet classifier"):
+        if parts[part]:
+            dropped[part] = len(parts[part])
+    rules = encoder_rules(layout, config.depths, config.sr_ratios)
+    tensors = _apply(rules, encoder, _meta_model(SegformerModel, config), f"{LAYOUTS[layout]} SegFormer-{size}", file)
+    used, head = len(encoder), parts["decoder"]
+    if head and decoder == "drop":
+        dropped["decoder"] = len(head)
+    elif head:
+        unused = {name: head.pop(name) for name in NVLABS_UNUSED if "linear_c1.proj.weight" in head and name in head}
+        if unused:
+            dropped["classifier that NVlabs' forward never reads"] = len(unused)
+        used += len(head)
+        converted, num_labels, width = _convert_decoder(head, tensors, config, file)
+        names = _choose_names(class_names or file.class_names, num_labels, file.path)
+        config = SegformerConfig(
+            **SIZES[size] | {"decoder_hidden_size": width},
+            id2label=dict(enumerate(names)),
+            label2id={name: train_id for train_id, name in enumerate(names)},
+            semantic_loss_ignore_index=IGNORE_INDEX,
+        )
+        tensors = {HUB_ENCODER + name: tensor for name, tensor in tensors.items()}
+        tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
+    return Converted(tensors, config, size, layout, used, dropped)
+
+
+def build_converted_model(converted: Converted) -> SegformerForSemanticSegmentation | SegformerModel:
+    """The Hub model with these very tensors, in their precision; without a decoder it is a `SegformerModel`."""
+    model_type = SegformerForSemanticSegmentation if converted.has_decoder else SegformerModel
+    model = _meta_model(model_type, converted.config)
+    # Clones: parts of a fused tensor share its memory, which safetensors refuses.
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in converted.tensors.items()}
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval()
+
+
+def _split(file: CheckpointFile) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part by their names inside it."""
+    parts = {"encoder": {}, "decoder": {}, "auxiliary head": {}, "ImageNet classifier": {}}
+    segmentor = any(name.startswith(ENCODER) for name in file.tensors)
+    prefixes = {ENCODER: "encoder", DECODER: "decoder", "auxiliary_head.": "auxiliary head"}
+    if not segmentor:
+        # Backbones are saved without a prefix, and NVlabs' with the classifier they were trained with.
+        prefixes = {"head.": "ImageNet classifier", "": "encoder"}
+    for name, tensor in file.tensors.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+        if prefix is None:
+            known = ", ".join(f"`{prefix}`" for prefix in prefixes)
+            raise ModelError(
+                f"names that begin with {known}", f"`{name}`", "save a checkpoint of the segmentor alone", file.path
+            )
+        parts[prefixes[prefix]][name.removeprefix(prefix)] = tensor
+    return parts
+
+
+def _recognise(encoder: Mapping[str, Tensor], path: Path) -> tuple[Layout, str, SegformerConfig]:
+    """Layout and size from names and shapes; no file records them otherwise."""
+    layout = next((layout for layout in LAYOUTS if patch_weight_name(layout, 0) in encoder), None)
+    if layout is None:
+        known = " or ".join(f"`{patch_weight_name(layout, 0)}` ({who})" for layout, who in LAYOUTS.items())
+        found = f"none among {len(encoder)} tensors (`{next(iter(encoder), 'none')}`, ...)"
+        raise ModelError(f"a SegFormer's encoder, with {known}", found, "convert SegFormers only", path)
+    hidden_sizes, depths = [], []
+    for stage in range(4):
+        name = patch_weight_name(layout, stage)
+        if name not in encoder:
+            raise ModelError("four stages", f"no `{name}`", "take an unaltered checkpoint", path)
+        hidden_sizes.append(encoder[name].shape[0])
+        pattern = re.compile(re.escape(block_prefix(layout, stage)) + r"(\d+)\.")
+        blocks = [int(match[1]) for match in map(pattern.match, encoder) if match]
+        depths.append(max(blocks, default=-1) + 1)
+    size = find_size(hidden_sizes, depths, path)
+    return layout, size, SegformerConfig(**SIZES[size], semantic_loss_ignore_index=IGNORE_INDEX)
+
+
+def find_size(hidden_sizes: list[int], depths: list[int], path: str | Path | None) -> str:
+    for size, fields in SIZES.items():
+        if (fields["hidden_sizes"], fields["depths"]) == (hidden_sizes, depths):
+            return size
+    # Refused although more could be converted: the number of attention heads isn't in the shapes.
+    raise ModelError(
+        f"widths and depths of {', '.join(SIZES)} (b2: {SIZES['b2']['hidden_sizes']}, {SIZES['b2']['depths']})",
+        f"widths {hidden_sizes} and depths {depths}",
+        "take a complete checkpoint of one of them",
+        path,
+    )
+
+
+def _convert_decoder(
+    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], config: SegformerConfig, file: CheckpointFile
+) -> tuple[dict[str, Tensor], int, int]:
+    """Tensors of the Hub's decoder, number of classes and width."""
+    if "linear_c1.proj.weight" in head:
+        layout, fuse, classifier = "nvlabs", "linear_fuse.conv.weight", "linear_pred.weight"
+    elif "convs.0.conv.weight" in head:
+        layout, fuse, classifier = "mmsegmentation", "fusion_conv.conv.weight", "conv_seg.weight"
+    else:
+        raise ModelError(
+            "a SegFormer's decoder, with `linear_c1.proj.weight` (NVlabs) or `convs.0.conv.weight` (MMSegmentation)",
+            f"`{DECODER}{min(head)}`, ...",
+            "keep the encoder alone with `--decoder drop`",
+            file.path,
+        )
+    for name in (fuse, classifier):
+        if name not in head:
+            raise ModelError("a complete decoder", f"no `{DECODER}{name}`", "take an unaltered checkpoint", file.path)
+    width, num_labels = head[fuse].shape[0], head[classifier].shape[0]
+    whole = SegformerConfig(hidden_sizes=config.hidden_sizes, decoder_hidden_size=width, num_labels=num_labels)
+    hub = _meta_model(SegformerForSemanticSegmentation, whole).decode_head
+    what = f"{LAYOUTS[layout]} decoder of width {width}"
+    if layout == "nvlabs":
+        as_conv = head["linear_c1.proj.weight"].ndim == 4
+        return _apply(nvlabs_decoder_rules(as_conv), head, hub, what, file, DECODER), num_labels, width
+    norms = stage_norms(encoder)
+    if "convs.0.conv.bias" in head:
+        cut = "convolutions with bias and no BatchNorm, and whether a ReLU follows isn't in the file"
+    else:
+        on_meta = [(weight.to("meta"), bias.to("meta")) for weight, bias in norms]
+        _check(linear_to_conv_decoder(hub.state_dict(), on_meta), head, what, file, DECODER)
+        converted, share = conv_to_linear_decoder(head, norms)
+        if converted is not None:
+            return converted, num_labels, width
+        cut = f"MMSegmentation's BatchNorm and ReLU there, and the ReLU cuts in up to {share:.0%} of channels"
+    raise ModelError(
+        "a decoder without non-linear layers between encoder and fusion, as the Hub's SegFormer has",
+        cut + ", so it is another function",
+        "keep the encoder alone with `--decoder drop`, and train a new decoder on it",
+        file.path,
+    )
+
+
+def stage_norms(encoder: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [tuple(encoder[f"stages.{stage}.layer_norm.{kind}"] for kind in ("weight", "bias")) for stage in range(4)]
+
+
+def _apply(
+    rules: Sequence[Rule], tensors: Mapping[str, Tensor], hub: torch.nn.Module, what: str, file: CheckpointFile,
+    prefix: str = "",
+) -> dict[str, Tensor]:  # fmt: skip
+    """Every rule once, after names and shapes are found to be those of the rules."""
+    shapes = hub.state_dict()
+    _check({rule.file: rule.to_file(shapes) for rule in rules}, tensors, what, file, prefix)
+    return {name: part for rule in rules for name, part in rule.to_hub(tensors[rule.file])}
+
+
+def _check(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str, file: CheckpointFile, prefix: str = ""
+) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            difference = f"`{prefix}{name}` missing"
+        elif name not in expected:
+            difference = f"`{prefix}{name}` left over"
+        elif found[name].shape != expected[name].shape:
+            difference = f"`{prefix}{name}` {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+        elif found[name].is_floating_point() != expected[name].is_floating_point():
+            difference = f"`{prefix}{name}` as {found[name].dtype}"
+        else:
+            continue
+        raise ModelError(
+            f"the {len(expected)} tensors of a {what}", difference, "take an unaltered checkpoint", file.path
+        )
+
+
+def _choose_names(names: Sequence[str] | None, num_labels: int, path: Path) -> Sequence[str]:
+    if names is None:
+        if num_labels == CITYSCAPES.num_labels:
+            return CITYSCAPES.names
+        found = f"no names of its {num_labels} classes"
+    elif len(names) != num_labels:
+        found = f"{len(names)} names for {num_labels} classes"
+    elif len(set(names)) < num_labels:
+        found = f"a name twice among {', '.join(names)}"
+    else:
+        return names
+    raise ModelError("a name for every class", found, "give them with `--label_space`", path)
+
+
+def _meta_model(model_type: type, config: SegformerConfig):
+    with torch.device("meta"):
+        return model_type(config)

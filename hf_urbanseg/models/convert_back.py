@@ -1,0 +1,112 @@
+"""A Hub folder's SegFormer -> a .pth file under NVlabs' or MMSegmentation's names."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.build import quiet_transformers
+from hf_urbanseg.models.convert import DECODER, ENCODER, HUB_ENCODER, Converted, find_size, stage_norms
+from hf_urbanseg.models.convert_decoder import linear_to_conv_decoder
+from hf_urbanseg.models.convert_keys import NVLABS_UNUSED, Layout, encoder_rules, nvlabs_decoder_rules
+
+_FIXED = (
+    "num_channels", "num_encoder_blocks", "sr_ratios", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios",
+    "hidden_act", "reshape_last_stage",
+)  # fmt: skip
+"""Fields of the configuration that no file records, so that they must be every SegFormer's."""
+
+
+def load_hub_model(folder: str | Path) -> SegformerForSemanticSegmentation | SegformerModel:
+    """A folder's SegFormer in its own precision, completely; encoders alone as `SegformerModel`.
+
+    Raises:
+        ModelError: Not a folder of a SegFormer, or tensors missing, unexpected or of another shape.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError("a model folder with config.json", "none", "give the folder of a saved model", folder)
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder)
+            if config.model_type != "segformer":
+                raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", folder)
+            whole = "SegformerForSemanticSegmentation" in (config.architectures or [])
+            model, report = (SegformerForSemanticSegmentation if whole else SegformerModel).from_pretrained(
+                folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
+        raise ModelError("a SegFormer's folder", reason, "copy or save it again", folder) from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = [key if isinstance(key, str) else key[0] for key in report[kind]]
+        if not whole:  # what nvidia/mit-b0 classifies ImageNet with
+            names = [name for name in names if not name.startswith("classifier.")]
+        if names:
+            what = kind.removesuffix("_keys").replace("mismatched", "of another shape")
+            found = f"{len(names)} tensors {what}, first `{min(names)}`"
+            raise ModelError("weights for every tensor of the model", found, "save the model again", folder)
+    return model.eval()
+
+
+def convert_from_hub(
+    model: SegformerForSemanticSegmentation | SegformerModel,
+    layout: Layout,
+    decoder: Literal["keep", "drop"] = "keep",
+    path: str | Path | None = None,
+) -> Converted:
+    """The tensors of a Hub model under the names of a layout.
+
+    A whole model's have `backbone.` and `decode_head.`, as a segmentor's checkpoint; an encoder's have no prefix, as
+    what backbones start from.
+
+    Raises:
+        ModelError: A size or a configuration that neither layout knows.
+    """
+    config = model.config
+    size = find_size(list(config.hidden_sizes), list(config.depths), path)
+    stock = SegformerConfig()
+    for name in _FIXED:
+        found, expected = getattr(config, name), getattr(stock, name)
+        if _plain(found) != _plain(expected):
+            raise ModelError(f"`{name}` {expected} as in every SegFormer", f"{found}", "keep the folder", path)
+    state, dropped = model.state_dict(), {}
+    whole = isinstance(model, SegformerForSemanticSegmentation)
+    encoder = {name.removeprefix(HUB_ENCODER): tensor for name, tensor in state.items() if not name.startswith(DECODER)}
+    tensors = {rule.file: rule.to_file(encoder) for rule in encoder_rules(layout, config.depths, config.sr_ratios)}
+    head = {name.removeprefix(DECODER): tensor for name, tensor in state.items() if name.startswith(DECODER)}
+    if whole and decoder == "drop":
+        dropped["decoder"] = len(head)
+    elif whole:
+        tensors = {ENCODER + name: tensor for name, tensor in tensors.items()}
+        tensors |= {DECODER + k: v for k, v in _decoder_to_file(head, stage_norms(encoder), layout).items()}
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    return Converted(tensors, config, size, layout, len(state) - sum(dropped.values()), dropped)
+
+
+def save_checkpoint_file(converted: Converted, path: str | Path, palette: Sequence[Sequence[int]]) -> None:
+    """Writes a file as mmcv (`CLASSES`) and mmengine (`dataset_meta`) look for it, with plain values only."""
+    meta = {}
+    if converted.has_decoder:
+        names = tuple(converted.config.id2label[train_id] for train_id in sorted(converted.config.id2label))
+        palette = [list(map(int, color)) for color in palette]
+        meta = {"CLASSES": names, "PALETTE": palette, "dataset_meta": {"classes": names, "palette": palette}}
+    torch.save({"meta": meta, "state_dict": converted.tensors}, path)
+
+
+def _decoder_to_file(head: Mapping[str, Tensor], norms: list[tuple[Tensor, Tensor]], layout: Layout) -> dict:
+    if layout == "mmsegmentation":
+        return linear_to_conv_decoder(head, norms)
+    tensors = {rule.file: rule.to_file(head) for rule in nvlabs_decoder_rules()}
+    # Never read there, but a strict load wants it; every configuration of NVlabs makes it 128 wide.
+    classifier = head["classifier.weight"]
+    shapes = ((len(classifier), 128, 1, 1), (len(classifier),))
+    return tensors | {name: classifier.new_zeros(shape) for name, shape in zip(NVLABS_UNUSED, shapes, strict=True)}
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,109 @@
+"""Reading the .pth files of mmcv, mmengine and NVlabs without running anything that is pickled in them."""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hf_urbanseg.errors import ModelError
+
+_TENSORS = ("state_dict", "model")
+"""Keys under which files hold their tensors; a file may also be nothing but them."""
+
+
+class _Ignored:
+    """Stands where a file pickled something that is not needed: takes every argument and state, keeps none."""
+
+    def __init__(self, *args):
+        pass
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        pass
+
+
+# What mmcv 1.x and mmengine put beside the tensors: numpy values in the meta data, and in an unpublished mmengine file
+# the training's log, whose buffers name their own methods through `getattr`. Nothing of it is made: neither numpy's
+# functions nor getattr are called, and mmengine isn't imported.
+_HARMLESS = (
+    *(f"numpy{core}.multiarray.{function}" for core in (".core", "._core") for function in ("scalar", "_reconstruct")),
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "UInt8", "Bool")),
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "__builtin__.getattr",
+)
+
+
+@dataclass
+class CheckpointFile:
+    """What a .pth file holds.
+
+    Args:
+        path: Where it was read.
+        tensors: By the file's own names.
+        class_names: As recorded by MMSegmentation, if they are.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    class_names: tuple[str, ...] | None
+
+
+def read_checkpoint_file(path: str | Path) -> CheckpointFile:
+    """Reads a .pth file with `torch.load(weights_only=True)`.
+
+    Raises:
+        ModelError: No such file, not written by torch or damaged, something pickled that is none of the harmless
+            things above, or no tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing there"
+        raise ModelError("a .pth file of MMSegmentation or NVlabs", found, "correct the path", path)
+    try:
+        with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if name := re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error)):
+            found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
+            fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
+            raise ModelError("tensors, numbers and names", found, fix, path) from error
+        raise _unreadable(path, error) from error
+    except Exception as error:  # on damaged bytes torch and pickle raise nearly anything
+        raise _unreadable(path, error) from error
+    tensors = content
+    if isinstance(content, dict):
+        tensors = next((content[key] for key in _TENSORS if isinstance(content.get(key), dict)), content)
+    if not isinstance(tensors, dict) or not tensors:
+        raise ModelError("tensors by name", f"{type(tensors).__name__}", "name a model's checkpoint", path)
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or not isinstance(name, str):
+            raise ModelError("tensors by name", f"`{name}`, {type(value).__name__}", "name a model's checkpoint", path)
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ModelError("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)
+    meta = content.get("meta") if tensors is not content else None
+    return CheckpointFile(path, dict(tensors), _find_class_names(meta if isinstance(meta, dict) else {}))
+
+
+def _find_class_names(meta: dict) -> tuple[str, ...] | None:
+    """From `CLASSES` (mmcv 1.x) or `dataset_meta` (mmengine)."""
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, dict) else {}
+    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
+    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
+    return ModelError(
+        "a file written by torch.save", f"{type(error).__name__}: {reason[:200]}", "download or copy it again", path
+    )
