@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
@@ -13,6 +13,8 @@ from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 _WRONG, _VOID = (255, 40, 40), (128, 128, 128)
 _GAP = 12
+FADED_VOID = (250, 240, 205)
+"""Colour of pixels without a label in `error_map`: cream, which no class of a street has."""
 
 
 def colorize(train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
@@ -55,6 +57,39 @@ def mark_errors(image: Image.Image | np.ndarray, prediction: np.ndarray, label: 
     picture = np.repeat(0.35 * _as_rgb(image).mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     picture[prediction != label] = _WRONG
     picture[label == IGNORE_INDEX] = _VOID
+    return picture
+
+
+def error_map(
+    image: Image.Image | np.ndarray, prediction: np.ndarray, label: np.ndarray, label_space: LabelSpace
+) -> np.ndarray:
+    """Which class was taken for which.
+
+    The image is faded where the prediction is right. Where it is wrong it has the predicted class's colour, and areas
+    wide enough for a frame are framed in the colour of the label's class. Pixels without a label are `FADED_VOID`.
+    There are 16 greys besides the classes' colours, so that it packs well as a palette PNG.
+
+    Shape:
+        image: (H, W, 3) uint8. prediction, label: (H, W) uint8 train ids. returns: (H, W, 3) uint8.
+
+    Raises:
+        DataError: Image, prediction and label of different size.
+    """
+    image = _as_rgb(image)
+    prediction, label = np.asarray(prediction, np.uint8), np.asarray(label, np.uint8)
+    _check_size("a prediction", prediction, image)
+    _check_size("a label", label, image)
+    # Nearly white, because half of the classes of a street have dark colours or are grey.
+    grey = image.mean(-1) // 16
+    picture = np.repeat((176 + 5 * grey)[..., None], 3, -1).astype(np.uint8)
+    wrong = (prediction != label) & (label != IGNORE_INDEX)
+    picture[wrong] = colorize(prediction[wrong], label_space)
+    # Areas are of one pair of classes and 7 pixels wide at least: what is left after 3 were taken off and put back.
+    pair = np.where(wrong, label.astype(np.int32) * 256 + prediction, -1)
+    rim = _differs_from_a_neighbour(pair)
+    frame = _spread(wrong & ~_spread(rim, 2), 3) & _spread(rim, 1) & wrong
+    picture[frame] = colorize(label[frame], label_space)
+    picture[label == IGNORE_INDEX] = FADED_VOID
     return picture
 
 
@@ -151,6 +186,22 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     characters = max(10, int(width / max(font.getlength("n"), 1)))
     return textwrap.wrap(text, characters)
+
+
+def _differs_from_a_neighbour(values: np.ndarray) -> np.ndarray:
+    """(H, W) bool: where one of the eight pixels around is another; the image's edge is no neighbour."""
+    height, width = values.shape
+    padded = np.pad(values, 1, mode="edge")
+    differs = np.zeros(values.shape, bool)
+    for y in range(3):
+        for x in range(3):
+            differs |= padded[y : y + height, x : x + width] != values
+    return differs
+
+
+def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(H, W) bool: where the mask is within `reach` pixels, diagonals included."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * reach + 1)), bool)
 
 
 def _as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:

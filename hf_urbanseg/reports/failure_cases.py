@@ -1,0 +1,182 @@
+"""Which images a report shows as failures, why, and which class was taken for which in them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
+from hf_urbanseg.metrics.image_counts import ImageCounts
+
+LEAST_SHARE = 1e-4
+"""A class fails in an image only if this share of the image's labelled pixels is wrong because of it: 46 pixels of a
+KITTI frame. Less is no failure to look at."""
+
+
+@dataclass(frozen=True)
+class FailureChoice:
+    """An image to show.
+
+    Args:
+        index: Row of the `ImageCounts`.
+        reasons: Sentences without a full stop, at least one.
+    """
+
+    index: int
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels of one class taken for another.
+
+    Args:
+        label, prediction: Train ids.
+        pixels: How many.
+        share: Of the labelled pixels of the class `label`, in [0, 1].
+    """
+
+    label: int
+    prediction: int
+    pixels: int
+    share: float
+
+
+@dataclass(frozen=True)
+class FailureCase:
+    """An image to show, with what is needed to show it.
+
+    Args:
+        name: As in the `ImageCounts`.
+        reasons: Why it was chosen.
+        image: RGB.
+
+    Shape:
+        prediction, label: (H, W) uint8 train ids at the image's size; labels may be `IGNORE_INDEX`.
+
+    Raises:
+        DataError: Image, prediction and label of different size.
+    """
+
+    name: str
+    reasons: list[str]
+    image: Image.Image
+    prediction: np.ndarray
+    label: np.ndarray
+
+    def __post_init__(self):
+        size = (self.image.height, self.image.width)
+        for what in ("prediction", "label"):
+            found = getattr(self, what).shape
+            if found != size:
+                raise DataError(
+                    f"a {what} of the image's size {size[0]}x{size[1]} (height x width)",
+                    "x".join(map(str, found)),
+                    "bring it to the image's size first",
+                    self.name,
+                )
+
+
+def choose_failure_cases(images: ImageCounts, overall: int = 8, per_class: int = 1) -> list[FailureChoice]:
+    """Chooses the worst images; one chosen for several reasons comes once, with all of them.
+
+    Args:
+        images: Pixel counts of the split; images without a labelled pixel are never chosen.
+        overall: Images with the lowest mIoU of their own.
+        per_class: Images for every class: those with the most pixels missed (labelled, predicted otherwise) or claimed
+            falsely (predicted, labelled otherwise), times 1 - IoU of the class in the image. So neither three missed
+            pixels nor the thin rim of a large object that was found is taken for the worst failure of a class. Images
+            where the class has less than `LEAST_SHARE` of the labelled pixels wrong are left out.
+
+    Returns:
+        The worst mIoU first, then by class in train-id order.
+
+    Raises:
+        ConfigError: A negative number of images.
+    """
+    if min(overall, per_class) < 0:
+        raise ConfigError("0 or more failure cases", f"{min(overall, per_class)}", "correct it")
+    reasons: dict[int, list[str]] = {}
+    mean_iou = images.mean_iou
+    measured = int(np.count_nonzero(~np.isnan(mean_iou)))
+    # A stable sort keeps the order of the images among equals; NaN comes last.
+    for rank, index in enumerate(np.argsort(mean_iou, kind="stable")[: min(overall, measured)].tolist()):
+        order = "lowest" if rank == 0 else f"{_ordinal(rank + 1)} lowest"
+        reasons.setdefault(index, []).append(f"{order} mIoU of {_count(measured, 'image')}")
+
+    missed, claimed = images.labelled - images.hits, images.predicted - images.hits
+    wrong, iou = missed + claimed, images.iou
+    weight = wrong * (1 - np.nan_to_num(iou, nan=1.0))
+    weight[wrong < LEAST_SHARE * images.labelled.sum(1, keepdims=True)] = 0
+    for train_id, name in enumerate(images.classes):
+        worst = np.argsort(-weight[:, train_id], kind="stable")[:per_class].tolist()
+        for rank, index in enumerate(i for i in worst if weight[i, train_id] > 0):
+            order = "worst" if rank == 0 else f"{_ordinal(rank + 1)} worst"
+            reasons.setdefault(index, []).append(
+                f"{order} for {name}: IoU {100 * iou[index, train_id]:.1f} %, {missed[index, train_id]:,} pixels "
+                f"missed, {claimed[index, train_id]:,} claimed falsely"
+            )
+    return [FailureChoice(index, why) for index, why in reasons.items()]
+
+
+def describe_rule(overall: int = 8, per_class: int = 1) -> str:
+    """How `choose_failure_cases` chooses, for those who look at its choice."""
+    parts = []
+    if overall:
+        parts.append(f"The {_count(overall, 'image')} with the lowest mIoU (mean over the classes that occur in it)")
+    if per_class:
+        parts.append(
+            f"for every class the {_count(per_class, 'image')} with the most of its pixels missed or claimed falsely, "
+            "times 1 - IoU, so that neither a handful of pixels nor the rim of a large object counts as its worst "
+            f"failure (below {100 * LEAST_SHARE:g} % of the image's labelled pixels it is not shown at all)"
+        )
+    rule = "; ".join(parts) or "no image was asked for"
+    return f"{rule[0].upper()}{rule[1:]}. An image that is chosen for several reasons is shown once."
+
+
+def find_confusions(matrix: np.ndarray, limit: int) -> list[Confusion]:
+    """The largest entries beside the diagonal.
+
+    Args:
+        matrix: (C, C) counts; row = label.
+        limit: Entries at most; those without a pixel are left out.
+
+    Returns:
+        Most pixels first.
+    """
+    matrix = np.asarray(matrix, np.int64)
+    labelled = matrix.sum(1)
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    flat = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    return [
+        Confusion(label, prediction, int(wrong[label, prediction]), float(wrong[label, prediction] / labelled[label]))
+        for label, prediction in zip(*(axis.tolist() for axis in np.unravel_index(flat, wrong.shape)), strict=True)
+        if wrong[label, prediction]
+    ]
+
+
+def count_confusions(case: FailureCase, label_space: LabelSpace) -> np.ndarray:
+    """(C, C) int64 confusion matrix of one image, row = label, void left out.
+
+    Raises:
+        DataError: A train id that is no class.
+    """
+    matrix = ConfusionMatrix(label_space.num_labels)
+    try:
+        matrix.update(torch.as_tensor(case.prediction.astype(np.int64)), torch.as_tensor(case.label.astype(np.int64)))
+    except ValueError as error:
+        raise DataError(f"train ids of {label_space.name}", str(error), "use the model's classes", case.name) from error
+    return matrix.matrix.numpy()
+
+
+def _ordinal(number: int) -> str:
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
