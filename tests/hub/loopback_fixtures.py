@@ -58,7 +58,7 @@ def hub_here(hub, tmp_path, monkeypatch):
     import datasets
     import huggingface_hub
     from huggingface_hub import HfFileSystem, constants, hf_api
-    from huggingface_hub.utils import _http
+    from huggingface_hub.utils import _http, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import hub as transformers_hub
 
     home = tmp_path / "home"
@@ -86,6 +86,10 @@ def hub_here(hub, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.config, name, value, raising=False)
     HfFileSystem.clear_instance_cache()
     huggingface_hub.close_session()
+    silent = are_progress_bars_disabled()
+    disable_progress_bars()
     yield hub
+    if not silent:
+        enable_progress_bars()
     HfFileSystem.clear_instance_cache()
     huggingface_hub.close_session()

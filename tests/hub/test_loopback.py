@@ -532,14 +532,17 @@ model.push_to_hub("user/name")
 SegformerImageProcessorPil(size={"height": 32, "width": 64}).push_to_hub("user/name")
 torch.save(model(torch.ones(1, 3, 32, 64)).logits, sys.argv[1])
 """
+# The processor's class is named, because AutoImageProcessor needs torchvision in transformers 5.17.
 LOAD_MODEL = """
 import sys, torch
 from PIL import Image
-from transformers import AutoImageProcessor, SegformerForSemanticSegmentation, pipeline
+from transformers import SegformerForSemanticSegmentation, pipeline
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 model = SegformerForSemanticSegmentation.from_pretrained("user/name").eval()
 assert torch.equal(model(torch.ones(1, 3, 32, 64)).logits, torch.load(sys.argv[1]))
-assert AutoImageProcessor.from_pretrained("user/name").size == {"height": 32, "width": 64}
-found = pipeline("image-segmentation", "user/name")(Image.new("RGB", (30, 20)))
+processor = SegformerImageProcessorPil.from_pretrained("user/name")
+assert processor.size == {"height": 32, "width": 64}
+found = pipeline("image-segmentation", "user/name", image_processor=processor)(Image.new("RGB", (30, 20)))
 assert found[0]["mask"].size == (30, 20)
 print("same", len(found))
 """
