@@ -20,8 +20,8 @@ Convention = Literal["plain", "fvcore", "report"]
 
 CONVENTIONS: dict[Convention, str] = {
     "plain": "multiply-accumulates of convolutions and matrix products, attention's too; half of torch's FLOPs",
-    "fvcore": "plain, plus 5 per value of a LayerNorm, 2 of a BatchNorm and 4 of a bilinear resize, "
-    "the resize of the logits to the input size with them",
+    "fvcore": "plain, plus 5 for each value of a LayerNorm, 2 of a BatchNorm and 4 of a bilinear resize, that of the "
+    "logits to the input size too",
     "report": "fvcore, plus the BatchNorm that MMSegmentation's head has behind each of its four projections",
 }
 """What each convention counts, always for one image. `report` gives the G column of the report's table."""

@@ -1,0 +1,226 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_config
+from hf_urbanseg.models.complexity import (
+    CONVENTIONS,
+    OperationCounts,
+    count_flops,
+    count_macs,
+    count_operations,
+    count_parameters,
+)
+
+torch.set_num_threads(1)
+
+ODD = {"hidden_sizes": [8, 24, 32, 40], "depths": [1, 2, 0, 1], "num_attention_heads": [1, 2, 4, 5], "num_labels": 7}
+
+
+def _config(size, width=None):
+    return build_config(size, CITYSCAPES, **({"decoder_hidden_size": width} if width else {}))
+
+
+def _expected(config, height, width):
+    """The formula of the paper's architecture, layer by layer: conventions -> operations, and stage positions."""
+    plain = norms = positions = 0
+    channels, size = config.num_channels, (height, width)
+    stages = []
+    for stage, hidden in enumerate(config.hidden_sizes):
+        stride, kernel = config.strides[stage], config.patch_sizes[stage]
+        size = tuple(-(-side // stride) for side in size)  # both strides divide so, with kernels 7/4 and 3/2
+        tokens = size[0] * size[1]
+        stages.append(tokens)
+        plain += tokens * hidden * channels * kernel**2
+        norms += 2 * tokens * hidden  # behind the patch embedding and behind the stage
+        ratio, mlp = config.sr_ratios[stage], int(hidden * config.mlp_ratios[stage])
+        reduced = (size[0] // ratio) * (size[1] // ratio)
+        for _ in range(config.depths[stage]):
+            norms += 2 * tokens * hidden
+            if ratio > 1:
+                plain += reduced * hidden * hidden * ratio**2
+                norms += reduced * hidden
+            plain += 2 * tokens * hidden**2 + 2 * reduced * hidden**2  # query, output; key, value
+            plain += 2 * tokens * reduced * hidden  # scores and their use, over all heads
+            plain += 2 * tokens * hidden * mlp + tokens * mlp * 9
+        channels = hidden
+        positions += tokens
+    decoder, first = config.decoder_hidden_size, stages[0]
+    plain += sum(tokens * hidden * decoder for tokens, hidden in zip(stages, config.hidden_sizes, strict=True))
+    plain += first * len(stages) * decoder**2 + first * decoder * config.num_labels
+    resizes = 4 * (len(stages) * first * decoder + height * width * config.num_labels)
+    fvcore = plain + 5 * norms + 2 * first * decoder + resizes
+    return {"plain": plain, "fvcore": fvcore, "report": fvcore + 2 * decoder * positions}
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (_config("tiny"), (64, 96)),
+        (_config("b0"), (375, 1242)),
+        (_config("b3", 512), (101, 67)),
+        (SegformerConfig(**ODD, mlp_ratios=[2, 3, 4, 4], decoder_hidden_size=20), (65, 130)),
+        (SegformerConfig(**ODD, num_channels=5, sr_ratios=[4, 2, 2, 1], decoder_hidden_size=20), (33, 47)),
+    ],
+)
+def test_count_operations__equals_the_layers_written_out(config, size):
+    counts = count_operations(config, size)
+    assert {convention: counts.total(convention) for convention in CONVENTIONS} == _expected(config, *size)
+
+
+# By fvcore 0.1.5.post20221221 on the model, eager attention, and `F.interpolate` to the input size behind it:
+#   FlopCountAnalysis(wrapped, torch.zeros(1, 3, height, width)).total()
+# `report`: the same with a BatchNorm1d around each of `decode_head.linear_projections`.
+@pytest.mark.parametrize(
+    ("size", "width", "image_size", "fvcore", "report"),
+    [
+        ("tiny", None, (101, 67), 48064084, 48219220),
+        ("b0", 256, (375, 1242), 15559488456, 15579408328),
+        ("b2", 256, (375, 1242), 50613514376, 50633434248),
+        ("b2", 768, (375, 1242), 114343306376, None),
+        ("b5", 256, (375, 1242), None, 149964459912),
+        ("b5", 768, (375, 1242), 213674332040, None),
+    ],
+)
+def test_count_operations__equals_fvcore(size, width, image_size, fvcore, report):
+    counts = count_operations(_config(size, width), image_size)
+    if fvcore:
+        assert counts.total("fvcore") == fvcore
+    if report:
+        assert counts.total("report") == report
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "convention", "giga"),
+    [
+        # the report's table
+        ("b0", 256, "report", "15.579"),
+        ("b2", 256, "report", "50.633"),
+        # the Hub's architecture without MMSegmentation's four norms
+        ("b0", 256, "fvcore", "15.559"),
+        ("b2", 256, "fvcore", "50.614"),
+        # the Hub's decoders
+        ("b2", 768, "plain", "113.7"),
+        ("b5", 768, "plain", "212.8"),
+        ("b5", 256, "report", "150"),
+    ],
+)
+def test_count_macs__gives_the_known_figures(size, width, convention, giga):
+    digits = len(giga.partition(".")[2])
+    assert f"{count_macs(_config(size, width), (375, 1242), convention) / 1e9:.{digits}f}" == giga
+
+
+def test_count_macs__default_is_the_reports_table():
+    assert count_macs(_config("b0")) == 15579408328
+
+
+def test_count_operations__parts():
+    counts = count_operations(_config("b0"))
+    first, positions = 94 * 311, 94 * 311 + 47 * 156 + 24 * 78 + 12 * 39
+    plain, fvcore, report = (counts.by_part(convention) for convention in CONVENTIONS)
+    assert list(plain) == ["encoder", "decode_head", "classifier_resize"]
+    assert fvcore["classifier_resize"] == 4 * 19 * 375 * 1242
+    assert plain["classifier_resize"] == 0
+    assert fvcore["decode_head"] - plain["decode_head"] == 4 * 4 * 256 * first + 2 * 256 * first
+    assert report["decode_head"] - fvcore["decode_head"] == 2 * 256 * positions
+    assert report["encoder"] == fvcore["encoder"]
+    assert sum(report.values()) == counts.total("report")
+    kinds = counts.counts["encoder"].keys(), counts.counts["decode_head"].keys()
+    assert kinds == (
+        {"convolution", "matrix_product", "layer_norm"},
+        {"convolution", "matrix_product", "batch_norm", "resize"},
+    )
+
+
+def test_count_operations__attention_grows_with_the_square_of_the_area():
+    config = _config("b0")
+    small, large = (count_operations(config, (side, 2 * side)).total("plain") for side in (256, 512))
+    attention = sum(
+        2 * (256 * 512 / stride**2) ** 2 / ratio**2 * hidden * depth
+        for stride, ratio, hidden, depth in zip(
+            (4, 8, 16, 32), config.sr_ratios, config.hidden_sizes, config.depths, strict=True
+        )
+    )
+    assert large == 4 * small + 12 * attention
+
+
+def test_count_operations__a_model_is_neither_run_nor_changed():
+    torch.manual_seed(0)
+    model = SegformerForSemanticSegmentation(_config("tiny")).train()
+    state = copy.deepcopy(model.state_dict())
+    attention = model.config._attn_implementation
+
+    ran = []
+    handle = model.decode_head.register_forward_hook(lambda module, *_: ran.append(module))
+    counts = count_operations(model, (101, 67))
+    handle.remove()
+    assert len(ran) == 1
+    assert ran[0] is not model.decode_head
+    assert counts == count_operations(model.config, (101, 67))
+    assert count_flops(model, (101, 67)) == count_flops(model.config, (101, 67))
+    assert model.training
+    assert model.config._attn_implementation == attention
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not model.segformer._forward_hooks
+    assert not model.segformer._forward_pre_hooks
+
+
+def test_count_operations__half_precision_and_evaluation_count_the_same():
+    model = SegformerForSemanticSegmentation(_config("tiny"))
+    expected = count_operations(model, (64, 96))
+    assert count_operations(model.eval().to(torch.bfloat16), (64, 96)) == expected
+
+
+def test_count_operations__convolutions_of_any_module():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nn.Conv2d(3, 8, 3, stride=2, groups=1)
+            self.grouped = nn.Conv2d(8, 12, (3, 1), groups=4)
+            self.up = nn.ConvTranspose2d(12, 5, 4, stride=2)
+
+        def forward(self, x):
+            return self.up(self.grouped(self.down(x)))
+
+    counts = count_operations(Network(), (21, 31))
+    down, grouped, up = 10 * 15 * 8 * 3 * 9, 8 * 15 * 12 * 2 * 3, 8 * 15 * 12 * 5 * 16
+    assert counts.by_part("plain") == {"down": down, "grouped": grouped, "up": up, "classifier_resize": 0}
+    assert count_flops(Network(), (21, 31)) == 2 * (down + grouped + up)
+    assert counts.total("report") == counts.total("fvcore") == down + grouped + up + 4 * 5 * 21 * 31
+
+
+@pytest.mark.parametrize("size", ["tiny", "b0", "b4"])
+def test_count_flops__is_two_per_plain_multiply_accumulate(size):
+    assert count_flops(_config(size), (97, 161)) == 2 * count_macs(_config(size), (97, 161), "plain")
+
+
+def test_count_parameters__of_models_and_configurations():
+    model = SegformerForSemanticSegmentation(_config("tiny"))
+    counts = count_parameters(model)
+    assert counts == {
+        "encoder": sum(p.numel() for p in model.segformer.parameters()),
+        "decode_head": sum(p.numel() for p in model.decode_head.parameters()),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
+    assert count_parameters(model.config) == counts
+    # Xie et al. 2021, tables 1 and 6: 3.7 M for B0 (decoder 0.4), 84.7 M for B5, with 150 and 19 classes
+    assert [round(count_parameters(_config(size))["total"] / 1e6, 1) for size in ("b0", "b5")] == [3.7, 84.6]
+
+
+def test_count_operations__bad_sizes():
+    with pytest.raises(ConfigError, match=r"expected `image_size` as height and width; found \[375\]"):
+        count_operations(_config("tiny"), [375])
+    with pytest.raises(ConfigError, match=r"expected an `image_size` that the model can shrink; found \[16, 300\] \("):
+        count_operations(_config("tiny"), (16, 300))
+    with pytest.raises(ConfigError, match=r"expected an `image_size` that the model can shrink"):
+        count_flops(_config("tiny"), (16, 300))
+
+
+def test_total__unknown_convention():
+    with pytest.raises(ConfigError, match="expected a convention of plain, fvcore, report; found `mmcv`"):
+        OperationCounts({}).total("mmcv")
