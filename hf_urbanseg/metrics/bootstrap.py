@@ -8,7 +8,7 @@ import numpy as np
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.metrics.image_counts import ImageCounts
 
-# Numbers held at once for the draws of one piece: 32 MB.
+# Numbers of one piece of draws, 8 bytes each: memory stays flat, however many images and resamples.
 _PIECE = 2**22
 
 
@@ -40,9 +40,22 @@ class PairedResult:
 def bootstrap_mean_iou(
     images: ImageCounts, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Bootstrap confidence interval of a split's mIoU.
+    """Percentile bootstrap interval of a split's mIoU.
 
-    PLACEHOLDER
+    As many images as there are are drawn with replacement and their counts summed, `resamples` times; the interval
+    holds the middle `confidence` of the mIoUs. Classes without a pixel in a resample are left out of its mean, as in
+    `compute_scores`; a resample of nothing but void is left out altogether. It says how far other images of the same
+    kind would move the score; it says nothing of another training seed.
+
+    Measured coverage of nominal 95 % intervals (benchmarks/metrics.py --coverage: simulated images of 19 classes, the
+    rarest in 6 % of the images, 1,000 splits each): 92 % with 25 images, 90 % with 50, 94 % with 200. So with 50
+    images the truth is outside about twice as often as the name says. The BCa interval did worse (88, 89, 93 %).
+
+    Args:
+        images: Counts of the split.
+        confidence: Share of the middle.
+        resamples: How many; 10,000 hold the limits to about 2 % of the interval's width.
+        seed: Of the draws: equal seeds give equal intervals.
 
     Raises:
         DataError: Fewer than two images, or none with a labelled pixel.
@@ -61,21 +74,31 @@ def paired_bootstrap(
 ) -> PairedResult:
     """Is model b better than model a? mIoU of b minus mIoU of a on the same resampled images.
 
-    PLACEHOLDER
+    The p-value is twice the share of resamples in which the difference is 0 or has the other sign: p = 2 (1 + m) /
+    (1 + `resamples`), m being the smaller of the counts of differences <= 0 and >= 0, and at most 1. It is never below
+    2 / (1 + `resamples`), and p < 1 - `confidence` when the interval lies on one side of 0. In simulations as in
+    `bootstrap_mean_iou` with 50 images, 5.8 % of 1,000 pairs of equally good models came out below 0.05.
+
+    Args:
+        a, b: Counts of two models on the same images; b is put in a's order.
+        confidence, resamples, seed: As in `bootstrap_mean_iou`.
+
+    Raises:
+        DataError: Other images, classes or labels in a than in b, or fewer than two images.
+        ConfigError: `confidence` or `resamples` out of range.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 15.4 (level from the percentiles).
     """
     _check(a, confidence, resamples)
     b = _align(a, b)
     counts_a, counts_b = _stack(a), _stack(b)
     difference = float(_mean_iou(counts_b.sum(0)) - _mean_iou(counts_a.sum(0)))
     drawn = np.concatenate(
-        [
-            _mean_iou(weights @ counts_b) - _mean_iou(weights @ counts_a)
-            for weights in _draw(len(a), resamples, seed)
-        ]
+        [_mean_iou(weights @ counts_b) - _mean_iou(weights @ counts_a) for weights in _draw(len(a), resamples, seed)]
     )
     low, high = _percentiles(drawn, confidence)
-    beyond = np.count_nonzero(np.abs(drawn - difference) >= abs(difference))
-    p_value = (1 + beyond) / (1 + resamples)
+    rarer = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    p_value = min(1.0, 2 * (1 + rarer) / (1 + resamples))
     return PairedResult(difference, Interval(difference, low, high, confidence, resamples, seed), p_value)
 
 
