@@ -166,8 +166,9 @@ def _opened(path: Path) -> Iterator[tuple]:
             cover = av.stream.Disposition.attached_pic
             stream = next((one for one in container.streams.video if not one.disposition & cover), None)
             if stream is None:
-                kinds = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
-                raise DataError("a video", f"only {kinds} in the file", "leave it out", path)
+                kinds = {"a cover picture" if one.type == "video" else one.type for one in container.streams}
+                found = f"only {' and '.join(sorted(kinds))}" if kinds else "an empty one"
+                raise DataError("a video", found, "leave it out", path)
             stream.thread_type = "AUTO"
             yield container, stream
     except (av.FFmpegError, OSError) as error:

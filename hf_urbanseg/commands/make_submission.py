@@ -1,0 +1,88 @@
+"""Predicts a benchmark's test images into the zip its server takes, or checks such a zip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from hf_urbanseg.commands._run import run_command
+from hf_urbanseg.commands.predict import check_images, read_image
+from hf_urbanseg.config import PlanArguments, check_device, option
+from hf_urbanseg.data.submission import (
+    check_submission,
+    encode_label_ids,
+    find_images,
+    get_benchmark,
+    write_submission,
+)
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.recipe import parse_arguments
+
+
+@dataclass
+class SubmissionArguments:
+    """Which benchmark, with which model, and where the zip goes."""
+
+    data_dir: str | None = option(None, "Official folder or .zip with the test images.")
+    benchmark: str = option("kitti", "Whose server it is for.", choices=["kitti", "cityscapes"])
+    split: str = option("test", "`test`; for Cityscapes also `val`, which cityscapesScripts can measure at home.")
+    model: str | None = option(None, "Folder written by training, or a Hub id.")
+    output: str = option("submission.zip", "The zip to write.")
+    check: str | None = option(None, "Check this zip, of whatever origin, instead of making one.")
+    batch_size: int = option(4, "Images per forward pass.")
+    device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
+
+    def __post_init__(self):
+        if self.data_dir is None:
+            raise ConfigError("`--data_dir`, the official images", "none", "add it")
+        if (self.model is None) == (self.check is None):
+            found = "neither" if self.model is None else "both"
+            raise ConfigError("`--model` to make a zip or `--check` to check one", found, "give one of them")
+        if self.batch_size < 1:
+            raise ConfigError("`--batch_size` of at least 1", f"{self.batch_size}", "correct it")
+        check_device(self.device)
+
+
+def main() -> None:
+    """Entry point of `urbanseg-make-submission` and scripts/make_submission.py."""
+    run_command(_make_submission)
+
+
+def _make_submission() -> None:
+    args, plan_args = parse_arguments((SubmissionArguments, PlanArguments), description=__doc__)
+    benchmark = get_benchmark(args.benchmark, args.split)
+    images = find_images(Path(args.data_dir), benchmark)
+    if args.check is not None:
+        check_submission(Path(args.check), benchmark, images)
+        print(f"{args.check}: right for {benchmark.name}, {len(images)} files")
+        return
+    plan = plan_args.build_plan()
+    predictor = Predictor.from_pretrained(args.model, args.device, plan=plan)
+    if predictor.label_space.names != CITYSCAPES.names:
+        names = predictor.label_space.names
+        raise ConfigError(
+            "a model for the 19 classes of Cityscapes in their order",
+            f"{len(names)} classes ({', '.join(names[:3])}, ...)",
+            "choose one trained for them",
+            args.model,
+        )
+    output = Path(args.output)
+    if not output.parent.is_dir():
+        raise DataError("a folder for the zip", "no such folder", "make it or choose another `--output`", output.parent)
+    check_images(list(images.values()))
+
+    def predict() -> Iterator[tuple[str, bytes]]:
+        names = list(images)
+        with tqdm(total=len(names), desc=benchmark.name, unit="image") as progress:
+            for start in range(0, len(names), args.batch_size):
+                batch = names[start : start + args.batch_size]
+                predictions = predictor.predict([read_image(images[name]) for name in batch], len(batch))
+                for name, train_ids in zip(batch, predictions, strict=True):
+                    yield name, encode_label_ids(train_ids)
+                    progress.update()
+
+    write_submission(output, predict(), benchmark, images)
+    print(f"{output}: {len(images)} label-id files for {benchmark.name}, checked; predicted with {plan.describe()}")

@@ -1,0 +1,236 @@
+"""Label-id files for the evaluation servers of KITTI and Cityscapes: which images, which names, and is a zip right.
+
+Sources:
+    KITTI: devkit_semantics/README.md: results have the images' own names, 8-bit single-channel PNGs of Cityscapes
+        label ids, in folders analogous to the ground truth's, so `semantic/000000_10.png`.
+    Cityscapes: https://www.cityscapes-dataset.com/submit/ and cityscapesScripts' evalPixelLevelSemanticLabeling.py:
+        one file `<city>_123456_123456*.png` per image in any folder, pixels hold label ids, not train ids. The zips
+        made here add `_pred_labelIds` and have no folders.
+"""
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from hf_urbanseg.data.archive import extract_folders
+from hf_urbanseg.data.folders import list_images
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
+
+LAST_LABEL_ID = 33
+_CITY_IMAGE, _CITY_LABEL = "_leftImg8bit", "_gtFine_labelIds"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a server expects of one split.
+
+    Args:
+        name: Of the benchmark and split, for messages.
+        counts: Folder of images, relative to the data folder -> how many there are officially.
+        member: Frame name -> name inside the zip.
+        key: Name inside a zip -> frame name, or None for a name the server would not recognise.
+        suffix: End of the image files' stems that is no part of the frame name.
+        expected_names: Folder -> the official frame names, where they follow a rule.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    member: Callable[[str], str]
+    key: Callable[[str], str | None]
+    suffix: str = ""
+    expected_names: Callable[[str], list[str]] | None = None
+
+
+def _kitti_key(member: str) -> str | None:
+    path = PurePosixPath(member)
+    return path.stem if path.suffix == ".png" and path.parts[:-1] in ((), ("semantic",)) else None
+
+
+def _cityscapes_key(member: str) -> str | None:
+    match = re.fullmatch(r"([^_/]+_\d{6}_\d{6}).*\.png", PurePosixPath(member).name)
+    return match and match[1]
+
+
+def _cityscapes(split: str, cities: Mapping[str, int]) -> Benchmark:
+    folders = {f"leftImg8bit/{split}/{city}": count for city, count in cities.items()}
+    return Benchmark(
+        f"Cityscapes {split}", folders, lambda name: f"{name}_pred_labelIds.png", _cityscapes_key, _CITY_IMAGE
+    )
+
+
+BENCHMARKS = {
+    ("kitti", "test"): Benchmark(
+        "KITTI test",
+        {"testing/image_2": 200},
+        lambda name: f"semantic/{name}.png",
+        _kitti_key,
+        expected_names=lambda folder: [f"{index:06d}_10" for index in range(200)],
+    ),
+    ("cityscapes", "test"): _cityscapes(
+        "test", {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398}
+    ),
+    ("cityscapes", "val"): _cityscapes("val", {"frankfurt": 267, "lindau": 59, "munster": 174}),
+}
+"""By name and split; Cityscapes' val has public labels, so cityscapesScripts can check a submission at home."""
+
+
+def get_benchmark(name: str, split: str) -> Benchmark:
+    """The benchmark of that name and split.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if (name, split) not in BENCHMARKS:
+        known = ", ".join(f"{one} {of}" for one, of in BENCHMARKS)
+        raise ConfigError(
+            f"a benchmark and split of {known}", f"`{name} {split}`", "correct `--benchmark` or `--split`"
+        )
+    return BENCHMARKS[name, split]
+
+
+def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
+    """The official images by frame name, sorted, all of them or an error that says which are missing.
+
+    Args:
+        data_dir: The official folder, or the .zip (its images are unpacked into the cache).
+
+    Raises:
+        DataError: No such data, or not exactly the official images.
+    """
+    if not data_dir.exists():
+        raise DataError(f"the data of {benchmark.name}", "nothing there", "correct `--data_dir`", data_dir)
+    root = extract_folders(data_dir, list(benchmark.counts)) if data_dir.is_file() else data_dir
+    found: dict[str, Path] = {}
+    for folder, count in benchmark.counts.items():
+        images = list_images(root / folder, benchmark.suffix)
+        if benchmark.expected_names is not None:
+            names = benchmark.expected_names(folder)
+        else:
+            # The official labels (of test, dummies) name the images, if they are there.
+            labels = root / folder.replace("leftImg8bit", "gtFine", 1)
+            names = [path.name.split(_CITY_LABEL)[0] for path in sorted(labels.glob(f"*{_CITY_LABEL}.png"))]
+        missing = sorted(set(names) - set(images))
+        if missing or len(images) != count:
+            told = f"{len(images)}, without {_some(missing)}" if missing else f"{len(images)}"
+            fix = "unpack the official archive again"
+            raise DataError(f"the {count} official images of {benchmark.name}", told, fix, root / folder)
+        found |= images
+    return dict(sorted(found.items()))
+
+
+def encode_label_ids(train_ids: np.ndarray) -> bytes:
+    """A PNG of Cityscapes label ids.
+
+    Shape:
+        train_ids: (H, W) uint8, 0..18.
+    """
+    table = np.zeros(256, np.uint8)
+    for label_id, train_id in CITYSCAPES.label_ids.items():
+        if train_id != IGNORE_INDEX:
+            table[train_id] = label_id
+    buffer = BytesIO()
+    Image.fromarray(table[train_ids]).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_submission(
+    path: Path, files: Iterable[tuple[str, bytes]], benchmark: Benchmark, images: Mapping[str, Path]
+) -> None:
+    """Writes the zip, checks it like anyone else's and only then gives it its name; the same files give the same bytes.
+
+    Args:
+        files: Frame name and PNG of every image.
+        images: From `find_images`.
+
+    Raises:
+        DataError: The zip can't be written, or is not right.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(staged, "w") as bundle:
+            for name, content in files:
+                # Without a date; PNGs are compressed already.
+                info = zipfile.ZipInfo(benchmark.member(name))
+                info.create_system, info.external_attr = 3, 0o644 << 16
+                bundle.writestr(info, content)
+        check_submission(staged, benchmark, images)
+        os.replace(staged, path)
+    except OSError as error:
+        raise DataError("room for the zip", error.strerror or str(error), "choose another `--output`", path) from error
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def check_submission(path: Path, benchmark: Benchmark, images: Mapping[str, Path]) -> None:
+    """Refuses a zip that the server would refuse or misread, whoever made it.
+
+    Args:
+        images: From `find_images`.
+
+    Raises:
+        DataError: A file missing, twice or too many, of another size or kind than its image, or with pixels that are
+            no label ids.
+    """
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            members = _match_members(path, bundle.namelist(), benchmark, images)
+            highest = max(_check_member(path, bundle, members[name], images[name]) for name in images)
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+        raise DataError("a readable .zip", str(error).rstrip("."), "write it again", path) from error
+    if highest < CITYSCAPES.num_labels:
+        found = f"no id over {highest} in {len(images)} files, as in train ids"
+        raise DataError("label ids, which go up to 33 (sky is 23, car 26)", found, "map train ids to label ids", path)
+
+
+def _match_members(path: Path, names: list[str], benchmark: Benchmark, images: Mapping[str, Path]) -> dict[str, str]:
+    example = benchmark.member(next(iter(images)))
+    members: dict[str, str] = {}
+    for member in names:
+        if member.endswith("/"):
+            continue
+        key = benchmark.key(member)
+        if key not in images:
+            raise DataError(f"only files like `{example}`", f"`{member}`", "remove or rename it", path)
+        if key in members:
+            raise DataError("one file per image", f"`{members[key]}` and `{member}`", "remove one", path)
+        members[key] = member
+    if missing := [name for name in images if name not in members]:
+        found = f"{len(members)}, without {_some(missing)}"
+        raise DataError(f"{len(images)} files for {benchmark.name}", found, "predict the missing ones", path)
+    return members
+
+
+def _check_member(path: Path, bundle: zipfile.ZipFile, member: str, image: Path) -> int:
+    where = f"{path}: {member}"
+    content = bundle.read(member)
+    try:
+        Image.open(BytesIO(content)).verify()  # decoding skips the checksums
+        with Image.open(BytesIO(content)) as picture:
+            # The raw mode tells 1-, 2- and 4-bit files apart, which Pillow opens as L, too.
+            kind, mode, label_ids = picture.format, picture.tile[0][3], np.asarray(picture)
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        raise DataError("a readable PNG", f"{type(error).__name__}: {error}", "write it again", where) from error
+    if kind != "PNG" or mode != "L":
+        raise DataError("a PNG of one 8-bit channel", f"{kind}, mode {mode}", "save the label ids as grey", where)
+    with Image.open(image) as original:
+        width, height = original.size
+    if label_ids.shape != (height, width):
+        found = f"{label_ids.shape[0]}x{label_ids.shape[1]}"
+        raise DataError(f"its image's size, {height}x{width} (height x width)", found, "predict at native size", where)
+    highest = int(label_ids.max())
+    if highest > LAST_LABEL_ID:
+        raise DataError(f"label ids of 0..{LAST_LABEL_ID}", f"{highest}", "give every pixel a class", where)
+    return highest
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
