@@ -1,6 +1,7 @@
 """Images larger than the crop: windows over the image, their logits averaged where they overlap."""
 
 from collections.abc import Callable
+from itertools import islice, product
 
 import torch
 
@@ -79,21 +80,19 @@ class SlidingWindow:
 
     def _fetch(self, rows: Span, columns: Span) -> None:
         """Forgets windows above these rows or beside these columns, and predicts the missing ones."""
-        below = [
-            (y, x)
-            for y in self.tops
-            for x in self.lefts
-            if y + self.window[0] > rows[0] and x + self.window[1] > columns[0] and x < columns[1]
-        ]
-        self.logits = {key: self.logits[key] for key in below if key in self.logits}
-        missing = [key for key in below if key not in self.logits]
-        needed = sum(y < rows[1] for y, _ in missing)
+        tops = [y for y in self.tops if y + self.window[0] > rows[0]]
+        lefts = [x for x in self.lefts if x + self.window[1] > columns[0] and x < columns[1]]
+        self.logits = {(y, x): logits for (y, x), logits in self.logits.items() if y >= tops[0] and x in lefts}
+        missing = [key for key in product(tops, lefts) if key not in self.logits and key[0] < rows[1]]
+        if not missing:
+            return
         # Whole batches: the last one is filled with the windows that come next.
-        for start in range(0, needed, self.batch_size):
+        fill = -len(missing) % self.batch_size
+        missing += islice((key for key in product(tops, lefts) if key not in self.logits and key[0] >= rows[1]), fill)
+        for start in range(0, len(missing), self.batch_size):
             keys = missing[start : start + self.batch_size]
             crops = [self.image[:, y : y + self.window[0], x : x + self.window[1]] for y, x in keys]
-            batch = torch.stack([crop.flip(-1) if self.flip else crop for crop in crops])
-            logits = self.forward(batch)
+            logits = self.forward(torch.stack([crop.flip(-1) if self.flip else crop for crop in crops]))
             # Copies of their own: a slice would keep the whole batch alive until its last window is done.
             self.logits |= zip(keys, (one.flip(-1) if self.flip else one.clone() for one in logits), strict=True)
 

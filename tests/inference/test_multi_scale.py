@@ -1,5 +1,6 @@
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ class _Recorder(nn.Module):
 
     def forward(self, pixel_values):
         self.shapes.append(tuple(pixel_values.shape))
-        return type("Output", (), {"logits": F.avg_pool2d(pixel_values, 4)})
+        return SimpleNamespace(logits=F.avg_pool2d(pixel_values, 4))
 
 
 def test_predict_views__few_batches_within_the_pixel_limit(processor):
@@ -180,7 +181,7 @@ class _Symmetric(nn.Module):
 
     def forward(self, pixel_values):
         logits = F.conv2d(F.pad(pixel_values, (0, 0, 1, 0)), self.kernel, stride=4)
-        return type("Output", (), {"logits": logits})
+        return SimpleNamespace(logits=logits)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -229,12 +230,30 @@ def test_predict_probabilities__large_logits_don_t_overflow():
     class Loud(nn.Module):
         def forward(self, pixel_values):
             sign = F.avg_pool2d(pixel_values, 4)[:, :1].sign() * 1e4
-            return type("Output", (), {"logits": torch.cat([sign, -sign], 1)})
+            return SimpleNamespace(logits=torch.cat([sign, -sign], 1))
 
     views = [torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))] * 2
     (found,) = predict_probabilities(Loud(), views, [(50, 50)], PredictionPlan((1.0, 2.0)))
     torch.testing.assert_close(found.sum(0), torch.ones(50, 50))
     assert 0 < found[0].mean() < 1
+
+
+def test_predict_views__no_probabilities_of_a_whole_image(allocations):
+    plan, size = PredictionPlan(REPORT_RATIOS, flip=True), (384, 1280)
+    views = [torch.zeros(2, 3, *one) for one in plan.input_sizes(size, size)]
+
+    class Cheap(nn.Module):
+        def forward(self, pixel_values):
+            return SimpleNamespace(logits=F.avg_pool2d(pixel_values, 4)[:, :1].repeat(1, 19, 1, 1))
+
+    with allocations() as made:
+        predict_views(Cheap(), views, [size] * 2, plan)
+    at_native_size = 19 * 4 * size[0] * size[1]
+    waiting = sum(19 * 4 * 4 * (view.shape[-2] // 4) * (view.shape[-1] // 4) for view in views)
+    batch = 3 * 4 * plan.max_batch_pixels
+    assert made.largest <= batch
+    assert made.peak < waiting + 2 * batch + at_native_size / 8
+    assert waiting < sum(4 * view.numel() for view in views)  # less than the input
 
 
 def test_predict_views__views_must_belong_to_the_plan(model):
