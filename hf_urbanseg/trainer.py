@@ -23,10 +23,9 @@ from hf_urbanseg.checkpoints import (
 from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
-from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
+from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
-from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
@@ -226,38 +225,37 @@ class UrbanSegTrainer(Trainer):
         return metrics
 
     def _compute_metrics(self, dataset: EvalDataset) -> dict[str, float]:
-        scores = compute_scores(self.compute_confusion_matrix(dataset, autocast=True).matrix)
+        scores = compute_scores(self.measure(dataset, autocast=True).matrix)
         metrics = {key: scores[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")}
         names = self.model.config.id2label
         return metrics | {f"iou_{names[i]}": value for i, value in enumerate(scores["iou"]) if not math.isnan(value)}
 
-    def compute_confusion_matrix(self, dataset: EvalDataset, autocast: bool = False) -> ConfusionMatrix:
-        """Confusion matrix of a split over all ranks, each image once, at native resolution.
+    def measure(self, dataset: EvalDataset, autocast: bool = False, boundary: bool = False) -> Measurement:
+        """Counts of a split over all ranks, each image once, at native resolution.
 
         Args:
             dataset: The split.
             autocast: Use the precision of training; False measures in fp32, as a user of the saved model would.
+            boundary: Also count for boundary IoU.
         """
         self._synchronize_buffers()
+        args, names, id2label = self.args, dataset.names, self.model.config.id2label
         loader = build_eval_loader(
-            dataset,
-            self.args.eval_batch_size,
-            self.args.dataloader_num_workers,
-            self.args.process_index,
-            self.args.world_size,
+            dataset, args.eval_batch_size, args.dataloader_num_workers, args.process_index, args.world_size
         )
         self.callback_handler.eval_dataloader = loader
-        matrix = compute_confusion_matrix(
+        share = measure(
             self.model,  # not the DDP wrapper: ranks may have different numbers of batches
             loader,
-            self.model.config.num_labels,
-            self.args.device,
+            names,
+            [id2label[train_id] for train_id in range(self.model.config.num_labels)],
+            device=args.device,
             **({"autocast": self.compute_loss_context_manager} if autocast else {}),
-            on_batch=lambda: self.callback_handler.on_prediction_step(self.args, self.state, self.control),
+            boundary=boundary,
+            on_batch=lambda: self.callback_handler.on_prediction_step(args, self.state, self.control),
         )
-        matrix.all_reduce()
-        self.callback_handler.on_predict(self.args, self.state, self.control, {})  # closes the progress bar
-        return matrix
+        self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
+        return share.gather(names)
 
     def _synchronize_buffers(self) -> None:
         """Gives every rank the BatchNorm statistics of the first, which are the ones that are saved."""

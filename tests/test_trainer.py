@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 
 from hf_urbanseg.errors import CheckpointError
-from hf_urbanseg.inference.evaluation import build_eval_loader, compute_confusion_matrix
-from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.inference.evaluation import build_eval_loader, measure
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.optim import compute_polynomial_factor
 
@@ -78,11 +78,13 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = torch.load(tmp_path / "matrix_0.pt"), torch.load(tmp_path / "matrix_1.pt")
     assert torch.equal(first, second)
+    images = json.loads((tmp_path / "images.json").read_text())
     dataset = worker.build_trainer(worker.build_arguments(tmp_path)).eval_dataset
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
     for batch_size in (1, 3):
-        alone = compute_confusion_matrix(model, build_eval_loader(dataset, batch_size), 19).matrix
-        assert torch.equal(alone, first)
+        alone = measure(model, build_eval_loader(dataset, batch_size), dataset.names, CITYSCAPES.names, boundary=True)
+        assert torch.equal(alone.matrix, first)
+        assert alone.images.to_dict() == images  # in the same order, boundaries included
     labelled = sum(int((dataset[i]["labels"] != IGNORE_INDEX).sum()) for i in range(len(dataset)))
     assert int(first.sum()) == labelled  # every pixel of every image once
 
@@ -157,7 +159,7 @@ def test_evaluate__measures_averaged_weights_too(worker, tmp_path):
     metrics = trainer.evaluate()
     assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
     trainer.use_averaged_weights()
-    averaged = trainer.compute_confusion_matrix(trainer.eval_dataset).matrix
+    averaged = trainer.measure(trainer.eval_dataset).matrix
     assert metrics["eval_ema_mean_iou"] == compute_scores(averaged)["mean_iou"]
     assert metrics["eval_ema_overall_accuracy"] != metrics["eval_overall_accuracy"]
 

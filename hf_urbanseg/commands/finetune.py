@@ -15,6 +15,7 @@ import transformers
 from transformers import ProgressCallback, set_seed
 
 from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.commands._finetune_report import write_report
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import (
     AugmentationArguments,
@@ -31,10 +32,8 @@ from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
-from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import (
     build_image_processor,
@@ -43,11 +42,9 @@ from hf_urbanseg.models.build import (
     load_pretrained_model,
 )
 from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
-from hf_urbanseg.reports.overlays import save_comparison
-from hf_urbanseg.reports.plots import plot_class_distribution, plot_class_iou, plot_training_curves
+from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
-from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json, write_yaml
-from hf_urbanseg.reports.tables import print_class_table, write_class_table
+from hf_urbanseg.reports.run_files import write_json, write_yaml
 from hf_urbanseg.trainer import UrbanSegTrainer
 
 logger = logging.getLogger(__name__)
@@ -130,9 +127,9 @@ def _finetune() -> None:
     _export(trainer, output)
 
     # In fp32, whatever training used, so that anyone who loads the folder measures the same.
-    matrices = {split: trainer.compute_confusion_matrix(dataset).matrix.cpu() for split, dataset in held_out.items()}
+    measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
     if args.should_save:
-        _report(trainer, output, data, matrices, int(np.argmax(counts)), run, {
+        write_report(trainer, output, data, measured, int(np.argmax(counts)), run, {
             "seconds": round(time.time() - start, 1),
             "steps": trained.global_step,
             "train_loss": trained.training_loss,
@@ -244,61 +241,3 @@ def _export(trainer: UrbanSegTrainer, output: Path) -> None:
             os.replace(path, output / path.name)
         staged.rmdir()
     trainer.accelerator.wait_for_everyone()
-
-
-def _report(trainer, output: Path, data: LoadedData, matrices: dict, constant: int, run: RunArguments, training: dict):
-    """metrics.json, tables, curves and overlays."""
-    space, state = data.label_space, trainer.state
-    selected = trainer.args.load_best_model_at_end and state.best_global_step
-    metrics = {
-        "splits": {
-            split: {"num_images": len(data.splits[split]), **describe_scores(matrix, space, constant)}
-            for split, matrix in matrices.items()
-        },
-        "selection": {
-            "exported_step": state.best_global_step if selected else state.global_step,
-            "by": "mean_iou of validation" if selected else "last step",
-        },
-        "data": {
-            "name": data.name,
-            "images": {split: len(rows) for split, rows in data.splits.items()},
-            "notes": list(data.notes),
-        },
-        "training": training,
-        "environment": describe_environment(),
-    }
-    write_json(output / "metrics.json", metrics)
-    write_json(output / "log_history.json", {"log_history": state.log_history})
-    plot_training_curves(state.log_history, output / "training_curves.png")
-    for split, matrix in matrices.items():
-        scores = compute_scores(matrix)
-        for suffix in (".md", ".csv"):
-            write_class_table(scores, space, output / f"per_class_{split}{suffix}")
-        plot_class_iou(scores["iou"], space, output / f"per_class_{split}.png")
-    if not matrices:
-        return
-    shown = "test" if "test" in matrices else "validation"
-    _save_overlays(trainer, output / "overlays", data, shown, run.num_overlays)
-    print_class_table(compute_scores(matrices[shown]), space, title=f"{shown}, {len(data.splits[shown])} images")
-    result = metrics["splits"][shown]
-    guess = result["constant_guess"]
-    print(
-        f"{shown} mIoU {result['mean_iou']:.2%} (always guessing {guess['class']}: {guess['mean_iou']:.2%}); "
-        f"exported step {metrics['selection']['exported_step']}, {metrics['selection']['by']}; "
-        f"{training['seconds']:.0f} s. Everything is in {output}/"
-    )
-
-
-def _save_overlays(trainer, folder: Path, data: LoadedData, split: str, count: int) -> None:
-    rows, space = data.splits[split], data.label_space
-    predictor = Predictor(trainer.model, trainer.processing_class)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for index in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)):
-        row = rows[int(index)]
-        image = row["image"].convert("RGB")
-        label = space.train_id_table[np.asarray(row["label"])]
-        save_comparison(
-            folder / f"{row['name']}.png", image, predictor.predict([image])[0], label, space,
-            f"{split}: {row['name']}",
-        )  # fmt: skip

@@ -1,16 +1,50 @@
-"""Measuring a model on a split: one confusion matrix at native resolution."""
+"""Measuring a model on a split at native resolution: one confusion matrix, and counts image by image."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
 
 from hf_urbanseg.data.collator import collate_eval
 from hf_urbanseg.data.preprocessing import EvalDataset
-from hf_urbanseg.inference.predictor import upsample_argmax
+from hf_urbanseg.inference.multi_scale import predict_views
+from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.metrics.boundary_iou import compute_boundary_counts
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
+from hf_urbanseg.metrics.image_counts import ImageCounts, ImageCountsBuilder
+
+# Images whose boundaries may wait to be counted: bounds memory, and is more than any batch.
+_WAITING = 32
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a pass over a split leaves; every score is computed from it.
+
+    Args:
+        matrix: (C, C) int64 on the CPU; row = label, column = prediction.
+        images: The same pixels image by image.
+    """
+
+    matrix: torch.Tensor
+    images: ImageCounts
+
+    def gather(self, order: Sequence[str]) -> "Measurement":
+        """Brings the shares of all processes together, on every process; images in the order of `order`."""
+        parts = [self]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self)
+        # A process without images doesn't know whether boundaries were counted.
+        images = ImageCounts.concatenate([part.images for part in parts if len(part.images)] or [self.images])
+        row = {name: index for index, name in enumerate(images.names)}
+        return Measurement(sum(part.matrix for part in parts), images.select(row[name] for name in order))
 
 
 def build_eval_loader(
@@ -27,40 +61,63 @@ def build_eval_loader(
     )
 
 
-def compute_confusion_matrix(
+def measure(
     model: torch.nn.Module,
     loader: DataLoader,
-    num_classes: int,
+    names: Sequence[str],
+    classes: Sequence[str],
+    plan: PredictionPlan = PLAIN,
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    boundary: bool = False,
     on_batch: Callable[[], None] = lambda: None,
-) -> ConfusionMatrix:
+) -> Measurement:
     """Predicts every image of `loader` at its native size and counts pixels.
 
     Logits are upsampled in fp32 (bilinear, corners free) to the label's size before the argmax. The model is left in
-    the mode it was in. With several ranks, the caller sums the matrices (`ConfusionMatrix.all_reduce`).
+    the mode it was in. Memory doesn't grow with the number of images, but for half a kilobyte of counts each. With
+    several ranks, this is the rank's share; see `Measurement.gather`.
 
     Args:
         model: Gives `.logits` (N, C, h, w) for `pixel_values`.
-        loader: From `build_eval_loader`.
-        num_classes: C.
+        loader: From `build_eval_loader`; its data set was made with the input sizes of `plan`.
+        names: Of all images of the data set.
+        classes: Class names in train-id order.
+        plan: The passes of each prediction.
         device: Of the model.
         autocast: Context for the forward pass.
+        boundary: Also count for boundary IoU (a few milliseconds an image, beside the model's work).
         on_batch: Called after each batch, for a progress bar.
     """
-    matrix = ConfusionMatrix(num_classes, IGNORE_INDEX, device=device)
+    matrix = ConfusionMatrix(len(classes), IGNORE_INDEX, device=device)
+    builder = ImageCountsBuilder(classes)
+    waiting: deque[tuple[str, torch.Tensor, Future | None]] = deque()
+
+    def finish(limit: int) -> None:
+        while len(waiting) > limit:
+            name, counts, bands = waiting.popleft()
+            builder.add(name, counts, bands.result() if bands else None)
+
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        # OpenCV lets go of the interpreter, so the model goes on meanwhile.
+        with torch.no_grad(), ThreadPoolExecutor(1) as pool:
             for batch in loader:
-                with autocast():
-                    logits = model(pixel_values=batch["pixel_values"].to(device)).logits
                 labels = batch["labels"]
-                predictions = upsample_argmax(logits, [tuple(label.shape) for label in labels])
-                for prediction, label in zip(predictions, labels, strict=True):
-                    matrix.update(prediction, label.to(device))
+                sizes = [tuple(label.shape) for label in labels]
+                predictions = predict_views(model, batch["views"], sizes, plan, device, autocast)
+                for index, prediction, label in zip(batch["index"], predictions, labels, strict=True):
+                    counts = matrix.update(prediction, label.to(prediction.device))
+                    bands = pool.submit(_count_boundary, prediction, label, len(classes)) if boundary else None
+                    waiting.append((names[index], counts, bands))
+                finish(_WAITING)
                 on_batch()
+            finish(0)
     finally:
         model.train(was_training)
-    return matrix
+    return Measurement(matrix.matrix.cpu(), builder.build())
+
+
+def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> np.ndarray:
+    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_classes, IGNORE_INDEX)

@@ -1,0 +1,86 @@
+"""What training leaves when it is done: metrics.json, tables, curves and overlays."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from hf_urbanseg.config import RunArguments
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.inference.evaluation import Measurement
+from hf_urbanseg.inference.plan import PLAIN
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.reports.overlays import save_comparison
+from hf_urbanseg.reports.plots import plot_training_curves
+from hf_urbanseg.reports.run_files import describe_environment, write_json
+from hf_urbanseg.reports.split_files import write_split_files
+from hf_urbanseg.reports.tables import print_class_table
+from hf_urbanseg.trainer import UrbanSegTrainer
+
+
+def write_report(
+    trainer: UrbanSegTrainer,
+    output: Path,
+    data: LoadedData,
+    measured: dict[str, Measurement],
+    constant: int,
+    run: RunArguments,
+    training: dict,
+) -> None:
+    """Writes a finished run's numbers and pictures, and prints the table of its test (else validation) split.
+
+    Args:
+        measured: By split.
+        constant: Train id of the constant guess, the commonest class of train.
+        training: Seconds, steps, ..., for metrics.json.
+    """
+    space, state = data.label_space, trainer.state
+    protocol = PLAIN.describe(Predictor(trainer.model, trainer.processing_class).base_size)
+    selected = trainer.args.load_best_model_at_end and state.best_global_step
+    metrics = {
+        "splits": {
+            split: write_split_files(output, split, measurement, space, constant, protocol, data.name)
+            for split, measurement in measured.items()
+        },
+        "selection": {
+            "exported_step": state.best_global_step if selected else state.global_step,
+            "by": "mean_iou of validation" if selected else "last step",
+        },
+        "data": {
+            "name": data.name,
+            "images": {split: len(rows) for split, rows in data.splits.items()},
+            "notes": list(data.notes),
+        },
+        "training": training,
+        "environment": describe_environment(),
+    }
+    write_json(output / "metrics.json", metrics)
+    write_json(output / "log_history.json", {"log_history": state.log_history})
+    plot_training_curves(state.log_history, output / "training_curves.png")
+    if not measured:
+        return
+    shown = "test" if "test" in measured else "validation"
+    _save_overlays(trainer, output / "overlays", data, shown, run.num_overlays)
+    result = metrics["splits"][shown]
+    print_class_table(result, space, title=f"{shown}, {len(data.splits[shown])} images")
+    guess = result["constant_guess"]
+    print(
+        f"{shown} mIoU {result['mean_iou']:.2%} (always guessing {guess['class']}: {guess['mean_iou']:.2%}); "
+        f"exported step {metrics['selection']['exported_step']}, {metrics['selection']['by']}; "
+        f"{training['seconds']:.0f} s. Everything is in {output}/"
+    )
+
+
+def _save_overlays(trainer, folder: Path, data: LoadedData, split: str, count: int) -> None:
+    rows, space = data.splits[split], data.label_space
+    predictor = Predictor(trainer.model, trainer.processing_class)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for index in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)):
+        row = rows[int(index)]
+        image = row["image"].convert("RGB")
+        label = space.train_id_table[np.asarray(row["label"])]
+        save_comparison(
+            folder / f"{row['name']}.png", image, predictor.predict([image])[0], label, space,
+            f"{split}: {row['name']}",
+        )  # fmt: skip
