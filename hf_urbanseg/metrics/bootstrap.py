@@ -98,7 +98,7 @@ def paired_bootstrap(
     )
     low, high = _percentiles(drawn, confidence)
     rarer = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
-    p_value = min(1.0, 2 * (1 + rarer) / (1 + resamples))
+    p_value = min(1.0, 2 * (1 + int(rarer)) / (1 + resamples))
     return PairedResult(difference, Interval(difference, low, high, confidence, resamples, seed), p_value)
 
 

@@ -89,7 +89,7 @@ def count_byte_pairs(labels: np.ndarray, predictions: np.ndarray, rows: int, col
     rows, columns = int(rows), int(columns)
     step = 1 << (columns - 1).bit_length()
     copies = min(8, 256 // step)
-    word = (np.arange(8, dtype=np.uint8) % copies * step).view(np.uint64)
+    word = (np.arange(8) % copies * step).astype(np.uint8).view(np.uint64)
     counts = np.zeros((1 + rows, columns), np.int64)
     for start in range(0, len(labels), _PIECE):
         # 255 + 1 wraps to 0: the table stays so small that each call reuses the memory of the call before.

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
+from hf_urbanseg.metrics import confusion_matrix
+from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix, count_byte_pairs
 
 SIZES = [(1, 1), (7, 5), (12, 31), (40, 3), (33, 33)]
 
@@ -51,6 +52,90 @@ def test_update__any_integer_types(predicted, labelled):
     matrix.update(torch.full((3, 4), 18, dtype=predicted), torch.full((3, 4), 18, dtype=labelled))
     assert int(matrix.matrix[18, 18]) == 12
     assert int(matrix.matrix.sum()) == 12
+
+
+@pytest.mark.parametrize("stored", [torch.int8, torch.uint16, torch.uint32, torch.uint64])
+def test_update__types_torch_can_barely_compare(stored):
+    matrix = ConfusionMatrix(19)
+    matrix.update(torch.full((3, 4), 18).to(stored), torch.full((3, 4), 17).to(stored))
+    assert int(matrix.matrix[17, 18]) == 12
+    with pytest.raises(ValueError, match=r"expected predictions of 0\.\.18; found \[100\]"):
+        matrix.update(torch.full((3, 4), 100).to(stored), torch.full((3, 4), 17).to(stored))
+
+
+def count_plainly(prediction, label, classes, ignore_index=255):
+    counts = np.zeros((classes, classes), int)
+    seen = label != ignore_index
+    np.add.at(counts, (label[seen], prediction[seen]), 1)
+    return counts
+
+
+# 1 to 256 copies of the table fit beside 1..255 classes, and a row of bytes ends anywhere within a word of eight.
+@pytest.mark.parametrize("classes", [1, 2, 16, 17, 19, 32, 33, 64, 65, 128, 129, 254, 255, 300])
+@pytest.mark.parametrize("pixels", [0, 1, 7, 8, 9, 1000, 1003])
+def test_update__every_number_of_classes_and_any_number_of_pixels(classes, pixels):
+    rng = np.random.default_rng(classes)
+    prediction, label = rng.integers(0, classes, (2, pixels))
+    label[rng.random(pixels) < 0.2] = 255
+    expected = count_plainly(prediction, label, classes)
+    kinds = (np.uint8, np.int64) if classes <= 255 else (np.int64,)
+    for kind in kinds:
+        matrix = ConfusionMatrix(classes)
+        returned = matrix.update(torch.from_numpy(prediction.astype(kind)), torch.from_numpy(label.astype(kind)))
+        assert matrix.matrix.tolist() == returned.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("ignore_index", [255, -100, 3, 77])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64])
+def test_update__any_ignore_index_even_a_class(kind, ignore_index):
+    rng = np.random.default_rng(2)
+    prediction, label = rng.integers(0, 6, (2, 40, 50))
+    if ignore_index >= 0 or kind != np.uint8:
+        label[rng.random(label.shape) < 0.3] = ignore_index
+    matrix = ConfusionMatrix(6, ignore_index)
+    matrix.update(torch.from_numpy(prediction.astype(kind)), torch.from_numpy(label.astype(kind)))
+    assert matrix.matrix.tolist() == count_plainly(prediction, label, 6, ignore_index).tolist()
+
+
+def test_update__returns_the_counts_of_this_image_alone():
+    matrix = ConfusionMatrix(6)
+    rows = [matrix.update(prediction, label).clone() for prediction, label in build_images(3)]
+    for (prediction, label), row in zip(build_images(3), rows, strict=True):
+        assert row.tolist() == count_plainly(prediction.numpy(), label.numpy(), 6).tolist()
+    assert matrix.matrix.tolist() == sum(rows).tolist()
+
+
+def test_update__what_it_returned_stays_when_more_is_added():
+    matrix = ConfusionMatrix(2)
+    first = matrix.update(torch.tensor([1]), torch.tensor([0]))
+    matrix.update(torch.tensor([1]), torch.tensor([0]))
+    assert first.tolist() == [[0, 1], [0, 0]]
+
+
+def test_update__views_and_transposed_masks():
+    rng = np.random.default_rng(4)
+    prediction, label = (torch.from_numpy(rng.integers(0, 5, (30, 41)).astype(np.uint8)) for _ in range(2))
+    matrix = ConfusionMatrix(5)
+    counts = matrix.update(prediction.T[::2, 3:], label.T[::2, 3:])
+    expected = count_plainly(prediction.numpy().T[::2, 3:], label.numpy().T[::2, 3:], 5)
+    assert counts.tolist() == expected.tolist()
+
+
+def test_count_byte_pairs__pieces_do_not_matter(monkeypatch):
+    rng = np.random.default_rng(5)
+    label, prediction = rng.integers(0, 256, 1003, np.uint8), rng.integers(0, 19, 1003, np.uint8)
+    whole = count_byte_pairs(label, prediction, 19, 19)
+    monkeypatch.setattr(confusion_matrix, "_PIECE", 64)
+    assert count_byte_pairs(label, prediction, 19, 19).tolist() == whole.tolist()
+    assert whole[0].sum() == (label == 255).sum()
+    assert whole[1 + 7, 3] == ((label == 7) & (prediction == 3)).sum()
+    assert whole.sum() == ((label < 19) | (label == 255)).sum()
+
+
+def test_count_byte_pairs__more_pixels_than_single_precision_counts():
+    # Eight copies of one class hold an eighth each; a ninth of 2**24 + 9 pixels in one float32 would be rounded.
+    label = np.zeros(2**24 + 9, np.uint8)
+    assert count_byte_pairs(label, label, 200, 200)[1, 0] == 2**24 + 9
 
 
 def test_update__does_not_change_its_inputs():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.metrics.mean_iou import MeanIoU, compute_scores
 
 SIZES = [(5, 9), (14, 3), (8, 8), (1, 30)]
@@ -29,11 +30,41 @@ def test_compute_scores__hand_computed_two_by_two():
     assert scores == {
         "mean_iou": pytest.approx((3 / 6 + 4 / 7) / 2, rel=1e-15),
         "mean_accuracy": pytest.approx((3 / 4 + 4 / 6) / 2, rel=1e-15),
+        "mean_precision": pytest.approx((3 / 5 + 4 / 5) / 2, rel=1e-15),
+        "mean_dice": pytest.approx((6 / 9 + 8 / 11) / 2, rel=1e-15),
         "overall_accuracy": 0.7,
+        "frequency_weighted_iou": pytest.approx((4 * 3 / 6 + 6 * 4 / 7) / 10, rel=1e-15),
         "iou": [3 / 6, 4 / 7],
         "accuracy": [3 / 4, 4 / 6],
+        "precision": [3 / 5, 4 / 5],
+        "recall": [3 / 4, 4 / 6],
+        "dice": [6 / 9, 8 / 11],
         "support": [4, 6],
     }
+
+
+def test_compute_scores__categories_hand_computed():
+    # Groups g = {0, 2} and h = {1}: g has 4 + 3 labelled, 5 + 1 hits within it, 1 taken from h. k occurs nowhere.
+    matrix = [[2, 1, 1, 0], [1, 4, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]]
+    scores = compute_scores(np.array(matrix), ("g", "h", "g", "k"))
+    assert list(scores["category_iou"]) == ["g", "h", "k"]
+    assert scores["category_iou"]["g"] == 6 / 8
+    assert scores["category_iou"]["h"] == 4 / 6
+    assert math.isnan(scores["category_iou"]["k"])
+    assert scores["mean_category_iou"] == pytest.approx((6 / 8 + 4 / 6) / 2, rel=1e-15)
+    assert "category_iou" not in compute_scores(np.array(matrix))
+
+
+def test_compute_scores__categories_of_one_class_each_are_the_classes():
+    matrix = np.random.default_rng(0).integers(0, 9, (5, 5))
+    scores = compute_scores(matrix, tuple("edcba"))
+    np.testing.assert_allclose(list(scores["category_iou"].values()), scores["iou"], rtol=1e-15)
+    assert scores["mean_category_iou"] == pytest.approx(scores["mean_iou"], rel=1e-15)
+
+
+def test_compute_scores__one_category_per_class():
+    with pytest.raises(ConfigError, match="one category for each of the 3 classes; found 2"):
+        compute_scores(np.eye(3, dtype=int), ("a", "b"))
 
 
 def test_compute_scores__nan_rule():
@@ -43,6 +74,16 @@ def test_compute_scores__nan_rule():
     assert math.isnan(scores["iou"][3])
     assert scores["accuracy"][:2] == [2 / 3, 0.0]
     assert all(math.isnan(value) for value in scores["accuracy"][2:])
+    assert scores["precision"][0] == 2 / 3
+    assert math.isnan(scores["precision"][1])
+    assert scores["precision"][2] == 0
+    assert math.isnan(scores["precision"][3])
+    assert scores["dice"][:3] == [4 / 6, 0.0, 0.0]
+    assert math.isnan(scores["dice"][3])
+    assert scores["mean_dice"] == pytest.approx(4 / 6 / 3, rel=1e-15)
+    assert scores["mean_precision"] == pytest.approx(1 / 3, rel=1e-15)
+    # 3 pixels of class 0, 1 of class 1 with IoU 0; the others have no weight.
+    assert scores["frequency_weighted_iou"] == pytest.approx(3 * 0.5 / 4, rel=1e-15)
     assert scores["mean_iou"] == pytest.approx(0.5 / 3, rel=1e-15)
     assert scores["mean_accuracy"] == pytest.approx(1 / 3, rel=1e-15)
     assert scores["overall_accuracy"] == 0.5
@@ -51,7 +92,9 @@ def test_compute_scores__nan_rule():
 
 def test_compute_scores__without_a_labelled_pixel_the_means_are_nan():
     scores = compute_scores(torch.zeros(3, 3, dtype=torch.int64))
-    assert all(math.isnan(scores[key]) for key in ("mean_iou", "mean_accuracy", "overall_accuracy"))
+    floats = [key for key, value in scores.items() if isinstance(value, float)]
+    assert len(floats) == 6
+    assert all(math.isnan(scores[key]) for key in floats)
     assert scores["support"] == [0, 0, 0]
 
 
@@ -77,6 +120,13 @@ def test_mean_iou__equals_sklearn(seed):
     np.testing.assert_allclose(scores["accuracy"], sklearn.recall_score(label, prediction, average=None), rtol=1e-14)
     assert scores["mean_iou"] == pytest.approx(sklearn.jaccard_score(label, prediction, average="macro"), rel=1e-14)
     assert scores["overall_accuracy"] == pytest.approx(np.mean(label == prediction), rel=1e-14)
+    precision, recall, dice, support = sklearn.precision_recall_fscore_support(label, prediction)
+    for key, expected in (("precision", precision), ("recall", recall), ("dice", dice)):
+        np.testing.assert_allclose(scores[key], expected, rtol=1e-14)
+    assert scores["mean_dice"] == pytest.approx(sklearn.f1_score(label, prediction, average="macro"), rel=1e-14)
+    assert scores["support"] == support.tolist()
+    weighted = sklearn.jaccard_score(label, prediction, average="weighted")
+    assert scores["frequency_weighted_iou"] == pytest.approx(weighted, rel=1e-14)
 
 
 def test_mean_iou__classes_that_do_not_occur_are_left_out_as_in_sklearn():
@@ -188,6 +238,6 @@ def test_mean_iou__memory_does_not_grow_with_the_images(tmp_path):
 def test_compute_scores__result_is_plain_numbers():
     scores = compute_scores(torch.eye(2, dtype=torch.int64))
     assert type(scores["mean_iou"]) is float
-    assert {type(value) for key in ("iou", "accuracy") for value in scores[key]} == {float}
+    assert {type(value) for key in ("iou", "accuracy", "precision", "dice") for value in scores[key]} == {float}
     assert {type(value) for value in scores["support"]} == {int}
     assert pickle.loads(pickle.dumps(scores)) == scores
