@@ -1,5 +1,6 @@
 """Turns a SegFormer .pth file of MMSegmentation or NVlabs into a Hub folder, and a folder into such a file."""
 
+import logging
 import os
 import shutil
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import transformers
 
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
@@ -49,6 +52,8 @@ def main() -> None:
 
 
 def _convert() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    transformers.utils.logging.disable_progress_bar()
     words = sys.argv[1:]
     if words and not words[0].startswith("-"):
         words = ["--checkpoint", *words]
@@ -104,12 +109,10 @@ def _print(converted: Converted, options: ConvertArguments) -> None:
     if converted.has_decoder:
         what += f", {converted.config.num_labels} classes, decoder of width {converted.config.decoder_hidden_size}"
     else:
-        what += ", encoder alone: training on it starts a new decoder"
+        what += ", encoder alone"
     print(f"{what}: {converted.used} tensors used, each once ({LAYOUTS[converted.layout]} layout)")
     for part, count in converted.dropped.items():
         print(f"dropped: {part}, {count} tensors")
     if options.to == "mmsegmentation" and converted.has_decoder:
-        print(
-            "The decoder is equal at inference. To train on in MMSegmentation, start from the encoder (--decoder drop)."
-        )
-    print(f"Wrote {options.output}.")
+        print("The decoder is equal at inference; to train on in MMSegmentation, start from --decoder drop.")
+    print(f"{options.output}: {len(converted.tensors)} tensors written")

@@ -13,6 +13,7 @@ What is equal and what is not:
     Auxiliary heads, the classifier of ImageNet and NVlabs' unused `conv_seg` are dropped.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ from hf_urbanseg.models.convert_keys import (
     nvlabs_decoder_rules,
     patch_weight_name,
 )
+
+logger = logging.getLogger(__name__)
 
 ENCODER, DECODER = "backbone.", "decode_head."
 HUB_ENCODER = "segformer."
@@ -90,7 +93,8 @@ def convert_to_hub(
         if parts[part]:
             dropped[part] = len(parts[part])
     rules = encoder_rules(layout, config.depths, config.sr_ratios)
-    tensors = _apply(rules, encoder, _meta_model(SegformerModel, config), f"{LAYOUTS[layout]} SegFormer-{size}", file)
+    what, hub = f"encoder of a {LAYOUTS[layout]} SegFormer-{size}", _meta_model(SegformerModel, config)
+    tensors = _apply(rules, encoder, hub, what, file, _encoder_prefix(file))
     used, head = len(encoder), parts["decoder"]
     if head and decoder == "drop":
         dropped["decoder"] = len(head)
@@ -125,9 +129,8 @@ def build_converted_model(converted: Converted) -> SegformerForSemanticSegmentat
 def _split(file: CheckpointFile) -> dict[str, dict[str, Tensor]]:
     """The tensors of each part by their names inside it."""
     parts = {"encoder": {}, "decoder": {}, "auxiliary head": {}, "ImageNet classifier": {}}
-    segmentor = any(name.startswith(ENCODER) for name in file.tensors)
     prefixes = {ENCODER: "encoder", DECODER: "decoder", "auxiliary_head.": "auxiliary head"}
-    if not segmentor:
+    if not _encoder_prefix(file):
         # Backbones are saved without a prefix, and NVlabs' with the classifier they were trained with.
         prefixes = {"head.": "ImageNet classifier", "": "encoder"}
     for name, tensor in file.tensors.items():
@@ -139,6 +142,10 @@ def _split(file: CheckpointFile) -> dict[str, dict[str, Tensor]]:
             )
         parts[prefixes[prefix]][name.removeprefix(prefix)] = tensor
     return parts
+
+
+def _encoder_prefix(file: CheckpointFile) -> str:
+    return ENCODER if any(name.startswith(ENCODER) for name in file.tensors) else ""
 
 
 def _recognise(encoder: Mapping[str, Tensor], path: Path) -> tuple[Layout, str, SegformerConfig]:
@@ -184,7 +191,7 @@ def _convert_decoder(
         layout, fuse, classifier = "mmsegmentation", "fusion_conv.conv.weight", "conv_seg.weight"
     else:
         raise ModelError(
-            "a SegFormer's decoder, with `linear_c1.proj.weight` (NVlabs) or `convs.0.conv.weight` (MMSegmentation)",
+            f"a decoder with `{DECODER}linear_c1.proj.weight` (NVlabs) or `{DECODER}convs.0.conv.weight` (MMSegmentation)",
             f"`{DECODER}{min(head)}`, ...",
             "keep the encoder alone with `--decoder drop`",
             file.path,
@@ -208,7 +215,7 @@ def _convert_decoder(
         converted, share = conv_to_linear_decoder(head, norms)
         if converted is not None:
             return converted, num_labels, width
-        cut = f"MMSegmentation's BatchNorm and ReLU there, and the ReLU cuts in up to {share:.0%} of channels"
+        cut = f"MMSegmentation's BatchNorm and ReLU there, and the ReLU can cut off values in {share:.0%} of channels"
     raise ModelError(
         "a decoder without non-linear layers between encoder and fusion, as the Hub's SegFormer has",
         cut + ", so it is another function",
@@ -246,13 +253,14 @@ def _check(
         else:
             continue
         raise ModelError(
-            f"the {len(expected)} tensors of a {what}", difference, "take an unaltered checkpoint", file.path
+            f"the {len(expected)} tensors of the {what}", difference, "take an unaltered checkpoint", file.path
         )
 
 
 def _choose_names(names: Sequence[str] | None, num_labels: int, path: Path) -> Sequence[str]:
     if names is None:
         if num_labels == CITYSCAPES.num_labels:
+            logger.warning("%s names none of its 19 classes: taken for those of Cityscapes, see `--label_space`", path)
             return CITYSCAPES.names
         found = f"no names of its {num_labels} classes"
     elif len(names) != num_labels:

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
         found = "a folder" if path.is_dir() else "nothing there"
         raise ModelError("a .pth file of MMSegmentation or NVlabs", found, "correct the path", path)
     try:
-        with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]):
+        with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyhow
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if name := re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error)):

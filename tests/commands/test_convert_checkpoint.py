@@ -1,0 +1,175 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForSemanticSegmentation
+
+from hf_urbanseg.commands.convert_checkpoint import main
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+from hf_urbanseg.models.build import build_random_model, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.convert_back import convert_from_hub, save_checkpoint_file
+
+ROOT = Path(__file__).parents[2]
+SIZE = ("--eval_size", "64", "96")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_random_model("tiny", CITYSCAPES, decoder_hidden_size=24).eval()
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    save_checkpoint_file(convert_from_hub(model, "nvlabs"), tmp_path / "model.pth", CITYSCAPES.colors)
+    return tmp_path / "model.pth"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command; returns the status and what was printed where."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, words)])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@torch.no_grad()
+def logits(model):
+    return model(torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))).logits
+
+
+def test_convert_checkpoint__folder_that_predicts(run, checkpoint, model, tmp_path):
+    status, out, err = run(checkpoint, "--output", tmp_path / "run", *SIZE)
+    assert (status, err) == (0, "")
+    assert "SegFormer-tiny, 19 classes, decoder of width 24: 136 tensors used, each once (NVlabs layout)" in out
+    assert "dropped: classifier that NVlabs' forward never reads, 2 tensors" in out
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["architectures"] == ["SegformerForSemanticSegmentation"]
+    assert config["id2label"]["13"] == "car"
+    assert config["semantic_loss_ignore_index"] == 255
+    with quiet_transformers():
+        assert torch.equal(logits(AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run")), logits(model))
+    predictor = Predictor.from_pretrained(tmp_path / "run", "cpu")
+    assert predictor.image_processor.size == {"height": 64, "width": 96}
+    assert predictor.predict([Image.new("RGB", (50, 40))])[0].shape == (40, 50)
+
+
+def test_convert_checkpoint__same_layout_as_transformers_saves(run, checkpoint, model, tmp_path):
+    # One file for every supported version of transformers: the names that they all write and read.
+    run(checkpoint, "--output", tmp_path / "run", *SIZE)
+    with quiet_transformers():
+        model.save_pretrained(tmp_path / "saved")
+    one, two = (load_file(tmp_path / folder / "model.safetensors") for folder in ("run", "saved"))
+    assert one.keys() == two.keys()
+    assert "segformer.encoder.block.0.0.attention.self.query.weight" in one
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_convert_checkpoint__there_and_back(run, checkpoint, tmp_path):
+    run(checkpoint, "--output", tmp_path / "run", *SIZE)
+    status, out, _ = run(tmp_path / "run", "--to", "nvlabs", "--output", tmp_path / "again.pth")
+    assert status == 0
+    assert "138 tensors written" in out
+    one, two = (torch.load(path, weights_only=True) for path in (checkpoint, tmp_path / "again.pth"))
+    assert one["meta"] == two["meta"]
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+
+
+def test_convert_checkpoint__mmsegmentation(run, checkpoint, model, tmp_path):
+    run(checkpoint, "--output", tmp_path / "run", *SIZE)
+    status, out, _ = run(tmp_path / "run", "--to", "mmsegmentation", "--output", tmp_path / "mm.pth")
+    assert status == 0
+    assert "equal at inference" in out
+    file = torch.load(tmp_path / "mm.pth", weights_only=True)
+    status, out, _ = run(tmp_path / "mm.pth", "--output", tmp_path / "back", *SIZE)
+    assert status == 0
+    with quiet_transformers():
+        back = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "back")
+    assert torch.allclose(logits(back), logits(model), atol=1e-5)
+    # As after training there: ReLUs that cut.
+    file["state_dict"]["decode_head.convs.2.bn.bias"] -= 5
+    torch.save(file, tmp_path / "trained.pth")
+    status, out, err = run(tmp_path / "trained.pth", "--output", tmp_path / "no", *SIZE)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path / 'trained.pth'}: expected a decoder without non-linear layers")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+
+
+def test_convert_checkpoint__encoder_alone(run, checkpoint, model, tmp_path, caplog):
+    status, out, _ = run(checkpoint, "--output", tmp_path / "run", "--decoder", "drop", *SIZE)
+    assert status == 0
+    assert "encoder alone" in out
+    assert "dropped: decoder, 18 tensors" in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["architectures"] == ["SegformerModel"]
+    loaded = load_pretrained_model(str(tmp_path / "run"), CITYSCAPES)
+    assert "the decode head starts from random weights" in caplog.text
+    state = model.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[name]) or name.startswith("decode_head.")
+    status, out, _ = run(tmp_path / "run", "--to", "mmsegmentation", "--output", tmp_path / "encoder.pth")
+    assert status == 0
+    assert "layers.0.0.projection.weight" in torch.load(tmp_path / "encoder.pth", weights_only=True)["state_dict"]
+
+
+def test_convert_checkpoint__label_space(run, model, tmp_path):
+    torch.save({"state_dict": convert_from_hub(model, "nvlabs").tensors}, tmp_path / "model.pth")
+    space = LabelSpace("mine", tuple(f"class {i}" for i in range(19)), CITYSCAPES.colors, {0: 0})
+    (tmp_path / "mine.json").write_text(json.dumps(space.to_dict()))
+    words = ("--label_space", tmp_path / "mine.json", *SIZE)
+    assert run(tmp_path / "model.pth", "--output", tmp_path / "run", *words)[0] == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"]["18"] == "class 18"
+
+
+def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
+    (tmp_path / "there").mkdir()
+    new = tmp_path / "new"
+    for words, found in (
+        ((), "--checkpoint"),
+        ((checkpoint,), "--output"),
+        ((checkpoint, "--output", tmp_path / "there"), "something there already"),
+        ((checkpoint, "--output", new, "--eval_size", "64"), "height and width"),
+        ((checkpoint, "--output", new, "--eval_size", "60", "90"), "multiples of 32"),
+        ((checkpoint, "--output", new, "--to", "onnx"), "onnx"),
+        ((checkpoint, "--output", new, "--label_space", "nowhere"), "nowhere"),
+        ((checkpoint, "--output", new, "--to", "nvlabs", "--label_space", "cityscapes"), "--label_space"),
+        ((tmp_path / "there", "--output", new, "--to", "nvlabs"), "end its name in .pth"),
+        ((tmp_path / "there", "--output", tmp_path / "n.pth", "--to", "nvlabs"), "config.json"),
+        ((tmp_path / "there", "--output", new), "a folder"),
+        ((checkpoint, "--output", checkpoint / "below"), "a place to write to"),
+    ):
+        status, out, err = run(*words)
+        assert (status, out) == (2, ""), words
+        assert found in err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pth", "there"]
+
+
+def test_convert_checkpoint__script(checkpoint, tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", checkpoint, "--output", "run"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "run" / "model.safetensors").is_file()
