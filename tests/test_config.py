@@ -7,12 +7,14 @@ from hf_urbanseg.config import (
     DataArguments,
     LossArguments,
     ModelArguments,
+    PlanArguments,
     RunArguments,
     UrbanSegTrainingArguments,
     check_device,
     option,
 )
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.recipe import parse_arguments
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
@@ -111,3 +113,42 @@ def test_training_arguments__a_best_step_that_is_not_saved(tmp_path):
     with pytest.raises(ConfigError, match="`save_steps` equal to `eval_steps`"):
         UrbanSegTrainingArguments(**options)
     UrbanSegTrainingArguments(**options, load_best_model_at_end=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "plan"),
+    [
+        ("", PredictionPlan()),
+        ("--multi_scale", PredictionPlan(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)),
+        ("--multi_scale --ratios 0.5 1 --flip false", PredictionPlan(ratios=(0.5, 1.0))),
+        ("--multi_scale --ratios 0.5 1", PredictionPlan(ratios=(0.5, 1.0), flip=True)),
+        ("--ratios 1 2", PredictionPlan(ratios=(1.0, 2.0))),
+        ("--flip", PredictionPlan(flip=True)),
+        ("--flip true --max_batch_pixels 2048", PredictionPlan(flip=True, max_batch_pixels=2048)),
+        ("--sliding_window 512 768", PredictionPlan(window=(512, 768))),
+        ("--sliding_window 512 768 --stride 256 512", PredictionPlan(window=(512, 768), stride=(256, 512))),
+    ],
+)
+def test_plan_arguments__build_plan(words, plan):
+    assert parse_arguments([PlanArguments], words.split())[0].build_plan() == plan
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--stride 32 32", "expected `sliding_window` with `stride`; found none; add it or leave the stride out."),
+        ("--sliding_window 512", "expected `sliding_window` as height and width; found [512]"),
+        ("--sliding_window 64 64 --stride 64", "expected `stride` as height and width; found [64]"),
+        ("--sliding_window 64 64 --stride 64 65", "expected `stride` up to the `window`; found [64, 65]"),
+        ("--ratios 1 0", "expected `ratios` above 0, up to 16; found [1.0, 0.0]"),
+        ("--max_batch_pixels 5", "expected `max_batch_pixels` of 1024 or more; found 5"),
+    ],
+)
+def test_plan_arguments__values_that_do_not_fit(words, line):
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments([PlanArguments], words.split())
+    assert line in str(caught.value)
+
+
+def test_plan_arguments__every_option_has_help():
+    assert all(field.metadata["help"] for field in fields(PlanArguments))

@@ -1,7 +1,9 @@
 import struct
 import sys
 import zlib
+from fractions import Fraction
 from io import BytesIO
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,9 +13,13 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.commands import predict
+from hf_urbanseg.commands._predict_video import draw_rate
+from hf_urbanseg.data.video import VideoFrame, VideoInfo, inspect_video, open_video_writer, read_frames
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.reports.overlays import blend
 
 torch.set_num_threads(1)
 
@@ -192,13 +198,13 @@ def test_read_image__refuses_truncated_files_after_datasets_allowed_them(tmp_pat
 
 
 def test_main__wrong_input_path(run, tmp_path):
-    _refused(run("--input", "nowhere"), tmp_path / "predictions", "nowhere: expected an image or a folder of images")
+    _refused(run("--input", "nowhere"), tmp_path / "predictions", "nowhere: expected an image, a video or a folder of")
 
 
 def test_main__folder_without_images(run, tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "a.txt").write_text("")
-    _refused(run("--input", "frames"), tmp_path / "predictions", "frames: expected images (bmp,", "none in this folder")
+    _refused(run("--input", "frames"), tmp_path / "predictions", "frames: expected images or videos (avi,", "none")
 
 
 def test_main__same_stem_twice(run, tmp_path):
@@ -265,3 +271,152 @@ def test_write_prediction__a_failed_write_leaves_the_old_file(tmp_path, monkeypa
         predict.write_prediction(tmp_path, "a", _image(4, 4), np.zeros((4, 4), np.uint8), CITYSCAPES, 0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["a_train_id.png"]
     assert old.read_bytes() == b"old"
+
+
+@pytest.fixture
+def av():
+    return pytest.importorskip("av", reason="video files need the package `av`")
+
+
+def _video(path, count=7, size=(40, 60), rate=Fraction(10)):
+    with open_video_writer(path, VideoInfo(size, rate, 1 / rate, count)) as append:
+        for index in range(count):
+            append(VideoFrame(np.asarray(_image(*size, seed=index)), index))
+    return path
+
+
+def test_main__a_video_keeps_frames_rate_and_size(run, model, av, tmp_path):
+    _video(tmp_path / "drive.mp4", 7, (40, 61), Fraction(30000, 1001))
+    status, out, _ = run("--input", "drive.mp4", "--batch_size", 3)
+    assert status == 0
+    assert out.startswith("predictions/drive_overlay.mp4: 7 frames at ")
+    assert out.endswith(" frames/s, reading and writing included\n")
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["drive_overlay.mp4"]
+    info = inspect_video(tmp_path / "predictions" / "drive_overlay.mp4")
+    assert (info.size, info.rate, info.num_frames) == ((40, 62), Fraction(30000, 1001), 7)
+    predictor = Predictor.from_pretrained(model, "cpu")
+    source, overlay = (list(read_frames(tmp_path / name)) for name in ("drive.mp4", "predictions/drive_overlay.mp4"))
+    # Luma only: 4:2:0 blurs colours, and these pictures are all edges.
+    luma = [np.array(Image.fromarray(frame.image).convert("L"), float) for frame in overlay]
+    train_ids = predictor.predict([Image.fromarray(frame.image) for frame in source])
+    for index, (frame, ids) in enumerate(zip(source, train_ids, strict=True)):
+        expected = np.array(Image.fromarray(blend(frame.image, ids, CITYSCAPES)).convert("L"), float)
+        distances = [np.abs(one - expected).mean() for one in luma]
+        assert distances[index] < 6
+        assert min(distances[:index] + distances[index + 1 :]) > 2 * distances[index]
+
+
+def test_main__a_videos_frames_as_pngs(run, model, av, tmp_path):
+    _video(tmp_path / "drive.mp4")
+    words = ("--input", "drive.mp4", "--batch_size", 3, "--video_frames", "train_id", "overlay")
+    assert run(*words)[1].startswith("predictions/drive_overlay.mp4, and predictions/drive_frames: 7 frames")
+    folder = tmp_path / "predictions" / "drive_frames"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{index:06d}_{kind}.png" for index in range(7) for kind in ("train_id", "overlay")
+    )
+    frames = [Image.fromarray(frame.image) for frame in read_frames(tmp_path / "drive.mp4")]
+    for index, expected in enumerate(Predictor.from_pretrained(model, "cpu").predict(frames, 3)):
+        with Image.open(folder / f"{index:06d}_train_id.png") as picture:
+            assert picture.mode == "L"
+            np.testing.assert_array_equal(np.asarray(picture), expected)
+    # Again, over the earlier ones; anything else in the folder is left alone.
+    (folder / "000007_train_id.png").write_bytes(b"of a longer run")
+    assert run(*words)[0] == 0
+    assert not (folder / "000007_train_id.png").exists()
+    (folder / "notes.txt").write_text("mine")
+    status, _, err = run(*words)
+    assert status == 2
+    assert "drive_frames: expected a folder of earlier frames only; found `notes.txt`" in err.splitlines()[-1]
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_main__images_and_videos_of_one_folder(run, av, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    _image().save(frames / "a.png")
+    _video(frames / "b.mp4", 2)
+    status, out, _ = run("--input", "frames")
+    assert status == 0
+    assert out.startswith(
+        "predictions: train ids, colours and overlay for 1 image\npredictions/b_overlay.mp4: 2 frames"
+    )
+
+
+def test_main__the_plan_reaches_the_prediction(run, model, av, tmp_path):
+    _video(tmp_path / "drive.mp4", 2)
+    assert run("--input", "drive.mp4", "--video_frames", "train_id", "--ratios", 0.5, 1, "--flip", "true")[0] == 0
+    frame = Image.fromarray(next(iter(read_frames(tmp_path / "drive.mp4"))).image)
+    found = np.asarray(Image.open("predictions/drive_frames/000000_train_id.png"))
+    plan = PredictionPlan(ratios=(0.5, 1.0), flip=True)
+    assert (found == Predictor.from_pretrained(model, "cpu", plan=plan).predict([frame])[0]).mean() > 0.999
+    assert (found == Predictor.from_pretrained(model, "cpu").predict([frame])[0]).mean() < 0.999
+
+
+def test_main__a_bad_video_stops_before_the_first_output(run, av, tmp_path):
+    _image().save(tmp_path / "a.png")
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    result = run("--input", "a.png", "b.mp4")
+    _refused(result, tmp_path / "predictions", "b.mp4: expected a readable video; found Invalid data found")
+
+
+def test_main__a_video_that_breaks_leaves_nothing(run, av, tmp_path, monkeypatch):
+    _video(tmp_path / "drive.mp4")
+    frames = read_frames(tmp_path / "drive.mp4")
+
+    def breaks(path):
+        yield from islice(frames, 5)
+        raise DataError("a readable video", "damage", "leave it out", path)
+
+    monkeypatch.setattr("hf_urbanseg.commands._predict_video.read_frames", breaks)
+    result = run("--input", "drive.mp4", "--batch_size", 2, "--video_frames", "train_id")
+    _refused(result, tmp_path / "predictions", "drive.mp4: expected a readable video; found damage")
+
+
+def test_main__a_failed_write_of_a_frame_leaves_nothing(run, av, tmp_path, monkeypatch):
+    _video(tmp_path / "drive.mp4")
+
+    def save(self, path, format):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    result = run("--input", "drive.mp4", "--batch_size", 2, "--video_frames", "train_id")
+    _refused(result, tmp_path / "predictions", "found No space left on device")
+
+
+def test_main__never_overwrites_an_input_video(run, av, tmp_path):
+    _video(tmp_path / "b.mp4")
+    _video(tmp_path / "b_overlay.mp4")
+    result = run("--input", "b.mp4", "b_overlay.mp4", "--output", ".")
+    _refused(result, tmp_path / "predictions", "b_overlay.mp4: expected inputs that no result overwrites")
+
+
+def test_main__an_unknown_kind_of_frame(run, tmp_path):
+    _image().save(tmp_path / "a.png")
+    _refused(run("--input", "a.png", "--video_frames", "depth"), tmp_path / "predictions", "depth")
+
+
+@pytest.mark.parametrize("size", [(375, 1242), (64, 64), (1280, 720)])
+def test_draw_rate__a_readable_corner_and_nothing_else(size):
+    picture = np.full((*size, 3), 200, np.uint8)
+    drawn = draw_rate(picture, 12.34)
+    assert (drawn.shape, drawn.dtype) == (picture.shape, np.uint8)
+    rows, columns = np.nonzero((drawn != picture).any(-1))
+    assert rows.max() < max(40, size[0] // 6)
+    assert columns.min() > 0
+    assert drawn[rows.min() : rows.max(), columns.min() : columns.max()].max() > 240  # letters
+    assert (picture == 200).all()
+    assert not np.array_equal(drawn, draw_rate(picture, 21.34))
+
+
+def test_main__show_rate_draws_on_the_video_only(run, av, tmp_path):
+    _video(tmp_path / "drive.mp4", 2, (96, 160))
+    assert run("--input", "drive.mp4", "--output", "plain")[0] == 0
+    assert run("--input", "drive.mp4", "--output", "rate", "--show_rate", "--video_frames", "overlay")[0] == 0
+    plain, rate = (
+        next(iter(read_frames(tmp_path / n / "drive_overlay.mp4"))).image.astype(int) for n in ("plain", "rate")
+    )
+    difference = np.abs(plain - rate).max(-1)
+    assert (difference[:24, :90] > 60).mean() > 0.3
+    assert (difference[40:] > 60).mean() == 0
+    png = np.asarray(Image.open("rate/drive_frames/000000_overlay.png")).astype(int)
+    assert (np.abs(png - plain).max(-1)[:24, :90] > 60).mean() < 0.1
