@@ -20,53 +20,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
-from hf_urbanseg.commands import evaluate, finetune
-from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.commands import finetune
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-OPTIONS = {
-    "recipe": "segformer_b0_kitti", "init": "random", "size": "tiny", "crop_size": "64 64", "eval_size": "64 192",
-    "train_scales": "0.75 1.0", "max_steps": 4, "warmup_steps": 1, "eval_steps": 2, "save_steps": 2,
-    "logging_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-3, "dataloader_num_workers": 0,
-    "cpu_threads": 1, "num_overlays": 2,
-}  # fmt: skip
-
-
-def words(**options) -> list[str]:
-    return [word for key, value in (OPTIONS | options).items() for word in (f"--{key}", *str(value).split())]
-
-
-@pytest.fixture(scope="module")
-def kitti(tmp_path_factory):
-    """Rendered streets in KITTI's official layout, sizes varying by a few pixels as there."""
-    root = tmp_path_factory.mktemp("data") / "kitti"
-    for kind in ("image_2", "semantic"):
-        (root / "training" / kind).mkdir(parents=True)
-    for number in range(16):
-        image, label = render_scene(number, (60 + number % 3, 200 + number % 2))
-        Image.fromarray(image).save(root / "training" / "image_2" / f"{number:06d}_10.png")
-        Image.fromarray(label).save(root / "training" / "semantic" / f"{number:06d}_10.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def run(kitti, tmp_path_factory):
-    """A finished run of the script as a user starts it."""
-    output = tmp_path_factory.mktemp("runs") / "tiny"
-    command = [sys.executable, SCRIPTS / "finetune.py", *words(data_dir=kitti, output_dir=output)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "always guessing" in result.stdout
-    assert "test mIoU" in result.stdout
-    return output
 
 
 def test_finetune__leaves_everything(run):
     expected = {
         "model.safetensors", "config.json", "preprocessor_config.json", "metrics.json", "per_class_test.md",
         "per_class_test.csv", "training_curves.png", "class_distribution.png", "class_weights.json", "recipe.yaml",
-        "splits.yaml", "overlays",
+        "splits.yaml", "overlays", "per_image_test.json", "per_image_validation.json",
     }  # fmt: skip
     names = {path.name for path in run.iterdir()}
     assert expected <= names
@@ -147,27 +111,6 @@ def test_notebook__runs_from_top_to_bottom(run, monkeypatch, capsys):
     assert namespace["prediction"].shape == (192, 384)
 
 
-def test_evaluate__reproduces_the_reported_numbers(run, tmp_path, monkeypatch, capsys):
-    reported = json.loads((run / "metrics.json").read_text())["splits"]
-    for split in ("test", "validation"):
-        output = tmp_path / f"{split}.json"
-        monkeypatch.setattr(
-            sys, "argv", ["evaluate.py", "--model", str(run), "--split", split, "--output", str(output)]
-        )
-        evaluate.main()
-        assert json.loads(output.read_text())["splits"][split] == reported[split]
-    assert f"validation mIoU {reported['validation']['mean_iou']:.6f}" in capsys.readouterr().out
-
-
-def test_evaluate__wrong_classes(run, kitti, monkeypatch, capsys):
-    words = ["evaluate.py", "--model", str(run), "--data_dir", str(kitti), "--label_space", "camvid"]
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main()
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") >= 1
-
-
 def test_recipe__repeats_the_run(run, tmp_path, monkeypatch):
     output = tmp_path / "again"
     monkeypatch.setattr(sys, "argv", ["finetune.py", "--recipe", str(run / "recipe.yaml"), "--output_dir", str(output),
@@ -177,7 +120,7 @@ def test_recipe__repeats_the_run(run, tmp_path, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_finetune__every_trick_exports_a_plain_segformer(kitti, tmp_path, monkeypatch):
+def test_finetune__every_trick_exports_a_plain_segformer(words, kitti, tmp_path, monkeypatch):
     output = tmp_path / "tricks"
     argv = words(
         data_dir=kitti, output_dir=output, loss="ohem", ohem_threshold=0.5, ohem_min_kept=500, loss_scope="global",
@@ -207,7 +150,7 @@ def test_finetune__every_trick_exports_a_plain_segformer(kitti, tmp_path, monkey
     assert not torch.equal(weight, raw["decode_head.classifier.weight"])
 
 
-def test_finetune__two_processes(kitti, tmp_path, launch):
+def test_finetune__two_processes(words, kitti, tmp_path, launch):
     output = tmp_path / "two"
     result = launch(SCRIPTS / "finetune.py", *words(data_dir=kitti, output_dir=output))
     assert result.returncode == 0, result.stderr[-3000:]
@@ -215,14 +158,15 @@ def test_finetune__two_processes(kitti, tmp_path, launch):
     assert metrics["training"]["processes"] == 2
     assert result.stdout.count("Everything is in") == 1  # one process speaks
     reported = metrics["splits"]["test"]["confusion_matrix"]
-    alone = tmp_path / "alone.json"
+    alone = tmp_path / "alone"
     command = [sys.executable, SCRIPTS / "evaluate.py", "--model", output, "--output", alone]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    assert json.loads(alone.read_text())["splits"]["test"]["confusion_matrix"] == reported
+    assert json.loads((alone / "metrics.json").read_text())["splits"]["test"]["confusion_matrix"] == reported
+    assert (alone / "per_image_test.json").read_text() == (output / "per_image_test.json").read_text()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_resume__after_kill(kitti, tmp_path):
+def test_resume__after_kill(words, kitti, tmp_path):
     options = {"data_dir": kitti, "max_steps": 9, "eval_steps": 1, "save_steps": 1, "num_overlays": 0}
     script = [sys.executable, str(SCRIPTS / "finetune.py")]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -277,7 +221,7 @@ def _missing_label(folder: Path):
         (_missing_label, "000003_10", "label"),
     ],
 )
-def test_finetune__bad_data_is_one_line(kitti, tmp_path, monkeypatch, capsys, damage, name, said):
+def test_finetune__bad_data_is_one_line(words, kitti, tmp_path, monkeypatch, capsys, damage, name, said):
     folder, output = tmp_path / "kitti", tmp_path / "out"
     shutil.copytree(kitti, folder)
     damage(folder)
@@ -304,14 +248,14 @@ def test_finetune__bad_data_is_one_line(kitti, tmp_path, monkeypatch, capsys, da
         ({"lr_power": -1}, "lr_power"),
     ],
 )
-def test_finetune__bad_option_is_one_line(kitti, tmp_path, monkeypatch, capsys, options, said):
+def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, capsys, options, said):
     output = tmp_path / "out"
     line = _fails(monkeypatch, capsys, words(**{"data_dir": kitti, "output_dir": output} | options))
     assert said in line
     assert not output.exists()
 
 
-def test_finetune__negative_weight(kitti, tmp_path, monkeypatch, capsys, run):
+def test_finetune__negative_weight(words, kitti, tmp_path, monkeypatch, capsys, run):
     content = json.loads((run / "class_weights.json").read_text())
     content["weights"]["road"] = -1
     path = tmp_path / "weights.json"
@@ -332,20 +276,20 @@ def test_finetune__recipe_with_unknown_key(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_finetune__does_not_overwrite_a_run(kitti, run, monkeypatch, capsys):
+def test_finetune__does_not_overwrite_a_run(words, kitti, run, monkeypatch, capsys):
     before = (run / "model.safetensors").stat().st_mtime_ns
     line = _fails(monkeypatch, capsys, words(data_dir=kitti, output_dir=run))
     assert "--overwrite" in line
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_finetune__resume_without_a_run(kitti, tmp_path, monkeypatch, capsys):
+def test_finetune__resume_without_a_run(words, kitti, tmp_path, monkeypatch, capsys):
     line = _fails(monkeypatch, capsys, [*words(data_dir=kitti, output_dir=tmp_path / "out"), "--resume"])
     assert "a checkpoint to resume from" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_finetune__resume_with_other_options_says_so(kitti, run, tmp_path, monkeypatch, caplog):
+def test_finetune__resume_with_other_options_says_so(words, kitti, run, tmp_path, monkeypatch, caplog):
     output = tmp_path / "run"
     shutil.copytree(run, output)
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words(data_dir=kitti, output_dir=output, flip=0.25), "--resume"])

@@ -1,0 +1,121 @@
+"""evaluate.py on a finished run: the run's own numbers again, on one process and two, and what it writes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_urbanseg.commands import evaluate
+from hf_urbanseg.metrics.image_counts import ImageCounts
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def evaluate_run(run, monkeypatch):
+    def go(*options):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(run), *map(str, options)])
+        evaluate.main()
+
+    return go
+
+
+def test_evaluate__reproduces_the_reported_numbers(run, tmp_path, evaluate_run, capsys):
+    reported = json.loads((run / "metrics.json").read_text())["splits"]
+    for split in ("test", "validation"):
+        evaluate_run("--split", split, "--output", tmp_path / split, "--num_workers", 0)
+        assert json.loads((tmp_path / split / "metrics.json").read_text())["splits"][split] == reported[split]
+        for name in (f"per_image_{split}.json", f"per_class_{split}.csv", f"per_class_{split}.md"):
+            assert (tmp_path / split / name).read_bytes() == (run / name).read_bytes()
+    assert f"validation mIoU {reported['validation']['mean_iou']:.6f}" in capsys.readouterr().out
+
+
+def test_evaluate__counts_per_image_add_up(run):
+    written = json.loads((run / "per_image_test.json").read_text())
+    images = ImageCounts.from_dict(written)
+    matrix = np.array(json.loads((run / "metrics.json").read_text())["splits"]["test"]["confusion_matrix"])
+    np.testing.assert_array_equal(images.hits.sum(0), np.diag(matrix))
+    np.testing.assert_array_equal(images.labelled.sum(0), matrix.sum(1))
+    np.testing.assert_array_equal(images.predicted.sum(0), matrix.sum(0))
+    assert images.boundary is not None
+    assert written["protocol"] == "single scale of 64x192 (height x width)"
+    assert len(images) == 4
+
+
+def test_evaluate__two_processes_same_numbers(run, tmp_path, launch):
+    words = ["--model", run, "--output", tmp_path / "two", "--num_workers", 0, "--device", "cpu"]
+    result = launch(SCRIPTS / "evaluate.py", *words)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("test mIoU") == 1  # one process speaks
+    for name in ("per_image_test.json", "per_class_test.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (run / name).read_bytes()
+    found = json.loads((tmp_path / "two" / "metrics.json").read_text())["splits"]
+    assert found["test"] == json.loads((run / "metrics.json").read_text())["splits"]["test"]
+
+
+def test_evaluate__multi_scale_and_report(run, tmp_path, evaluate_run, capsys):
+    report = tmp_path / "pages" / "report.html"
+    evaluate_run(
+        "--multi_scale", "true", "--output", tmp_path / "ms", "--report", report, "--num_workers", 0, "--failures", 2
+    )
+    entry = json.loads((tmp_path / "ms" / "metrics.json").read_text())["splits"]["test"]
+    assert entry["protocol"].startswith("12 passes: ratios 0.5 0.75 1 1.25 1.5 1.75 of 64x192")
+    plain = json.loads((run / "metrics.json").read_text())["splits"]["test"]
+    assert entry["confusion_matrix"] != plain["confusion_matrix"]
+    assert entry["support"] == plain["support"]
+    page = report.read_text()
+    assert f"{100 * entry['mean_iou']:.2f}" in page
+    assert "12 passes" in page
+    images = ImageCounts.from_dict(json.loads((tmp_path / "ms" / "per_image_test.json").read_text()))
+    worst = images.names[int(images.mean_iou.argmin())]
+    assert re.search(rf"1\.\s*{worst}", page)
+    assert "crop_size" in page  # the recipe that made the model
+    assert str(report) in capsys.readouterr().out
+
+
+def test_evaluate__wrong_classes(run, kitti, tmp_path, fails):
+    description = {
+        "classes": [{"name": "way", "color": [9, 9, 9], "label_ids": [7]}, {"name": "rest", "color": [1, 2, 3],
+                    "label_ids": [i for i in range(34) if i != 7]}],
+        "splits": {"test": {"images": "training/image_2", "labels": "training/semantic"}},
+    }  # fmt: skip
+    (tmp_path / "two.yaml").write_text(json.dumps(description))
+    line = fails(evaluate.main, "--model", run, "--data_dir", kitti, "--label_space", tmp_path / "two.yaml")
+    assert "expected a model for the 2 classes" in line
+    assert "found 19 classes (road" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--output", "scores.json"], "scores.json: expected a folder as `--output`"),
+        (["--report", "page.pdf"], "expected a file named .html as `--report`; found page.pdf"),
+        (["--split", "night"], "expected a split of train, validation, test; found `night`"),
+        (["--ratios", "0"], "`ratios` above 0"),
+        (["--stride", "64", "64"], "expected `sliding_window` with `stride`"),
+        (["--sliding_window", "64"], "`sliding_window` as height and width"),
+        (["--failures", "-1"], "0 or more failure cases"),
+        (["--batch_size", "0"], "`--batch_size` of at least 1"),
+        (["--device", "tpu9"], "a `--device` of this machine"),
+    ],
+)
+def test_evaluate__bad_option_is_one_line(run, fails, options, said):
+    assert said in fails(evaluate.main, "--model", run, *options)
+
+
+def test_evaluate__output_that_can_not_be_made(run, tmp_path, fails):
+    (tmp_path / "file").write_text("")
+    line = fails(evaluate.main, "--model", run, "--output", tmp_path / "file" / "in", "--num_workers", 0)
+    assert "expected a folder to write to" in line
+
+
+def test_evaluate__script_starts(run):
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / "evaluate.py", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0
+    assert "--multi_scale" in result.stdout
