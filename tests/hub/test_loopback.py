@@ -139,6 +139,11 @@ def test_model_info__tells_what_the_card_says(hub, api, folder):
     assert info.card_data.license == "mit"
     files = {sibling.rfilename: sibling for sibling in info.siblings}
     assert files["model.safetensors"].lfs.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize %d\n"
+    pointer %= (hashlib.sha256(WEIGHTS).hexdigest().encode(), len(WEIGHTS))
+    as_git_does = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest()
+    assert files["model.safetensors"].blob_id == as_git_does
+    assert files["model.safetensors"].lfs.pointer_size == len(pointer)
     # `printf 'first\n' | git hash-object --stdin`
     assert files["logs/notes.txt"].blob_id == "9c59e24b8393179a5d712de4f990178df5734d99"
     assert files["logs/notes.txt"].lfs is None
@@ -206,6 +211,9 @@ def test_seen__finds_a_text_wherever_it_went(hub, api, folder, push, waits):
         upload(**words)
         number = str(["regular content", "LFS content", "path", "commit message"].index(place) + 1)
         assert hub.seen(canary + number), place
+    hub.requests.clear()
+    for number in "1234":
+        assert len(hub.where(canary + number)) >= 1, "stored, whoever sent it"
     api.model_info("user/name", revision="main", expand=["sha"])
     _http.get_session().get(f"{hub.endpoint}/api/models/user/name?q={canary}%35")
     assert hub.where(canary + "5")
