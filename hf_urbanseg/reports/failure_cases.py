@@ -124,17 +124,18 @@ def choose_failure_cases(images: ImageCounts, overall: int = 8, per_class: int =
 
 def describe_rule(overall: int = 8, per_class: int = 1) -> str:
     """How `choose_failure_cases` chooses, for those who look at its choice."""
-    parts = []
+    sentences = []
     if overall:
-        parts.append(f"The {_count(overall, 'image')} with the lowest mIoU (mean over the classes that occur in it)")
+        sentences.append(f"The {_count(overall, 'image')} of lowest mIoU.")
     if per_class:
-        parts.append(
-            f"for every class the {_count(per_class, 'image')} with the most of its pixels missed or claimed falsely, "
-            "times 1 - IoU, so that neither a handful of pixels nor the rim of a large object counts as its worst "
-            f"failure (below {100 * LEAST_SHARE:g} % of the image's labelled pixels it is not shown at all)"
+        which = "the image" if per_class == 1 else f"the {per_class:,} images"
+        sentences.append(
+            f"For every class {which} with the most of its pixels missed or claimed falsely, weighted by 1 - IoU: so "
+            "neither three pixels nor the rim of a large object that was found count as its worst failure; less than "
+            f"{100 * LEAST_SHARE:g} % of an image's labelled pixels never does."
         )
-    rule = "; ".join(parts) or "no image was asked for"
-    return f"{rule[0].upper()}{rule[1:]}. An image that is chosen for several reasons is shown once."
+    sentences.append("An image that is chosen for several reasons is shown once, with all of them.")
+    return " ".join(sentences)
 
 
 def find_confusions(matrix: np.ndarray, limit: int) -> list[Confusion]:

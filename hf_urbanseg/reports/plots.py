@@ -12,6 +12,7 @@ from hf_urbanseg.labels import LabelSpace
 
 _LINE, _BEST = "#1f5fa8", "#c0392b"
 _EDGE = "#333333"
+_RIGHT, _CONFUSED = (0.46, 0.66, 0.91), (0.94, 0.52, 0.33)
 
 
 def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
@@ -136,6 +137,76 @@ def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: s
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("IoU (%)")
     axes.set_title(title, loc="left")
+    figure.savefig(path)
+
+
+def plot_confusion_matrix(
+    matrix: np.ndarray, label_space: LabelSpace, path: str | Path, normalize: str = "label"
+) -> None:
+    """Draws a confusion matrix in percent, the diagonal in blue and the confusions in red.
+
+    Args:
+        matrix: (C, C) counts; row = label, column = prediction.
+        normalize: "label": every row sums to 100 %; "prediction": every column. One without pixels stays empty.
+
+    Raises:
+        ConfigError: The matrix is not of the classes, or another `normalize`.
+    """
+    matrix = np.asarray(matrix, np.int64)
+    classes = label_space.num_labels
+    if matrix.shape != (classes, classes):
+        found = "x".join(map(str, matrix.shape))
+        raise ConfigError(f"a matrix of {classes}x{classes}", found, f"use the classes of {label_space.name}", path)
+    if normalize not in ("label", "prediction"):
+        raise ConfigError('`normalize` "label" or "prediction"', f"{normalize!r}", "choose one")
+    shares = matrix / np.maximum(matrix.sum(1 if normalize == "label" else 0, keepdims=True), 1)
+    own = np.eye(classes, dtype=bool)
+    # The square root lets a confusion of 5 % be seen beside a diagonal of 95 %.
+    strength = np.where(own, shares, np.sqrt(shares))[..., None]
+    colors = 1 - strength * (1 - np.where(own[..., None], _RIGHT, _CONFUSED))
+    size = 3 + 0.42 * classes
+    figure = _figure(size, size)
+    axes = figure.subplots()
+    axes.imshow(colors, interpolation="nearest")
+    axes.set_xticks(range(classes), label_space.names, rotation=90, parse_math=False)
+    axes.set_yticks(range(classes), label_space.names, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+    for row, column in np.argwhere(shares >= 0.005).tolist():
+        axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=8)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("label")
+    whole = "what each labelled class is taken for" if normalize == "label" else "what each predicted class is"
+    axes.set_title(f"{whole} (%)", loc="left")
+    figure.savefig(path)
+
+
+def plot_image_iou(mean_iou: Sequence[float], path: str | Path) -> None:
+    """Draws how many images have which mIoU, and the median.
+
+    Args:
+        mean_iou: (N,) in [0, 1]; NaN for an image without labelled pixels, which is left out.
+    """
+    values = 100 * np.asarray(mean_iou, float)
+    values = values[~np.isnan(values)]
+    figure = _figure(9, 4)
+    axes = figure.subplots()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("mIoU of one image (%)")
+    axes.set_ylabel("images")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(values):
+        axes.hist(values, 20, (0, 100), color=_LINE, edgecolor="white")
+        median = float(np.median(values))
+        axes.axvline(median, color=_BEST, linewidth=1.2, linestyle="--")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_title(f"{len(values):,} images, median {median:.1f} % (dashed line)", loc="left")
+    else:
+        _say_nothing_logged(axes, "no image has a labelled pixel")
     figure.savefig(path)
 
 

@@ -1,5 +1,6 @@
 """A real browser for tests of pages: chromium without a display, spoken to through a pipe."""
 
+import base64
 import fcntl
 import json
 import os
@@ -43,7 +44,9 @@ class Browser:
 
     def open(self, path: Path, width: int, height: int = 900, dark: bool = False) -> None:
         """Loads a file into a window of this size, `events` being those since."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events = []
@@ -71,8 +74,6 @@ class Browser:
 
     def screenshot(self) -> bytes:
         """The whole page as PNG."""
-        import base64
-
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def call(self, method: str, **params) -> dict:

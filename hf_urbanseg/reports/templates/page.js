@@ -29,3 +29,52 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// Pictures of one group open large, in one place, so that one can be flicked over another.
+const groups = document.querySelectorAll(".pictures");
+if (groups.length) {
+  const viewer = document.createElement("dialog");
+  const large = document.createElement("img");
+  const bar = document.createElement("form");
+  viewer.className = "viewer";
+  bar.method = "dialog";
+  viewer.append(large, bar);
+  document.body.append(viewer);
+  let images = [], current = 0;
+  const show = (index) => {
+    current = (index + images.length) % images.length;
+    large.src = images[current].src;
+    large.alt = images[current].alt;
+    images.forEach((_, at) => bar.children[at].setAttribute("aria-pressed", String(at === current)));
+    bar.children[current].focus();
+  };
+  const open = (image) => {
+    images = [...image.closest(".pictures").querySelectorAll("img")];
+    bar.replaceChildren(...images.map((other, at) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = other.closest("figure").querySelector("figcaption")?.textContent ?? String(at + 1);
+      button.addEventListener("click", () => show(at));
+      return button;
+    }), Object.assign(document.createElement("button"), {textContent: "close"}));
+    bar.lastChild.addEventListener("click", (event) => { event.preventDefault(); viewer.close(); });
+    viewer.setAttribute("aria-label", "Pictures of one image, large");
+    viewer.showModal();
+    show(images.indexOf(image));
+  };
+  large.addEventListener("click", () => show(current + 1));
+  viewer.addEventListener("keydown", (event) => {
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    if (step) show(current + step);
+  });
+  for (const image of document.querySelectorAll(".pictures img")) {
+    image.classList.add("can-enlarge");
+    image.tabIndex = 0;
+    image.setAttribute("role", "button");
+    image.title = "enlarge; arrow keys flick through";
+    image.addEventListener("click", () => open(image));
+    image.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(image); }
+    });
+  }
+}
