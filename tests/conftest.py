@@ -13,6 +13,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).parents[1]
 WORKERS = ROOT / "tests" / "workers"
 
+sys.path.insert(0, str(ROOT / "tests" / "hub"))  # the loopback Hub: plain modules, without a package
+from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
+
 
 @pytest.fixture(scope="session")
 def worker():

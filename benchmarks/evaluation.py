@@ -1,0 +1,160 @@
+"""What evaluation costs beside the model: time on one split, and memory from few images to many.
+
+    python benchmarks/evaluation.py                      # B0, 50 rendered frames of 375x1242
+    python benchmarks/evaluation.py --data_dir kitti48   # your frames, repeated to 50
+    python benchmarks/evaluation.py --memory 50 5000     # resident memory; a model that costs nothing
+
+Time: `prediction` runs the model and brings its logits to label maps, on batches that are in memory already; `whole` is
+what evaluate.py does: reading, resizing, prediction, confusion matrix, counts per image, boundary IoU. Both in turn,
+several times; medians with their range. The confusion matrices of all repeats must agree.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+
+from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preprocessing import EvalDataset
+from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.inference.evaluation import build_eval_loader, measure
+from hf_urbanseg.inference.multi_scale import predict_views
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size
+
+
+def build_rows(data_dir: str | None, count: int, folder: Path) -> Dataset:
+    """`count` rows; fewer frames than that are repeated under other names."""
+    if data_dir:
+        splits = load_data(data_dir=data_dir, test_fraction=0.0, validation_fraction=0.0).splits
+        frames = splits["train"].select(range(min(count, len(splits["train"]))))
+        frames = frames.select([index % len(frames) for index in range(count)])
+        return frames.remove_columns("name").add_column("name", [f"frame {index}" for index in range(count)])
+    columns = {"image": [], "label": [], "name": [f"frame {index}" for index in range(count)]}
+    for number in range(min(count, 50)):
+        for kind, picture in zip(("image", "label"), render_scene(number, (375, 1242)), strict=True):
+            PILImage.fromarray(picture).save(folder / f"{kind}_{number}.png")
+    for kind in ("image", "label"):
+        columns[kind] = [str(folder / f"{kind}_{index % 50}.png") for index in range(count)]
+    return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("label", Image())
+
+
+def measure_time(args, rows: Dataset) -> dict:
+    size = tuple(args.size)
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor(size))
+    torch.manual_seed(0)
+    model = build_random_model(args.model, CITYSCAPES).eval().to(args.device)
+    batches = list(build_eval_loader(dataset, args.batch_size, 0))
+    synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
+
+    def predict():
+        for batch in batches:
+            predict_views(model, batch["views"], [tuple(label.shape) for label in batch["labels"]])
+        synchronize()
+
+    def evaluate():
+        loader = build_eval_loader(dataset, args.batch_size, args.num_workers)
+        return measure(model, loader, dataset.names, CITYSCAPES.names, device=args.device, boundary=True).matrix
+
+    def clock(work):
+        start = time.perf_counter()
+        result = work()
+        return time.perf_counter() - start, result
+
+    clock(predict)
+    times, matrices = {"prediction": [], "whole": []}, []
+    for _ in range(args.repeats):
+        times["prediction"].append(clock(predict)[0])
+        seconds, matrix = clock(evaluate)
+        times["whole"].append(seconds)
+        matrices.append(matrix)
+    assert all(torch.equal(matrix, matrices[0]) for matrix in matrices)
+    ratios = [whole / own - 1 for own, whole in zip(times["prediction"], times["whole"], strict=True)]
+    print(
+        f"{args.model} at {size[0]}x{size[1]}, {len(rows)} images, batch {args.batch_size}, {args.num_workers} workers"
+    )
+    for name, values in times.items():
+        print(f"  {name:<11} {spread(values)} s, {len(rows) / statistics.median(values):.2f} images/s")
+    print(f"  added       {spread([100 * ratio for ratio in ratios])} %")
+    return {"seconds": times, "added": ratios}
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} .. {max(values):.2f})"
+
+
+class Free(torch.nn.Module):
+    """Logits that depend on the pixels and cost nothing beside reading and measuring."""
+
+    def forward(self, pixel_values):
+        few = torch.nn.functional.avg_pool2d(pixel_values, 4)
+        logits = torch.cat([few * sign for sign in (1, -1, 0.5, -0.5, 2, -2)] + [few[:, :1]], 1)
+        return argparse.Namespace(logits=logits)
+
+
+def measure_memory(args, rows: Dataset) -> dict:
+    """Resident memory of this process while the number of images grows."""
+    found = {}
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor(tuple(args.size)))
+    loader = build_eval_loader(dataset, args.batch_size, args.num_workers)
+    done = itertools.count(1)
+    peak = 0
+
+    def note():
+        nonlocal peak
+        images = next(done) * args.batch_size
+        peak = max(peak, resident())
+        for limit in args.memory:
+            if images >= limit and limit not in found:
+                found[limit] = {"resident_mb": resident(), "highest_mb": peak}
+                print(f"  after {limit:>5} images: {found[limit]['resident_mb']:.0f} MB, highest so far {peak:.0f} MB")
+
+    measure(Free(), loader, dataset.names, CITYSCAPES.names, boundary=True, on_batch=note)
+    return found
+
+
+def resident() -> float:
+    """MB of this process's pages in memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", help="frames to use; default: rendered streets of 375x1242")
+    parser.add_argument("--model", default="b0", help="size of the model: tiny, b0 ... b5, random weights")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--size", type=int, nargs=2, help="input height and width; default: of the frames")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--memory", type=int, nargs="+", help="measure memory after so many images instead of time")
+    parser.add_argument("--output", help="JSON file for the figures")
+    args = parser.parse_args()
+    result = {
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(), "arguments": vars(args),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        rows = build_rows(args.data_dir, max(args.memory) if args.memory else args.images, Path(folder))
+        first = rows[0]["image"]
+        args.size = args.size or list(choose_eval_size({(first.height, first.width): 1}))
+        result |= {"memory": measure_memory(args, rows)} if args.memory else {"time": measure_time(args, rows)}
+    if args.output:
+        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
