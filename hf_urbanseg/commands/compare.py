@@ -114,7 +114,9 @@ def _draw_pictures(args: CompareArguments, data_args: DataArguments, comparison:
         for better in (True, False)
         for index in change.most_changed(min(args.show_images, args.num_images), better)
     }
-    data = load_data(**asdict(recall_data_arguments(data_args, str(comparison.first.folder))))
+    folders = [run.folder for run in comparison.runs]
+    source = next((folder for folder in folders if (folder / "recipe.yaml").is_file()), folders[0])
+    data = load_data(**asdict(recall_data_arguments(data_args, str(source))))
     space, names = data.label_space, comparison.first.counts.names
     if space.names != comparison.first.counts.classes:
         raise DataError("the classes that were measured", f"those of {data.name}", "say the data by its options")
