@@ -1,15 +1,7 @@
 import hashlib
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # the loopback Hub's modules, plain files without a package
-
-import loopback_fixtures
 import pytest
 from huggingface_hub import HfApi
-
-hub, hub_here = loopback_fixtures.hub, loopback_fixtures.hub_here
-run_with_hub, waits = loopback_fixtures.run_with_hub, loopback_fixtures.waits
 
 
 @pytest.fixture
