@@ -191,7 +191,7 @@ def _convert_decoder(
         layout, fuse, classifier = "mmsegmentation", "fusion_conv.conv.weight", "conv_seg.weight"
     else:
         raise ModelError(
-            f"a decoder with `{DECODER}linear_c1.proj.weight` (NVlabs) or `{DECODER}convs.0.conv.weight` (MMSegmentation)",
+            f"`{DECODER}linear_c1.proj.weight` (NVlabs) or `{DECODER}convs.0.conv.weight` (MMSegmentation)",
             f"`{DECODER}{min(head)}`, ...",
             "keep the encoder alone with `--decoder drop`",
             file.path,
