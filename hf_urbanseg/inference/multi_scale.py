@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.sliding_window import SlidingWindow
-from hf_urbanseg.inference.upsampling import Span, upsample_argmax, upsample_block
+from hf_urbanseg.inference.upsampling import Span, find_best_class, upsample_argmax, upsample_block
 
 Views = Sequence[Tensor | Sequence[Tensor]]
 """Per ratio of the plan: (N, 3, h, w), or N tensors (3, h, w) where the images' sizes differ."""
 
 # Elements of C x rows x columns worked on at a time. On CPU a block and its softmax stay in the cache (three times as
-# fast as whole images); on a GPU few large kernels are better.
-_CPU_BLOCK, _GPU_BLOCK = 2**18, 2**25
-# Columns worked on at a time, in windows: wide enough that few windows are predicted for two neighbouring stripes.
+# fast as whole images), and it is about square, because rows of logits at its border are upsampled for two blocks. On
+# a GPU few large kernels are better.
+_CPU_BLOCK, _CPU_COLUMNS, _GPU_BLOCK = 2**18, 512, 2**25
+# Columns between which windows are kept: so many that few windows are predicted for two neighbouring stripes.
 _STRIPE_WINDOWS = 8
 # Logits of at most so many forward passes wait until all passes of their images are done.
 _WAITING_PASSES = 16
@@ -60,7 +62,7 @@ def predict_views(
         for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=len(passes) > 1):
             if prediction is None:
                 prediction = torch.empty(size, dtype=torch.uint8, device=scores.device)
-            prediction[slice(*rows), slice(*columns)] = scores.argmax(0)
+            prediction[slice(*rows), slice(*columns)] = find_best_class(scores)
         predictions.append(prediction)
     return predictions
 
@@ -92,6 +94,13 @@ class _WholeImage:
 
     def __init__(self, logits: Tensor, size: tuple[int, int]):
         self.logits, self.size = logits, size
+
+    @property
+    def sample(self) -> Tensor:
+        return self.logits
+
+    def prepare(self, rows: Span, columns: Span) -> None:
+        """Nothing: all is at hand."""
 
     def block(self, rows: Span, columns: Span) -> Tensor:
         return upsample_block(self.logits, self.size, rows, columns)
@@ -176,20 +185,27 @@ def _iterate_blocks(
     if plan.window is not None:
         # A block is made from one of the enlarged image, which is what must stay small.
         enlarged = max(1.0, *plan.ratios)
-        stripe = min(width, max(1, int(_STRIPE_WINDOWS * plan.window[1] / enlarged)))
-    num_rows = 1
-    for left in range(0, width, stripe):
-        columns = left, min(left + stripe, width)
-        top = 0
-        while top < height:
-            rows = top, min(top + num_rows, height)
-            total = None
+        stripe = max(1, int(_STRIPE_WINDOWS * plan.window[1] / enlarged))
+    passes[0].prepare((0, 1), (0, min(stripe, width)))
+    on_cpu, num_classes = passes[0].sample.device.type == "cpu", len(passes[0].sample)
+    max_columns = min(stripe, _CPU_COLUMNS) if on_cpu else stripe
+    limit = (_CPU_BLOCK if on_cpu else _GPU_BLOCK) / (num_classes * enlarged**2)
+    for left, right in _split(0, width, stripe):
+        max_rows = max(1, int(limit / min(max_columns, right - left)))
+        for rows in _split(0, height, max_rows):
             for one in passes:
-                scores = one.block(rows, columns)
-                scores = scores.softmax(0) if as_probabilities else scores
-                total = scores if total is None else total.add_(scores)
-            yield rows, columns, total
-            top = rows[1]
-            # The first row said how many classes there are and where they live.
-            limit = _CPU_BLOCK if total.device.type == "cpu" else _GPU_BLOCK
-            num_rows = max(1, int(limit / (len(total) * stripe * enlarged**2)))
+                one.prepare(rows, (left, right))
+            for columns in _split(left, right, max_columns):
+                total = None
+                for one in passes:
+                    scores = one.block(rows, columns)
+                    scores = scores.softmax(0) if as_probabilities else scores
+                    total = scores if total is None else total.add_(scores)
+                yield rows, columns, total
+
+
+def _split(start: int, stop: int, longest: int) -> list[Span]:
+    """Parts of about the same length, up to `longest`."""
+    count = -(-(stop - start) // longest)
+    edges = [start + (stop - start) * index // count for index in range(count + 1)]
+    return list(pairwise(edges))

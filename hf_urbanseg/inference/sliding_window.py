@@ -21,7 +21,7 @@ def compute_window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 class SlidingWindow:
-    """The logits of one image seen through windows, made block by block from the top.
+    """The logits of one image seen through windows, made block by block: `prepare` some rows, then ask for them.
 
     Every window's logits are brought to the window's size, averaged over the windows that cover a pixel, and resized
     from the size of `image` to `size`. Only logits as the model gives them (a quarter of the input's size) are kept,
@@ -57,29 +57,14 @@ class SlidingWindow:
         self.batch_size = max(1, plan.max_batch_pixels // (self.window[0] * self.window[1]))
         self.logits: dict[tuple[int, int], torch.Tensor] = {}
 
-    def block(self, rows: Span, columns: Span) -> torch.Tensor:
-        """(C, rows, columns) logits of a part of the result, fp32 (fp64 of an fp64 model); ask from top to bottom."""
-        height, width = self.image.shape[-2:]
-        top, bottom = source_span(height, self.size[0], rows)
-        left, right = source_span(width, self.size[1], columns)
-        self._fetch((top, bottom), (left, right))
-        total = None
-        for y, x in sorted(self.logits):
-            rows_here = max(top, y), min(bottom, y + self.window[0])
-            columns_here = max(left, x), min(right, x + self.window[1])
-            if rows_here[0] >= rows_here[1]:  # a window for later rows, predicted ahead
-                continue
-            part = upsample_block(self.logits[y, x], self.window, _shift(rows_here, -y), _shift(columns_here, -x))
-            if total is None:
-                total = part.new_zeros(len(part), bottom - top, right - left)
-            total[:, slice(*_shift(rows_here, -top)), slice(*_shift(columns_here, -left))] += part
-        vertical = _count_windows(self.tops, self.window[0], (top, bottom))
-        horizontal = _count_windows(self.lefts, self.window[1], (left, right))
-        total /= (vertical[:, None] * horizontal).to(total.device)
-        return upsample_block(total, self.size, rows, columns, (height, width), (top, left))
+    @property
+    def sample(self) -> torch.Tensor:
+        """(C, h, w) logits of some window."""
+        return next(iter(self.logits.values()))
 
-    def _fetch(self, rows: Span, columns: Span) -> None:
-        """Forgets windows above these rows or beside these columns, and predicts the missing ones."""
+    def prepare(self, rows: Span, columns: Span) -> None:
+        """Predicts the windows that a part of the result needs, and forgets those above it or beside it."""
+        rows, columns = self._source_spans(rows, columns)
         tops = [y for y in self.tops if y + self.window[0] > rows[0]]
         lefts = [x for x in self.lefts if x + self.window[1] > columns[0] and x < columns[1]]
         self.logits = {(y, x): logits for (y, x), logits in self.logits.items() if y >= tops[0] and x in lefts}
@@ -95,6 +80,28 @@ class SlidingWindow:
             logits = self.forward(torch.stack([crop.flip(-1) if self.flip else crop for crop in crops]))
             # Copies of their own: a slice would keep the whole batch alive until its last window is done.
             self.logits |= zip(keys, (one.flip(-1) if self.flip else one.clone() for one in logits), strict=True)
+
+    def block(self, rows: Span, columns: Span) -> torch.Tensor:
+        """(C, rows, columns) logits of a part of what was prepared, fp32 (fp64 of an fp64 model)."""
+        (height, width), (top, bottom), (left, right) = self.image.shape[-2:], *self._source_spans(rows, columns)
+        total = None
+        for y, x in sorted(self.logits):
+            rows_here = max(top, y), min(bottom, y + self.window[0])
+            columns_here = max(left, x), min(right, x + self.window[1])
+            if rows_here[0] >= rows_here[1] or columns_here[0] >= columns_here[1]:
+                continue
+            part = upsample_block(self.logits[y, x], self.window, _shift(rows_here, -y), _shift(columns_here, -x))
+            if total is None:
+                total = part.new_zeros(len(part), bottom - top, right - left)
+            total[:, slice(*_shift(rows_here, -top)), slice(*_shift(columns_here, -left))] += part
+        vertical = _count_windows(self.tops, self.window[0], (top, bottom))
+        horizontal = _count_windows(self.lefts, self.window[1], (left, right))
+        total /= (vertical[:, None] * horizontal).to(total.device)
+        return upsample_block(total, self.size, rows, columns, (height, width), (top, left))
+
+    def _source_spans(self, rows: Span, columns: Span) -> tuple[Span, Span]:
+        height, width = self.image.shape[-2:]
+        return source_span(height, self.size[0], rows), source_span(width, self.size[1], columns)
 
 
 def _shift(span: Span, by: int) -> Span:

@@ -181,13 +181,13 @@ class _Cheap(nn.Module):
         return SimpleNamespace(logits=logits)
 
 
-@pytest.mark.parametrize("plan", [PredictionPlan(window=(128, 128)), PredictionPlan((0.9, 1.0), True, (128, 128))])
+@pytest.mark.parametrize("plan", [PredictionPlan(window=(128, 128)), PredictionPlan((0.9,), True, (128, 128))])
 @pytest.mark.parametrize("shape", ["tall", "wide"])
 def test_predict_views__memory_of_windows_is_flat_in_image_size(allocations, plan, shape):
     plan = replace(plan, max_batch_pixels=4 * 128 * 128)
     peaks = []
-    for length in (2048, 8192):
-        size = (length, 256) if shape == "tall" else (256, length)
+    for length in (2048, 4096):
+        size = (length, 160) if shape == "tall" else (160, length)
         views = [torch.zeros(1, 3, *one) for one in plan.input_sizes(None, size)]
         with allocations() as made:
             predict_views(_Cheap(), views, [size], plan)
@@ -195,11 +195,11 @@ def test_predict_views__memory_of_windows_is_flat_in_image_size(allocations, pla
         peaks.append(made.peak - size[0] * size[1])
         assert made.largest <= max(4 * multi_scale._CPU_BLOCK, size[0] * size[1])
     assert peaks[1] < 1.1 * peaks[0]
-    assert peaks[1] < 19 * 4 * size[0] * size[1] / 4  # one map of logits at the image's size would be four times this
+    assert peaks[1] < 19 * 4 * size[0] * size[1] / 2  # a map of logits at the image's size would be twice this
 
 
 def test_predict_views__memory_of_windows_does_not_grow_to_the_crop_of_several_scales(allocations):
-    plan, size = PredictionPlan((1.0, 4.0), window=(128, 128), max_batch_pixels=4 * 128 * 128), (256, 512)
+    plan, size = PredictionPlan((1.0, 4.0), window=(128, 128), max_batch_pixels=4 * 128 * 128), (160, 256)
     views = [torch.zeros(1, 3, *one) for one in plan.input_sizes(None, size)]
     with allocations() as made:
         predict_views(_Cheap(), views, [size], plan)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_urbanseg.inference.upsampling import source_span, upsample_argmax, upsample_block
+from hf_urbanseg.inference.upsampling import find_best_class, source_span, upsample_argmax, upsample_block
 
 torch.set_num_threads(1)
 
@@ -29,6 +29,13 @@ def test_upsample_argmax__half_precision_logits_are_compared_in_fp32():
 def test_upsample_argmax__needs_a_size_per_image():
     with pytest.raises(ValueError, match="one target size per image, 2; found 1"):
         upsample_argmax(torch.zeros(2, 3, 4, 4), [(8, 8)])
+
+
+def test_find_best_class__is_argmax_and_the_first_of_equals():
+    scores = torch.randint(0, 4, (19, 40, 50), generator=torch.Generator().manual_seed(0)).float()
+    expected = scores.numpy().argmax(0)
+    assert ((scores == scores.amax(0)).sum(0) > 1).float().mean() > 0.9  # several are best
+    assert find_best_class(scores).tolist() == expected.tolist()
 
 
 def test_upsample_block__hand_computed_row():
