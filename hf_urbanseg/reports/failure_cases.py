@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts
 
@@ -166,11 +166,12 @@ def count_confusions(case: FailureCase, label_space: LabelSpace) -> np.ndarray:
     Raises:
         DataError: A train id that is no class.
     """
+    found = np.union1d(case.prediction, case.label[case.label != IGNORE_INDEX])
+    unknown = found[found >= label_space.num_labels].tolist()
+    if unknown:
+        raise DataError(f"train ids of 0..{label_space.num_labels - 1}", f"{unknown}", "use one label space", case.name)
     matrix = ConfusionMatrix(label_space.num_labels)
-    try:
-        matrix.update(torch.as_tensor(case.prediction.astype(np.int64)), torch.as_tensor(case.label.astype(np.int64)))
-    except ValueError as error:
-        raise DataError(f"train ids of {label_space.name}", str(error), "use the model's classes", case.name) from error
+    matrix.update(*(torch.from_numpy(np.array(ids, np.int64)) for ids in (case.prediction, case.label)))
     return matrix.matrix.numpy()
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
-from hf_urbanseg.reports.overlays import blend, colorize, mark_errors, save_comparison
+from hf_urbanseg.reports.overlays import FADED_VOID, blend, colorize, error_map, mark_errors, save_comparison
 
 REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -121,3 +121,53 @@ def test_save_comparison__kitti_frame(tmp_path):
     colors = _colors(tmp_path / "a.png")
     assert (255, 40, 40) in colors  # the key of the error map
     assert all(CITYSCAPES.colors[c] in colors for c in np.unique(label[label != 255]))
+
+
+def test_error_map__right_wrong_and_void():
+    image = np.array([[[0, 0, 0], [255, 255, 255], [90, 90, 90], [90, 90, 90]]], np.uint8)
+    found = error_map(image, np.array([[0, 0, 13, 11]]), np.array([[0, 0, 11, 255]]), CITYSCAPES)
+    # Faded greys, the predicted class (car), void.
+    assert found.tolist() == [[[176] * 3, [251] * 3, list(CITYSCAPES.colors[13]), list(FADED_VOID)]]
+    assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("side", "framed"), [(6, False), (7, True), (12, True)])
+def test_error_map__frames_what_is_wide_enough(side, framed):
+    label = np.zeros((40, 50), np.uint8)
+    label[10 : 10 + side, 20 : 20 + side] = 12
+    prediction = np.zeros_like(label)
+    prediction[label == 12] = 11
+    found = error_map(np.zeros((40, 50, 3), np.uint8), prediction, label, CITYSCAPES)
+    person, rider = ((found == CITYSCAPES.colors[c]).all(-1) for c in (11, 12))
+    # A frame of the label's class, two pixels wide, around the predicted class.
+    inner = np.zeros((40, 50), bool)
+    inner[12 : 8 + side, 22 : 18 + side] = True
+    wrong = label == 12
+    np.testing.assert_array_equal(rider, wrong & ~inner if framed else np.zeros_like(wrong))
+    np.testing.assert_array_equal(person, inner if framed else wrong)
+    np.testing.assert_array_equal(found[~wrong], 176)
+
+
+def test_error_map__areas_of_other_pairs_have_frames_of_their_own():
+    label, prediction = np.zeros((20, 40), np.uint8), np.full((20, 40), 13, np.uint8)
+    label[:, 20:] = 8
+    found = error_map(np.zeros((20, 40, 3), np.uint8), prediction, label, CITYSCAPES)
+    frames = {18: 0, 19: 0, 20: 8, 21: 8}  # columns; the picture's edge has no frame
+    for column in range(40):
+        assert (found[:, column] == CITYSCAPES.colors[frames.get(column, 13)]).all()
+
+
+def test_error_map__few_colours():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 96, 3), np.uint8)
+    label, prediction = rng.integers(0, 19, (2, 64, 96))
+    found = error_map(image, prediction, np.where(label == 3, 255, label), CITYSCAPES)
+    assert len(np.unique(found.reshape(-1, 3), axis=0)) <= 16 + 19 + 1
+
+
+def test_error_map__refuses_another_size():
+    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    with pytest.raises(DataError, match="a prediction of the image's size 4x6"):
+        error_map(image, label.T, label, CITYSCAPES)
+    with pytest.raises(DataError, match="a label of the image's size 4x6"):
+        error_map(image, label, label.T, CITYSCAPES)
