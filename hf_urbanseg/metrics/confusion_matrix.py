@@ -45,18 +45,18 @@ class ConfusionMatrix:
                 f"expected predictions and labels of one shape; found {tuple(predictions.shape)} and "
                 f"{tuple(labels.shape)}; upsample the logits to the label's size first"
             )
-        predictions, labels = (
-            (mask.long() if mask.dtype in _STORED_ONLY else mask).reshape(-1) for mask in (predictions, labels)
-        )
-        counts = None
         on_cpu = predictions.device.type == labels.device.type == "cpu"
+        counts = None
         if on_cpu and self.ignore_index == IGNORE_INDEX and self.num_classes <= IGNORE_INDEX:
             counts = _count_bytes(predictions, labels, self.num_classes)
         if counts is None:
+            predictions, labels = (
+                mask.long() if mask.dtype in _STORED_ONLY else mask for mask in (predictions, labels)
+            )
             counts = _count_anywhere(predictions, labels, self.num_classes, self.ignore_index)
         if counts is None:
             self._raise_unknown(predictions, labels)
-        self.matrix += counts.to(self.matrix.device)
+        self.matrix += counts if on_cpu and self.matrix.device.type == "cpu" else counts.to(self.matrix.device)
         return counts
 
     def _raise_unknown(self, predictions: Tensor, labels: Tensor) -> None:
@@ -92,12 +92,13 @@ def count_byte_pairs(labels: np.ndarray, predictions: np.ndarray, rows: int, col
     word = (np.arange(8) % copies * step).astype(np.uint8).view(np.uint64)
     counts = np.zeros((1 + rows, columns), np.int64)
     for start in range(0, len(labels), _PIECE):
-        # 255 + 1 wraps to 0: the table stays so small that each call reuses the memory of the call before.
+        # 255 + 1 wraps to 0: the table stays small, and calls reuse its memory.
         shifted = labels[start : start + _PIECE] + np.uint8(1)
-        spread = predictions[start : start + _PIECE].copy()
+        plain = predictions[start : start + _PIECE]
+        spread, whole = np.empty_like(plain), len(plain) // 8 * 8
+        np.bitwise_xor(plain[:whole].view(np.uint64), word, out=spread[:whole].view(np.uint64))
         # The up to seven pixels behind the last whole word stay in the first copy.
-        words = spread[: len(spread) // 8 * 8].view(np.uint64)
-        np.bitwise_xor(words, word, out=words)
+        spread[whole:] = plain[whole:]
         table = cv2.calcHist([shifted[None], spread[None]], [0, 1], None, [1 + rows, 256], [0, 1 + rows, 0, 256])
         table = table.astype(np.int64).reshape(1 + rows, 256 // step, step)
         counts += table[:, :copies, :columns].sum(1)
@@ -117,14 +118,20 @@ def _count_bytes(predictions: Tensor, labels: Tensor, classes: int) -> Tensor | 
 
 
 def _as_bytes(values: Tensor) -> np.ndarray | None:
-    if values.dtype == torch.uint8 or not values.numel():
-        return values.to(torch.uint8).contiguous().numpy()
-    low, high = values.aminmax()
-    return values.to(torch.uint8).numpy() if low >= 0 and high <= 255 else None
+    """(P,) uint8; None if a value doesn't fit."""
+    # Out of torch at once: on a mask of this size each of its calls costs as much as a pass over the pixels.
+    array = values.numpy()
+    if array.dtype != np.uint8:
+        # The bits of all values together: one pass finds what is negative and what is too large.
+        if int(np.bitwise_or.reduce(array, axis=None)) & ~255:
+            return None
+        array = array.astype(np.uint8)
+    return np.ascontiguousarray(array).reshape(-1)
 
 
 def _count_anywhere(predictions: Tensor, labels: Tensor, classes: int, ignore_index: int) -> Tensor | None:
     """(C, C) counts of any integers on any device; None if a value is no class. The masks never leave the device."""
+    predictions, labels = predictions.reshape(-1), labels.reshape(-1)
     # Row C takes ignored pixels, row C + 1 and column C what is no class: one histogram counts and checks.
     rows = torch.where((labels >= 0) & (labels < classes), labels.long(), classes + 1)
     rows = torch.where(labels == ignore_index, classes, rows)
