@@ -79,12 +79,14 @@ def _compare() -> None:
     output = Path(args.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
+        tradeoff = plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
         write_comparison_table(comparison, output / "comparison.md", args.num_images)
         write_comparison_csv(comparison, output / "comparison.csv")
     except OSError as error:
         raise ConfigError("a folder to write to", error.strerror or str(error), "name another", output) from error
-    write_comparison_page(comparison, output / "comparison.html", label_space, args.num_images, pictures, note)
+    write_comparison_page(
+        comparison, output / "comparison.html", label_space, tradeoff, args.num_images, pictures, note
+    )
     _print_summary(comparison)
     if note:
         print(f"no pictures: {note}")

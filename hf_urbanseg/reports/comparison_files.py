@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
-from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores, plot_miou_over_gmac
+from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
 from hf_urbanseg.reports.overlays import FADED_VOID, error_map
 from hf_urbanseg.reports.pages import (
     embed_drawing,
@@ -144,6 +145,7 @@ def write_comparison_page(
     comparison: Comparison,
     path: str | Path,
     label_space: LabelSpace,
+    tradeoff: Figure,
     num_images: int = 5,
     pictures: Mapping[tuple[int, int], ImagePictures] | None = None,
     picture_note: str | None = None,
@@ -152,6 +154,7 @@ def write_comparison_page(
 
     Args:
         label_space: Class colours.
+        tradeoff: From `plot_miou_over_gmac`.
         num_images: Listed as better, and as many as worse, per run.
         pictures: By number of the change and index of the image; images without any are only listed.
         picture_note: Why there are no pictures.
@@ -168,9 +171,7 @@ def write_comparison_page(
         runs=[_run_row(comparison, number) for number in range(len(comparison.runs))],
         notes=NOTES,
         sureness=describe_sureness(comparison),
-        tradeoff=embed_figure(
-            plot_miou_over_gmac(comparison), "mIoU over multiply-accumulates: these runs, and the report's in grey"
-        ),
+        tradeoff=embed_figure(tradeoff, "mIoU over multiply-accumulates: these runs, and the report's in grey"),
         classes=rows,
         colors=dict(zip(label_space.names, label_space.colors, strict=True)),
         largest=largest,

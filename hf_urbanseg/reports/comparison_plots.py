@@ -225,27 +225,19 @@ def _place_labels(axes, labels: Sequence[_Label], obstacles: Sequence[Bbox]) -> 
     frame = axes.get_window_extent()
     for index, label in enumerate(labels):
         text = axes.annotate(
-            label.text,
-            (label.x, label.y),
-            (0, 0),
-            textcoords="offset points",
-            color=label.color,
-            fontsize=label.size,
-            weight=label.weight,
-            ha="left",
-            va="bottom",
-            parse_math=False,
-            zorder=5,
-        )
+            label.text, (label.x, label.y), (0, 0), textcoords="offset points", color=label.color, fontsize=label.size,
+            weight=label.weight, ha="left", va="bottom", parse_math=False, zorder=5,
+        )  # fmt: skip
         extent = text.get_window_extent(renderer)
         scale = axes.figure.dpi / 72
         point, others = points[index], np.delete(points, index, axis=0)
-        best = min(
-            _spots(extent.width, extent.height, scale),
-            key=lambda spot: _cost(_moved(spot, point, extent), point, others, taken, frame, scale),
+        spots = np.array(list(_spots(extent.width, extent.height, scale)))
+        costs = _costs(
+            point + spots, extent.size, point, others, np.array([box.extents for box in taken]), frame, scale
         )
+        best = spots[costs.argmin()]
         text.set_position((best[0] / scale, best[1] / scale))
-        box = _moved(best, point, extent)
+        box = Bbox.from_bounds(*(point + best), extent.width, extent.height)
         taken.append(box.padded(1.5 * scale))
         nearest = np.clip(point, box.min, box.max)
         if np.hypot(*(nearest - point)) > 11 * scale:
@@ -275,25 +267,38 @@ def _spots(width: float, height: float, scale: float) -> Iterator[tuple[float, f
         )
 
 
-def _moved(spot: tuple[float, float], point: np.ndarray, extent: Bbox) -> Bbox:
-    left, bottom = point + spot
-    return Bbox.from_bounds(left, bottom, extent.width, extent.height)
+def _costs(
+    corners: np.ndarray,
+    size: np.ndarray,
+    point: np.ndarray,
+    others: np.ndarray,
+    taken: np.ndarray,
+    frame: Bbox,
+    scale: float,
+) -> np.ndarray:
+    """How bad each place of a label is; all in pixels.
 
-
-def _cost(box: Bbox, point: np.ndarray, others: np.ndarray, taken: Sequence[Bbox], frame: Bbox, scale: float) -> float:
-    covered = sum(_overlap(box, other) for other in taken)
-    outside = box.width * box.height - _overlap(box, frame)
-    distance = _distances(box, point[None])[0] / scale
+    Shape:
+        corners: (S, 2) lower left ones; size, point: (2,); others: (P, 2) other labels' points; taken: (B, 4) left,
+        bottom, right, top.
+        returns: (S,)
+    """
+    low, high = corners, corners + size
+    covered = _overlaps(low, high, taken).sum(1)
+    outside = size.prod() - _overlaps(low, high, np.array([frame.extents]))[:, 0]
+    distance = _distances(low, high, point[None])[:, 0] / scale
     # A label nearer to another point would be read as that one's.
-    mistaken = max(0.0, distance + 4 - _distances(box, others).min(initial=np.inf) / scale)
-    return 100 * (covered + outside) / scale**2 + 6 * mistaken + distance
+    nearest = _distances(low, high, others).min(1, initial=np.inf) / scale
+    return 100 * (covered + outside) / scale**2 + 6 * np.maximum(0, distance + 4 - nearest) + distance
 
 
-def _distances(box: Bbox, points: np.ndarray) -> np.ndarray:
-    return np.hypot(*(np.clip(points, box.min, box.max) - points).T)
+def _distances(low: np.ndarray, high: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(S, P) from S boxes to P points."""
+    nearest = np.clip(points[None], low[:, None], high[:, None])
+    return np.linalg.norm(nearest - points, axis=-1)
 
 
-def _overlap(one: Bbox, other: Bbox) -> float:
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return max(width, 0) * max(height, 0)
+def _overlaps(low: np.ndarray, high: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(S, B) areas that S boxes share with B others."""
+    sides = np.minimum(high[:, None], boxes[:, 2:]) - np.maximum(low[:, None], boxes[:, :2])
+    return np.maximum(sides, 0).prod(-1)

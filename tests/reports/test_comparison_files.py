@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_urbanseg.inference.predictor import build_label_space
@@ -89,7 +90,7 @@ def test_write_comparison_page__complete_and_escaped(comparison, tmp_path):
     label = np.zeros((20, 30), np.uint8)
     label[:5], label[5:8] = 255, 1
     pictures = {(0, 0): ImagePictures(image, label, label * 0, label % 2, exact=False)}
-    write_comparison_page(comparison, tmp_path / "out.html", SPACE, pictures=pictures)
+    write_comparison_page(comparison, tmp_path / "out.html", SPACE, Figure(), pictures=pictures)
     text = (tmp_path / "out.html").read_text()
     assert "&lt;0&gt;: " in text
     assert "<0>" not in text
@@ -105,7 +106,7 @@ def test_write_comparison_page__complete_and_escaped(comparison, tmp_path):
 
 
 def test_write_comparison_page__says_why_there_are_no_pictures(comparison, tmp_path):
-    write_comparison_page(comparison, tmp_path / "out.html", SPACE, picture_note="the data is <gone>.")
+    write_comparison_page(comparison, tmp_path / "out.html", SPACE, Figure(), picture_note="the data is <gone>.")
     text = (tmp_path / "out.html").read_text()
     assert "There are no pictures: the data is &lt;gone&gt;." in text
     assert "<article>" not in text
@@ -114,8 +115,8 @@ def test_write_comparison_page__says_why_there_are_no_pictures(comparison, tmp_p
 
 def test_write_comparison_page__different_testing_is_said(comparison, tmp_path):
     first, second = comparison.runs
-    write_comparison_page(comparison, tmp_path / "same.html", SPACE)
+    write_comparison_page(comparison, tmp_path / "same.html", SPACE, Figure())
     other = compare_runs([first, replace(second, protocol="12 passes")], "test")
-    write_comparison_page(other, tmp_path / "other.html", SPACE)
+    write_comparison_page(other, tmp_path / "other.html", SPACE, Figure())
     assert "tested in different ways" not in (tmp_path / "same.html").read_text()
     assert "tested in different ways" in (tmp_path / "other.html").read_text()

@@ -1,0 +1,151 @@
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_urbanseg.commands.compare import main
+from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.reports.run_files import describe_scores, write_json
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two untrained models measured on three frames, with what training leaves beside them."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("image_2", "semantic"):
+        (folder / "kitti" / "training" / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = [f"{i:06d}_10" for i in range(4)]
+    for name in names:
+        image, label = rng.integers(0, 256, (48, 80, 3), np.uint8), rng.choice([0, 7, 23, 26], (48, 80))
+        Image.fromarray(image).save(folder / "kitti" / "training" / "image_2" / f"{name}.png")
+        Image.fromarray(label.astype(np.uint8)).save(folder / "kitti" / "training" / "semantic" / f"{name}.png")
+    splits = {"train": names[3:], "test": names[:3]}
+    recipe = {"data_dir": str(folder / "kitti"), "validation_fraction": 0.0, "max_steps": 1}
+    (folder / "splits.yaml").write_text(json.dumps(splits))
+    data = load_data(recipe["data_dir"], split_file=str(folder / "splits.yaml"), validation_fraction=0)
+    rows, space = data.splits["test"], data.label_space
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model, processor = build_random_model("tiny", space), build_image_processor((32, 64))
+        model.save_pretrained(folder / f"seed{seed}")
+        processor.save_pretrained(folder / f"seed{seed}")
+        (folder / f"seed{seed}" / "recipe.yaml").write_text(json.dumps(recipe))
+        (folder / f"seed{seed}" / "splits.yaml").write_text(json.dumps(splits))
+        matrices = []
+        predictor = Predictor(model, processor)
+        for row in rows:
+            label = space.train_id_table[np.asarray(row["label"])]
+            prediction = predictor.predict([row["image"].convert("RGB")])[0]
+            valid = label != 255
+            pairs = 19 * label[valid].astype(int) + prediction[valid]
+            matrices.append(np.bincount(pairs, minlength=361).reshape(19, 19))
+        matrix = np.stack(matrices)
+        counts = ImageCounts(
+            tuple(rows["name"]), space.names, np.einsum("nii->ni", matrix), matrix.sum(2), matrix.sum(1)
+        )
+        content = {"split": "test", "protocol": "single scale", "data": "kitti", **counts.to_dict()}
+        write_json(folder / f"seed{seed}" / "per_image_test.json", content)
+        scores = describe_scores(matrix.sum(0), space, 0)
+        write_json(folder / f"seed{seed}" / "metrics.json", {"splits": {"test": scores}})
+    return folder
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, words)])
+    main()
+
+
+def test_main__writes_everything(runs, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, runs / "seed0", runs / "seed1", "--output", tmp_path / "out", "--show_images", 1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison.csv", "comparison.html", "comparison.md", "miou_over_gmac.png",
+    ]  # fmt: skip
+    printed = capsys.readouterr().out
+    scores = [json.loads((runs / name / "metrics.json").read_text())["splits"]["test"] for name in ("seed0", "seed1")]
+    before, after = (one["mean_iou"] for one in scores)
+    assert f"seed0  mIoU {before:.2%} (" in printed
+    assert f"{100 * (after - before):+.2f} points, p " in printed
+    assert "no pictures" not in printed
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert 1 <= page.count("<article>") <= 2
+    assert page.count("<img") == 6 * page.count("<article>")
+    assert "some pixels differ" not in page  # predicted again, the same pixels
+
+
+def test_main__runs_by_name_and_without_pictures(runs, tmp_path, monkeypatch):
+    words = ("--output", tmp_path / "out", "--show_images", 0)
+    run(monkeypatch, *words, "--runs", runs / "seed1", runs / "seed0")
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "<h1>seed1 vs seed0</h1>" in page
+    assert "<article>" not in page
+    assert "There are no pictures" not in page
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "recipe.yaml").write_text("data_dir: /nowhere\n"), "/nowhere"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model"),
+        (lambda folder: (folder / "recipe.yaml").unlink(), "recipe.yaml"),
+    ],
+    ids=["no data", "no model", "no recipe"],
+)
+def test_main__without_data_or_model_the_numbers_stand(runs, tmp_path, monkeypatch, capsys, change, reason):
+    for name in ("seed0", "seed1"):
+        shutil.copytree(runs / name, tmp_path / name)
+        change(tmp_path / name)
+    run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no pictures: ")]
+    assert reason in line
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "There are no pictures: " in page
+    assert "<article>" not in page
+
+
+def test_main__pictures_of_other_labels_are_refused(runs, tmp_path, monkeypatch, capsys):
+    for name in ("seed0", "seed1"):
+        shutil.copytree(runs / name, tmp_path / name)
+        for file in ("per_image_test.json", "metrics.json"):
+            path = tmp_path / name / file
+            content = json.loads(path.read_text())
+            if file == "metrics.json":
+                matrix = np.array(content["splits"]["test"]["confusion_matrix"])
+                matrix[0, 0] += 3
+                content["splits"]["test"]["confusion_matrix"] = matrix.tolist()
+            else:
+                for key in ("hits", "labelled", "predicted"):
+                    for row in range(3):
+                        content[key][row][0] += 1
+            path.write_text(json.dumps(content))
+    run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
+    assert "no pictures: expected the labels that were measured; found others for " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{0}"], "error: expected two runs or more; found 1; name the folder of another run."),
+        (["{0}", "{0}/../seed0"], "expected each run once; found it twice; remove one."),
+        (["{0}", "--runs", "{1}"], "expected the runs either first or behind `--runs`; found both;"),
+        (["{0}", "{1}", "--split", "train"], "seed0: expected a split of test; found `train`; choose one with"),
+        (["{0}", "nowhere"], "error: nowhere: expected the folder of a run; found nothing there; train with"),
+        (["{0}", "{1}", "--num_images", "-1"], "expected 0 or more images; found less;"),
+        (["--split", "test", "{0}", "{1}"], "error: expected valid options"),
+    ],
+)
+def test_main__bad_input_ends_in_one_line(runs, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *(word.format(runs / "seed0", runs / "seed1") for word in words))
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "comparison").exists()

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hf_urbanseg.data.preprocessing import TrainDataset
+from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
+from hf_urbanseg.reports.data_pages import (
+    choose_frames,
+    describe_choice,
+    describe_cover,
+    draw_labels,
+    label_legend,
+    show_sample,
+    stack,
+)
+from hf_urbanseg.reports.overlays import blend
+
+SPACE = CITYSCAPES.with_train_ids()
+
+
+def test_choose_frames__by_hand():
+    counts = np.array(
+        [
+            # 0, 1 (rarest), 2, 3 (nowhere)
+            [90, 0, 0, 0],
+            [90, 1, 9, 0],  # 1 in passing: a twentieth of the most it has
+            [0, 20, 0, 0],
+            [90, 18, 40, 0],  # shows 1 and 2 well
+            [80, 0, 10, 0],
+        ]
+    )
+    first, second, *_ = frames = choose_frames(counts, 5)
+    assert (first.index, first.train_ids) == (3, (1, 2, 0))
+    assert [frame.index for frame in frames] == [3, 0, 1, 2, 4]
+    assert second.train_ids == ()
+
+
+def test_choose_frames__takes_the_largest_of_equals():
+    counts = np.array([[25, 4], [25, 9], [25, 8]])
+    assert choose_frames(counts, 1)[0].index == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_choose_frames__every_class_in_as_many_frames_as_classes(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 1000, (40, 12)) * (rng.random((40, 12)) < rng.random(12) ** 3)
+    counts[:, 7] = 0
+    frames = choose_frames(counts, 12)
+    indices = [frame.index for frame in frames]
+    assert len(set(indices)) == len(indices) == 12
+    assert ((counts[indices].sum(0) > 0) == (counts.sum(0) > 0)).all()
+    named = [train_id for frame in frames for train_id in frame.train_ids]
+    assert sorted(named) == np.flatnonzero(counts.sum(0)).tolist()
+    rarest = min(np.flatnonzero(counts.sum(0)), key=lambda c: counts[:, c].sum())
+    assert named[0] == rarest
+
+
+def test_choose_frames__no_more_than_there_are():
+    assert [frame.index for frame in choose_frames(np.ones((3, 2)), 10)] == [0, 1, 2]
+    assert choose_frames(np.zeros((4, 2)), 2)[-1].index == 3
+
+
+def test_describe_cover__names_what_has_no_room():
+    counts = np.zeros((2, 19), int)
+    counts[0, 13], counts[1, [0, 17]] = 5, 9
+    frames = choose_frames(counts, 1)
+    assert describe_choice(frames[0], SPACE) == "for car"
+    assert describe_cover(frames, counts, SPACE) == "no room for road, motorcycle"
+    assert describe_cover(choose_frames(counts, 2), counts, SPACE).startswith("every class of the split is shown")
+
+
+def test_draw_labels__stripes_where_there_is_no_class():
+    image = np.full((60, 200, 3), 200, np.uint8)
+    train_ids = np.zeros((60, 200), np.uint8)
+    train_ids[:, 100:] = IGNORE_INDEX
+    drawn = draw_labels(image, train_ids, SPACE)
+    np.testing.assert_array_equal(drawn[:, :100], blend(image, train_ids, SPACE, 0.6)[:, :100])
+    striped = (drawn[:, 100:] == 40).all(-1)
+    assert 0.1 < striped.mean() < 0.5
+    assert (drawn[:, 100:][~striped] == 177).all()
+    assert (image == 200).all()
+
+
+def build_dataset(scales, crop, seed=0, flip=0.0, photometric=False):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (40, 64, 3), np.uint8)
+    label = rng.integers(0, 3, (40, 64)).astype(np.uint8)
+    label[:4] = 255
+    rows = Dataset.from_list(
+        [{"image": Image.fromarray(image), "label": Image.fromarray(label), "name": "a"}],
+        Features({"image": ImageFeature(), "label": ImageFeature(), "name": Value("string")}),
+    )
+    transforms = build_train_transforms(crop, parse_scales(scales), 1.0, flip, photometric)
+    return TrainDataset(rows, SPACE, transforms, seed), image, label
+
+
+def test_show_sample__undoes_the_normalisation_and_marks_padding():
+    dataset, image, label = build_dataset(["1.0"], (64, 96))
+    picture, labelled = show_sample(dataset[0, 0], SPACE)
+    np.testing.assert_array_equal(picture[:40, :64], image)
+    np.testing.assert_array_equal(labelled[4:40, :64], blend(image, label, SPACE, 0.6)[4:])
+    for shown in (picture, labelled):
+        padding = np.concatenate([shown[40:].reshape(-1, 3), shown[:40, 64:].reshape(-1, 3)])
+        assert {tuple(color) for color in padding.tolist()} == {(226, 226, 226), (188, 188, 188)}
+    assert (labelled[:4, :64] == 40).all(-1).any()
+
+
+def test_show_sample__black_and_white_are_no_padding():
+    sample = {
+        "pixel_values": torch.tensor([[-2.117904, 2.2489083, 0.0]] * 3)[:, None].contiguous(),
+        "labels": torch.tensor([[0, 0, 255]]),
+    }
+    picture, _ = show_sample(sample, SPACE)
+    assert picture[0, 0, 0] == 0
+    assert picture[0, 1, 0] == 255
+    assert tuple(picture[0, 2]) in {(226, 226, 226), (188, 188, 188)}
+
+
+def test_label_legend__classes_that_occur():
+    counts = np.zeros(19)
+    counts[[0, 13]] = 4
+    assert [swatch.name for swatch in label_legend(SPACE, counts)] == ["road", "car", "no class (ignored)"]
+    assert label_legend(SPACE, counts, padding=True)[-1].name == "padding"
+    assert label_legend(SPACE, counts)[1].color == (0, 0, 142)
+
+
+def test_stack__white_between():
+    one, two = np.zeros((3, 5, 3), np.uint8), np.full((3, 5, 3), 9, np.uint8)
+    stacked = stack((one, two), gap=2)
+    assert stacked[:, 0, 0].tolist() == [0, 0, 0, 255, 255, 9, 9, 9]
