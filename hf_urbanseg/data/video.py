@@ -135,23 +135,16 @@ def open_video_writer(path: Path, info: VideoInfo) -> Iterator[Callable[[VideoFr
             context = stream.codec_context
             context.time_base, context.sample_aspect_ratio = info.time_base, info.pixel_aspect
             context.colorspace = context.color_primaries = context.color_trc = context.color_range = _BT709
-            step = max(1, round(1 / (info.rate * info.time_base)))
-
-            def mux(packets) -> None:
-                for packet in packets:
-                    # Without one the last frame, or an only one, would last no time.
-                    packet.duration = packet.duration or round(step * info.time_base / packet.time_base)
-                    container.mux(packet)
 
             def write(frame: VideoFrame) -> None:
                 image = np.pad(frame.image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
                 picture = av.VideoFrame.from_ndarray(image, format="rgb24")
                 picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
                 picture.pts, picture.time_base = frame.time, info.time_base
-                mux(stream.encode(picture))
+                container.mux(stream.encode(picture))
 
             yield write
-            mux(stream.encode())
+            container.mux(stream.encode())
     except (av.FFmpegError, OSError) as error:
         raise DataError("room for a video", _reason(error), "choose another `--output`", path) from error
 

@@ -112,7 +112,7 @@ def test_main__an_unreadable_image_stops_before_the_first_prediction(run, model,
     path = tmp_path / "data/testing/image_2/000002_10.png"
     path.write_bytes(path.read_bytes()[:-30])
     monkeypatch.setattr(Predictor, "predict", None)
-    refused(run("--data_dir", "data", "--model", model), "000002_10.png: expected a readable image")
+    refused(run("--data_dir", "data", "--model", model, "--batch_size", 1), "000002_10.png: expected a readable image")
 
 
 def test_main__a_missing_image(run, model, tmp_path):

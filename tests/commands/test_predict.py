@@ -372,14 +372,15 @@ def test_main__a_video_that_breaks_leaves_nothing(run, av, tmp_path, monkeypatch
     _refused(result, tmp_path / "predictions", "drive.mp4: expected a readable video; found damage")
 
 
-def test_main__a_failed_write_of_a_frame_leaves_nothing(run, av, tmp_path, monkeypatch):
+@pytest.mark.parametrize("batch_size", [2, 8])  # found while later frames are predicted, or after the last
+def test_main__a_failed_write_of_a_frame_leaves_nothing(run, av, tmp_path, monkeypatch, batch_size):
     _video(tmp_path / "drive.mp4")
 
     def save(self, path, format):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)
-    result = run("--input", "drive.mp4", "--batch_size", 2, "--video_frames", "train_id")
+    result = run("--input", "drive.mp4", "--batch_size", batch_size, "--video_frames", "train_id")
     _refused(result, tmp_path / "predictions", "found No space left on device")
 
 

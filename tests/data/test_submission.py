@@ -142,6 +142,12 @@ def test_find_images__others_are_refused(tmp_path):
     assert "expected the 3 official images of KITTI test; found 4; unpack" in refused(find_images, root, KITTI)
 
 
+def test_find_images__a_renamed_one(tmp_path):
+    folder = make_kitti(tmp_path) / "testing/image_2"
+    (folder / "000001_10.png").rename(folder / "000001_11.png")
+    assert "found 3, without 000001_10; unpack" in refused(find_images, tmp_path, KITTI)
+
+
 def test_find_images__nothing_there(tmp_path):
     assert "expected the data of KITTI test; found nothing there" in refused(find_images, tmp_path / "no", KITTI)
     assert "testing/image_2: expected a folder of images" in refused(find_images, tmp_path, KITTI)
@@ -236,7 +242,7 @@ def _unknown_id(members):
 
 def _damaged(members):
     content = bytearray(members[1][1])
-    content[len(content) // 2] ^= 8
+    content[-13] ^= 8  # the pixels' checksum, the last before the 12 bytes of the end
     members[1] = (members[1][0], bytes(content))
 
 
