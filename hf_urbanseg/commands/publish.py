@@ -1,0 +1,126 @@
+"""Pushes a run's folder to the Hub: scripts/publish.py RUN [USER/NAME]; completes what training still owes.
+
+Goes: the model, its card, the recipe, numbers and pictures, by an allow-list. Stays: checkpoints, optimizer states,
+secrets and the paths of this machine. Files on the Hub that such a push could have written and that the run no longer
+has are removed; others' files stay.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import transformers
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hf_urbanseg.commands._run import run_command
+from hf_urbanseg.config import option
+from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.publish import PublishResult, publish
+from hf_urbanseg.hub.repository import Files, collect_repository
+from hf_urbanseg.recipe import parse_arguments
+
+
+@dataclass
+class PublishArguments:
+    """What is pushed, and where."""
+
+    run: str = field(metadata={"help": "Folder of a run; may stand first, without --run."})
+    repo_id: str | None = option(
+        None, "`user/name` on the Hub; may stand second. Default: where the run was pushed before (push.json)."
+    )
+    private: bool | None = option(
+        None, "Make a new repository private; refuse a public one. Default: as before.", nargs="?", const=True
+    )
+    revision: str | None = option(None, "Branch, made if missing, or refs/pr/3. Default: as before, else main.")
+    create_pr: bool | None = option(
+        None, "Propose the files as a pull request. Default: as before.", nargs="?", const=True
+    )
+    message: str = option("Upload a trained model", "First line of the commit.")
+    tensorboard: bool | None = option(None, "Also TensorBoard's files. Default: as before.", nargs="?", const=True)
+    dry_run: bool = option(False, "Show what would be pushed, and connect to nothing.")
+    timeout: float | None = option(
+        None, "Seconds without an answer after which a request is given up. Default: HF_URBANSEG_HUB_TIMEOUT, else 30."
+    )
+
+
+def main() -> None:
+    """Entry point of `urbanseg-publish` and scripts/publish.py."""
+    run_command(_publish)
+
+
+def _publish() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    transformers.utils.logging.disable_progress_bar()
+    (args,) = parse_arguments([PublishArguments], _name_positionals(sys.argv[1:]), description=__doc__)
+    ledger = PushLedger.read(args.run)
+    options = _choose_target(args, ledger)
+    files = collect_repository(args.run, options.pop("tensorboard"))
+    _print_files(files, f"{args.run} -> {options['repo_id']}")
+    if args.dry_run:
+        print("dry run: nothing was pushed")
+        return
+    try:
+        result = publish(files, message=args.message, timeout=args.timeout, **options)
+    except UrbanSegError as error:
+        ledger.owe("final")
+        ledger.fail(f"{error.found}")
+        raise
+    ledger.settle(None, result.commit, result.url)
+    _print_result(result)
+
+
+def _name_positionals(words: list[str]) -> list[str]:
+    named = []
+    for option_name in ("--run", "--repo_id"):
+        if not words or words[0].startswith("-"):
+            break
+        named += [option_name, words[0]]
+        words = words[1:]
+    return [*named, *words]
+
+
+def _choose_target(args: PublishArguments, ledger: PushLedger) -> dict:
+    """The options of the push: what was asked for, else what the run was pushed with before; both go into push.json."""
+    if args.repo_id is None and ledger.repo_id is None:
+        raise ConfigError("a repository", "none", f"name it: scripts/publish.py {args.run} user/name", args.run)
+    if args.repo_id not in (None, ledger.repo_id):
+        ledger.__dict__.update(vars(PushLedger(ledger.run, args.repo_id)))
+    for name in ("private", "revision", "create_pr", "tensorboard"):
+        if getattr(args, name) is not None:
+            setattr(ledger, name, getattr(args, name))
+    return {name: getattr(ledger, name) for name in ("repo_id", "private", "revision", "create_pr", "tensorboard")}
+
+
+def _print_files(files: Files, title: str) -> None:
+    table = Table(title=escape(title))
+    table.add_column("file")
+    table.add_column("size", justify="right")
+    total = 0
+    for path, content in files.items():
+        size = len(content) if isinstance(content, bytes) else Path(content).stat().st_size
+        total += size
+        table.add_row(escape(path), _format_size(size))
+    table.add_section()
+    table.add_row(f"{len(files)} files", _format_size(total))
+    Console().print(table)
+
+
+def _format_size(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000 or unit == "GB":
+            return f"{size:.1f} {unit}"
+
+
+def _print_result(result: PublishResult) -> None:
+    if not result.added and not result.deleted:
+        print(f"nothing to push: {result.url} has these files already")
+        return
+    removed = f", {len(result.deleted)} removed" if result.deleted else ""
+    print(f"pushed {len(result.added)} new or changed files{removed}: {result.url} (commit {result.commit[:8]})")

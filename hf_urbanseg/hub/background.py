@@ -1,0 +1,207 @@
+"""Pushes a run while it trains: in a thread of its own, from a snapshot, and never at the cost of the run."""
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, hide_tokens
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.publish import PublishResult, check_access, publish
+from hf_urbanseg.hub.repository import Files
+
+logger = logging.getLogger(__name__)
+
+STAGING = ".staging-push-"  # begins as the folders do that a new start of training cleans up
+
+
+@dataclass(frozen=True)
+class PushStatus:
+    """How the pushes of a run ended.
+
+    Args:
+        done: Whether the Hub has the last state that was submitted.
+        line: One line for the end of a run: the address, or what is owed, why, and how to complete it.
+        result: Of the last push that went through.
+    """
+
+    done: bool
+    line: str
+    result: PublishResult | None = None
+
+
+@dataclass(frozen=True)
+class _Submission:
+    files: Files
+    message: str
+    what: str
+    folder: Path
+
+
+class BackgroundPublisher:
+    """Pushes states of a run one after the other; a newer one takes the place of one that waits.
+
+    Nothing that happens to a push reaches the caller: a failure is logged once, with what to do, and stays in
+    push.json as owed until a later push goes through, here or by `scripts/publish.py`.
+
+    Args:
+        run: Folder of the run; made if missing.
+        repo_id: `user/name`.
+        token, private, revision, create_pr, timeout: As for `publish`.
+        tensorboard: Noted in push.json for `scripts/publish.py`.
+
+    Raises:
+        ConfigError: A token with impossible characters or a timeout that is none.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tensorboard: bool = False,
+        timeout: float | None = None,
+    ):
+        self.run, self.repo_id = Path(run), repo_id
+        self._token = clean_token(token)
+        self._options = {"private": private, "revision": revision, "create_pr": create_pr, "timeout": timeout}
+        bound_requests(timeout)
+        self.run.mkdir(parents=True, exist_ok=True)
+        for leftover in self.run.glob(f"{STAGING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._ledger = PushLedger.read(self.run)
+        if self._ledger.repo_id != repo_id:  # another repository is owed nothing of what that one lacks
+            self._ledger = PushLedger(self.run)
+        self._ledger.repo_id, self._ledger.private, self._ledger.revision = repo_id, private, revision
+        self._ledger.create_pr, self._ledger.tensorboard = create_pr, tensorboard
+        self._ledger.write()
+        self._changed = threading.Condition()
+        self._waiting: _Submission | None = None
+        self._busy, self._closed, self._number = True, False, 0
+        self._result: PublishResult | None = None
+        self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
+        self._thread.start()
+
+    def submit(self, files: Files | Callable[[], Files], message: str, what: str) -> None:
+        """Takes a snapshot and returns; the push follows in its own time.
+
+        Args:
+            files: Path in the repository -> file or content, or a function that returns them (what it raises is
+                then a failed push and not an error here).
+            message: First line of the commit.
+            what: Name of this state in push.json, such as "step 500" or "final".
+        """
+        self._number += 1
+        folder = self.run / f"{STAGING}{self._number}"
+        try:
+            self._ledger.owe(what)
+            submission = _Submission(_snapshot(files() if callable(files) else files, folder), message, what, folder)
+        except Exception as error:  # a full disk, a secret in a file: training goes on
+            shutil.rmtree(folder, ignore_errors=True)
+            self._report(what, error)
+            return
+        with self._changed:
+            replaced, self._waiting = self._waiting, submission
+            self._changed.notify_all()
+        if replaced is not None:
+            logger.info("the push of %s gives way to that of %s", replaced.what, what)
+            shutil.rmtree(replaced.folder, ignore_errors=True)
+
+    def finish(self, timeout: float = 120.0) -> PushStatus:
+        """Waits for what is under way, at most so many seconds, and says how it ended.
+
+        A push that hangs is left to itself; it doesn't keep the interpreter from exiting.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy and self._waiting is None, deadline - time.monotonic())
+            late = self._busy or self._waiting is not None
+            self._closed = True
+            self._changed.notify_all()
+        if late:
+            with contextlib.suppress(OSError):
+                self._ledger.fail(f"still under way after {timeout:g} s")
+            for folder in self.run.glob(f"{STAGING}*"):
+                shutil.rmtree(folder, ignore_errors=True)
+        owed, failure = list(self._ledger.owed), self._ledger.failure or {}
+        if not owed:
+            line = f"pushed to {self._result.url}" if self._result else "nothing was pushed"
+            return PushStatus(True, line, self._result)
+        line = f"owed to {self.repo_id}: {', '.join(owed)} ({failure.get('text', 'not pushed')}); complete it with "
+        return PushStatus(False, f"{line}`python scripts/publish.py {self.run}`", self._result)
+
+    def _work(self) -> None:
+        self._try("access", self._check)
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting is not None or self._closed)
+                if self._closed:
+                    return
+                submission, self._waiting, self._busy = self._waiting, None, True
+            self._try(submission.what, lambda submission=submission: self._push(submission))
+            shutil.rmtree(submission.folder, ignore_errors=True)
+
+    def _check(self) -> None:
+        options = {key: self._options[key] for key in ("private", "revision", "timeout")}
+        check_access(self.repo_id, token=self._token, **options)
+
+    def _push(self, submission: _Submission) -> None:
+        result = publish(
+            submission.files, self.repo_id, token=self._token, message=submission.message, threads=1, **self._options
+        )
+        self._result = result
+        self._ledger.settle(submission.what, result.commit, result.url)
+        logger.info("pushed %s to %s", submission.what, result.url)
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            if not self._closed:
+                self._report(what, error)
+
+    def _report(self, what: str, error: Exception) -> None:
+        found, fix = describe_failure(error, self._token)
+        if isinstance(error, UrbanSegError) and error.path is not None:
+            found = f"{error.path}: {found}"
+        with contextlib.suppress(OSError):
+            self._ledger.fail(found)
+        subject = "the Hub can't be pushed to" if what == "access" else f"the push of {what} failed"
+        logger.warning(
+            "%s (%s): %s; %s. Training goes on, and each later push tries again; at the end `python scripts/publish.py "
+            "%s` completes what is owed.", subject, self.repo_id, hide_tokens(found, self._token), fix, self.run,
+        )  # fmt: skip
+
+
+def _snapshot(files: Files, folder: Path) -> Files:
+    """Copies of the files that outlive the rotation of checkpoints and the next writing of a picture."""
+    kept: Files = {}
+    for name, content in files.items():
+        kept[name] = content
+        if isinstance(content, Path):
+            kept[name] = folder / name
+            kept[name].parent.mkdir(parents=True, exist_ok=True)
+            # Weights are never written in place, so a link holds them; pictures are.
+            if not (name.endswith(".safetensors") and _link(content, kept[name])):
+                shutil.copyfile(content, kept[name])
+    return kept
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # a file system without hard links
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""push.json in a run's folder: where the run is pushed to, what the Hub hasn't got yet, and why. Never uploaded."""
+
+import json
+import threading
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.reports.run_files import write_json
+
+LEDGER = "push.json"
+_LOCK = threading.RLock()  # the thread that pushes and the one that trains both write
+
+
+@dataclass
+class PushLedger:
+    """What a run owes the Hub.
+
+    Args:
+        run: Folder of the run.
+        repo_id: Where it goes, `user/name`.
+        private: As the repository is made; None is the Hub's default.
+        revision: Branch; None is main.
+        create_pr: Whether as a pull request.
+        tensorboard: Whether with TensorBoard's files.
+        owed: States announced and not there yet, oldest first: "step 500", "final". A later state that arrives settles
+            the earlier ones.
+        failure: `text` and `time` of the last failure since the last success.
+        success: `commit`, `url` and `time` of the last success.
+    """
+
+    run: Path
+    repo_id: str | None = None
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    tensorboard: bool = False
+    owed: list[str] = field(default_factory=list)
+    failure: dict[str, str] | None = None
+    success: dict[str, str] | None = None
+
+    @classmethod
+    def read(cls, run: str | Path) -> "PushLedger":
+        """The ledger of a run; an empty one if it was never pushed.
+
+        Raises:
+            DataError: push.json is not what this class writes.
+        """
+        path = Path(run) / LEDGER
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Path(run), **{key: content[key] for key in _KEYS if key in content})
+        except FileNotFoundError:
+            return cls(Path(run))
+        except (OSError, ValueError, TypeError) as error:
+            fix = "delete it and name the repository again"
+            raise DataError("the record of earlier pushes", f"{type(error).__name__}", fix, path) from error
+
+    def owe(self, what: str) -> None:
+        """Notes that a state is on its way; if this process dies now, it is still owed."""
+        with _LOCK:
+            self.owed = [*(known for known in self.owed if known != what), what]
+            self.write()
+
+    def fail(self, text: str) -> None:
+        """Notes why a push failed; `text` holds no secret."""
+        with _LOCK:
+            self.failure = {"text": text, "time": _now()}
+            self.write()
+
+    def settle(self, what: str | None, commit: str, url: str) -> None:
+        """Notes that a state has arrived, and with it all that were owed before it; None settles everything."""
+        with _LOCK:
+            self.owed = (
+                self.owed[self.owed.index(what) + 1 :] if what in self.owed else [] if what is None else self.owed
+            )
+            self.failure = None
+            self.success = {"commit": commit, "url": url, "time": _now()}
+            self.write()
+
+    def write(self) -> None:
+        with _LOCK:
+            content = asdict(self)
+            write_json(self.run / LEDGER, {key: content[key] for key in _KEYS})
+
+
+_KEYS = ("repo_id", "private", "revision", "create_pr", "tensorboard", "owed", "failure", "success")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,219 @@
+"""Makes a repository on the Hub equal to a set of files, in one commit."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.hf_api import RepoFile
+
+from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.hub.client import HubError, bound_requests, clean_token, describe_failure
+from hf_urbanseg.hub.repository import check_files, is_ours
+from hf_urbanseg.hub.secret_scan import collect_secrets
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """Where a push went.
+
+    Args:
+        url: Page of the repository, branch or pull request.
+        commit: Hash of the commit that holds the files.
+        added: Paths added or changed; empty if the Hub had them all.
+        deleted: Paths removed.
+        pull_request: Number of the pull request, if it is one.
+    """
+
+    url: str
+    commit: str
+    added: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    pull_request: int | None = None
+
+
+def publish(
+    files: Mapping[str, Path | bytes],
+    repo_id: str,
+    *,
+    kind: str = "model",
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str = "Upload a trained model",
+    timeout: float | None = None,
+    replaces: Callable[[str], bool] | None = None,
+    threads: int = 5,
+) -> PublishResult:
+    """Makes the repository's files equal to `files`, in one commit; the repository and the branch are made if missing.
+
+    What is there and differs is replaced. What is there and missing in `files` is removed if a push like this one
+    could have written it (`replaces`); what others added stays. If nothing differs there is no commit, so a push
+    whose answer was lost can simply be made again.
+
+    Args:
+        files: Path in the repository -> file or content.
+        repo_id: `user/name`.
+        kind: `model` or `dataset`.
+        token: Default: HF_TOKEN, or what `hf auth login` saved.
+        private: True makes a new repository private, and refuses to push into a public one. None: the Hub's default.
+        revision: Branch (or `refs/pr/3`) that gets the commit; default main.
+        create_pr: Open a pull request instead of changing main; one that already proposes these files is found.
+        message: First line of the commit.
+        timeout: Seconds, see `bound_requests`.
+        replaces: Whether a path may be removed. Default: for a model `is_ours`, for a data set nothing.
+        threads: Large files uploaded at a time. 1 uploads them in the calling thread.
+
+    Raises:
+        HubError: The Hub is away or refuses.
+        DataError: A file holds a secret.
+        ConfigError: Options that contradict each other.
+    """
+    if create_pr and revision not in (None, "main"):
+        raise ConfigError("either `create_pr` or `revision`", "both", "drop one: a pull request goes to main")
+    if not files:
+        raise ConfigError("files to push", "none", "name a folder that holds some")
+    token = clean_token(token)
+    check_files(files, collect_secrets([Path.cwd()], token))
+    if replaces is None:
+        replaces = is_ours if kind == "model" else lambda path: False
+    try:
+        target = _Target(repo_id, kind, revision or "main", token, bound_requests(timeout))
+        target.prepare(private)
+        return target.push(files, create_pr, message, replaces, threads)
+    except UrbanSegError:
+        raise
+    except Exception as error:  # whatever the network or the library comes up with
+        raise _hub_error(repo_id, error, token) from error
+
+
+def check_access(
+    repo_id: str,
+    *,
+    kind: str = "model",
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Makes the repository, and so finds out before the first push whether one could work.
+
+    Raises:
+        HubError: The Hub is away or refuses, or the token can only read.
+    """
+    token = clean_token(token)
+    try:
+        target = _Target(repo_id, kind, revision or "main", token, bound_requests(timeout))
+        target.check_token()
+        target.prepare(private)
+    except UrbanSegError:
+        raise
+    except Exception as error:
+        raise _hub_error(repo_id, error, token) from error
+
+
+def _hub_error(repo_id: str, error: Exception, token: str | None) -> HubError:
+    found, fix = describe_failure(error, token)
+    return HubError(f"the Hub to take a push to {repo_id}", found, fix)
+
+
+class _Target:
+    """A branch of a repository on the Hub."""
+
+    def __init__(self, repo_id: str, kind: str, revision: str, token: str | None, timeout: float):
+        self.api = HfApi(token=token)
+        self.repo = {"repo_id": repo_id, "repo_type": kind}
+        self.revision, self.timeout = revision, timeout
+        self.page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+
+    def check_token(self) -> None:
+        """Asks who the token belongs to; making a repository alone doesn't tell, where it exists already."""
+        role = (self.api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
+        if role == "read":
+            found, fix = "a token that can only read", "make one with write permission, huggingface.co/settings/tokens"
+            raise HubError(f"the Hub to take a push to {self.repo['repo_id']}", found, fix)
+
+    def prepare(self, private: bool | None) -> None:
+        """Makes the repository and the branch where they are missing."""
+        self.api.create_repo(**self.repo, private=private, exist_ok=True)
+        if private and not self.api.repo_info(**self.repo, timeout=self.timeout).private:
+            raise HubError(
+                f"a private repository {self.repo['repo_id']}",
+                "a public one",
+                "make it private in its settings, or push without `--private`",
+            )
+        if self.revision != "main" and not self.revision.startswith("refs/"):
+            self.api.create_branch(**self.repo, branch=self.revision, exist_ok=True)
+
+    def push(self, files, create_pr: bool, message: str, replaces, threads: int) -> PublishResult:
+        head, added, deleted = self.compare(files, self.revision, replaces)
+        if not added and not deleted:
+            return self.result(head)
+        if create_pr and (known := self.find_pull_request(files, replaces)):
+            return known
+        operations = [CommitOperationAdd(path, files[path]) for path in added]
+        if threads == 1:
+            # One by one, which starts no threads: those of a pool would keep the interpreter from exiting.
+            for operation in operations:
+                self.api.preupload_lfs_files(
+                    additions=[operation], **self.repo, revision=self.revision, create_pr=create_pr, free_memory=False
+                )
+        operations += [CommitOperationDelete(path, is_folder=False) for path in deleted]
+        done = self.api.create_commit(
+            **self.repo, operations=operations, commit_message=message, revision=self.revision,
+            parent_commit=head, create_pr=create_pr, num_threads=threads,
+        )  # fmt: skip
+        number = int(done.pr_num) if create_pr else None
+        return self.result(done.oid, added, deleted, number)
+
+    def compare(self, files, revision: str, replaces) -> tuple[str, list[str], list[str]]:
+        """The commit a revision stands at, the paths that differ there, and those that must go."""
+        head = self.api.repo_info(**self.repo, revision=revision, timeout=self.timeout).sha
+        entries = self.api.list_repo_tree(**self.repo, revision=head, recursive=True)
+        there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        added = [path for path, content in sorted(files.items()) if not _is_same(there.get(path), content)]
+        return head, added, sorted(path for path in there.keys() - files.keys() if replaces(path))
+
+    def find_pull_request(self, files, replaces) -> PublishResult | None:
+        """The newest pull request that holds the same files: a push whose answer was lost, or one made twice."""
+        refs = self.api.list_repo_refs(**self.repo, include_pull_requests=True)
+        numbers = [int(ref.ref.rsplit("/", 1)[-1]) for ref in refs.pull_requests or []]
+        for number in sorted(numbers, reverse=True)[:20]:
+            head, added, deleted = self.compare(files, f"refs/pr/{number}", replaces)
+            if not added and not deleted:
+                return self.result(head, pull_request=number)
+        return None
+
+    def result(self, commit: str, added=(), deleted=(), pull_request: int | None = None) -> PublishResult:
+        url = self.page
+        if self.revision.startswith("refs/pr/"):
+            pull_request = int(self.revision.rsplit("/", 1)[-1])
+        if pull_request is not None:
+            url += f"/discussions/{pull_request}"
+        elif self.revision != "main":
+            url += f"/tree/{self.revision}"
+        return PublishResult(url, commit, tuple(added), tuple(deleted), pull_request)
+
+
+def _is_same(entry: RepoFile | None, content: Path | bytes) -> bool:
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if entry is None or entry.size != size:
+        return False
+    if entry.lfs is not None:
+        return _hash(content, hashlib.sha256()) == entry.lfs.sha256
+    return _hash(content, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == entry.blob_id
+
+
+def _hash(content: Path | bytes, digest) -> str:
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest()

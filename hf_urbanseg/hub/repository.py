@@ -1,0 +1,210 @@
+"""What of a run's folder goes into its repository: an allow-list, without secrets and paths of this machine."""
+
+import json
+import logging
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.hub.local_paths import list_local_folders, remove_local_paths, shorten_options
+from hf_urbanseg.hub.secret_scan import collect_secrets, holds_secret
+
+logger = logging.getLogger(__name__)
+
+Files = dict[str, Path | bytes]
+"""Path in the repository -> the file, or its content where it differs from the file."""
+
+# `*` is any name without a slash that doesn't begin with a dot.
+_MODEL = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json")
+_MODEL += ("preprocessor_config.json",)
+_INPUTS = ("recipe.yaml", "splits.yaml", "label_space.json", "class_weights.json", "class_distribution.png")
+_RESULTS = (
+    "README.md", "metrics.json", "log_history.json", "training_curves.png", "report.html",
+    "per_class_*.md", "per_class_*.csv", "per_class_*.png", "per_image_*.json", "overlays/*.png",
+    "failures/*.png", "failures/*.jpg", "failures/*.md", "failures/*.json", "failures/*.html",
+)  # fmt: skip
+_EVENTS = ("runs/*tfevents*", "runs/*/*tfevents*")
+_TEXT = (".json", ".yaml", ".md", ".csv", ".html")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a push of a run could have written this path of a repository, so that a later one may remove it."""
+    return _matches(path, (*_MODEL, *_INPUTS, *_RESULTS, *_EVENTS))
+
+
+def collect_repository(run: str | Path, tensorboard: bool = False, token: str | None = None) -> Files:
+    """The files of a finished run's repository.
+
+    Everything comes from an allow-list (`is_ours`), so checkpoints, optimizer states, `training_args.bin`, `.env`,
+    push.json and whatever else lies in the folder stay. In texts the paths of this machine are cut to their last
+    name; a link that leads out of the folder is left out.
+
+    Args:
+        run: Folder written by finetune.
+        tensorboard: Also TensorBoard's event files, without host names and without the records that hold paths.
+        token: A secret to look for, beside those the machine knows.
+
+    Raises:
+        ModelError: No model, or no metrics.json.
+        DataError: A file holds a secret, or can't be read.
+    """
+    run = Path(run)
+    found = _find(run, (*_MODEL, *_INPUTS, *_RESULTS))
+    _check_complete(run, found)
+    return _prepare(run, found | (_find_events(run) if tensorboard else {}), token)
+
+
+def collect_checkpoint(
+    run: str | Path, checkpoint: str | Path, tensorboard: bool = False, token: str | None = None
+) -> Files:
+    """The files of a repository in the middle of training: the checkpoint's model, and what went into the run.
+
+    Args, Raises: As for `collect_repository`.
+    """
+    run, checkpoint = Path(run), Path(checkpoint)
+    found = _find(checkpoint, _MODEL)
+    _check_model(checkpoint, found)
+    return _prepare(run, _find(run, _INPUTS) | found | (_find_events(run) if tensorboard else {}), token)
+
+
+def check_files(files: Mapping[str, Path | bytes], secrets: set[str]) -> None:
+    """Refuses files of which one holds a secret, in its name or content.
+
+    Raises:
+        DataError: Names the file and not the secret.
+    """
+    for path, content in files.items():
+        if holds_secret(path.encode(), secrets):
+            raise DataError("files without secrets", "something like a token in a file's name", "rename it", "a file")
+        if holds_secret(_readable_part(path, content), secrets):
+            fix = "remove it from the file (and revoke it, if others have seen the file), then push again"
+            raise DataError("files without secrets", "something like a token or password", fix, path)
+
+
+def _readable_part(path: str, content: Path | bytes) -> bytes:
+    """A file's bytes; of safetensors the header, which is all that can hold text."""
+    if isinstance(content, bytes):
+        return content
+    try:
+        if not path.endswith(".safetensors"):
+            return content.read_bytes()
+        with content.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            return file.read(min(length, 100_000_000))
+    except (OSError, struct.error) as error:
+        raise DataError("a readable file", f"{error}", "repair or remove it", content) from error
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(re.fullmatch(re.escape(one).replace(r"\*", r"(?!\.)[^/]*"), path) for one in patterns)
+
+
+def _find(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    root = folder.resolve()
+    found = {}
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            name = path.relative_to(folder).as_posix()
+            if not _matches(name, (pattern,)) or not path.is_file():
+                continue
+            if path.resolve().is_relative_to(root):
+                found[name] = path
+            else:
+                logger.warning("left out: %s is a link that leads out of %s", name, folder)
+    return found
+
+
+def _find_events(run: Path) -> dict[str, Path]:
+    """TensorBoard's files under names without the host's: TensorBoard itself puts it into folder and file."""
+    found = {}
+    for name, path in _find(run, _EVENTS).items():
+        *_, folder, file = PurePosixPath("runs", name).parts
+        started = re.match(r"[A-Z][a-z]{2}\d{2}_\d{2}-\d{2}-\d{2}(?=_)", folder)
+        number = re.search(r"tfevents\.(\d+)", file)
+        target = "" if folder == "runs" else f"{started[0] if started else folder}/"
+        stem = f"runs/{target}events.out.tfevents.{number[1] if number else 0}"
+        same = sum(known.startswith(stem) for known in found)
+        found[f"{stem}.{same}"] = path
+    return found
+
+
+def _check_complete(run: Path, found: Mapping) -> None:
+    if not run.is_dir():
+        raise ModelError("the folder of a run", "none", "correct the path", run)
+    _check_model(run, found)
+    if "metrics.json" not in found:
+        fix = "let scripts/finetune.py finish (`--resume`), or measure it: scripts/evaluate.py --model RUN --output RUN"
+        raise ModelError("a measured model with metrics.json", "none", fix, run)
+
+
+def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
+    missing = [name for name in ("config.json", "preprocessor_config.json") if name not in found]
+    if index := found.get("model.safetensors.index.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError("an index of weight files", f"{type(error).__name__}", "save it again", index) from error
+        missing += sorted(shards - set(found))
+    elif "model.safetensors" not in found:
+        missing.insert(0, "model.safetensors")
+    if missing:
+        raise ModelError(
+            "a trained model", f"no {', '.join(missing)}", "let scripts/finetune.py finish (`--resume`)", folder
+        )
+
+
+def _prepare(run: Path, found: Mapping[str, Path], token: str | None) -> Files:
+    options = _read_options(run / "recipe.yaml") if "recipe.yaml" in found else {}
+    folders = list_local_folders(run, options)
+    files: Files = {}
+    for name, path in sorted(found.items()):
+        if name == "recipe.yaml":
+            text = yaml.safe_dump(shorten_options(options), sort_keys=False, allow_unicode=True)
+            files[name] = remove_local_paths(text, folders).encode()
+        elif "tfevents" in name:
+            files[name] = _clean_events(path.read_bytes(), folders)
+        else:
+            files[name] = _clean_text(path, folders) if path.suffix in _TEXT else path
+    check_files(files, collect_secrets({run, run.resolve().parent, Path.cwd()}, token))
+    return files
+
+
+def _read_options(path: Path) -> dict:
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError("a recipe", type(error).__name__, "restore the file", path) from error
+    if not isinstance(options, dict):
+        raise DataError("a mapping of options", type(options).__name__, "restore the file", path)
+    return options
+
+
+def _clean_text(path: Path, folders: list[str]) -> Path | bytes:
+    """The file, or, where it names a path of this machine, its content without."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("a text file in UTF-8", f"{type(error).__name__}", "repair or remove it", path) from error
+    cleaned = remove_local_paths(text, folders)
+    return path if cleaned == text else cleaned.encode()
+
+
+def _clean_events(content: bytes, folders: list[str]) -> bytes:
+    """An event file without the records that name a path: transformers writes all its arguments into one."""
+    needles = [folder.encode() for folder in folders]
+    return b"".join(one for one in _split_events(content) if not any(needle in one for needle in needles))
+
+
+def _split_events(content: bytes) -> Iterator[bytes]:
+    """The records of an event file, whole ones only: length (8 bytes), its checksum (4), data, its checksum (4)."""
+    at = 0
+    while at + 16 <= len(content):
+        end = at + 16 + int.from_bytes(content[at : at + 8], "little")
+        if end > len(content):
+            return
+        yield content[at:end]
+        at = end
