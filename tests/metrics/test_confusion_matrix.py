@@ -150,7 +150,8 @@ def test_update__only_void_counts_nothing():
     assert not matrix.matrix.any()
 
 
-@pytest.mark.parametrize("wrong", [19, 20, 254, -1, -100])
+# 256 and 257 are 0 and 1 in their lowest byte.
+@pytest.mark.parametrize("wrong", [19, 20, 254, 256, 257, -1, -100])
 def test_update__a_label_that_is_no_class_raises_instead_of_being_void(wrong):
     matrix = ConfusionMatrix(19)
     with pytest.raises(ValueError, match=rf"expected labels of 0\.\.18; found \[{wrong}\]"):
@@ -159,10 +160,19 @@ def test_update__a_label_that_is_no_class_raises_instead_of_being_void(wrong):
 
 
 @pytest.mark.parametrize("label", [0, 255])
-@pytest.mark.parametrize("wrong", [19, 255, -1])
+@pytest.mark.parametrize("wrong", [19, 255, 256, -1])
 def test_update__a_prediction_that_is_no_class_raises_even_under_void(wrong, label):
     with pytest.raises(ValueError, match=rf"expected predictions of 0\.\.18; found \[{wrong}\]"):
         ConfusionMatrix(19).update(torch.tensor([[wrong]]), torch.tensor([[label]]))
+
+
+@pytest.mark.parametrize("classes", [16, 19, 32, 64, 128])
+def test_update__the_first_value_that_is_no_class(classes):
+    # Where the classes fill a power of two, it would fall into the next copy of the table.
+    masks = torch.full((2, 8), classes, dtype=torch.uint8), torch.zeros(2, 8, dtype=torch.uint8)
+    for kind, pair in (("predictions", masks), ("labels", masks[::-1])):
+        with pytest.raises(ValueError, match=rf"expected {kind} of 0\.\.{classes - 1}; found \[{classes}\]"):
+            ConfusionMatrix(classes).update(*pair)
 
 
 def test_update__shapes_must_agree():
