@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 
@@ -70,13 +71,15 @@ def test_main__writes_everything(runs, tmp_path, monkeypatch, capsys):
     ]  # fmt: skip
     printed = capsys.readouterr().out
     scores = [json.loads((runs / name / "metrics.json").read_text())["splits"]["test"] for name in ("seed0", "seed1")]
-    before, after = (one["mean_iou"] for one in scores)
-    assert f"seed0  mIoU {before:.2%} (" in printed
-    assert f"{100 * (after - before):+.2f} points, p " in printed
+    first, second = (one["mean_iou"] for one in scores)
+    assert f"seed0  mIoU {first:.2%} (" in printed
+    assert f"{100 * (second - first):+.2f} points, p " in printed
     assert "no pictures" not in printed
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert 1 <= page.count("<article>") <= 2
     assert page.count("<img") == 6 * page.count("<article>")
+    _, _, before, after, *_ = re.findall(r'<img src="([^"]*)"', page)
+    assert before != after
     assert "some pixels differ" not in page  # predicted again, the same pixels
 
 

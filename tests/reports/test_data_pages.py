@@ -39,6 +39,11 @@ def test_choose_frames__by_hand():
     assert second.train_ids == ()
 
 
+def test_choose_frames__a_class_in_passing_is_not_shown():
+    counts = np.array([[90, 1, 40], [0, 20, 0]])
+    assert [(frame.index, frame.train_ids) for frame in choose_frames(counts, 2)] == [(1, (1,)), (0, (2, 0))]
+
+
 def test_choose_frames__takes_the_largest_of_equals():
     counts = np.array([[25, 4], [25, 9], [25, 8]])
     assert choose_frames(counts, 1)[0].index == 1
