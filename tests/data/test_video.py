@@ -198,8 +198,10 @@ def test_inspect_video__only_sound(tmp_path):
 
 def test_inspect_video__without_the_package(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4")
+    monkeypatch.setattr(av, "__version__", "16.1.0")
+    refused(path, "expected the package `av`, 17 or newer", "found 16.1.0;", "`pip install -U av`")
     monkeypatch.setitem(sys.modules, "av", None)
-    refused(path, "expected the package `av`", "`pip install av`")
+    refused(path, "expected the package `av`, 17 or newer", "found none;")
 
 
 def test_read_ahead__same_items_and_no_more_than_asked():
