@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
+from safetensors import SafetensorError
 
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
@@ -94,10 +95,9 @@ def _staged(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         yield staging
         staging.rename(output)
-    except OSError as error:
-        raise ModelError(
-            "a place to write to", error.strerror or str(error), "choose another `--output`", output
-        ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is a RuntimeError of torch's
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["no reason given"])[0]
+        raise ModelError("a place to write to", reason, "check space and `--output`", output) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if staging.is_file():

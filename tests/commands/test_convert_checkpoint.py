@@ -168,6 +168,22 @@ def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pth", "there"]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("No space left on device")])
+def test_convert_checkpoint__failed_write_leaves_nothing(run, checkpoint, tmp_path, monkeypatch, error):
+    run(checkpoint, "--output", tmp_path / "run", *SIZE)
+    before = sorted(tmp_path.iterdir())
+
+    def save(converted, path, colors):
+        path.write_bytes(b"half a file")
+        raise error
+
+    monkeypatch.setattr("hf_urbanseg.commands.convert_checkpoint.save_checkpoint_file", save)
+    status, _, err = run(tmp_path / "run", "--to", "nvlabs", "--output", tmp_path / "again.pth")
+    assert status == 2
+    assert "again.pth: expected a place to write to; found No space left on device" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_convert_checkpoint__script(checkpoint, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", checkpoint, "--output", "run"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
