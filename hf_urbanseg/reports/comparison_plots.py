@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from hf_urbanseg.reports.comparison import Change, Comparison, MeasuredRun
 
-COLORS = ("#1f5fa8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
+COLORS = ("#2f72b8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
 BETTER, WORSE = COLORS[:2]
 _GREY, _FAINT = "#8a8a8a", "#b5b5b5"
 
@@ -110,7 +110,7 @@ def plot_miou_over_gmac(comparison: Comparison, path: str | Path | None = None) 
         loc="upper center",
         bbox_to_anchor=(0.5, -0.13),
         ncols=3,
-        labelcolor="#666666",
+        labelcolor="#777777",
         title="Grey: Liu and Wang 2022, Table 1, on their own 50 test images",
         title_fontsize=7.5,
     )
