@@ -185,8 +185,8 @@ def _print_measurements(rows: list[dict], args: ProfileArguments, environment: d
         table.add_row(
             escape(row["name"]),
             f"{memory['peak_bytes'] / 2**20:.0f}" if memory else "-",
-            f"{logits['median_ms']:.1f}",
-            f"{label_map['median_ms']:.1f}",
+            _digits(logits["median_ms"]),
+            _digits(label_map["median_ms"]),
             _describe_spread(label_map),
             str(label_map["passes"]),
             f"{label_map['images_per_second']:.2f}",
@@ -207,13 +207,17 @@ def _print_measurements(rows: list[dict], args: ProfileArguments, environment: d
 
 def _describe_spread(timing: dict) -> str:
     if timing["p10_ms"] is None:  # too few passes
-        return f"{timing['min_ms']:.1f}..{timing['max_ms']:.1f} (all)"
-    return f"{timing['p10_ms']:.1f}..{timing['p90_ms']:.1f}"
+        return f"{_digits(timing['min_ms'])}..{_digits(timing['max_ms'])} (all)"
+    return f"{_digits(timing['p10_ms'])}..{_digits(timing['p90_ms'])}"
+
+
+def _digits(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds < 1000 else f"{milliseconds:.0f}"
 
 
 def _start_table(title: str, headings: tuple[str, ...]) -> Table:
     table = Table(title=escape(title), title_justify="left")
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=5)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
