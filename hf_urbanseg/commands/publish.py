@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import transformers
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,9 +18,11 @@ from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import PublishResult, publish
+from hf_urbanseg.hub.publish import PublishResult, check_target, publish
 from hf_urbanseg.hub.repository import Files, collect_repository
 from hf_urbanseg.recipe import parse_arguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,7 +55,6 @@ def main() -> None:
 
 def _publish() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    transformers.utils.logging.disable_progress_bar()
     (args,) = parse_arguments([PublishArguments], _name_positionals(sys.argv[1:]), description=__doc__)
     ledger = PushLedger.read(args.run)
     options = _choose_target(args, ledger)
@@ -63,11 +63,11 @@ def _publish() -> None:
     if args.dry_run:
         print("dry run: nothing was pushed")
         return
+    ledger.owe("final")  # until it has arrived, even if this process is killed
     try:
         result = publish(files, message=args.message, timeout=args.timeout, **options)
     except UrbanSegError as error:
-        ledger.owe("final")
-        ledger.fail(f"{error.found}")
+        ledger.fail(error.found)
         raise
     ledger.settle(None, result.commit, result.url)
     _print_result(result)
@@ -84,14 +84,17 @@ def _name_positionals(words: list[str]) -> list[str]:
 
 
 def _choose_target(args: PublishArguments, ledger: PushLedger) -> dict:
-    """The options of the push: what was asked for, else what the run was pushed with before; both go into push.json."""
+    """What was asked for, else what the run was pushed with before; becomes the ledger's."""
     if args.repo_id is None and ledger.repo_id is None:
         raise ConfigError("a repository", "none", f"name it: scripts/publish.py {args.run} user/name", args.run)
     if args.repo_id not in (None, ledger.repo_id):
-        ledger.__dict__.update(vars(PushLedger(ledger.run, args.repo_id)))
+        if ledger.owed:
+            logger.warning("%s is still owed %s; push.json forgets it now", ledger.repo_id, ", ".join(ledger.owed))
+        ledger.retarget(args.repo_id)
     for name in ("private", "revision", "create_pr", "tensorboard"):
         if getattr(args, name) is not None:
             setattr(ledger, name, getattr(args, name))
+    check_target(ledger.repo_id, ledger.revision, ledger.create_pr)
     return {name: getattr(ledger, name) for name in ("repo_id", "private", "revision", "create_pr", "tensorboard")}
 
 

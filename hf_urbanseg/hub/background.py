@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_urbanseg.errors import UrbanSegError
-from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, hide_tokens
+from hf_urbanseg.errors import DataError, UrbanSegError
+from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, hide_tokens, silence_retries
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import PublishResult, check_access, publish
+from hf_urbanseg.hub.publish import PublishResult, check_access, check_target, publish
 from hf_urbanseg.hub.repository import Files
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class BackgroundPublisher:
         tensorboard: Noted in push.json for `scripts/publish.py`.
 
     Raises:
-        ConfigError: A token with impossible characters or a timeout that is none.
+        ConfigError: An impossible name of a repository, token or timeout.
     """
 
     def __init__(
@@ -73,16 +73,21 @@ class BackgroundPublisher:
         timeout: float | None = None,
     ):
         self.run, self.repo_id = Path(run), repo_id
+        check_target(repo_id, revision, create_pr)
         self._token = clean_token(token)
         self._options = {"private": private, "revision": revision, "create_pr": create_pr, "timeout": timeout}
         bound_requests(timeout)
         self.run.mkdir(parents=True, exist_ok=True)
         for leftover in self.run.glob(f"{STAGING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        self._ledger = PushLedger.read(self.run)
-        if self._ledger.repo_id != repo_id:  # another repository is owed nothing of what that one lacks
+        try:
+            self._ledger = PushLedger.read(self.run)
+        except DataError as error:
+            logger.warning("%s A new one is begun.", error)
             self._ledger = PushLedger(self.run)
-        self._ledger.repo_id, self._ledger.private, self._ledger.revision = repo_id, private, revision
+        if self._ledger.repo_id != repo_id:
+            self._ledger.retarget(repo_id)
+        self._ledger.private, self._ledger.revision = private, revision
         self._ledger.create_pr, self._ledger.tensorboard = create_pr, tensorboard
         self._ledger.write()
         self._changed = threading.Condition()
@@ -141,6 +146,7 @@ class BackgroundPublisher:
         return PushStatus(False, f"{line}`python scripts/publish.py {self.run}`", self._result)
 
     def _work(self) -> None:
+        silence_retries()
         self._try("access", self._check)
         while True:
             with self._changed:
@@ -158,8 +164,12 @@ class BackgroundPublisher:
         check_access(self.repo_id, token=self._token, **options)
 
     def _push(self, submission: _Submission) -> None:
+        options = dict(self._options)
+        if options["create_pr"] and self._result is not None and self._result.pull_request is not None:
+            # The run has its pull request: the next state goes into the same one.
+            options |= {"create_pr": False, "revision": f"refs/pr/{self._result.pull_request}"}
         result = publish(
-            submission.files, self.repo_id, token=self._token, message=submission.message, threads=1, **self._options
+            submission.files, self.repo_id, token=self._token, message=submission.message, threads=1, **options
         )
         self._result = result
         self._ledger.settle(submission.what, result.commit, result.url)

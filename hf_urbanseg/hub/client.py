@@ -1,8 +1,10 @@
 """The connection to the Hub: no request without an end, and for each way it fails one line that says what to do."""
 
 import json
+import logging
 import os
 import re
+import threading
 
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -15,6 +17,7 @@ DEFAULT_TIMEOUT = 30.0
 _LOG_IN = "log in with `hf auth login`, or put a token with write permission into HF_TOKEN"
 _installed: float | None = None
 _build_unbounded = _http.default_client_factory
+_silent_threads: set[int] = set()
 
 
 class HubError(UrbanSegError):
@@ -45,8 +48,19 @@ def bound_requests(timeout: float | None = None) -> float:
     if _http._GLOBAL_CLIENT_FACTORY is not _build_client:
         _build_unbounded = _http._GLOBAL_CLIENT_FACTORY  # perhaps the user's own, with a proxy or certificates
         set_client_factory(_build_client)
+        logging.getLogger(_http.__name__).addFilter(_is_worth_reading)
     _installed = seconds
     return seconds
+
+
+def silence_retries() -> None:
+    """Keeps `huggingface_hub`'s lines about its retries out of the log, for the calling thread."""
+    _silent_threads.add(threading.get_ident())
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    # One of the two lines for every retry holds a signed address; the other says how long it waits.
+    return record.thread not in _silent_threads and "thrown while requesting" not in record.getMessage()
 
 
 def _read_timeout() -> float:
@@ -85,11 +99,11 @@ def clean_token(token: str | None) -> str | None:
 
 
 def hide_tokens(text: str, *tokens: str | None) -> str:
-    """`text` on one line, with everything that looks like a token of the Hub and each of `tokens` blotted out."""
-    for token in tokens:
-        if token:
-            text = text.replace(token, "<token>")
-    return " ".join(re.sub(r"hf_(?:oauth_|jwt_)?[A-Za-z0-9]{8,}\S*", "<token>", text).split())
+    """`text` on one line, with each of `tokens`, those of the environment and whatever looks like one blotted out."""
+    for token in (*tokens, *(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
+        if token and token.strip():
+            text = text.replace(token.strip(), "<token>")
+    return " ".join(re.sub(r"hf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}\S*", "<token>", text).split())
 
 
 def describe_failure(error: BaseException, *tokens: str | None) -> tuple[str, str]:
@@ -147,7 +161,8 @@ def _describe_status(error, status: int) -> tuple[str, str]:
 def _describe_exception(error: BaseException) -> tuple[str, str]:
     # By name: the HTTP library is httpx with huggingface_hub 1 and httpx2 with huggingface_hub 2.
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    again = f"check the network and {constants.ENDPOINT}, then run it again"
+    host = _find_host(error)
+    again = f"check the network and {host}, then run it again"
     if isinstance(error, OfflineModeIsEnabled):
         return "offline mode", "unset HF_HUB_OFFLINE and run it again"
     if isinstance(error, LocalTokenNotFoundError):
@@ -158,14 +173,14 @@ def _describe_exception(error: BaseException) -> tuple[str, str]:
         # huggingface_hub's create_repo, on a 409 that isn't about an existing repository.
         return "status 409: another operation on the repository is under way", "run it again"
     if "TimeoutException" in kinds:
-        return f"no answer from {constants.ENDPOINT} within {_installed:g} s", f"{again}, or raise {TIMEOUT_VARIABLE}"
+        return f"no answer from {host} within {_installed:g} s", f"{again}, or raise {TIMEOUT_VARIABLE}"
     if kinds & {"ConnectError", "ProxyError"}:
         reason = str(error).removeprefix("[").replace("]", ":", 1)
-        return f"no connection to {constants.ENDPOINT} ({reason})", again
+        return f"no connection to {host} ({reason})", again
     if kinds & {"TransportError", "NetworkError", "ProtocolError"}:
-        return f"the connection to {constants.ENDPOINT} broke off ({type(error).__name__})", again
+        return f"the connection to {host} broke off ({type(error).__name__})", again
     if isinstance(error, json.JSONDecodeError):
-        return "an answer that is not the Hub's", f"look for a proxy or login page between you and {constants.ENDPOINT}"
+        return "an answer that is not the Hub's", f"look for a proxy or login page between you and {host}"
     if isinstance(error, ValueError) and "Invalid metadata in README.md" in str(error):
         return str(error), "correct the front matter of README.md"
     if isinstance(error, OSError):
@@ -174,3 +189,12 @@ def _describe_exception(error: BaseException) -> tuple[str, str]:
             "check the run's folder and run it again",
         )
     return f"{type(error).__name__}: {error}", "run it again; if it stays, report it with this line"
+
+
+def _find_host(error: BaseException) -> str:
+    """The server a request was for: the Hub, or the storage it sends large files to."""
+    try:
+        url = error.request.url
+        return f"{url.scheme}://{url.netloc.decode()}"
+    except (AttributeError, RuntimeError):  # httpx raises the latter where there is no request
+        return constants.ENDPOINT

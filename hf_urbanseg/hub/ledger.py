@@ -57,6 +57,10 @@ class PushLedger:
             fix = "delete it and name the repository again"
             raise DataError("the record of earlier pushes", f"{type(error).__name__}", fix, path) from error
 
+    def retarget(self, repo_id: str) -> None:
+        """Turns to another repository, which is owed nothing of what the first one lacks. Nothing is written yet."""
+        self.__dict__.update(vars(PushLedger(self.run, repo_id)))
+
     def owe(self, what: str) -> None:
         """Notes that a state is on its way; if this process dies now, it is still owed."""
         with _LOCK:
@@ -72,9 +76,8 @@ class PushLedger:
     def settle(self, what: str | None, commit: str, url: str) -> None:
         """Notes that a state has arrived, and with it all that were owed before it; None settles everything."""
         with _LOCK:
-            self.owed = (
-                self.owed[self.owed.index(what) + 1 :] if what in self.owed else [] if what is None else self.owed
-            )
+            settled = len(self.owed) if what is None else self.owed.index(what) + 1 if what in self.owed else 0
+            self.owed = self.owed[settled:]
             self.failure = None
             self.success = {"commit": commit, "url": url, "time": _now()}
             self.write()

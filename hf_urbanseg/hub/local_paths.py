@@ -50,17 +50,18 @@ def list_local_folders(run: Path, options: dict) -> list[str]:
     paths = [run, run.resolve(), Path.cwd(), Path.home(), Path(tempfile.gettempdir())]
     named = {str(path) for path in paths}
     named |= {value for value in options.values() if is_absolute(value)}
-    # The root itself would match everywhere.
-    return sorted((name.rstrip("/\\") for name in named if name.strip("/\\.~")), key=len, reverse=True)
+    # The root itself would match everywhere; relative names say nothing about the machine.
+    named = {name.rstrip("/\\") for name in named if is_absolute(name) and name.strip("/\\.~")}
+    return sorted(named, key=len, reverse=True)
 
 
 def remove_local_paths(text: str, folders: Iterable[str]) -> str:
     """`text` with every path into one of `folders` cut to its last name."""
-    names = [
-        re.escape(name) for folder in folders if is_absolute(folder) for name in {folder, folder.replace("\\", "\\\\")}
-    ]
+    # JSON doubles the backslashes of Windows.
+    names = {form for folder in folders for form in (folder, folder.replace("\\", "\\\\")) if form in text}
     if not names:
         return text
+    names = sorted(map(re.escape, names), key=len, reverse=True)
     # Not in the middle of a URL or of a longer path; up to the first sign that a path seldom has.
     pattern = (
         rf"(?<![\w./\\~-])(?:file://)?(?:{'|'.join(names)})(?:[/\\]+[^\s/\\\"'`<>|:;,(){{}}\[\]&]+)*[/\\]*(?![\w-])"

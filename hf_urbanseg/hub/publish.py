@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.hub.client import HubError, bound_requests, clean_token, describe_failure
 from hf_urbanseg.hub.repository import check_files, is_ours
-from hf_urbanseg.hub.secret_scan import collect_secrets
+from hf_urbanseg.hub.secret_scan import collect_secrets, holds_secret
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +76,14 @@ def publish(
         DataError: A file holds a secret.
         ConfigError: Options that contradict each other.
     """
-    if create_pr and revision not in (None, "main"):
-        raise ConfigError("either `create_pr` or `revision`", "both", "drop one: a pull request goes to main")
+    check_target(repo_id, revision, create_pr)
     if not files:
         raise ConfigError("files to push", "none", "name a folder that holds some")
     token = clean_token(token)
-    check_files(files, collect_secrets([Path.cwd()], token))
+    secrets = collect_secrets([Path.cwd()], token)
+    if holds_secret(f"{repo_id} {revision} {message}".encode(), secrets):
+        raise ConfigError("names and a message without secrets", "something like a token", "leave it out")
+    check_files(files, secrets)
     if replaces is None:
         replaces = is_ours if kind == "model" else lambda path: False
     try:
@@ -90,6 +94,22 @@ def publish(
         raise
     except Exception as error:  # whatever the network or the library comes up with
         raise _hub_error(repo_id, error, token) from error
+
+
+def check_target(repo_id: str, revision: str | None = None, create_pr: bool = False) -> None:
+    """Checks the words that name a target, without asking the Hub.
+
+    Raises:
+        ConfigError: Not a repository's name, or a branch together with a pull request.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigError("a repository as user/name", f"`{repo_id}`", "correct it") from error
+    if repo_id.count("/") != 1:
+        raise ConfigError("a repository as user/name", f"`{repo_id}`", "put your user name or organisation in front")
+    if create_pr and revision not in (None, "main"):
+        raise ConfigError("either `create_pr` or `revision`", "both", "drop one: a pull request goes to main")
 
 
 def check_access(
@@ -159,7 +179,11 @@ class _Target:
         operations = [CommitOperationAdd(path, files[path]) for path in added]
         if threads == 1:
             # One by one, which starts no threads: those of a pool would keep the interpreter from exiting.
-            for operation in operations:
+            if "README.md" in added:  # `create_commit` does it first of all; here it would come after the uploads
+                card = files["README.md"]
+                text = (card if isinstance(card, bytes) else card.read_bytes()).decode("utf-8")
+                self.api._validate_yaml(text, repo_type=self.repo["repo_type"])
+            for operation in filter(_is_large, operations):
                 self.api.preupload_lfs_files(
                     additions=[operation], **self.repo, revision=self.revision, create_pr=create_pr, free_memory=False
                 )
@@ -198,6 +222,12 @@ class _Target:
         elif self.revision != "main":
             url += f"/tree/{self.revision}"
         return PublishResult(url, commit, tuple(added), tuple(deleted), pull_request)
+
+
+def _is_large(operation: CommitOperationAdd) -> bool:
+    """Whether the Hub may want a file by itself: it does for binary and for large ones; the rest goes in the commit."""
+    suffix = Path(operation.path_in_repo).suffix
+    return suffix not in (".json", ".yaml", ".md", ".csv", ".html", ".txt") or operation.upload_info.size > 2**22
 
 
 def _is_same(entry: RepoFile | None, content: Path | bytes) -> bool:

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import mmap
+import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -18,7 +21,7 @@ logger = logging.getLogger(__name__)
 Files = dict[str, Path | bytes]
 """Path in the repository -> the file, or its content where it differs from the file."""
 
-# `*` is any name without a slash that doesn't begin with a dot.
+# `*` is anything without a slash; names that begin with a dot never match.
 _MODEL = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json")
 _MODEL += ("preprocessor_config.json",)
 _INPUTS = ("recipe.yaml", "splits.yaml", "label_space.json", "class_weights.json", "class_distribution.png")
@@ -27,13 +30,17 @@ _RESULTS = (
     "per_class_*.md", "per_class_*.csv", "per_class_*.png", "per_image_*.json", "overlays/*.png",
     "failures/*.png", "failures/*.jpg", "failures/*.md", "failures/*.json", "failures/*.html",
 )  # fmt: skip
+# TensorBoard's
 _EVENTS = ("runs/*tfevents*", "runs/*/*tfevents*")
 _TEXT = (".json", ".yaml", ".md", ".csv", ".html")
 
 
 def is_ours(path: str) -> bool:
-    """Whether a push of a run could have written this path of a repository, so that a later one may remove it."""
-    return _matches(path, (*_MODEL, *_INPUTS, *_RESULTS, *_EVENTS))
+    """Whether a later push of a run may remove this path of a repository: whether an earlier one could have written it.
+
+    Event files stay: they are of earlier runs, or were put there by others' tools.
+    """
+    return _matches(path, (*_MODEL, *_INPUTS, *_RESULTS))
 
 
 def collect_repository(run: str | Path, tensorboard: bool = False, token: str | None = None) -> Files:
@@ -80,27 +87,36 @@ def check_files(files: Mapping[str, Path | bytes], secrets: set[str]) -> None:
     for path, content in files.items():
         if holds_secret(path.encode(), secrets):
             raise DataError("files without secrets", "something like a token in a file's name", "rename it", "a file")
-        if holds_secret(_readable_part(path, content), secrets):
-            fix = "remove it from the file (and revoke it, if others have seen the file), then push again"
-            raise DataError("files without secrets", "something like a token or password", fix, path)
+        with _open_readable_part(path, content) as text:
+            if holds_secret(text, secrets):
+                fix = "remove it from the file (and revoke it, if others have seen the file), then push again"
+                raise DataError("files without secrets", "something like a token or password", fix, path)
 
 
-def _readable_part(path: str, content: Path | bytes) -> bytes:
-    """A file's bytes; of safetensors the header, which is all that can hold text."""
+@contextmanager
+def _open_readable_part(path: str, content: Path | bytes) -> Iterator[bytes | mmap.mmap]:
+    """A file's bytes, not all in memory at a time; of safetensors the header, which is all that can hold text."""
     if isinstance(content, bytes):
-        return content
+        yield content
+        return
     try:
-        if not path.endswith(".safetensors"):
-            return content.read_bytes()
         with content.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            return file.read(min(length, 100_000_000))
+            if path.endswith(".safetensors"):
+                (length,) = struct.unpack("<Q", file.read(8))
+                yield file.read(min(length, 100_000_000))
+            elif os.fstat(file.fileno()).st_size == 0:
+                yield b""
+            else:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                    yield mapped
     except (OSError, struct.error) as error:
         raise DataError("a readable file", f"{error}", "repair or remove it", content) from error
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
-    return any(re.fullmatch(re.escape(one).replace(r"\*", r"(?!\.)[^/]*"), path) for one in patterns)
+    if any(part.startswith(".") for part in path.split("/")):
+        return False
+    return any(re.fullmatch(re.escape(one).replace(r"\*", "[^/]*"), path) for one in patterns)
 
 
 def _find(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
@@ -111,10 +127,12 @@ def _find(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
             name = path.relative_to(folder).as_posix()
             if not _matches(name, (pattern,)) or not path.is_file():
                 continue
-            if path.resolve().is_relative_to(root):
+            # A link must not bring in what its own name would keep out.
+            target = path.resolve()
+            if target.is_relative_to(root) and _matches(target.relative_to(root).as_posix(), patterns):
                 found[name] = path
             else:
-                logger.warning("left out: %s is a link that leads out of %s", name, folder)
+                logger.warning("left out: %s in %s is a link to something that is not pushed", name, folder)
     return found
 
 

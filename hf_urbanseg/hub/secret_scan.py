@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import mmap
 import netrc
 import os
 import re
@@ -61,19 +62,19 @@ def _read_assignments(path: Path) -> Iterator[tuple[str, str]]:
             yield name.strip(), quoted[2] if quoted else value.split(" #")[0].strip()
 
 
-def holds_secret(content: bytes, secrets: Iterable[str]) -> bool:
+def holds_secret(content: bytes | mmap.mmap, secrets: Iterable[str]) -> bool:
     """Whether a file's content has one of `secrets`, or anything that looks like a token, in it.
 
     The compressed texts of a PNG are read too. Of a safetensors file pass the header alone, the rest being numbers.
     """
     needles = [secret.encode() for secret in secrets]
     texts = [content, *_png_texts(content)]
-    return any(_SHAPES.search(text) or any(needle in text for needle in needles) for text in texts)
+    return any(_SHAPES.search(text) or any(text.find(needle) >= 0 for needle in needles) for text in texts)
 
 
-def _png_texts(content: bytes) -> Iterator[bytes]:
+def _png_texts(content: bytes | mmap.mmap) -> Iterator[bytes]:
     """The compressed text chunks of a PNG; plain ones lie open in its bytes."""
-    at = len(_PNG) if content.startswith(_PNG) else len(content)
+    at = len(_PNG) if content[: len(_PNG)] == _PNG else len(content)
     while at + 8 <= len(content):
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
         if kind in (b"zTXt", b"iTXt"):

@@ -1,0 +1,355 @@
+import getpass
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import yaml
+from run_folders import FORBIDDEN, build_png, build_run, hash_tree, plant_forbidden, read_content, read_tree
+from safetensors.numpy import save_file
+
+from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.hub.repository import check_files, collect_checkpoint, collect_repository, is_ours
+
+SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
+OPAQUE = "0123456789abcdef0123456789abcdef01234567"  # as a key of Weights & Biases: no shape tells that it is one
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A working and a home folder without anybody's secrets."""
+    for name in ("work", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+    for name in [name for name in os.environ if "TOKEN" in name or "KEY" in name]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return build_run(tmp_path / "run")
+
+
+def _contents(files):
+    return {name: read_content(content) for name, content in files.items()}
+
+
+def test_collect_repository__holds_what_a_stranger_needs_and_nothing_else(run):
+    allowed = read_tree(run)
+    plant_forbidden(run)
+    before = hash_tree(run)
+    files = _contents(collect_repository(run))
+    assert set(files) == set(allowed)
+    assert {name: files[name] for name in files if name != "recipe.yaml"} == {
+        name: allowed[name] for name in allowed if name != "recipe.yaml"
+    }
+    assert not any(b"forbidden" in content for content in files.values())
+    assert hash_tree(run) == before
+
+
+def test_is_ours__knows_every_file_of_a_push_and_none_that_stays(run):
+    assert all(is_ours(name) for name in read_tree(run))
+    others = ("LICENSE", "demo.mp4", ".gitattributes", "docs/README.md", "onnx/model.onnx", "runs/x/events.tfevents.1")
+    assert not any(is_ours(name) for name in (*FORBIDDEN, *others))
+
+
+def test_collect_repository__takes_all_shards_or_none(run):
+    (run / "model.safetensors").unlink()
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = {"metadata": {}, "weight_map": {"a": shards[0], "b": shards[1]}}
+    (run / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({}, run / shards[0])
+    with pytest.raises(ModelError, match=rf"no {shards[1]}; let scripts/finetune.py finish"):
+        collect_repository(run)
+    save_file({}, run / shards[1])
+    assert {*shards, "model.safetensors.index.json"} <= set(collect_repository(run))
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        ("model.safetensors", "found no model.safetensors; let scripts/finetune.py finish (`--resume`)."),
+        ("config.json", "found no config.json"),
+        ("preprocessor_config.json", "found no preprocessor_config.json"),
+        ("metrics.json", "measure it: scripts/evaluate.py --model RUN --output RUN."),
+    ],
+)
+def test_collect_repository__refuses_an_unfinished_run_and_names_the_command(run, missing, line):
+    (run / missing).unlink()
+    with pytest.raises(ModelError) as raised:
+        collect_repository(run)
+    assert line in str(raised.value)
+    assert str(raised.value).startswith(f"{run}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_collect_repository__no_folder(tmp_path):
+    with pytest.raises(ModelError, match="expected the folder of a run; found none"):
+        collect_repository(tmp_path / "nowhere")
+
+
+def test_collect_checkpoint__its_model_beside_the_inputs_of_the_run(run):
+    checkpoint = run / "checkpoint-4"
+    checkpoint.mkdir()
+    save_file({}, checkpoint / "model.safetensors")
+    for name in ("config.json", "preprocessor_config.json", "trainer_state.json", "optimizer.pt", "manifest.json"):
+        (checkpoint / name).write_text(json.dumps({"of": name}))
+    files = collect_checkpoint(run, checkpoint)
+    model = {"model.safetensors", "config.json", "preprocessor_config.json"}
+    inputs = {"recipe.yaml", "splits.yaml", "label_space.json", "class_weights.json", "class_distribution.png"}
+    assert set(files) == model | inputs
+    assert all(files[name] == checkpoint / name for name in model)
+    with pytest.raises(ModelError, match="checkpoint-5: expected a trained model"):
+        collect_checkpoint(run, run / "checkpoint-5")
+
+
+# ---- links ----
+
+
+@pytest.mark.parametrize("target", ["../outside.png", ".env", "checkpoint-4/optimizer.pt", "push.json"])
+def test_collect_repository__a_link_brings_nothing_in(run, caplog, target):
+    plant_forbidden(run)
+    (run.parent / "outside.png").write_bytes(b"outside")
+    (run / "overlays" / "link.png").symlink_to(run / target)
+    files = collect_repository(run)
+    assert "overlays/link.png" not in files
+    assert "overlays/scene.png" in files
+    assert "left out: overlays/link.png" in caplog.text
+
+
+def test_collect_repository__a_linked_folder_brings_nothing_in(run, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "face.png").write_bytes(b"private")
+    for path in (run / "overlays").iterdir():
+        path.unlink()
+    (run / "overlays").rmdir()
+    (run / "overlays").symlink_to(tmp_path / "private")
+    assert not any(name.startswith("overlays") for name in collect_repository(run))
+
+
+def test_collect_repository__the_run_itself_may_be_a_link(run, tmp_path):
+    (tmp_path / "latest").symlink_to(run)
+    assert set(collect_repository(tmp_path / "latest")) == set(collect_repository(run))
+
+
+# ---- paths of this machine ----
+
+
+def test_collect_repository__recipe_keeps_the_last_names_of_paths(tmp_path):
+    home = Path.home()
+    (tmp_path / "work" / "runs" / "pretrained").mkdir(parents=True)  # the working folder
+    run = build_run(
+        tmp_path / "run",
+        data_dir=f"{home}/data/kitti",
+        split_file="../lists/splits.yaml",
+        class_weights="/mnt/disk/weights.json",
+        label_space="cityscapes",
+        model_name_or_path="runs/pretrained",
+        train_scales=["0.5", "375x1242"],
+        something_new="/opt/tools/run.sh",
+        windows="C:\\Users\\ann\\kitti",
+        learning_rate=1e-5,
+    )
+    published = yaml.safe_load(read_content(collect_repository(run)["recipe.yaml"]))
+    assert published == {
+        "data_dir": "kitti", "dataset": "synthetic", "output_dir": "run", "max_steps": 4, "split_file": "splits.yaml",
+        "class_weights": "weights.json", "label_space": "cityscapes", "model_name_or_path": "pretrained",
+        "train_scales": ["0.5", "375x1242"], "something_new": "run.sh", "windows": "kitti", "learning_rate": 1e-5,
+    }  # fmt: skip
+    hub = build_run(tmp_path / "hub", model_name_or_path="nvidia/mit-b0", dataset="user/streets")
+    published = yaml.safe_load(read_content(collect_repository(hub)["recipe.yaml"]))
+    assert (published["model_name_or_path"], published["dataset"]) == ("nvidia/mit-b0", "user/streets")
+
+
+def test_collect_repository__texts_name_no_folder_of_this_machine(run, tmp_path):
+    data = "/mnt/nas of ann/kitti"
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {"data_dir": data}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    home, work = Path.home(), Path.cwd()
+    before = {
+        "metrics.json": json.dumps({"data": {"name": f"{data}/training", "note": f"from {home}/x/y.zip, twice"}}),
+        "README.md": f"---\nlicense: mit\n---\nRun `{run}` of ({work}/runs). See https://x.org{home}/page.\n",
+        "report.html": f'<img src="file://{run}/overlays/scene.png"><td>{home}</td>',
+        "log_history.json": json.dumps({"path": f"{home}land/other"}),  # another folder, whose name begins alike
+    }
+    for name, text in before.items():
+        (run / name).write_text(text)
+    files = collect_repository(run)
+    after = {name: read_content(files[name]).decode() for name in before}
+    assert json.loads(after["metrics.json"])["data"] == {"name": "training", "note": "from y.zip, twice"}
+    assert after["README.md"] == f"---\nlicense: mit\n---\nRun `run` of (runs). See https://x.org{home}/page.\n"
+    assert after["report.html"] == '<img src="scene.png"><td>home</td>'
+    assert after["log_history.json"] == json.dumps({"path": "other"})  # the folder for temporary files holds it
+    assert (run / "metrics.json").read_text() == before["metrics.json"]
+    clean = {name: content for name, content in files.items() if name not in before and name != "recipe.yaml"}
+    assert all(content == run / name for name, content in clean.items())
+
+
+def test_collect_repository__event_files_without_host_names_and_paths(run):
+    torch_writer = pytest.importorskip("torch.utils.tensorboard", reason="needs the package tensorboard")
+    folder = run / "runs" / "Nov23_10-00-00_secret-host"
+    with torch_writer.SummaryWriter(folder) as writer:
+        writer.add_text("args", json.dumps({"output_dir": str(run), "x": 1}))
+        writer.add_scalar("loss", 0.25, 1)
+        writer.add_scalar("loss", 0.125, 2)
+    assert not any("tfevents" in name for name in collect_repository(run))
+    files = {n: read_content(c) for n, c in collect_repository(run, tensorboard=True).items() if "tfevents" in n}
+    (name,) = files
+    assert name.startswith("runs/Nov23_10-00-00/events.out.tfevents.")
+    assert "host" not in name
+    assert str(run).encode() not in files[name]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    copy = run.parent / "copy" / Path(name).name
+    copy.parent.mkdir()
+    copy.write_bytes(files[name])
+    events = EventAccumulator(str(copy)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.25), (2, 0.125)]
+
+
+def test_collect_repository__event_records_without_tensorboard_installed(run):
+    def record(data: bytes) -> bytes:
+        return struct.pack("<Q", len(data)) + b"crc1" + data + b"crc2"
+
+    folder = run / "runs" / "Nov23_10-00-00_host.of.ann"
+    folder.mkdir(parents=True)
+    kept = [record(b"brain.Event:2"), record(b"loss 0.25")]
+    content = kept[0] + record(f"args {run}/x".encode()) + kept[1] + record(b"half written")[:-3]
+    (folder / "events.out.tfevents.1700000000.host.of.ann.12.0").write_bytes(content)
+    (folder / "events.out.tfevents.1700000000.host.of.ann.12.1").write_bytes(kept[0])
+    files = {n: read_content(c) for n, c in collect_repository(run, tensorboard=True).items() if "tfevents" in n}
+    stem = "runs/Nov23_10-00-00/events.out.tfevents.1700000000"
+    assert files == {f"{stem}.0": b"".join(kept), f"{stem}.1": kept[0]}
+
+
+# ---- secrets ----
+
+
+def _refuses(run, name):
+    with pytest.raises(DataError) as raised:
+        collect_repository(run)
+    text = str(raised.value)
+    assert text.startswith(f"{name}: expected files without secrets; found something like a token or password; ")
+    assert SECRET not in text
+    assert OPAQUE not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "README.md", "metrics.json", "log_history.json", "report.html"])
+def test_collect_repository__refuses_what_looks_like_a_token(run, name):
+    text = (run / name).read_text()
+    (run / name).write_text(json.dumps({"a": SECRET}) if name.endswith(".json") else f"{text}\nnote: {SECRET}\n")
+    _refuses(run, name)
+
+
+def _by_environment(monkeypatch, run):
+    monkeypatch.setenv("WANDB_API_KEY", OPAQUE)
+
+
+def _by_dotenv_of_the_run(monkeypatch, run):
+    (run / ".env").write_text(f"# keys\nexport WANDB_API_KEY='{OPAQUE}'  # mine\n")
+
+
+def _by_dotenv_of_the_working_folder(monkeypatch, run):
+    Path(".env").write_text(f"HF_TOKEN={OPAQUE}\n")
+
+
+def _by_login(monkeypatch, run):
+    (Path.home() / "token").write_text(OPAQUE + "\n")
+
+
+def _by_a_second_login(monkeypatch, run):
+    (Path.home() / "stored_tokens").write_text(f"[work]\nhf_token = {OPAQUE}\n")
+
+
+def _by_netrc(monkeypatch, run):
+    (Path.home() / ".netrc").write_text(f"machine api.wandb.ai login user password {OPAQUE}\n")
+    (Path.home() / ".netrc").chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        _by_environment, _by_dotenv_of_the_run, _by_dotenv_of_the_working_folder, _by_login, _by_a_second_login,
+        _by_netrc,
+    ],
+)  # fmt: skip
+def test_collect_repository__refuses_a_secret_this_machine_knows(run, monkeypatch, known):
+    (run / "log_history.json").write_text(json.dumps({"note": OPAQUE}))
+    assert "log_history.json" in collect_repository(run)  # nobody knows yet that it is one
+    known(monkeypatch, run)
+    _refuses(run, "log_history.json")
+
+
+def test_collect_repository__refuses_the_token_it_is_given(run):
+    (run / "log_history.json").write_text(json.dumps({"note": OPAQUE}))
+    with pytest.raises(DataError, match=r"log_history.json: expected files without secrets"):
+        collect_repository(run, token=OPAQUE)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"tEXt", b"Comment\0" + SECRET.encode()),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(SECRET.encode())),
+        (b"iTXt", b"Comment\0\x01\0en\0Kommentar\0" + zlib.compress(SECRET.encode())),
+        (b"iTXt", b"Comment\0\0\0en\0Kommentar\0" + SECRET.encode()),
+        (b"eXIf", b"MM\0*" + SECRET.encode()),
+    ],
+)
+def test_collect_repository__refuses_a_token_in_a_picture(run, chunk):
+    (run / "overlays" / "scene.png").write_bytes(build_png(chunk))
+    _refuses(run, "overlays/scene.png")
+
+
+def test_collect_repository__refuses_a_token_in_the_header_of_the_weights(run):
+    save_file({}, run / "model.safetensors", {"format": "pt", "note": SECRET})
+    _refuses(run, "model.safetensors")
+
+
+def test_collect_repository__refuses_a_token_in_an_event_file(run):
+    (run / "runs" / "x").mkdir(parents=True)
+    data = b"args " + SECRET.encode()
+    record = struct.pack("<Q", len(data)) + b"crc1" + data + b"crc2"
+    (run / "runs" / "x" / "events.out.tfevents.1.h").write_bytes(record)
+    with pytest.raises(DataError, match=r"tfevents.1.0: expected files without secrets"):
+        collect_repository(run, tensorboard=True)
+
+
+def test_check_files__refuses_a_token_in_a_name_without_showing_it():
+    with pytest.raises(DataError) as raised:
+        check_files({f"overlays/{SECRET}.png": b""}, set())
+    assert SECRET not in str(raised.value)
+
+
+def test_collect_repository__ordinary_words_are_no_secrets(run, monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("SOME_TOKEN", "none")
+    (run / "README.md").write_text("---\nlicense: mit\n---\nhf_urbanseg, hf_hub_download: false, none\n")
+    assert "README.md" in collect_repository(run)
+
+
+def test_collect_repository__damaged_files_are_named(run):
+    (run / "model.safetensors").write_bytes(b"abc")
+    with pytest.raises(DataError, match=r"model.safetensors: expected a readable file"):
+        collect_repository(run)
+    (run / "model.safetensors").unlink()
+    save_file({}, run / "model.safetensors")
+    (run / "metrics.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"metrics.json: expected a text file in UTF-8"):
+        collect_repository(run)
+    (run / "metrics.json").write_text("{}")
+    (run / "recipe.yaml").write_text("a: [")
+    with pytest.raises(DataError, match=r"recipe.yaml: expected a recipe"):
+        collect_repository(run)
+
+
+def test_collect_repository__no_user_name_in_any_file(run):
+    """The environment a run describes and the pictures it draws carry nobody's name."""
+    name = getpass.getuser()
+    assert not any(f"/{name}/".encode() in read_content(content) for content in collect_repository(run).values())
