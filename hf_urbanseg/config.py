@@ -239,6 +239,11 @@ class UrbanSegTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
     dataloader_persistent_workers: bool = option(True, "Keep them from epoch to epoch; samples carry their epoch.")
     cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
+    push_to_hub: bool = option(False, "Push to --hub_model_id while training and at the end; never costs the run.")
+    hub_model_id: str | None = option(None, "Repository on the Hub, as user/name.")
+    hub_strategy: str = option("every_save", "`every_save` pushes each saved model and the end; `end` the end alone.")
+    hub_tensorboard: bool = option(False, "Push TensorBoard's logs, too.")
+    hub_timeout: float = option(600.0, "Seconds that the end of a run waits for its pushes; what is left is owed.")
 
     def __post_init__(self):
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
@@ -249,12 +254,13 @@ class UrbanSegTrainingArguments(TrainingArguments):
         if self.use_cpu and processes > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
         for name, instead in (
-            ("push_to_hub", "train first, then upload the run's folder"),
             ("deepspeed", "use data parallelism; SegFormer fits on one GPU"),
             ("fsdp", "use data parallelism; SegFormer fits on one GPU"),
         ):
             if getattr(self, name):
                 raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", instead)
+        if self.push_to_hub:
+            _check_push(self)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
         if self.export_ema:
@@ -290,6 +296,19 @@ class UrbanSegTrainingArguments(TrainingArguments):
         # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
         if self._n_gpu > 1:
             self._n_gpu = 1
+
+
+def _check_push(args: "UrbanSegTrainingArguments") -> None:
+    # Stock would ask the Hub for the user's name, and stop where the Hub is away.
+    if not args.hub_model_id or args.hub_model_id.count("/") != 1:
+        fix = "add for example `--hub_model_id you/segformer-b0-kitti`"
+        raise ConfigError("`hub_model_id` as user/name with `push_to_hub`", f"{args.hub_model_id or 'none'}", fix)
+    strategy = getattr(args.hub_strategy, "value", args.hub_strategy)
+    if strategy not in ("every_save", "end"):
+        fix = "choose one; optimiser states stay at home"
+        raise ConfigError("`hub_strategy` of every_save or end", f"`{strategy}`", fix)
+    if not args.hub_timeout >= 0:
+        raise ConfigError("`hub_timeout` of 0 or more seconds", f"{args.hub_timeout}", "correct it")
 
 
 def check_device(device: str | None) -> None:

@@ -84,6 +84,9 @@ def _read_recipe(path: Path, user: Path | None) -> dict:
 _NOT_RECORDED = {
     # secrets
     "hub_token", "push_to_hub_token",
+    # whoever repeats a run pushes to their own repository, if at all
+    "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision", "hub_always_push",
+    "hub_tensorboard", "hub_timeout",
     # of this start and machine, not of the recipe
     "recipe", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
     "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",

@@ -23,6 +23,7 @@ from hf_urbanseg.checkpoints import (
 from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
@@ -58,6 +59,7 @@ class UrbanSegTrainer(Trainer):
 
     Raises:
         CheckpointError: On `train(resume_from_checkpoint=...)`, nothing complete to resume from.
+        ConfigError: `args.push_to_hub`.
     """
 
     args: UrbanSegTrainingArguments
@@ -72,6 +74,9 @@ class UrbanSegTrainer(Trainer):
         processing_class=None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        if args.push_to_hub:
+            # Stock's push needs the Hub at start, hides failures, can hang at the end, and uploads the token.
+            raise ConfigError("no `push_to_hub` in the trainer", "it", "add a `hub.callback.PublishCallback` instead")
         if args.sync_batch_norm:
             convert_sync_batch_norm(model, args.world_size, args.device)
         super().__init__(

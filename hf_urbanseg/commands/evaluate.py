@@ -28,7 +28,7 @@ from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.models.loading import find_file
 from hf_urbanseg.recipe import parse_arguments
 from hf_urbanseg.reports.evaluation_report import write_evaluation_report
-from hf_urbanseg.reports.failure_cases import FailureCase, choose_failure_cases
+from hf_urbanseg.reports.failure_cases import FailureCase, choose_failure_cases, describe_rule
 from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json
 from hf_urbanseg.reports.split_files import write_split_files
 from hf_urbanseg.reports.tables import print_class_table
@@ -108,6 +108,7 @@ def _evaluate() -> None:
             protocol=protocol,
             data=f"{data.name}, {split}, {len(dataset)} images",
             environment=describe_environment(),
+            failure_rule=describe_rule(args.failures, args.failures_per_class),
         )
     print_class_table(result, data.label_space, title=f"{split} of {data.name}, {len(dataset)} images, {protocol}")
     line = f"{split} mIoU {result['mean_iou']:.6f}"

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,9 @@ from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.hub.background import BackgroundPublisher
+from hf_urbanseg.hub.callback import PublishCallback
+from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
@@ -69,6 +73,7 @@ def _finetune() -> None:
     run, data_args, model_args, augmentation, loss_args, args = arguments = _parse()
     _prepare_process(args)
     _check_output(args)
+    pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
 
     # The first process reads and checks everything; the others then find the result in the cache.
     with args.main_process_first(local=False, desc="preflight"):
@@ -120,6 +125,7 @@ def _finetune() -> None:
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         _write_inputs(output, arguments, data, counts, weights, loss_args.class_weights)
+    publisher = _start_publisher(trainer, output) if pushes and args.should_save else None
     _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=args.resume)
     if args.export_ema:
@@ -138,6 +144,10 @@ def _finetune() -> None:
             "seed": args.seed,
         })  # fmt: skip
     trainer.accelerator.end_training()
+    if publisher is not None:
+        files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token)
+        publisher.submit(files, f"The trained model, step {trained.global_step}", "final")
+        print(publisher.finish(args.hub_timeout).line)
 
 
 def _parse() -> tuple:
@@ -194,6 +204,18 @@ def _build_model(args: ModelArguments, space: LabelSpace):
     if args.model_name_or_path is None:
         raise ConfigError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
     return load_pretrained_model(args.model_name_or_path, space, args.model_revision, **overrides)
+
+
+def _start_publisher(trainer: UrbanSegTrainer, output: Path) -> BackgroundPublisher:
+    args = trainer.args
+    publisher = BackgroundPublisher(
+        output, args.hub_model_id,
+        token=args.hub_token, private=args.hub_private_repo, revision=args.hub_revision,
+        tensorboard=args.hub_tensorboard,
+    )  # fmt: skip
+    if args.hub_strategy == "every_save":
+        trainer.add_callback(PublishCallback(publisher, args.hub_tensorboard, args.hub_token))
+    return publisher
 
 
 def _describe(data: LoadedData, inspection: Inspection, model, eval_size) -> None:
