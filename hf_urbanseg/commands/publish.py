@@ -17,6 +17,7 @@ from rich.table import Table
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
 from hf_urbanseg.hub.repository import Files, collect_repository
@@ -63,6 +64,7 @@ def _publish() -> None:
     if args.dry_run:
         print("dry run: nothing was pushed")
         return
+    bound_requests(args.timeout)
     ledger.owe("final")  # until it has arrived, even if this process is killed
     try:
         result = publish(files, message=args.message, timeout=args.timeout, **options)
