@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -49,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON file for the numbers")
     args = parser.parse_args()
+    args.threads = torch.get_num_threads()
 
     images, limit = load_images(args), {"max_batch_pixels": args.max_batch_pixels}
     plans = {
@@ -162,11 +162,20 @@ def compare(result: dict, predictor: Predictor, image: Image.Image, found: dict[
 
 def measure_peak(args, plan: PredictionPlan, kind: str) -> float:
     """MB that predicting one image adds to the process."""
+    torch.set_num_threads(args.threads)
     images = load_images(args)
     predictor = build_predictor(args, images, plan)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = read_status("VmRSS")
+    # Forgets the peak of loading. (ru_maxrss can't, and a spawned process inherits its parent's.)
+    Path("/proc/self/clear_refs").write_text("5")
     KINDS[kind](predictor, images[0])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return read_status("VmHWM") - before
+
+
+def read_status(key: str) -> float:
+    """MB from /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def describe_machine(device: str) -> str:
