@@ -104,11 +104,13 @@ def _print_files(files: Files, title: str) -> None:
     table = Table(title=escape(title))
     table.add_column("file")
     table.add_column("size", justify="right")
+    table.add_column("changed on the way")
     total = 0
     for path, content in files.items():
         size = len(content) if isinstance(content, bytes) else Path(content).stat().st_size
         total += size
-        table.add_row(escape(path), _format_size(size))
+        # `collect_repository` gives content instead of a file where it took something out.
+        table.add_row(escape(path), _format_size(size), "paths of this machine" if isinstance(content, bytes) else "")
     table.add_section()
     table.add_row(f"{len(files)} files", _format_size(total))
     Console().print(table)
