@@ -6,13 +6,15 @@
 
 Time: `prediction` runs the model and brings its logits to label maps, on batches that are in memory already; `whole` is
 what evaluate.py does: reading, resizing, prediction, confusion matrix, counts per image, boundary IoU. Both in turn,
-several times; medians with their range. The confusion matrices of all repeats must agree.
+several times; medians with their range, as wall time and as time of the cores. The confusion matrices of all repeats
+must agree.
 """
 
 import argparse
 import itertools
 import json
 import platform
+import resource
 import statistics
 import sys
 import tempfile
@@ -67,26 +69,35 @@ def measure_time(args, rows: Dataset) -> dict:
         return measure(model, loader, dataset.names, CITYSCAPES.names, device=args.device, boundary=True).matrix
 
     def clock(work):
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), processor_seconds()
         result = work()
-        return time.perf_counter() - start, result
+        return time.perf_counter() - start, processor_seconds() - start_cpu, result
 
     clock(predict)
-    times, matrices = {"prediction": [], "whole": []}, []
+    times, matrices = {name: {"prediction": [], "whole": []} for name in ("wall", "processor")}, []
     for _ in range(args.repeats):
-        times["prediction"].append(clock(predict)[0])
-        seconds, matrix = clock(evaluate)
-        times["whole"].append(seconds)
-        matrices.append(matrix)
+        for name, work in (("prediction", predict), ("whole", evaluate)):
+            wall, processor, result = clock(work)
+            times["wall"][name].append(wall)
+            times["processor"][name].append(processor)
+        matrices.append(result)
     assert all(torch.equal(matrix, matrices[0]) for matrix in matrices)
-    ratios = [whole / own - 1 for own, whole in zip(times["prediction"], times["whole"], strict=True)]
     print(
         f"{args.model} at {size[0]}x{size[1]}, {len(rows)} images, batch {args.batch_size}, {args.num_workers} workers"
     )
-    for name, values in times.items():
-        print(f"  {name:<11} {spread(values)} s, {len(rows) / statistics.median(values):.2f} images/s")
-    print(f"  added       {spread([100 * ratio for ratio in ratios])} %")
-    return {"seconds": times, "added": ratios}
+    result = {"seconds": times, "added": {}}
+    for clocked, both in times.items():
+        ratios = [whole / own - 1 for own, whole in zip(both["prediction"], both["whole"], strict=True)]
+        result["added"][clocked] = ratios
+        print(f"  {clocked} time: prediction {spread(both['prediction'])} s, whole {spread(both['whole'])} s, "
+              f"added {spread([100 * ratio for ratio in ratios])} %")  # fmt: skip
+    return result
+
+
+def processor_seconds() -> float:
+    """Seconds that cores have worked for this process and its ended workers: what other jobs don't disturb."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def spread(values: list[float]) -> str:
