@@ -159,7 +159,8 @@ def test_collect_repository__recipe_keeps_the_last_names_of_paths(tmp_path):
     assert published == {
         "data_dir": "kitti", "dataset": "synthetic", "output_dir": "run", "max_steps": 4, "split_file": "splits.yaml",
         "class_weights": "weights.json", "label_space": "cityscapes", "model_name_or_path": "pretrained",
-        "train_scales": ["0.5", "375x1242"], "lists": ["a.txt", {"inside": "b.txt"}], "something_new": "run.sh", "windows": "kitti", "learning_rate": 1e-5,
+        "train_scales": ["0.5", "375x1242"], "lists": ["a.txt", {"inside": "b.txt"}],
+        "something_new": "run.sh", "windows": "kitti", "learning_rate": 1e-5,
     }  # fmt: skip
     hub = build_run(tmp_path / "hub", model_name_or_path="nvidia/mit-b0", dataset="user/streets")
     published = yaml.safe_load(read_content(collect_repository(hub)["recipe.yaml"]))
