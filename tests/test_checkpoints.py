@@ -314,7 +314,7 @@ def test_load_weights__fills_the_very_tensors_the_optimiser_holds(model, tmp_pat
     [
         (lambda t: t.pop("decode_head.classifier.bias"), "1 missing (decode_head.classifier.bias)"),
         (lambda t: t.update(more=torch.zeros(1)), "1 unexpected (more)"),
-        (lambda t: t.update({"decode_head.classifier.bias": torch.zeros(3)}), "1 of another shape (decode_head.classifier.bias)"),
+        (lambda t: t.update({"decode_head.classifier.bias": torch.zeros(3)}), "1 of another shape (decode_head."),
     ],
 )
 def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(model, tmp_path, change, words):

@@ -15,7 +15,6 @@ from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
-from hf_urbanseg.inference.upsampling import upsample_argmax  # noqa: F401 - its former place
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from hf_urbanseg.models.loading import load_complete, load_image_processor
 

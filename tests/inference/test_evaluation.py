@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
-from hf_urbanseg.inference.plan import PredictionPlan
+from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.metrics.boundary_iou import compute_boundary_counts
@@ -45,14 +45,14 @@ def model():
     return model.eval()
 
 
-def run(model, rows, batch_size=2, plan=PredictionPlan(), rank=0, world_size=1, **options) -> Measurement:
+def run(model, rows, batch_size=2, plan=PLAIN, rank=0, world_size=1, **options) -> Measurement:
     predictor = Predictor(model, build_image_processor((32, 64)), plan=plan)
     dataset = EvalDataset(rows, CITYSCAPES, predictor.image_processor, predictor.sizes)
     loader = build_eval_loader(dataset, batch_size, 0, rank, world_size)
     return measure(model, loader, dataset.names, CITYSCAPES.names, plan, **options)
 
 
-@pytest.mark.parametrize("plan", [PredictionPlan(), PredictionPlan(ratios=(1.0, 2.0), flip=True)])
+@pytest.mark.parametrize("plan", [PLAIN, PredictionPlan(ratios=(1.0, 2.0), flip=True)])
 def test_measure__equals_a_loop_over_pixels(model, rows, plan):
     found = run(model, rows, plan=plan, boundary=True)
     predictor = Predictor(model, build_image_processor((32, 64)), plan=plan)
