@@ -1,0 +1,106 @@
+"""The cache of decoded frames: the same samples to the bit, memory nobody can write to, and only where it fits."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+from torch.utils.data import DataLoader
+
+from hf_urbanseg.data import decoded_cache
+from hf_urbanseg.data.decoded_cache import DecodedCache, build_decoded_cache
+from hf_urbanseg.data.preprocessing import TrainDataset
+from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.labels import CITYSCAPES
+
+SIZES = [(60, 90), (61, 88), (60, 90)]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Three streets of two sizes; one as a palette PNG, whose colours are not its indices."""
+    folder = tmp_path_factory.mktemp("frames")
+    columns = {"image": [], "label": [], "name": [f"{number}" for number in range(len(SIZES))]}
+    for number, size in enumerate(SIZES):
+        for kind, picture in zip(("image", "label"), render_scene(number, size), strict=True):
+            picture = PILImage.fromarray(picture)
+            if number == 1 and kind == "image":
+                picture = picture.convert("P")
+            picture.save(folder / f"{kind}_{number}.png")
+            columns[kind].append(str(folder / f"{kind}_{number}.png"))
+    return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("label", Image())
+
+
+def build_datasets(rows):
+    transforms = [build_train_transforms((32, 48), parse_scales(["0.75", "1.25"])) for _ in range(2)]
+    cache = DecodedCache(rows, CITYSCAPES, SIZES)
+    return TrainDataset(rows, CITYSCAPES, transforms[0], 3), TrainDataset(rows, CITYSCAPES, transforms[1], 3, cache)
+
+
+def test_decoded_cache__samples_are_the_same_to_the_bit(rows):
+    plain, cached = build_datasets(rows)
+    for epoch in range(6):  # every augmentation has had its turn on the same memory
+        for index in range(len(SIZES)):
+            one, other = plain[epoch, index], cached[epoch, index]
+            assert torch.equal(one["pixel_values"], other["pixel_values"])
+            assert torch.equal(one["labels"], other["labels"])
+    before = DecodedCache(rows, CITYSCAPES, SIZES)
+    np.testing.assert_array_equal(before.memory, cached.cache.memory)
+
+
+def test_decoded_cache__through_workers(rows):
+    plain, cached = build_datasets(rows)
+    keys = [(1, index) for index in range(len(SIZES))]
+    for one, key in zip(DataLoader(cached, sampler=keys, batch_size=None, num_workers=2), keys, strict=True):
+        assert torch.equal(one["pixel_values"], plain[key]["pixel_values"])
+
+
+def test_decoded_cache__holds_images_and_train_ids(rows):
+    cache = DecodedCache(rows, CITYSCAPES, SIZES)
+    assert len(cache) == 3
+    assert cache.memory.nbytes == 4 * sum(height * width for height, width in SIZES)
+    for index, row in enumerate(rows):
+        image, label = cache[index]
+        np.testing.assert_array_equal(image, np.asarray(row["image"].convert("RGB")))
+        np.testing.assert_array_equal(label, CITYSCAPES.train_id_table[np.asarray(row["label"])])
+
+
+def test_decoded_cache__can_not_be_written_to(rows):
+    for array in DecodedCache(rows, CITYSCAPES, SIZES)[0]:
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 0
+
+
+NEEDED = 4 * sum(height * width for height, width in SIZES)
+
+
+@pytest.mark.parametrize(
+    ("choice", "available", "processes", "built"),
+    [
+        ("auto", 4 * NEEDED, 1, True),
+        ("auto", 4 * NEEDED - 4, 1, False),
+        ("auto", 4 * NEEDED, 2, False),
+        ("auto", None, 1, False),
+        ("true", 0, 1, True),
+        ("false", 4 * NEEDED, 1, False),
+    ],
+)
+def test_build_decoded_cache__where_it_fits(rows, monkeypatch, caplog, choice, available, processes, built):
+    monkeypatch.setattr(decoded_cache, "_available_memory", lambda: available)
+    monkeypatch.setattr(decoded_cache.multiprocessing, "get_start_method", lambda: "fork")
+    with caplog.at_level(logging.INFO, "hf_urbanseg"):
+        assert (build_decoded_cache(rows, CITYSCAPES, SIZES, choice, processes) is not None) == built
+    assert ("stay in memory" in caplog.text) == built
+
+
+def test_build_decoded_cache__not_by_itself_where_workers_would_copy_it(rows, monkeypatch):
+    monkeypatch.setattr(decoded_cache.multiprocessing, "get_start_method", lambda: "spawn")
+    assert build_decoded_cache(rows, CITYSCAPES, SIZES, "auto") is None
+
+
+def test_available_memory__is_some_of_the_machine():
+    available = decoded_cache._available_memory()
+    assert available is None or 2**20 < available < 2**50
