@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.losses._pixels import count_class_pixels, upsample_logits
+from hf_urbanseg.losses._pixel_sum import PixelLoss, sum_pixel_losses
+from hf_urbanseg.losses._pixels import count_class_pixels
 
 Normalizer = Literal["valid_pixels", "weight_sum"]
 
@@ -29,7 +30,8 @@ class CrossEntropyLoss(nn.Module):
         logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
         normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
             batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0.
+        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0. Differentiable once;
+            upsampled logits are never whole in memory.
 
     Raises:
         ConfigError: Wrong number of weights, a weight that is not positive and finite, unknown normaliser.
@@ -70,14 +72,17 @@ class CrossEntropyLoss(nn.Module):
         return counts @ self.class_weights.to(counts.device)
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
+        return self._sum_over_pixels(logits, labels, normalizer, _weigh)
+
+    def _sum_over_pixels(
+        self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None, pixel_loss: PixelLoss
+    ) -> Tensor:
         if normalizer is None:
             normalizer = self.compute_normalizer(labels)
         normalizer = torch.as_tensor(normalizer, device=logits.device)
-        # Half precision would lose the small losses in the sum; autocast must not bring it back.
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = upsample_logits(logits, labels.shape[-2:])
-            weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
-            total = nn.functional.cross_entropy(
-                logits, labels, weight=weights, ignore_index=self.ignore_index, reduction="sum"
-            )
-            return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+        total = sum_pixel_losses(logits, labels, self.class_weights, self.ignore_index, pixel_loss)
+        return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+
+
+def _weigh(cross_entropy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return cross_entropy * weight, weight

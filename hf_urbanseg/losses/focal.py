@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.losses._pixels import upsample_logits
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
 
 
@@ -52,16 +51,10 @@ class FocalLoss(CrossEntropyLoss):
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         if self.gamma == 0:
             return super().forward(logits, labels, normalizer)
-        if normalizer is None:
-            normalizer = self.compute_normalizer(labels)
-        normalizer = torch.as_tensor(normalizer, device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
-            log_probs = upsample_logits(logits, labels.shape[-2:]).log_softmax(1)
-            loss = nn.functional.nll_loss(log_probs, labels, ignore_index=self.ignore_index, reduction="none")
-            # expm1 loses no further digits of 1 - p near p = 1; the clamp keeps the power's gradient finite at p = 1.
-            fading = (-torch.expm1(-loss)).clamp_min(torch.finfo(loss.dtype).tiny) ** self.gamma
-            if self.class_weights is not None:
-                weights = self.class_weights.to(log_probs.device, log_probs.dtype)
-                loss = loss * weights[torch.where(labels == self.ignore_index, 0, labels)]
-            total = (fading * loss).sum()
-            return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+        return self._sum_over_pixels(logits, labels, normalizer, self._fade)
+
+    def _fade(self, cross_entropy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        # expm1 loses no further digits of 1 - p near p = 1; the clamp keeps the power's slope finite at p = 1.
+        wrong = (-torch.expm1(-cross_entropy)).clamp_min(torch.finfo(cross_entropy.dtype).tiny)
+        faded = weight * wrong**self.gamma
+        return faded * cross_entropy, faded * (1 + self.gamma * torch.exp(-cross_entropy) * cross_entropy / wrong)

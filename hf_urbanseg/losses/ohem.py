@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.losses._pixels import upsample_logits
+from hf_urbanseg.losses._pixel_sum import compute_cross_entropy
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
 
 
@@ -91,9 +91,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
         """Remembers how hard the labelled pixels of one micro-batch of the step are."""
-        with torch.autocast(logits.device.type, enabled=False):
-            log_probs = upsample_logits(logits, labels.shape[-2:]).log_softmax(1)
-            self._collected.append(self._compute_hardness(log_probs, labels)[labels != self.ignore_index])
+        self._collected.append(self._compute_hardness(logits, labels)[labels != self.ignore_index])
         self._images += len(labels)
 
     @torch.no_grad()
@@ -111,39 +109,29 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         self._settled: Tensor | None = None
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
-        if normalizer is None:
-            normalizer = self.compute_normalizer(labels)
-        normalizer = torch.as_tensor(normalizer, device=logits.device)
-        with torch.autocast(logits.device.type, enabled=False):
-            log_probs = upsample_logits(logits, labels.shape[-2:]).log_softmax(1)
-            # What isn't kept is ignored: then keeping all is cross-entropy to the last bit.
-            labels = torch.where(self._select(log_probs.detach(), labels), labels, self.ignore_index)
-            total = nn.functional.nll_loss(
-                log_probs, labels, self._weights_like(log_probs), ignore_index=self.ignore_index, reduction="sum"
-            )
-            return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
-
-    def _weights_like(self, log_probs: Tensor) -> Tensor | None:
-        return None if self.class_weights is None else self.class_weights.to(log_probs.device, log_probs.dtype)
-
-    def _compute_hardness(self, log_probs: Tensor, labels: Tensor) -> Tensor:
-        """(N, H, W), 0 or more: -log p with a threshold, else the weighted loss; 0 where ignored."""
-        weights = self._weights_like(log_probs) if self.threshold is None else None
-        loss = nn.functional.nll_loss(log_probs, labels, weights, ignore_index=self.ignore_index, reduction="none")
-        return loss.abs()  # -0.0 would come first in the integer order of `find_kth_largest`
-
-    def _select(self, log_probs: Tensor, labels: Tensor) -> Tensor:
-        """(N, H, W) bool: labelled and hard."""
-        hardness, valid = self._compute_hardness(log_probs, labels), labels != self.ignore_index
         hardest = self._settled
         if hardest is None:
             # Ignored pixels are 0 here, the value below which there is nothing: they don't move the cut.
-            hardest = self._find_cut(hardness.flatten(), self.min_kept * len(labels))
-        # Not `>=`: a NaN must stay in the loss, where it is noticed.
-        kept = valid & (~(hardness < hardest) | (hardness > self._hard_above))
+            hardest = self._find_cut(self._compute_hardness(logits, labels).flatten(), self.min_kept * len(labels))
+        kept = torch.zeros((), dtype=torch.int64, device=logits.device)
+
+        def keep_hard(cross_entropy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            hardness = cross_entropy if self.threshold is not None else cross_entropy * weight
+            # Not `>=`: a NaN must stay in the loss, where it is noticed.
+            hard = ~(hardness < hardest) | (hardness > self._hard_above)
+            weight = weight * hard
+            kept.add_(weight.count_nonzero())
+            return cross_entropy * weight, weight
+
+        loss = self._sum_over_pixels(logits, labels, normalizer, keep_hard)
         cut = hardest if self.threshold is None else hardest.clamp_max(self._hard_above).neg().exp()
-        self.diagnostics = {"kept_share": kept.sum() / valid.sum().clamp_min(1), "cut": cut}
-        return kept
+        self.diagnostics = {"kept_share": kept / (labels != self.ignore_index).sum().clamp_min(1), "cut": cut}
+        return loss
+
+    def _compute_hardness(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, H, W), 0 or more: -log p with a threshold, else the weighted loss; 0 where ignored."""
+        weights = self.class_weights if self.threshold is None else None
+        return compute_cross_entropy(logits, labels, weights, self.ignore_index)
 
     def _find_cut(self, hardness: Tensor, k: int, reduce: Callable[[Tensor], Tensor] = lambda counts: counts) -> Tensor:
         if int(reduce((hardness > self._hard_above).sum().double())) >= k:
