@@ -19,6 +19,7 @@ from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.model_card import CARD, write_model_card
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
 from hf_urbanseg.hub.repository import Files, collect_repository
 from hf_urbanseg.recipe import parse_arguments
@@ -60,6 +61,8 @@ def _publish() -> None:
     ledger = PushLedger.read(args.run)
     options = _choose_target(args, ledger)
     files = collect_repository(args.run, options.pop("tensorboard"))
+    if not args.dry_run and write_model_card(args.run, options["repo_id"]):
+        files[CARD] = Path(args.run) / CARD
     _print_files(files, f"{args.run} -> {options['repo_id']}")
     if args.dry_run:
         print("dry run: nothing was pushed")
@@ -71,7 +74,7 @@ def _publish() -> None:
     except UrbanSegError as error:
         ledger.fail(error.found)
         raise
-    ledger.settle(None, result.commit, result.url)
+    ledger.settle("final", result.commit, result.url)
     _print_result(result)
 
 

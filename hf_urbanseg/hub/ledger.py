@@ -73,10 +73,10 @@ class PushLedger:
             self.failure = {"text": text, "time": _now()}
             self.write()
 
-    def settle(self, what: str | None, commit: str, url: str) -> None:
-        """Notes that a state has arrived, and with it all that were owed before it; None settles everything."""
+    def settle(self, what: str, commit: str, url: str) -> None:
+        """Notes that a state has arrived, and with it all that were owed before it."""
         with _LOCK:
-            settled = len(self.owed) if what is None else self.owed.index(what) + 1 if what in self.owed else 0
+            settled = self.owed.index(what) + 1 if what in self.owed else 0
             self.owed = self.owed[settled:]
             self.failure = None
             self.success = {"commit": commit, "url": url, "time": _now()}
