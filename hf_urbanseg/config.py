@@ -51,6 +51,12 @@ class DataArguments:
     test_fraction: float = option(0.25, "Share cut off as test where the data has none (report: 50 of 200).")
     validation_fraction: float = option(0.1, "Share of train cut off for model selection where there is none.")
     split_seed: int = option(0, "Seed of those cuts.")
+    dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
+    streaming: bool = option(
+        False,
+        "Read the Hub data set over the network once and hold its files, encoded as they are, in the memory of each "
+        "process (about 1 MB a KITTI frame) instead of downloading it to disk. The pixels are the same.",
+    )
 
 
 @dataclass

@@ -1,27 +1,31 @@
-"""Turns any supported data into one self-contained, checked and split set."""
+"""Turns any supported data into one self-contained, checked and split set, and publishes it: --push_to_hub user/set."""
 
-import io
+import json
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset, DatasetDict, Image
-from PIL import Image as PillowImage
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import DataArguments
+from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.folders import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData, load_data
-from hf_urbanseg.data.saved_sets import LABEL_SPACE_FILE, is_saved_set
+from hf_urbanseg.data.saved_sets import LABEL_SPACE_FILE, SOURCE_FILE, is_saved_set, read_source
 from hf_urbanseg.data.splits import write_split_file
-from hf_urbanseg.errors import DataError
-from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
+from hf_urbanseg.hub.client import bound_requests, clean_token
+from hf_urbanseg.hub.dataset_card import choose_terms
+from hf_urbanseg.hub.dataset_repository import collect_dataset, is_data_file
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.publish import PublishResult, check_target, publish
 from hf_urbanseg.recipe import parse_arguments
 
 
@@ -30,26 +34,101 @@ class PrepareArguments:
     """Where the prepared set goes."""
 
     output: str = field(metadata={"help": "Folder to write; give it to the other commands as --data_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier prepared set at --output."})
+    overwrite: bool = option(False, "Replace an earlier prepared set at --output.")
+    push_to_hub: str | None = option(None, "Also publish the set as this data set on the Hub, user/name.")
+    private: bool | None = option(None, "Make it private; refuse a public one.", nargs="?", const=True)
+    revision: str | None = option(None, "Branch of the Hub's repository, made if missing. Default: main.")
+    license: str | None = option(
+        None, "Hub identifier of the data's licence, such as cc-by-4.0. Default: KITTI's and the rendered streets' own."
+    )
+    hub_token: str | None = option(None, "Token with write permission. Default: HF_TOKEN, or `hf auth login`.")
+
+    def __post_init__(self):
+        if self.push_to_hub is not None:
+            check_target(self.push_to_hub, self.revision)
+            self.hub_token = clean_token(self.hub_token)
+            return
+        for name in ("private", "revision", "hub_token"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"`push_to_hub` with `{name}`", "none", "add it or leave the other out")
 
 
 def main() -> None:
+    """Entry point of `urbanseg-prepare-data` and scripts/prepare_data.py."""
     run_command(_prepare)
 
 
 def _prepare() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    bound_requests()
     data, options = parse_arguments([DataArguments, PrepareArguments], description=__doc__)
     output = Path(options.output).expanduser().absolute()
     check_output(output, options.overwrite)
     loaded = load_data(**asdict(data))
+    source = describe_source(loaded, data, options.license)
+    if options.push_to_hub is not None:  # refuse before the work, not after it
+        names = [name for rows in loaded.splits.values() for name in rows["name"]]
+        choose_terms(source["origin"], names, source["license"], options.private, loaded.name)
     inspect_pairs(loaded.splits, loaded.label_space)
-    write_prepared_set(loaded, output, options.overwrite)
+    write_prepared_set(loaded, output, options.overwrite, source)
     print(f"{loaded.name}: {loaded.label_space.num_labels} classes")
     for split, rows in loaded.splits.items():
         print(f"  {split:<10} {len(rows):>6} frames")
     for note in loaded.notes:
         print(f"  {note}")
     print(f"written to {options.output}; train on it with --data_dir {options.output}")
+    if options.push_to_hub is not None:
+        ledger = PushLedger(output, options.push_to_hub, options.private, options.revision)
+        try:
+            result = push_prepared_set(output, ledger, options.hub_token)
+        except UrbanSegError:
+            print(f"not pushed; once it can be: python scripts/publish.py {options.output}", file=sys.stderr)
+            raise
+        print(f"pushed to {result.url}; train on it with --dataset {options.push_to_hub}")
+
+
+def push_prepared_set(folder: Path, ledger: PushLedger, token: str | None = None, **options) -> PublishResult:
+    """Publishes a prepared set; until it has arrived whole, its push.json says that it is owed.
+
+    Args:
+        folder: Written by `write_prepared_set`, or any saved set with a label space.
+        ledger: Names the repository, and how it is made.
+        options: Further ones for `publish`.
+
+    Raises:
+        UrbanSegError: As for `collect_dataset` and `publish`.
+    """
+    ledger.owe("data set")
+    options = {"message": "Upload a data set"} | options
+    try:
+        with collect_dataset(
+            folder, ledger.repo_id, private=ledger.private, revision=ledger.revision, token=token
+        ) as files:
+            result = publish(
+                files, ledger.repo_id, kind="dataset", token=token, private=ledger.private, revision=ledger.revision,
+                create_pr=ledger.create_pr, replaces=is_data_file, **options,
+            )  # fmt: skip
+    except UrbanSegError as error:
+        ledger.fail(error.found)
+        raise
+    ledger.settle(None, result.commit, result.url)
+    return result
+
+
+def describe_source(loaded: LoadedData, data: DataArguments, license: str | None = None) -> dict:
+    """What source.json says: origin (`kitti`, `cityscapes`, `synthetic`, None), licence, how the splits came about.
+
+    A set that was prepared before keeps its own.
+    """
+    if data.dataset == "synthetic":
+        before = {"origin": "synthetic"}
+    elif data.dataset is not None:
+        before = read_source(data.dataset, data.dataset_revision)
+    elif is_saved_set(path := Path(data.data_dir).expanduser()):
+        before = read_source(str(path))
+    else:
+        before = {"origin": loaded.name if loaded.name in ("kitti", "cityscapes") else None}
+    return {"origin": before.get("origin"), "license": license or before.get("license"), "notes": list(loaded.notes)}
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -67,27 +146,32 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise DataError("a new folder to write", "a prepared set", "choose another or add `--overwrite`", output)
 
 
-def write_prepared_set(loaded: LoadedData, output: Path, overwrite: bool = False) -> None:
+def write_prepared_set(
+    loaded: LoadedData, output: Path, overwrite: bool = False, source: Mapping | None = None
+) -> None:
     """Writes splits, label space, split file and README so that `load_data(data_dir=output)` needs nothing else.
 
-    Images keep their files' bytes. Labels become 8-bit PNGs of train ids. The folder appears complete or not at all.
+    Images and labels keep their files' bytes. The folder appears complete or not at all.
 
     Args:
         loaded: Checked by `inspect_pairs`.
         output: The folder; its parents are made.
         overwrite: Replaces an earlier set.
+        source: From `describe_source`.
 
     Raises:
-        DataError: `output` is in use, a label can't be converted, or the disk is full.
+        DataError: `output` is in use, or the disk is full.
     """
     check_output(output, overwrite)
     with _staging_folder(output) as staging:
         complete = staging / "complete"
         rows_on_disk = {}
         for split, rows in loaded.splits.items():
-            rows_on_disk[split] = _embed(rows, split, loaded.label_space, staging / f"{split}.arrow")
+            rows_on_disk[split] = _embed(rows, split, staging / f"{split}.arrow")
         DatasetDict(rows_on_disk).save_to_disk(str(complete))
-        write_label_space(complete / LABEL_SPACE_FILE, loaded.label_space.with_train_ids())
+        write_label_space(complete / LABEL_SPACE_FILE, loaded.label_space)
+        said = dict(source or {"origin": None, "license": None, "notes": list(loaded.notes)})
+        (complete / SOURCE_FILE).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         write_split_file(complete / "splits.yaml", loaded.splits)
         (complete / "README.md").write_text(_describe(loaded), encoding="utf-8")
         if os.path.lexists(output):
@@ -111,16 +195,15 @@ def _staging_folder(output: Path):
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _embed(rows: Dataset, split: str, label_space: LabelSpace, file: Path) -> Dataset:
-    def convert(row: dict) -> dict:
-        image, label = _read_bytes(row["image"]), _read_bytes(row["label"])
-        label = encode_train_ids(label, label_space, row["label"]["path"] or f"{split}/{row['name']}")
+def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
+    def read(row: dict) -> dict:
         # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
-        return {"image": {"bytes": image, "path": None}, "label": {"bytes": label, "path": None}, "name": row["name"]}
+        kept = {column: {"bytes": _read_bytes(row[column]), "path": None} for column in ("image", "label")}
+        return {**kept, "name": row["name"]}
 
     undecoded = rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
     undecoded.map(
-        convert,
+        read,
         features=FEATURES,
         cache_file_name=str(file),
         load_from_cache_file=False,
@@ -135,36 +218,12 @@ def _read_bytes(stored: Mapping) -> bytes:
     return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
 
 
-def encode_train_ids(label: bytes, label_space: LabelSpace, where: str) -> bytes:
-    """A label file's bytes as an 8-bit greyscale PNG of train ids.
-
-    Args:
-        label: Bytes of an 8-bit greyscale or palette image of raw label ids.
-        label_space: Maps them.
-        where: The file, named in errors.
-
-    Raises:
-        DataError: Another kind of image, or a value outside the mapping.
-    """
-    # Through the same decoder that training uses, so that a rotation by EXIF ends in the pixels.
-    picture = Image().decode_example({"bytes": label, "path": None})
-    if picture.mode not in ("L", "P"):
-        raise DataError("an 8-bit label", f"mode {picture.mode}", "save label ids as 8-bit greyscale", where)
-    label_ids = np.asarray(picture)
-    unknown = np.unique(label_ids[~label_space.known_ids[label_ids]])
-    if unknown.size:
-        raise DataError(f"label ids of {label_space.name}", f"{unknown[0]}", "check `--label_space`", where)
-    buffer = io.BytesIO()
-    PillowImage.fromarray(label_space.train_id_table[label_ids]).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _describe(loaded: LoadedData) -> str:
     lines = [
         f"# {loaded.name}, prepared for hf_urbanseg",
         "",
-        "Columns: `image` (the original file's bytes), `label` (8-bit PNG of train ids, 255 = void), `name`. "
-        "Classes and colours are in `label_space.json`, the names of each split in `splits.yaml`.",
+        "Columns: `image` and `label` (the original files, byte for byte), `name`. Classes, colours and label ids "
+        "are in `label_space.json`, the names of each split in `splits.yaml`.",
         "",
         "| split | frames |",
         "|---|---|",

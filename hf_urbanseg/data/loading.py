@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
@@ -11,14 +11,18 @@ from datasets import Dataset, DatasetDict
 from hf_urbanseg.data.cityscapes import NOTE as CITYSCAPES_NOTE
 from hf_urbanseg.data.cityscapes import find_cityscapes, group_by_city, load_cityscapes
 from hf_urbanseg.data.folders import load_described_folders
+from hf_urbanseg.data.hub_sets import load_hub_set
 from hf_urbanseg.data.kitti import find_kitti, load_kitti
 from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.data.saved_sets import (
+    NAME_COLUMNS,
+    SPLIT_NAMES,
+    choose_columns,
     is_saved_set,
-    load_hub_set,
     load_saved_set,
     normalise_columns,
     read_own_label_space,
+    read_source,
 )
 from hf_urbanseg.data.splits import UNSPLIT, arrange_splits
 from hf_urbanseg.data.synthetic import build_synthetic_splits
@@ -48,13 +52,17 @@ class LoadedData:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a layout holds before it is cut: its own splits, or everything under `all`."""
+    """What a layout holds before it is cut: its own splits, or everything under `all`.
+
+    Splits with a `source` were made by `prepare_data`: nothing is cut off them.
+    """
 
     splits: dict[str, Dataset]
     label_space: LabelSpace
     name: str
     notes: Sequence[str] = ()
     scenes: Iterable[Sequence[str]] = ()
+    source: Mapping = field(default_factory=dict)
 
 
 def load_data(
@@ -68,6 +76,8 @@ def load_data(
     test_fraction: float = 0.25,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
+    dataset_revision: str | None = None,
+    streaming: bool = False,
 ) -> LoadedData:
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
 
@@ -81,6 +91,8 @@ def load_data(
         test_fraction: Share cut off as test where the layout has no splits at all (KITTI, one pair of folders).
         validation_fraction: Share of train cut off as validation where there is none; 0 leaves it out.
         split_seed: Of both cuts.
+        dataset_revision: Branch, tag or commit of the Hub id.
+        streaming: Read the Hub set over the network once and hold its files in memory, instead of downloading it.
 
     Raises:
         DataError: Anything missing, unpaired, ambiguous or unreadable; one line that names it.
@@ -94,23 +106,36 @@ def load_data(
                 f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", data_dir or dataset
             )
     source = data_dir if dataset is None else dataset
+    for name, given in (("streaming", streaming), ("dataset_revision", dataset_revision)):
+        if given and dataset in (None, "synthetic"):
+            raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{source}`", f"leave `--{name}` out", source)
     try:
         if dataset is not None:
-            found = _load_dataset(dataset, label_space, image_column, label_column)
+            found = _load_dataset(dataset, label_space, image_column, label_column, dataset_revision, streaming)
         else:
             found = _load_folder(Path(data_dir).expanduser(), label_space, image_column, label_column)
     except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
         what = f"{error.strerror or error} at {error.filename or source}"
         raise DataError("data that can be read", what, "check the path and its permissions", source) from error
+    made = found.source if split_file is None else {}
+    if made:
+        validation_fraction = 0
     splits, notes = arrange_splits(
         found.splits, split_file, keep_together, found.scenes, test_fraction, validation_fraction, split_seed, source
     )
-    notes = (*found.notes, *notes)
+    notes = tuple(dict.fromkeys((*found.notes, *made.get("notes", ()), *notes)))
     logger.info("%s: %s; %s", found.name, {split: len(rows) for split, rows in splits.items()}, "; ".join(notes))
     return LoadedData(splits, found.label_space, found.name, notes)
 
 
-def _load_dataset(dataset: str, label_space: str | None, image_column: str | None, label_column: str | None) -> _Found:
+def _load_dataset(
+    dataset: str,
+    label_space: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    revision: str | None,
+    streaming: bool,
+) -> _Found:
     if dataset == "synthetic":
         space = read_label_space(label_space)[0] if label_space else CITYSCAPES
         return _Found(dict(build_synthetic_splits()), space, "synthetic")
@@ -118,9 +143,18 @@ def _load_dataset(dataset: str, label_space: str | None, image_column: str | Non
         raise DataError(
             "`synthetic`, a Hub id `user/name` or a folder", f"`{dataset}`, which is none", "correct `--dataset`"
         )
-    splits, notes = normalise_columns(load_hub_set(dataset), image_column, label_column, dataset)
+
+    def choose(features, split: str) -> list[str] | None:
+        if str(split).lower() not in SPLIT_NAMES:
+            return None
+        columns = choose_columns(features, image_column, label_column, dataset)
+        return [*columns, *(name for name in NAME_COLUMNS if name in features and name not in columns)]
+
+    hub_set = load_hub_set(dataset, revision, streaming, choose)
+    splits, notes = normalise_columns(hub_set.splits, image_column, label_column, dataset)
     name = dataset if not Path(dataset).is_dir() else Path(dataset).resolve().name
-    return _Found(splits, _label_space_of(dataset, label_space), name, notes)
+    space = _label_space_of(dataset, label_space, hub_set.commit)
+    return _Found(splits, space, name, notes, source=read_source(dataset, hub_set.commit))
 
 
 def _load_folder(path: Path, label_space: str | None, image_column: str | None, label_column: str | None) -> _Found:
@@ -132,7 +166,8 @@ def _load_folder(path: Path, label_space: str | None, image_column: str | None, 
         raise DataError("a folder or .zip archive", "a file of another kind", "give the folder around it", path)
     if is_saved_set(path):
         splits, notes = normalise_columns(load_saved_set(path), image_column, label_column, str(path))
-        return _Found(splits, _label_space_of(str(path), label_space), path.resolve().name, notes)
+        space = _label_space_of(str(path), label_space)
+        return _Found(splits, space, path.resolve().name, notes, source=read_source(str(path)))
     space, folders = read_label_space(label_space) if label_space else (CITYSCAPES, {})
     if folders and path.is_dir():
         return _Found(load_described_folders(path, folders, label_space), space, space.name)
@@ -153,8 +188,8 @@ def _load_folder(path: Path, label_space: str | None, image_column: str | None, 
     )
 
 
-def _label_space_of(dataset: str, label_space: str | None) -> LabelSpace:
-    space = read_label_space(label_space)[0] if label_space else read_own_label_space(dataset)
+def _label_space_of(dataset: str, label_space: str | None, commit: str | None = None) -> LabelSpace:
+    space = read_label_space(label_space)[0] if label_space else read_own_label_space(dataset, commit)
     if space is None:
         raise DataError(
             "label_space.json or id2label.json in the data set",

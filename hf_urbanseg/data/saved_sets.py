@@ -1,17 +1,19 @@
-"""Sets that are `datasets` already: saved with `save_to_disk`, or on the Hub."""
+"""Sets that are `datasets` already: saved with `save_to_disk`, or from the Hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
-import huggingface_hub
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from hf_urbanseg.data.hub_sets import find_own_file
 from hf_urbanseg.data.label_space_files import label_space_from_names, read_mapping
 from hf_urbanseg.data.splits import UNSPLIT
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
 
 LABEL_SPACE_FILE = "label_space.json"
+SOURCE_FILE = "source.json"
+"""Beside a set that `prepare_data` wrote: where it comes from. Its splits are final."""
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 LABEL_COLUMNS = ("label", "labels", "annotation", "semantic_segmentation", "mask", "segmentation")
 NAME_COLUMNS = ("name", "filename", "file_name", "id", "image_id")
@@ -40,50 +42,40 @@ def load_saved_set(path: Path) -> datasets.DatasetDict:
     return saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({UNSPLIT: saved})
 
 
-def load_hub_set(dataset: str) -> datasets.DatasetDict:
-    """All splits of a data set on the Hub, or of a local folder that `datasets.load_dataset` reads.
-
-    Raises:
-        DataError: Not found, not reachable or not readable.
-    """
-    try:
-        return datasets.load_dataset(dataset)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            "a Hub data set that can be read",
-            f"{type(error).__name__}: {error}",
-            "check the id, the network and, for a private set, `hf auth login`",
-            dataset,
-        ) from error
-
-
-def read_own_label_space(dataset: str) -> LabelSpace | None:
+def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace | None:
     """The label space that a saved or Hub set brings along, None if it has none.
 
     Taken from `label_space.json`, or from the `id2label.json` of Hub sets, whose labels are train ids by convention.
 
+    Args:
+        dataset: `user/name`, or a folder.
+        commit: Of the Hub set.
+
     Raises:
         DataError: Such a file is there but unreadable.
     """
-    if path := _own_file(dataset, LABEL_SPACE_FILE):
+    if path := find_own_file(dataset, LABEL_SPACE_FILE, commit):
         return LabelSpace.from_dict(read_mapping(path, "label space"), str(path))
-    if path := _own_file(dataset, "id2label.json"):
+    if path := find_own_file(dataset, "id2label.json", commit):
         return label_space_from_names(read_mapping(path, "id2label"), dataset.rpartition("/")[2], path)
     return None
 
 
-def _own_file(dataset: str, name: str) -> Path | None:
-    if Path(dataset).is_dir():
-        path = Path(dataset) / name
-        return path if path.is_file() else None
-    try:
-        return Path(huggingface_hub.hf_hub_download(dataset, name, repo_type="dataset"))
-    except EntryNotFoundError:  # also when offline and never downloaded: then `--label_space` is asked for
-        return None
-    except (HfHubHTTPError, OSError) as error:
-        raise DataError(
-            f"{name} to be readable", f"{type(error).__name__}: {error}", "try again or give `--label_space`", dataset
-        ) from error
+def read_source(dataset: str, commit: str | None = None) -> dict:
+    """What `source.json` says about a saved or Hub set: `origin`, `license`, `notes`; empty if there is no such file.
+
+    Raises:
+        DataError: It is there but unreadable.
+    """
+    path = find_own_file(dataset, SOURCE_FILE, commit)
+    if path is None:
+        return {}
+    source = read_mapping(path, "source")
+    notes = source.get("notes") or []
+    words = [source.get("origin") or "", source.get("license") or "", *(notes if isinstance(notes, list) else [None])]
+    if not all(isinstance(word, str) for word in words):
+        raise DataError("`origin` and `license` as words, `notes` as a list of them", "others", "prepare it anew", path)
+    return {"origin": source.get("origin"), "license": source.get("license"), "notes": notes}
 
 
 def normalise_columns(
@@ -110,8 +102,7 @@ def normalise_columns(
             continue
         if split in splits:
             raise DataError(f"one {split} split", f"a second one, `{their_name}`", "remove or rename one", source)
-        image = _choose_column(rows, image_column, IMAGE_COLUMNS, "image", source)
-        label = _choose_column(rows, label_column, LABEL_COLUMNS, "label", source)
+        image, label = choose_columns(rows.features, image_column, label_column, source)
         unlabelled = rows.data.column(label).null_count
         if unlabelled and unlabelled == len(rows):
             notes.append(f"{their_name}: left out, it has no labels")
@@ -129,13 +120,24 @@ def normalise_columns(
     return splits, notes
 
 
-def _choose_column(rows: datasets.Dataset, chosen: str | None, usual: tuple[str, ...], kind: str, source: str) -> str:
-    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+def choose_columns(
+    features: Mapping, image_column: str | None, label_column: str | None, source: str
+) -> tuple[str, str]:
+    """The columns of images and of labels.
+
+    Args, Raises: As for `normalise_columns`.
+    """
+    image = _choose_column(features, image_column, IMAGE_COLUMNS, "image", source)
+    return image, _choose_column(features, label_column, LABEL_COLUMNS, "label", source)
+
+
+def _choose_column(features: Mapping, chosen: str | None, usual: tuple[str, ...], kind: str, source: str) -> str:
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     column = chosen if chosen is not None else next((name for name in usual if name in images), None)
     if column not in images:
         raise DataError(
             f"an image column `{chosen}`" if chosen else f"an image column named {', '.join(usual)}",
-            f"image columns {', '.join(images) or '(none)'} among {', '.join(rows.column_names)}",
+            f"image columns {', '.join(images) or '(none)'} among {', '.join(features)}",
             f"name one with `--{kind}_column`, or give folders of image files as `--data_dir`",
             source,
         )

@@ -7,7 +7,7 @@ from datasets import Image
 from PIL import Image as PillowImage
 
 from hf_urbanseg.commands import prepare_data
-from hf_urbanseg.commands.prepare_data import encode_train_ids, main, write_prepared_set
+from hf_urbanseg.commands.prepare_data import main, write_prepared_set
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
@@ -54,17 +54,18 @@ def png(array, palette=False, **options):
 def test_main__loads_back_with_the_same_pixels_labels_and_splits(kitti, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "--data_dir", kitti, "--output", "prepared/kitti", "--split_seed", "3")
     source, loaded = load_data(data_dir=str(kitti), split_seed=3), load_data(data_dir="prepared/kitti")
-    assert (loaded.name, loaded.label_space) == ("kitti", CITYSCAPES.with_train_ids())
+    assert (loaded.name, loaded.label_space) == ("kitti", source.label_space) == ("kitti", CITYSCAPES)
+    assert loaded.notes == source.notes
     assert list(loaded.splits) == list(source.splits) == ["train", "validation", "test"]
     for split, rows in loaded.splits.items():
         assert list(rows["name"]) == list(source.splits[split]["name"])
-        for row, stored, original in zip(rows, undecoded(rows, "image"), source.splits[split], strict=True):
-            file = kitti / "training" / "image_2" / f"{row['name']}.jpg"
-            assert stored == {"bytes": file.read_bytes(), "path": None}
-            assert row["label"].mode == "L"
-            expected = CITYSCAPES.train_id_table[np.asarray(original["label"])]
-            np.testing.assert_array_equal(np.asarray(row["label"]), expected)
-            np.testing.assert_array_equal(loaded.label_space.train_id_table[expected], expected)
+        for column, folder, suffix in (("image", "image_2", "jpg"), ("label", "semantic", "png")):
+            for name, stored in zip(rows["name"], undecoded(rows, column), strict=True):
+                file = kitti / "training" / folder / f"{name}.{suffix}"
+                assert stored == {"bytes": file.read_bytes(), "path": None}
+        for row, original in zip(rows, source.splits[split], strict=True):
+            assert row["label"].mode == original["label"].mode == ("P" if int(row["name"][:6]) % 2 else "L")
+            np.testing.assert_array_equal(np.asarray(row["label"]), np.asarray(original["label"]))
     assert "train           3 frames\n" in capsys.readouterr().out
 
 
@@ -82,8 +83,8 @@ def test_main__inside_the_image_folder(kitti, monkeypatch):
     monkeypatch.chdir(kitti / "training" / "semantic")
     run(monkeypatch, "--data_dir", kitti, "--output", kitti.parent / "prepared")
     rows = load_data(data_dir=str(kitti.parent / "prepared")).splits["train"]
-    assert all(row["label"].mode == "L" and row["image"].mode == "RGB" for row in rows)
-    assert max(np.asarray(row["label"])[np.asarray(row["label"]) != 255].max() for row in rows) == 18
+    assert all(row["label"].mode in "LP" and row["image"].mode == "RGB" for row in rows)
+    assert max(np.asarray(row["label"]).max() for row in rows) == 33
 
 
 def test_main__writes_a_split_file_that_serves_the_source(kitti, monkeypatch):
@@ -100,6 +101,17 @@ def test_main__readme_has_counts_and_notes(kitti, monkeypatch):
     text = (kitti.parent / "prepared" / "README.md").read_text()
     assert "| train | 3 |\n| validation | 1 |\n| test | 2 |\n" in text
     assert "- test: 2 of 6 frames, seed 0\n- validation: 1 of 4 training frames, seed 0\n" in text
+
+
+def test_main__splits_are_final(kitti, monkeypatch, tmp_path):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared", "--validation_fraction", "0")
+    loaded = load_data(data_dir="prepared", validation_fraction=0.5)  # nobody cuts what was left whole
+    assert {split: len(rows) for split, rows in loaded.splits.items()} == {"train": 4, "test": 2}
+    assert loaded.notes == ("test: 2 of 6 frames, seed 0", "validation: none")
+    (tmp_path / "mine.yaml").write_text("train: [000000_10, 000001_10, 000002_10]\n")
+    loaded = load_data(data_dir="prepared", split_file="mine.yaml", validation_fraction=0.5)
+    assert {split: len(rows) for split, rows in loaded.splits.items()} == {"train": 1, "validation": 2}
+    assert loaded.notes[0] == "splits: as listed in mine.yaml"
 
 
 def refused(capsys, monkeypatch, *words):
@@ -135,7 +147,7 @@ def test_main__a_set_can_replace_itself(kitti, tmp_path, monkeypatch):
     run(monkeypatch, "--data_dir", "prepared", "--output", "prepared", "--overwrite")
     loaded = load_data(data_dir="prepared")
     assert {split: len(rows) for split, rows in loaded.splits.items()} == {"train": 3, "validation": 1, "test": 2}
-    assert np.unique(np.asarray(loaded.splits["train"][0]["label"])).tolist() == [0, 1, 2, 13, 18, 255]
+    assert np.unique(np.asarray(loaded.splits["train"][0]["label"])).tolist() == [0, 7, 8, 11, 26, 33]
 
 
 def test_main__bad_label_writes_nothing(kitti, tmp_path, monkeypatch, capsys):
@@ -173,27 +185,3 @@ def test_write_prepared_set__clears_what_a_killed_run_left(kitti, tmp_path):
     write_prepared_set(load_data(data_dir=str(kitti)), tmp_path / "prepared")
     assert not (tmp_path / "prepared" / "half.arrow").exists()
     assert not (tmp_path / ".prepared.partial").exists()
-
-
-def test_encode_train_ids__palette_indices():
-    label_ids = np.array([[7, 33], [0, 255]], np.uint8)
-    for palette in (False, True):
-        encoded = PillowImage.open(io.BytesIO(encode_train_ids(png(label_ids, palette), CITYSCAPES, "x.png")))
-        assert encoded.mode == "L"
-        assert np.asarray(encoded).tolist() == [[0, 18], [255, 255]]
-
-
-def test_encode_train_ids__rotation_by_exif_ends_in_the_pixels():
-    exif = PillowImage.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    label = png(np.array([[7, 8, 11]], np.uint8), exif=exif)
-    encoded = PillowImage.open(io.BytesIO(encode_train_ids(label, CITYSCAPES, "x.png")))
-    assert np.asarray(encoded).tolist() == [[0], [1], [2]]
-    assert 0x0112 not in encoded.getexif()
-
-
-def test_encode_train_ids__other_kinds_and_values():
-    with pytest.raises(DataError, match=r"x\.png: expected an 8-bit label; found mode RGB"):
-        encode_train_ids(png(np.zeros((2, 2, 3), np.uint8)), CITYSCAPES, "x.png")
-    with pytest.raises(DataError, match=r"x\.png: expected label ids of cityscapes; found 200"):
-        encode_train_ids(png(np.full((2, 2), 200, np.uint8)), CITYSCAPES, "x.png")

@@ -7,9 +7,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from hf_urbanseg.data import loading
+from hf_urbanseg.data import loading, saved_sets
 from hf_urbanseg.data.folders import FEATURES, pair_folders
 from hf_urbanseg.data.folders import build_dataset as build
+from hf_urbanseg.data.hub_sets import HubSet
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
@@ -136,12 +137,15 @@ def test_load_data__saved_set_brings_its_label_space(kitti, tmp_path):
     assert load_data(data_dir=str(tmp_path / "mine"), label_space="cityscapes").label_space == CITYSCAPES
 
 
-def test_load_data__hub_id(kitti, monkeypatch):
+def test_load_data__hub_id(kitti, monkeypatch, tmp_path):
     rows = build(pair_folders(kitti / "training" / "image_2", kitti / "training" / "semantic"))
     rows = rows.rename_columns({"image": "pixel_values", "name": "filename"})
-    monkeypatch.setattr(loading, "load_hub_set", lambda dataset: DatasetDict({"train": rows}))
-    loaded = load_data(dataset="user/name", label_space="cityscapes", validation_fraction=0.25)
-    assert loaded.name == "user/name"
+    (tmp_path / "label_space.json").write_text(json.dumps(CITYSCAPES.to_dict()))
+    monkeypatch.setattr(loading, "load_hub_set", lambda *_: HubSet(DatasetDict({"train": rows}), "abc"))
+    own = {("user/name", "label_space.json", "abc"): tmp_path / "label_space.json"}
+    monkeypatch.setattr(saved_sets, "find_own_file", lambda *words: own.get(words))
+    loaded = load_data(dataset="user/name", validation_fraction=0.25)
+    assert (loaded.name, loaded.label_space) == ("user/name", CITYSCAPES)
     assert sizes(loaded) == {"train": 6, "validation": 2}
     assert loaded.notes == ("validation: 2 of 8 training frames, seed 0", "test: none")
 
@@ -166,6 +170,11 @@ def test_load_data__synthetic(monkeypatch):
         ({"dataset": "a", "test_fraction": 1.0}, "a: expected `test_fraction` from 0 to below 1; found 1.0"),
         ({"data_dir": "a", "validation_fraction": -0.1}, "`validation_fraction` from 0 to below 1; found -0.1"),
         ({"data_dir": "a", "validation_fraction": float("nan")}, "found nan"),
+        ({"data_dir": "a", "streaming": True}, "a: expected a Hub id as `dataset` with `streaming`; found `a`; leave "
+         "`--streaming` out"),
+        ({"dataset": "synthetic", "dataset_revision": "v1"}, "a Hub id as `dataset` with `dataset_revision`; found"),
+        ({"dataset": ".", "streaming": True}, "a Hub id `user/name` with `streaming`; found a local folder"),
+        ({"dataset": ".", "dataset_revision": "v1"}, "with `dataset_revision`; found a local folder"),
     ],
 )  # fmt: skip
 def test_load_data__bad_arguments(arguments, message, tmp_path, monkeypatch):

@@ -4,12 +4,10 @@ import json
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image as PillowImage
 
-from hf_urbanseg.data import saved_sets
 from hf_urbanseg.data.folders import FEATURES
-from hf_urbanseg.data.saved_sets import load_hub_set, load_saved_set, normalise_columns, read_own_label_space
+from hf_urbanseg.data.saved_sets import load_saved_set, normalise_columns, read_own_label_space, read_source
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 
@@ -143,25 +141,6 @@ def test_load_saved_set__damaged(tmp_path, lost, left):
         load_saved_set(tmp_path)
 
 
-def test_load_hub_set__local_parquet_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_sets.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "set" / "data").mkdir(parents=True)
-    for split in ("train", "validation"):
-        make_rows(label="annotation").to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
-    splits, _ = normalise_columns(load_hub_set(str(tmp_path / "set")), None, None, "set")
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "validation": 2}
-    np.testing.assert_array_equal(np.asarray(splits["train"][1]["label"]), INDICES)
-
-
-def test_load_hub_set__unreachable(monkeypatch):
-    def refuse(dataset):
-        raise ConnectionError("Couldn't reach the Hub\nat all")
-
-    monkeypatch.setattr(saved_sets.datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match=r"^user/name: expected a Hub data set that can be read; found ConnectionError"):
-        load_hub_set("user/name")
-
-
 def test_read_own_label_space__from_a_folder(tmp_path):
     assert read_own_label_space(str(tmp_path)) is None
     (tmp_path / "id2label.json").write_text('{"0": "road", "1": "kerb"}')
@@ -170,25 +149,11 @@ def test_read_own_label_space__from_a_folder(tmp_path):
     assert read_own_label_space(str(tmp_path)) == CITYSCAPES
 
 
-def test_read_own_label_space__from_the_hub(tmp_path, monkeypatch):
-    asked = []
-
-    def download(dataset, name, repo_type):
-        asked.append((dataset, name, repo_type))
-        if name == "label_space.json":
-            raise EntryNotFoundError("404")
-        (tmp_path / name).write_text('{"0": "road", "1": "kerb"}')
-        return str(tmp_path / name)
-
-    monkeypatch.setattr(saved_sets.huggingface_hub, "hf_hub_download", download)
-    assert read_own_label_space("user/name").name == "name"
-    assert asked == [("user/name", "label_space.json", "dataset"), ("user/name", "id2label.json", "dataset")]
-
-
-def test_read_own_label_space__network_down(monkeypatch):
-    def fail(dataset, name, repo_type):
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr(saved_sets.huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(DataError, match=r"user/name: expected label_space\.json to be readable; found ConnectionError"):
-        read_own_label_space("user/name")
+def test_read_source__words_or_an_error(tmp_path):
+    assert read_source(str(tmp_path)) == {}
+    (tmp_path / "source.json").write_text('{"origin": "kitti", "notes": ["test: none"], "more": 1}')
+    assert read_source(str(tmp_path)) == {"origin": "kitti", "license": None, "notes": ["test: none"]}
+    for wrong in ('{"notes": "test"}', '{"origin": 3}', '{"notes": [3]}'):
+        (tmp_path / "source.json").write_text(wrong)
+        with pytest.raises(DataError, match=r"source\.json: expected `origin` and `license` as words"):
+            read_source(str(tmp_path))
