@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--crop_size", type=int, nargs=2, default=(368, 368))
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--samples", type=int, default=400, help="samples per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, help="images per second the training step takes")
     parser.add_argument("--output", help="JSON file for the figures")
@@ -72,7 +73,8 @@ def main() -> None:
         rates = {(name, workers): [] for workers in args.num_workers for name in sets}
         for epoch in range(1, args.rounds + 1):
             for name, workers in rates:
-                keys = [(epoch, index) for index in range(len(rows))]
+                # Enough batches that those the workers had ready at the start don't matter.
+                keys = [(100 * epoch + number // len(rows), number % len(rows)) for number in range(args.samples)]
                 batches = iter(DataLoader(sets[name], batch_size=8, sampler=keys, num_workers=workers))
                 first = next(batches)  # workers are up
                 start = time.perf_counter()
