@@ -1,11 +1,49 @@
 """The data and splits a run was trained on, recalled from what it left beside its model."""
 
-from dataclasses import fields, replace
+import logging
+from dataclasses import asdict, fields, replace
 
 from hf_urbanseg.config import DataArguments
-from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.models.loading import find_file
 from hf_urbanseg.recipe import load_recipe, parse_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def load_recorded_data(data_args: DataArguments, model: str, revision: str | None = None) -> LoadedData:
+    """The data to measure a run on, split as in training wherever that can be.
+
+    Without a data option, the data and the very splits of the run. With one, and no option that splits it, the splits
+    of the run's splits.yaml if all of its frames are in the data; if they are not, the data's own splits or the usual
+    cut, and the log says so: what is then called test may have been trained on.
+
+    Args, Raises: As for `recall_data_arguments` and `load_data`.
+    """
+    recalled = recall_data_arguments(data_args, model, revision)
+    if recalled is not data_args or _splits_by_options(data_args):
+        return load_data(**asdict(recalled))
+    try:
+        listed = str(find_file(model, "splits.yaml", revision))
+    except UrbanSegError:
+        return load_data(**asdict(data_args))
+    try:
+        data = load_data(**asdict(replace(data_args, split_file=listed)))
+    except DataError as error:
+        data = load_data(**asdict(data_args))  # fails again if the data itself is at fault
+        logger.warning(
+            "the splits of %s are not used, because its splits.yaml doesn't fit this data (%s); the data's own or the "
+            "usual cut is, and may call frames test that the model was trained on", model, error.found,
+        )  # fmt: skip
+        return data
+    logger.warning("splits: as %s was trained, from its splits.yaml (`--split_file` names others)", model)
+    return data
+
+
+def _splits_by_options(data_args: DataArguments) -> bool:
+    names = ("split_file", "keep_together", "test_fraction", "validation_fraction", "split_seed")
+    return any(getattr(data_args, name) != getattr(DataArguments(), name) for name in names)
 
 
 def recall_data_arguments(data_args: DataArguments, model: str, revision: str | None = None) -> DataArguments:

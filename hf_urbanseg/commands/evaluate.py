@@ -1,13 +1,14 @@
 """Measures a trained folder (or Hub model) on a split: every score, what each image contributes, and where it fails.
 
 Without a data option, the data and splits that the run recorded are used, and the numbers are those of its
-metrics.json. `accelerate launch --num_processes 4 scripts/evaluate.py` shares the images among processes.
+metrics.json; so are they where `--data_dir` names the same data in another place. `accelerate launch --num_processes 4
+scripts/evaluate.py` shares the images among processes.
 """
 
 import logging
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import accelerate
@@ -16,11 +17,11 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from hf_urbanseg.commands._recorded_data import recall_data_arguments
+from hf_urbanseg.commands._recorded_data import load_recorded_data
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import DataArguments, PlanArguments, check_device, option
 from hf_urbanseg.data.checks import inspect_pairs
-from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
@@ -77,7 +78,7 @@ def _evaluate() -> None:
     device = args.device if processes is None else processes.device
     plan = plan_args.build_plan()
     predictor = Predictor.from_pretrained(args.model, device, plan, revision=args.revision)
-    data = load_data(**asdict(recall_data_arguments(data_args, args.model, args.revision)))
+    data = load_recorded_data(data_args, args.model, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
     if split not in data.splits:
         raise ConfigError(f"a split of {', '.join(data.splits)}", f"`{split}`", "choose one with `--split`")

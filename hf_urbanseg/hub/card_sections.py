@@ -3,7 +3,9 @@
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 
+from hf_urbanseg.config import AugmentationArguments, LossArguments, ModelArguments, UrbanSegTrainingArguments
 from hf_urbanseg.hub.licence import recognise_data
 from hf_urbanseg.hub.local_paths import is_absolute, last_name
 from hf_urbanseg.hub.markdown import escape_markdown, join_names
@@ -125,9 +127,10 @@ def describe_limits(summary: RunSummary, shown: str | None) -> list[str]:
 
 def describe_training(summary: RunSummary) -> list[tuple[str, str]]:
     """The options that matter, in words: only those in effect."""
-    recipe, run = summary.recipe, summary.metrics.get("training") or {}
-    if not recipe:
+    if not summary.recipe:
         return []
+    # A recipe written by hand leaves out what it doesn't change.
+    recipe, run = _defaults() | summary.recipe, summary.metrics.get("training") or {}
     rows = [("start", _start(summary)), ("loss", _loss(recipe)), ("class weights", _weights(summary))]
     if recipe.get("auxiliary_head"):
         rows.append(("auxiliary head", f"FCN on stage {recipe.get('auxiliary_stage')}, weight "
@@ -150,6 +153,13 @@ def describe_training(summary: RunSummary) -> list[tuple[str, str]]:
     if run.get("seconds"):
         rows.append(("wall time", f"{_duration(run['seconds'])} for {run.get('steps')} steps, measuring included"))
     return rows
+
+
+def _defaults() -> dict:
+    types = (ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
+    return {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory() for one in types for f in fields(one)
+    }
 
 
 def _start(summary: RunSummary) -> str:
@@ -175,16 +185,16 @@ def _loss(recipe: Mapping) -> str:
 
 
 def _weights(summary: RunSummary) -> str:
-    chosen = summary.recipe.get("class_weights")
+    chosen = summary.recipe.get("class_weights") or summary.weights.get("scheme")
     if chosen == "none" or not summary.weights:
         return "none"
     return f"{last_name(str(chosen))}, from the pixels of {summary.weights.get('source', 'train')}"
 
 
 def _optimiser(recipe: Mapping) -> str:
-    factor = recipe.get("head_lr_multiplier", 1)
+    factor = recipe["head_lr_multiplier"]
     head = f", x{factor:g} outside the encoder" if factor != 1 else ""
-    return f"AdamW, learning rate {recipe.get('learning_rate'):g}{head}, weight decay {recipe.get('weight_decay')}"
+    return f"AdamW, learning rate {recipe['learning_rate']:g}{head}, weight decay {recipe.get('weight_decay')}"
 
 
 def _schedule(recipe: Mapping) -> str:

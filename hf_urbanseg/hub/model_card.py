@@ -117,7 +117,7 @@ def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     path = Path(run) / CARD
     try:
         if path.exists() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
-            logger.warning("%s was written or changed by hand and is kept; delete it to have it written anew", path)
+            logger.info("%s was written or changed by hand and is kept; delete it to have it written anew", path)
             return False
         text = build_model_card(run, repo_id, pictures)
         staged = path.with_name(f".{CARD}.tmp")

@@ -1,0 +1,186 @@
+"""A published run, loaded back by strangers: fresh processes without our caches, our code or our data's path."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from loopback_cards import read_front_matter
+from PIL import Image
+
+from hf_urbanseg.commands import _recorded_data
+from hf_urbanseg.config import DataArguments
+from hf_urbanseg.data.kitti import load_kitti
+from hf_urbanseg.data.preprocessing import EvalDataset
+from hf_urbanseg.data.splits import write_split_file
+from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.hub.model_card import write_model_card
+from hf_urbanseg.hub.publish import publish
+from hf_urbanseg.hub.repository import collect_repository
+from hf_urbanseg.inference.evaluation import build_eval_loader, measure
+from hf_urbanseg.inference.plan import PLAIN
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.reports.run_files import write_json, write_yaml
+from hf_urbanseg.reports.split_files import write_split_files
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+# Not what any seed of the usual cut would give.
+SPLITS = {
+    "train": ["000002_10", "000005_10"],
+    "validation": ["000000_10"],
+    "test": ["000001_10", "000003_10", "000004_10"],
+}
+
+
+@pytest.fixture(scope="module")
+def kitti(tmp_path_factory):
+    """Six rendered streets in KITTI's layout."""
+    root = tmp_path_factory.mktemp("data") / "kitti"
+    for kind in ("image_2", "semantic"):
+        (root / "training" / kind).mkdir(parents=True)
+    for number in range(6):
+        for kind, picture in zip(("image_2", "semantic"), render_scene(number, (60 + number % 3, 200)), strict=True):
+            Image.fromarray(picture).save(root / "training" / kind / f"{number:06d}_10.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(kitti, tmp_path_factory):
+    """What finetune.py leaves, of an untrained model measured as finetune.py measures."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    torch.manual_seed(0)
+    model, processor = build_random_model("tiny", CITYSCAPES).eval(), build_image_processor((64, 192))
+    torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    rows, entries = load_kitti(kitti / "training"), {}
+    for split in ("validation", "test"):
+        chosen = rows.select([rows["name"][:].index(name) for name in SPLITS[split]])
+        dataset = EvalDataset(chosen, CITYSCAPES, processor)
+        loader = build_eval_loader(dataset, 2, 0, 0, 1)
+        measured = measure(model, loader, dataset.names, CITYSCAPES.names, PLAIN, torch.device("cpu"), boundary=True)
+        protocol = PLAIN.describe((64, 192))
+        entries[split] = write_split_files(folder, split, measured, CITYSCAPES, 0, protocol, "kitti")
+    images = {split: len(names) for split, names in SPLITS.items()}
+    write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
+    write_json(folder / "label_space.json", CITYSCAPES.to_dict())
+    write_split_file(folder / "splits.yaml", SPLITS)
+    write_yaml(folder / "recipe.yaml", {"data_dir": str(kitti), "init": "random", "size": "tiny", "max_steps": 1})
+    write_model_card(folder, "user/name")
+    return folder
+
+
+@pytest.fixture
+def published(hub_here, run):
+    publish(collect_repository(run), "user/name")
+    return hub_here
+
+
+STRANGER = """
+import sys, numpy, torch
+exec(sys.argv[1])
+assert image.size == (200, 60) and {mask.size for mask in masks.values()} == {(200, 60)}
+from transformers import SegformerForSemanticSegmentation
+model, report = SegformerForSemanticSegmentation.from_pretrained("user/name", output_loading_info=True)
+assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+with torch.no_grad():
+    logits = model(torch.from_numpy(numpy.load("pixels.npy"))).logits
+pixels = {name: int((numpy.asarray(mask) > 0).sum()) for name, mask in masks.items()}
+counts = {"names": list(pixels), "pixels": list(pixels.values())}
+numpy.savez("found.npz", logits=logits.numpy(), train_ids=train_ids.numpy(), **counts)
+assert not [name for name in sys.modules if name.startswith("hf_urbanseg")]
+"""
+
+
+def test_card__its_code_runs_in_a_fresh_process(published, run, kitti, run_with_hub, tmp_path):
+    """Both blocks as they stand in the README.md on the Hub; logits equal to the last bit."""
+    from transformers import SegformerForSemanticSegmentation
+
+    card = published.tree("user/name")["README.md"].decode()
+    first, second = re.findall(r"^```python\n(.*?)\n```$", card, re.DOTALL | re.MULTILINE)
+    assert len([line for line in first.splitlines() if line]) <= 6
+    shutil.copy(kitti / "training" / "image_2" / "000003_10.png", tmp_path / "street.png")
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 64, 192)).astype(np.float32)
+    np.save(tmp_path / "pixels.npy", pixels)
+    run_with_hub(STRANGER, f"{first}\n{second}", home="stranger")
+    found = np.load(tmp_path / "found.npz")
+    with torch.no_grad():
+        expected = SegformerForSemanticSegmentation.from_pretrained(run)(torch.from_numpy(pixels)).logits.numpy()
+    np.testing.assert_array_equal(found["logits"].view(np.uint32), expected.view(np.uint32))
+    # The pipeline's masks are the tensor's classes, and those are the ones that were measured.
+    ids, counts = np.unique(found["train_ids"], return_counts=True)
+    names = [CITYSCAPES.names[i] for i in ids]
+    assert dict(zip(found["names"], found["pixels"], strict=True)) == dict(zip(names, counts, strict=True))
+    images = json.loads((run / "per_image_test.json").read_text())
+    row = images["names"].index("000003_10")
+    label = np.asarray(Image.open(kitti / "training" / "semantic" / "000003_10.png"))
+    known = CITYSCAPES.train_id_table[label] != 255
+    predicted = np.bincount(found["train_ids"][known], minlength=19)
+    assert predicted.tolist() == images["predicted"][row]
+
+
+def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_with_hub, tmp_path):
+    """The data lies elsewhere, the splits come from the Hub, every score is equal to the last bit."""
+    card = published.tree("user/name")["README.md"].decode()
+    command = re.search(r"^```bash\npython (scripts/evaluate\.py .*)\n```$", card, re.MULTILINE)[1].split()
+    assert command[1:] == ["--model", "user/name", "--split", "test", "--data_dir", "kitti"]
+    shutil.copytree(kitti, tmp_path / "kitti")
+    words = [*command[1:], "--num_workers", "0", "--output", tmp_path / "out"]
+    done = run_with_hub(SCRIPTS / "evaluate.py", *words, home="stranger", HF_URBANSEG_CACHE=tmp_path / "cache")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["splits"]["test"]
+    reported = json.loads((run / "metrics.json").read_text())["splits"]["test"]
+    assert {**found, "constant_guess": None} == {**reported, "constant_guess": None}
+    results = read_front_matter(card)["model-index"][0]["results"]
+    assert [one["dataset"]["split"] for one in results] == ["test", "validation"]
+    for metric in results[0]["metrics"]:
+        assert metric["value"] == found[metric["type"]]
+    assert f"**{100 * found['mean_iou']:.2f} % mIoU**" in card
+    assert f"test mIoU {found['mean_iou']:.6f}" in done.stdout
+    assert "splits: as user/name was trained, from its splits.yaml" in done.stderr
+
+
+# ---- which splits ----
+
+
+def names_of(data) -> dict[str, list[str]]:
+    return {split: list(rows["name"]) for split, rows in data.splits.items()}
+
+
+def test_load_recorded_data__the_runs_splits_where_all_its_frames_are(run, kitti, caplog):
+    for arguments in (DataArguments(), DataArguments(data_dir=str(kitti))):
+        assert names_of(_recorded_data.load_recorded_data(arguments, str(run))) == SPLITS
+    assert "splits: as " in caplog.text
+
+
+def test_load_recorded_data__options_win(run, kitti, caplog, tmp_path):
+    data = _recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti), test_fraction=0.5), str(run))
+    assert len(data.splits["test"]) == 3
+    assert names_of(data) != SPLITS
+    write_split_file(tmp_path / "mine.yaml", {"train": ["000000_10"], "test": ["000005_10"]})
+    arguments = DataArguments(data_dir=str(kitti), split_file=str(tmp_path / "mine.yaml"), validation_fraction=0.0)
+    assert names_of(_recorded_data.load_recorded_data(arguments, str(run)))["test"] == ["000005_10"]
+    assert "splits.yaml" not in caplog.text
+
+
+def test_load_recorded_data__other_data_is_cut_as_usual_and_told(run, kitti, caplog, tmp_path):
+    shutil.copytree(kitti, tmp_path / "kitti")
+    for kind in ("image_2", "semantic"):
+        (tmp_path / "kitti" / "training" / kind / "000004_10.png").rename(
+            tmp_path / "kitti" / "training" / kind / "other.png"
+        )
+    arguments = DataArguments(data_dir=str(tmp_path / "kitti"))
+    data = _recorded_data.load_recorded_data(arguments, str(run))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert "its splits.yaml doesn't fit this data (`000004_10` in test)" in caplog.text
+    assert "may call frames test that the model was trained on" in caplog.text
+
+
+def test_load_recorded_data__a_model_without_splits(run, kitti, caplog, tmp_path):
+    (tmp_path / "model").mkdir()
+    data = _recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti)), str(tmp_path / "model"))
+    assert len(data.splits["test"]) == 2
+    assert not caplog.text
