@@ -6,7 +6,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from hf_urbanseg.hub.background import BackgroundPublisher
-from hf_urbanseg.hub.repository import collect_checkpoint
+from hf_urbanseg.hub.model_card import CARD, build_interim_card, read_edited_card
+from hf_urbanseg.hub.repository import Files, collect_checkpoint
 
 
 class PublishCallback(TrainerCallback):
@@ -22,8 +23,10 @@ class PublishCallback(TrainerCallback):
         self.publisher, self.tensorboard, self.token = publisher, tensorboard, token
 
     def on_save(self, args, state, control, **kwargs):
-        run = Path(args.output_dir)
+        files = partial(self._collect, Path(args.output_dir), state.global_step, state.max_steps)
         step = f"step {state.global_step}"
-        checkpoint = run / f"checkpoint-{state.global_step}"
-        files = partial(collect_checkpoint, run, checkpoint, self.tensorboard, self.token)
         self.publisher.submit(files, f"Training, {step} of {state.max_steps}", step)
+
+    def _collect(self, run: Path, step: int, max_steps: int) -> Files:
+        files = collect_checkpoint(run, run / f"checkpoint-{step}", self.tensorboard, self.token)
+        return files | {CARD: read_edited_card(run) or build_interim_card(run, step, max_steps).encode()}
