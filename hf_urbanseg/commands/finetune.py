@@ -35,6 +35,7 @@ from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.background import BackgroundPublisher
 from hf_urbanseg.hub.callback import PublishCallback
+from hf_urbanseg.hub.model_card import write_model_card
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
@@ -143,6 +144,7 @@ def _finetune() -> None:
             "processes": args.world_size,
             "seed": args.seed,
         })  # fmt: skip
+        write_model_card(output, args.hub_model_id if pushes else None)
     trainer.accelerator.end_training()
     if publisher is not None:
         files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token)
