@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from huggingface_hub.utils import disable_progress_bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,7 +20,7 @@ from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.model_card import CARD, write_model_card
+from hf_urbanseg.hub.model_card import write_model_card
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
 from hf_urbanseg.hub.repository import Files, collect_repository
 from hf_urbanseg.recipe import parse_arguments
@@ -60,13 +61,16 @@ def _publish() -> None:
     (args,) = parse_arguments([PublishArguments], _name_positionals(sys.argv[1:]), description=__doc__)
     ledger = PushLedger.read(args.run)
     options = _choose_target(args, ledger)
-    files = collect_repository(args.run, options.pop("tensorboard"))
+    tensorboard = options.pop("tensorboard")
+    files = collect_repository(args.run, tensorboard)
     if not args.dry_run and write_model_card(args.run, options["repo_id"]):
-        files[CARD] = Path(args.run) / CARD
+        files = collect_repository(args.run, tensorboard)  # the card is searched for secrets and paths as all else
     _print_files(files, f"{args.run} -> {options['repo_id']}")
     if args.dry_run:
         print("dry run: nothing was pushed")
         return
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     bound_requests(args.timeout)
     ledger.owe("final")  # until it has arrived, even if this process is killed
     try:

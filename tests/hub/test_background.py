@@ -157,8 +157,8 @@ def test_submit__hub_down_from_start_to_end(hub, hub_here, run, caplog):
     with hub.outage():
         before = hash_tree(run)
         publisher = BackgroundPublisher(run, "user/name")
-        for step in (500, 1000):
-            _wait(lambda: not publisher._busy)
+        for number, step in enumerate((500, 1000), 1):
+            _wait(lambda number=number: len(_warnings(caplog)) == number)
             publisher.submit({"config.json": b"{}"}, f"Step {step}", f"step {step}")
         status = publisher.finish(20)
     assert not status.done
