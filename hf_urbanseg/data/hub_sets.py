@@ -70,7 +70,11 @@ def load_hub_set(
         commit = _ask(dataset, revision, streaming)
         if not streaming:
             splits = datasets.load_dataset(dataset, revision=commit or revision)
-            return HubSet(splits, commit or _cached_commit(splits))
+            cached = commit or _cached_commit(splits)
+            if commit is None and revision not in (None, cached):  # offline, `datasets` takes the newest it has
+                fix = "unset HF_HUB_OFFLINE, or name that commit if it is the one you want"
+                raise DataError(f"revision {revision} in the cache", f"commit {cached}", fix, dataset)
+            return HubSet(splits, cached)
         with _fewer_retries():
             streams = datasets.load_dataset(dataset, revision=commit, streaming=True)
             splits = {split: _stream(split, rows, choose) for split, rows in streams.items()}
@@ -181,7 +185,7 @@ def _describe(error: BaseException) -> tuple[str, str]:
     statuses = [getattr(getattr(one, "response", None), "status_code", None) for one in chain]
     status = next(filter(None, statuses), None)
     again = "check the network and run it again, or set HF_HUB_OFFLINE=1 to use an earlier download"
-    if "OfflineModeIsEnabled" in kinds:
+    if "OfflineModeIsEnabled" in kinds or huggingface_hub.constants.HF_HUB_OFFLINE:
         return (
             "offline mode, and no earlier download",
             "unset HF_HUB_OFFLINE, and don't stream where there's no network",
