@@ -92,11 +92,11 @@ def describe_limits(summary: RunSummary, shown: str | None) -> list[str]:
     counts = (summary.metrics.get("data") or {}).get("images") or {}
     limits = []
     if train := counts.get("train"):
-        few = "few: " if train < 1000 else ""
+        only = " only" if train < 1000 else ""
         measured = f", measured on {counts[shown]}" if shown in counts else ""
         place = _PLACES.get(recognise_data(summary.data_name))
         limits.append(
-            f"Trained on {few}{train:,} images{measured}"
+            f"Trained on {train:,} images{only}{measured}"
             + (f"; {place}." if place else ". How it does elsewhere, at night or in bad weather was not measured.")
         )
         if place and summary.data_kind != "synthetic":

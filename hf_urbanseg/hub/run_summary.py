@@ -134,7 +134,7 @@ class RunSummary:
         shape = {key: self.config.get(key) for key in ("hidden_sizes", "depths")}
         for size, known in SIZES.items():
             if all(known[key] == value for key, value in shape.items()):
-                return "SegFormer (tiny)" if size == "tiny" else f"SegFormer-{size.upper()}"
+                return f"SegFormer-{size if size == 'tiny' else size.upper()}"
         return "SegFormer"
 
     @cached_property

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from loopback_cards import read_front_matter
 from PIL import Image
 
 from hf_urbanseg.commands import _recorded_data
+from hf_urbanseg.commands import publish as publish_command
 from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.kitti import load_kitti
 from hf_urbanseg.data.preprocessing import EvalDataset
@@ -141,6 +143,22 @@ def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_wit
     assert f"**{100 * found['mean_iou']:.2f} % mIoU**" in card
     assert f"test mIoU {found['mean_iou']:.6f}" in done.stdout
     assert "splits: as user/name was trained, from its splits.yaml" in done.stderr
+
+
+def test_publish__names_the_repository_in_the_card(hub_here, run, tmp_path, monkeypatch):
+    """The card that training wrote without a repository; one that a person changed goes as it is."""
+    shutil.copytree(run, tmp_path / "run")
+    write_model_card(tmp_path / "run")
+    for name, change in (("user/one", False), ("user/two", True)):
+        if change:
+            text = (tmp_path / "run" / "README.md").read_text()
+            (tmp_path / "run" / "README.md").write_text(text + "\nMine.\n")
+        monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "run"), name])
+        publish_command.main()
+        card = hub_here.tree(name)["README.md"].decode()
+        assert 'from_pretrained("user/one")' in card
+        assert card.endswith("\nMine.\n") == change
+        assert card == (tmp_path / "run" / "README.md").read_text()
 
 
 # ---- which splits ----

@@ -7,6 +7,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -16,8 +17,10 @@ from huggingface_hub import ModelCard
 from loopback_cards import check_card, read_front_matter
 from markdown_it import MarkdownIt
 from run_folders import build_png
+from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.hub.callback import PublishCallback
 from hf_urbanseg.hub.citations import BIBTEX, choose_citations
 from hf_urbanseg.hub.licence import choose_licence
 from hf_urbanseg.hub.markdown import code_span, escape_markdown, fence_code, quote_path
@@ -181,7 +184,7 @@ def test_build_model_card__limits_name_classes(tmp_path):
     card = build_model_card(build_run(tmp_path / "run"))
     assert "- Never seen in training (no pixel of the train split): road, sidewalk.\n" in card
     assert "- Not learnt (IoU 0 % on test): wall.\n" in card
-    assert "- Trained on few: 30 images, measured on 5; KITTI's images were taken from one car" in card
+    assert "- Trained on 30 images only, measured on 5; KITTI's images were taken from one car" in card
     assert "resized to 64 x 192 pixels" in card
 
 
@@ -434,6 +437,24 @@ def test_build_interim_card__is_valid_and_says_so(tmp_path, hub_here):
     assert "model-index" not in read_front_matter(card)
     assert read_front_matter(card)["base_model"] == "nvidia/segformer-b0-finetuned-cityscapes-768-768"
     assert is_generated(card)
+
+
+def test_callback__sends_a_card_with_every_checkpoint(tmp_path):
+    run = build_run(tmp_path / "run")
+    (run / "checkpoint-500").mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (run / name).rename(run / "checkpoint-500" / name)
+    save_file({"x": np.zeros(2, np.float32)}, run / "checkpoint-500" / "model.safetensors")
+    sent = []
+    publisher = SimpleNamespace(submit=lambda files, message, what: sent.append((files(), what)))
+    arguments = SimpleNamespace(output_dir=str(run)), SimpleNamespace(global_step=500, max_steps=1000), None
+    PublishCallback(publisher).on_save(*arguments)
+    (run / "README.md").write_text(f"# Mine, of {run}\n")
+    PublishCallback(publisher).on_save(*arguments)
+    assert [what for _, what in sent] == ["step 500", "step 500"]
+    assert sent[0][0]["README.md"].decode() == build_interim_card(run, 500, 1000)
+    assert sent[1][0]["README.md"] == b"# Mine, of run\n"
+    assert "model.safetensors" in sent[0][0]
 
 
 def test_build_model_card__the_hub_accepts_it_for_every_kind_of_run(tmp_path, hub_here):
