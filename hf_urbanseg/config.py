@@ -243,6 +243,12 @@ class UrbanSegTrainingArguments(TrainingArguments):
     seed: int = option(42, "Seed of weights, order and augmentation.")
     ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
     dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
+    cache_images: str = option(
+        "auto",
+        "Keep decoded training frames in memory, 4 bytes a pixel, shared by the workers: `true`, `false`, or `auto`: "
+        "if they take up to a quarter of what is free.",
+        choices=["auto", "true", "false"],
+    )
     dataloader_persistent_workers: bool = option(True, "Keep them from epoch to epoch; samples carry their epoch.")
     cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
     push_to_hub: bool = option(False, "Push to --hub_model_id while training and at the end; never costs the run.")

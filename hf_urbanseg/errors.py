@@ -42,3 +42,7 @@ class ModelError(UrbanSegError):
 
 class CheckpointError(UrbanSegError):
     """A training checkpoint that is incomplete, altered or missing."""
+
+
+class HubError(UrbanSegError):
+    """The Hub is away, refuses, or must not get what it would be sent."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.hub.client import bound_requests
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -13,6 +14,7 @@ def run_command(command: Callable[[], None]) -> None:
     With several processes only the first of each machine prints, so the line appears once.
     """
     try:
+        bound_requests()  # a Hub that is silent must not hold a command for ever
         command()
     except UrbanSegError as error:
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:

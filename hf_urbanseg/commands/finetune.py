@@ -28,6 +28,7 @@ from hf_urbanseg.config import (
 )
 from hf_urbanseg.data.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
+from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.splits import write_split_file
@@ -35,7 +36,9 @@ from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.background import BackgroundPublisher
 from hf_urbanseg.hub.callback import PublishCallback
+from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.model_card import write_model_card
+from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
@@ -75,6 +78,10 @@ def _finetune() -> None:
     _prepare_process(args)
     _check_output(args)
     pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
+    if pushes:
+        # On every process, so that a wrong word stops them all.
+        check_target(args.hub_model_id, args.hub_revision)
+        clean_token(args.hub_token)
 
     # The first process reads and checks everything; the others then find the result in the cache.
     with args.main_process_first(local=False, desc="preflight"):
@@ -106,6 +113,9 @@ def _finetune() -> None:
         augmentation.flip,
         augmentation.photometric,
     )
+    sizes = [pair.size for pair in inspection.pairs["train"]]
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cache = build_decoded_cache(data.splits["train"], space, sizes, args.cache_images, local_processes)
     held_out = {
         split: EvalDataset(data.splits[split], space, image_processor)
         for split in ("validation", "test")
@@ -115,7 +125,7 @@ def _finetune() -> None:
         model,
         args,
         loss,
-        TrainDataset(data.splits["train"], space, transforms, args.seed),
+        TrainDataset(data.splits["train"], space, transforms, args.seed, cache),
         held_out.get("validation"),  # selection never sees test
         image_processor,
     )

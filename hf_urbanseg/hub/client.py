@@ -20,10 +20,6 @@ _build_unbounded = _http.default_client_factory
 _silent_threads: set[int] = set()
 
 
-class HubError(UrbanSegError):
-    """The Hub is away, refuses, or must not get what it would be sent."""
-
-
 def bound_requests(timeout: float | None = None) -> float:
     """Gives every request of `huggingface_hub` in this process an end.
 

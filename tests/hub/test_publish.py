@@ -7,8 +7,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 from run_folders import CARD, build_png
 
-from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.hub.client import HubError, bound_requests
+from hf_urbanseg.errors import ConfigError, DataError, HubError
+from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.publish import check_access, check_target, publish
 
 WEIGHTS = hashlib.sha512(b"weights").digest() * 4000  # 256 kB
