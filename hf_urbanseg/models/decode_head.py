@@ -1,0 +1,158 @@
+"""SegFormer's decode head with the same weights, outputs and gradients in a twentieth of the arithmetic."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+
+from hf_urbanseg.models._decode_blocks import BlockedHead, compute_logits
+
+
+class FastSegformerDecodeHead(SegformerDecodeHead):
+    """Stock's head computed in another order; `apply_fast_decode_head` makes a model use it.
+
+    Stock projects every stage to D channels, upsamples all of them to the first stage's size, concatenates them and
+    fuses 4 D channels to D there. Bilinear upsampling commutes with maps of single pixels, so with F_i the slice of the
+    fuse convolution that belongs to stage i (the concatenation is in reversed order)
+
+        fuse(concat(up(P_i x_i + b_i))) = sum_i up(F_i P_i x_i) + sum_i F_i b_i
+
+    and the products F_i P_i are small matrices, formed once per call (in fp32 at least). A BatchNorm with fixed
+    statistics is multiplied into them. Gradients reach all factors. Dropout draws stock's mask.
+
+    On CPU everything at the first stage's size is done in blocks of rows: predicting never holds a map of D channels,
+    training keeps one instead of eight. Elsewhere, and under torch.compile, it is plain tensor code.
+
+    A head that isn't as transformers builds it (another normalisation, SyncBatchNorm, a last stage that wasn't reshaped)
+    is computed the plain or the stock way. The layers inside aren't called as modules, so their hooks don't fire.
+
+    Shape:
+        encoder_hidden_states: (N, C_i, h_i, w_i) each, the largest map first.
+        returns: logits (N, num_labels, h_0, w_0), in memory as stock's: channels-last, except for a single
+            image.
+    """
+
+    def forward(self, encoder_hidden_states: Sequence[Tensor], **kwargs) -> Tensor:
+        stages = encoder_hidden_states
+        if len(stages) < 2 or any(stage.ndim != 4 for stage in stages):
+            return super().forward(stages, **kwargs)
+        norm, plain = self.batch_norm, _is_plain(self.batch_norm)
+        fold = plain and not norm.training
+        device = stages[0].device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else stages[0].dtype
+        with torch.autocast(device, enabled=False):
+            weights, bias = self._compose(fold)
+            tokens = [stage.flatten(2).transpose(1, 2).to(dtype) for stage in stages]
+            weights = [weight.to(dtype) for weight in weights]
+            sizes = [tuple(stage.shape[2:]) for stage in stages]
+            if self._goes_by_blocks(stages, plain):
+                return self._forward_by_blocks(tokens, sizes, weights, bias.to(dtype), fold)
+            maps = [
+                F.linear(token, weight, bias.to(dtype) if weight is weights[-1] else None)
+                .transpose(1, 2)
+                .unflatten(2, size)
+                for token, weight, size in zip(tokens, weights, sizes, strict=True)
+            ]
+            total = maps[0]
+            for one in maps[1:]:
+                total = total + F.interpolate(one, sizes[0], mode="bilinear", align_corners=False)
+        # Outside, so that autocast treats the stock modules as it always does.
+        hidden = self.activation(total if fold else norm(total))
+        return self.classifier(self.dropout(hidden))
+
+    def _compose(self, fold: bool) -> tuple[list[Tensor], Tensor]:
+        """One (D, C_i) matrix per stage and the bias of the sum, in fp32 at least."""
+        fuse = self.linear_fuse.weight[:, :, 0, 0]
+        fuse = fuse.to(torch.promote_types(fuse.dtype, torch.float32))
+        if fold:
+            scale, shift = self._fixed_norm(fuse.dtype)
+            fuse = scale[:, None] * fuse
+        projections = [linear.proj for linear in self.linear_projections]
+        slices = reversed(fuse.chunk(len(projections), dim=1))
+        pairs = list(zip(slices, projections, strict=True))
+        bias = sum(part @ one.bias.to(fuse.dtype) for part, one in pairs)
+        return [part @ one.weight.to(fuse.dtype) for part, one in pairs], bias + shift if fold else bias
+
+    def _fixed_norm(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        norm = self.batch_norm
+        scale = norm.weight.to(dtype) * (norm.running_var.to(dtype) + norm.eps).rsqrt()
+        return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale
+
+    def _goes_by_blocks(self, stages: Sequence[Tensor], plain: bool) -> bool:
+        return (
+            plain
+            and stages[0].device.type == "cpu"
+            and type(self.activation) is nn.ReLU
+            and type(self.dropout) is nn.Dropout
+            and self.dropout.p < 1
+            and len(stages[0]) * stages[0].shape[2:].numel() > 1  # else stock's BatchNorm raises its error
+            and not torch.compiler.is_compiling()
+        )
+
+    def _forward_by_blocks(self, tokens, sizes, weights, bias, fold: bool) -> Tensor:
+        dtype, norm, dropout = tokens[0].dtype, self.batch_norm, self.dropout
+        count = len(tokens[0])
+        # The bias goes where it costs least: upsampling leaves constants as they are.
+        biases = [*(None for _ in tokens[2:]), bias]
+        coarse = [
+            F.linear(token, weight, one).unflatten(1, size)
+            for token, weight, one, size in zip(tokens[1:], weights[1:], biases, sizes[1:], strict=True)
+        ]
+        classifier, classifier_bias = self.classifier.weight[:, :, 0, 0], self.classifier.bias.to(dtype)
+        keep = None
+        if dropout.training and dropout.p:
+            # What stock draws, a byte each instead of a float, in the order of its memory: channels-last, except for a
+            # single image.
+            shape = (count, tokens[0].shape[1], len(bias))
+            if count == 1:
+                keep = torch.empty(1, shape[2], shape[1], dtype=torch.uint8).bernoulli_(1 - dropout.p).transpose(1, 2)
+            else:
+                keep = torch.empty(shape, dtype=torch.uint8).bernoulli_(1 - dropout.p)
+            classifier = classifier / (1 - dropout.p)
+        classifier = classifier.to(dtype)
+        shared = (tokens[0], weights[0])
+        if fold and not torch.is_grad_enabled():
+            logits = compute_logits(sizes[0], *shared, coarse, classifier, classifier_bias, keep)
+        else:
+            scale, shift = (None, None) if fold else (norm.weight.to(bias), norm.bias.to(bias))
+            logits, mean, variance = BlockedHead.apply(
+                sizes[0], norm.eps, keep, *shared, scale, shift, classifier, classifier_bias, *coarse
+            )
+            if not fold:
+                pixels = count * sizes[0][0] * sizes[0][1]
+                with torch.no_grad():
+                    norm.num_batches_tracked += 1
+                    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+                    norm.running_var.lerp_(
+                        (variance * (pixels / (pixels - 1))).to(norm.running_var.dtype), norm.momentum
+                    )
+        logits = logits.transpose(1, 2).unflatten(2, sizes[0])
+        return logits.contiguous() if count == 1 else logits
+
+
+def apply_fast_decode_head(model: nn.Module) -> bool:
+    """Makes a SegFormer of stock transformers compute its decode head fast; what it computes stays.
+
+    Weights, state dict, saved files, copies and pickles are those of the stock model: only the class of the module
+    `decode_head` changes. Any other model is left alone.
+
+    Returns:
+        Whether the model has the fast head now.
+    """
+    head = getattr(model, "decode_head", None)
+    if type(head) is SegformerDecodeHead:
+        head.__class__ = FastSegformerDecodeHead
+    return type(head) is FastSegformerDecodeHead
+
+
+def restore_stock_decode_head(model: nn.Module) -> None:
+    """Undoes `apply_fast_decode_head`."""
+    head = getattr(model, "decode_head", None)
+    if type(head) is FastSegformerDecodeHead:
+        head.__class__ = SegformerDecodeHead
+
+
+def _is_plain(norm: nn.Module) -> bool:
+    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
