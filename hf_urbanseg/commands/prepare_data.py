@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
 
+from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.data.checks import inspect_pairs
@@ -23,9 +24,8 @@ from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.hub.client import bound_requests, clean_token
 from hf_urbanseg.hub.dataset_card import choose_terms
-from hf_urbanseg.hub.dataset_repository import collect_dataset, is_data_file
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import PublishResult, check_target, publish
+from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.recipe import parse_arguments
 
 
@@ -85,34 +85,6 @@ def _prepare() -> None:
             print(f"not pushed; once it can be: python scripts/publish.py {options.output}", file=sys.stderr)
             raise
         print(f"pushed to {result.url}; train on it with --dataset {options.push_to_hub}")
-
-
-def push_prepared_set(folder: Path, ledger: PushLedger, token: str | None = None, **options) -> PublishResult:
-    """Publishes a prepared set; until it has arrived whole, its push.json says that it is owed.
-
-    Args:
-        folder: Written by `write_prepared_set`, or any saved set with a label space.
-        ledger: Names the repository, and how it is made.
-        options: Further ones for `publish`.
-
-    Raises:
-        UrbanSegError: As for `collect_dataset` and `publish`.
-    """
-    ledger.owe("data set")
-    options = {"message": "Upload a data set"} | options
-    try:
-        with collect_dataset(
-            folder, ledger.repo_id, private=ledger.private, revision=ledger.revision, token=token
-        ) as files:
-            result = publish(
-                files, ledger.repo_id, kind="dataset", token=token, private=ledger.private, revision=ledger.revision,
-                create_pr=ledger.create_pr, replaces=is_data_file, **options,
-            )  # fmt: skip
-    except UrbanSegError as error:
-        ledger.fail(error.found)
-        raise
-    ledger.settle(None, result.commit, result.url)
-    return result
 
 
 def describe_source(loaded: LoadedData, data: DataArguments, license: str | None = None) -> dict:

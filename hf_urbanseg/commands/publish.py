@@ -1,5 +1,7 @@
 """Pushes a run's folder to the Hub: scripts/publish.py RUN [USER/NAME]; completes what training still owes.
 
+A folder that prepare_data wrote is pushed as a data set.
+
 Goes: the model, its card, the recipe, numbers and pictures, by an allow-list. Stays: checkpoints, optimizer states,
 secrets and the paths of this machine. Files on the Hub that such a push could have written and that the run no longer
 has are removed; others' files stay.
@@ -15,10 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.hub.client import bound_requests
+from hf_urbanseg.hub.dataset_repository import is_prepared_set
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.model_card import write_model_card
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
@@ -43,7 +47,8 @@ class PublishArguments:
     create_pr: bool | None = option(
         None, "Propose the files as a pull request. Default: as before.", nargs="?", const=True
     )
-    message: str = option("Upload a trained model", "First line of the commit.")
+    message: str | None = option(None, "First line of the commit.")
+    license: str | None = option(None, "Of a data set: Hub identifier such as cc-by-4.0. Default: as it was prepared.")
     tensorboard: bool | None = option(None, "Also TensorBoard's files. Default: as before.", nargs="?", const=True)
     dry_run: bool = option(False, "Show what would be pushed, and connect to nothing.")
     timeout: float | None = option(
@@ -61,6 +66,10 @@ def _publish() -> None:
     (args,) = parse_arguments([PublishArguments], _name_positionals(sys.argv[1:]), description=__doc__)
     ledger = PushLedger.read(args.run)
     options = _choose_target(args, ledger)
+    if is_prepared_set(args.run):
+        return _publish_set(args, ledger)
+    if args.license is not None:
+        raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
     tensorboard = options.pop("tensorboard")
     files = collect_repository(args.run, tensorboard)
     if not args.dry_run and write_model_card(args.run, options["repo_id"]):
@@ -74,12 +83,26 @@ def _publish() -> None:
     bound_requests(args.timeout)
     ledger.owe("final")  # until it has arrived, even if this process is killed
     try:
-        result = publish(files, message=args.message, timeout=args.timeout, **options)
+        result = publish(files, message=args.message or "Upload a trained model", timeout=args.timeout, **options)
     except UrbanSegError as error:
         ledger.fail(error.found)
         raise
     ledger.settle("final", result.commit, result.url)
     _print_result(result)
+
+
+def _publish_set(args: PublishArguments, ledger: PushLedger) -> None:
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    bound_requests(args.timeout)
+    result = push_prepared_set(
+        Path(args.run), ledger, license=args.license, show=lambda files: _print_files(files, f"{args.run} -> "
+        f"{ledger.repo_id} (data set)"), dry_run=args.dry_run, message=args.message, timeout=args.timeout,
+    )  # fmt: skip
+    if result is None:
+        print("dry run: nothing was pushed")
+    else:
+        _print_result(result)
 
 
 def _name_positionals(words: list[str]) -> list[str]:

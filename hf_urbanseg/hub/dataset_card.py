@@ -235,10 +235,10 @@ def _draw_samples(path: Path, data: LoadedData) -> None:
         train_ids = space.train_id_table[np.asarray(row["label"])]
         seen[np.unique(train_ids)] = True
         image = np.asarray(row["image"].convert("RGB"))
-        cells.append(Cell(image, f"{split}: {row['name']}"))
+        cells.append(Cell(image, flatten(f"{split}: {row['name']}")))
         cells.append(Cell(blend(image, train_ids, space, alpha=0.6), "its label; void is left uncoloured"))
     legend = [
-        Swatch(name, color)
+        Swatch(flatten(name), color)
         for train_id, (name, color) in enumerate(zip(space.names, space.colors, strict=True))
         if seen[train_id]
     ]

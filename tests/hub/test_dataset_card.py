@@ -1,0 +1,152 @@
+"""The card of a data set: its numbers against a count by hand, its code run, hostile names, and the terms."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset, DatasetDict, DatasetInfo
+from datasets.splits import SplitDict, SplitInfo
+from loopback_cards import check_card
+from PIL import Image as PillowImage
+
+from hf_urbanseg.data.checks import inspect_pairs
+from hf_urbanseg.data.folders import FEATURES
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.hub.dataset_card import choose_terms, write_dataset_card
+from hf_urbanseg.labels import LabelSpace
+
+FRAMES = ["000000_10"]
+
+
+def picture(pixels):
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def frame(seed, label, name):
+    image = np.random.default_rng(seed).integers(0, 256, (*label.shape, 3), np.uint8)
+    return {"image": picture(image), "label": picture(label), "name": name}
+
+
+def build(names, colors, ids):
+    label = np.zeros((10, 20), np.uint8)
+    label[:4] = 7  # 80 pixels
+    label[4:5] = 9  # 20
+    label[9:] = 8  # 20; the other 80 are void
+    splits = {
+        "train": [frame(0, label, "a"), frame(1, label, "b")],
+        "test": [frame(2, np.full((12, 20), 7, np.uint8), "c")],
+    }
+    splits = DatasetDict({split: Dataset.from_list(rows, features=FEATURES) for split, rows in splits.items()})
+    return LoadedData(splits, LabelSpace("mine", names, colors, ids), "mine", ("test: 1 of 3 frames, seed 4",))
+
+
+def write(folder, data, terms=None, **options):
+    splits = SplitDict()
+    for split, rows in data.splits.items():
+        splits.add(SplitInfo(split, num_bytes=10, num_examples=len(rows)))
+    info = DatasetInfo(features=FEATURES, splits=splits, download_size=2_500_000, dataset_size=20)
+    inspection = inspect_pairs(data.splits, data.label_space, cache_dir=False, progress=False)
+    terms = terms or choose_terms("kitti", FRAMES, None, False)
+    write_dataset_card(folder, "user/set", data, inspection, terms, info, **options)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    return yaml.safe_load(text.split("---\n")[1]), text
+
+
+@pytest.fixture
+def data():
+    ids = {7: 0, 8: 1, 9: 1, 0: 255, 1: 255, 2: 255, 20: 255}
+    return build(("road", "side|walk"), ((128, 64, 128), (1, 2, 3)), ids)
+
+
+def test_write_dataset_card__front_matter(tmp_path, data):
+    front, text = write(tmp_path, data)
+    assert check_card(text, "dataset") == ([], [])
+    assert front["license"] == "cc-by-nc-sa-3.0"
+    assert front["task_categories"] == ["image-segmentation"]
+    assert front["size_categories"] == ["n<1K"]
+    assert front["configs"] == [{"config_name": "default", "data_files": [
+        {"split": "train", "path": "data/train-*"}, {"split": "test", "path": "data/test-*"}]}]  # fmt: skip
+    assert front["dataset_info"]["features"][:2] == [
+        {"name": "image", "dtype": "image"}, {"name": "label", "dtype": "image"}
+    ]  # fmt: skip
+    assert [(one["name"], one["num_examples"], one["num_bytes"]) for one in front["dataset_info"]["splits"]] == [
+        ("train", 2, 10), ("test", 1, 10)
+    ]  # fmt: skip
+
+
+def test_write_dataset_card__numbers_and_names(tmp_path, data):
+    _, text = write(tmp_path, data)
+    assert "| train | 2 | 10x20 | 40.0 % |" in text
+    assert "| test | 1 | 12x20 | 0.0 % |" in text
+    assert "| 0 | road | `#804080` | 7 | 160 | 240 | 83.33 % |" in text
+    assert "| 1 | side&#124;walk | `#010203` | 8..9 | 80 | 0 | 16.67 % |" in text
+    assert "label ids 0..2, 20." in text
+    assert "- test: 1 of 3 frames, seed 4\n" in text
+    assert "2.5 MB" in text
+    assert "geiger2012kitti" in text
+    assert "test: 1 of 3 frames" in text
+    for name in ("samples.png", "class_distribution.png"):
+        assert f"({name})" in text
+        assert PillowImage.open(tmp_path / name).size[0] > 400
+    assert not re.search(r"\n{4,}|None|Markup|\{\{|\{%", text)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in table[:4]} == {5}
+    assert {line.count("|") for line in table[4:]} == {8}
+
+
+def test_write_dataset_card__revision_and_warnings(tmp_path, data):
+    twice = data.splits["train"].select([0, 0, 1])
+    twice = twice.remove_columns("name").add_column("name", ["a", "again", "b"])
+    data.splits["train"] = twice
+    _, text = write(tmp_path, data, revision="v2")
+    assert 'load_dataset("user/set", revision="v2")' in text
+    assert "--dataset user/set --dataset_revision v2" in text
+    assert "Found on the way, and left as it is:\n\n- train: the same image more than once: a = again." in text
+
+
+def test_write_dataset_card__hostile_names_stay_text(tmp_path):
+    names = ("<script>alert(1)</script>", "![x](http://evil.example/x.png)\n# Heading")
+    _, text = write(tmp_path, build(names, ((1, 2, 3), (4, 5, 6)), {7: 0, 8: 1, 9: 1, 0: 255}))
+    body = text.split("---\n", 2)[2]
+    assert "<script>" not in body
+    assert "![x]" not in body
+    assert "\n# Heading" not in body
+    assert "http://evil" not in body
+
+
+def test_choose_terms__known_origins_and_what_the_user_says():
+    kitti = choose_terms("kitti", FRAMES, None, None)
+    assert (kitti.license, kitti.origin) == ("cc-by-nc-sa-3.0", "kitti")
+    assert "CC BY-NC-SA 3.0" in kitti.text
+    assert choose_terms("synthetic", ["a"], None, None).license == "apache-2.0"
+    mine = choose_terms(None, ["a"], "cc-by-4.0", None)
+    assert (mine.license, mine.text) == ("cc-by-4.0", "Published under cc-by-4.0, as stated by whoever pushed it.")
+    own_in_kitti_layout = choose_terms("kitti", FRAMES, "mit", None)
+    assert (own_in_kitti_layout.license, "KITTI" in own_in_kitti_layout.text) == ("mit", False)
+    with pytest.raises(ConfigError, match=r"found none; add for example `--license cc-by-4.0`"):
+        choose_terms(None, ["a"], None, False)
+    assert choose_terms(None, ["a"], None, True).license == "unknown"
+    with pytest.raises(ConfigError, match="found `CC BY`"):
+        choose_terms(None, ["a"], "CC BY", True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "names"),
+    [("cityscapes", ["a"]), (None, ["a", "zurich_000012_000019"]), ("kitti", ["frankfurt_000001_062396"])],
+)
+@pytest.mark.parametrize("private", [None, False])
+def test_choose_terms__cityscapes_only_in_private(origin, names, private):
+    with pytest.raises(DataError, match=r"Cityscapes, whose licence forbids to distribute it .*; add `--private`"):
+        choose_terms(origin, names, "mit", private, "prepared")
+    terms = choose_terms(origin, names, "mit", True)
+    assert (terms.license, terms.name, terms.origin) == ("other", "cityscapes", "cityscapes")
+    assert terms.link.startswith("https://www.cityscapes-dataset.com/")
+
+
+def test_choose_terms__other_names_with_numbers_are_no_cityscapes():
+    assert choose_terms(None, ["paris_000012_000019", "zurich_12"], "mit", None).license == "mit"
