@@ -40,7 +40,8 @@ def describe_selection(summary: RunSummary, shown: str | None) -> str:
             f"{chosen}, the best {by}. The test split took no part in that and was measured once, at the end; the "
             "numbers on validation are too good by selection."
         )
-    return f"{chosen}, the best {by}: the numbers on that split are too good by selection, and there is no other."
+    other = "; no other split was measured" if len(splits) == 1 else ""
+    return f"{chosen}, the best {by}: the numbers on that split are too good by selection{other}."
 
 
 def measure_command(summary: RunSummary, split: str, repo_id: str) -> str:

@@ -57,6 +57,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     shown = next(iter(summary.splits), None)
     scores = summary.splits.get(shown) or {}
     options = shorten_options(dict(summary.recipe))
+    recipe = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     data = summary.metrics.get("data") or {}
     context = {
         "run": summary,
@@ -76,13 +77,13 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "distribution": _distribution(summary),
         "training": describe_training(summary),
         "limits": describe_limits(summary, shown),
-        "recipe": yaml.safe_dump(options, sort_keys=False, allow_unicode=True) if options else "",
+        "recipe": remove_local_paths(recipe, summary.local_folders) if options else "",
         "environment": summary.metrics.get("environment") or {},
         "citations": "\n".join(BIBTEX[key] for key in _citations(summary, scores)),
         "version": __version__,
     }
     front = _front_matter(summary, licence, repo_id)
-    return _finish(front, render_markdown("model_card.md.j2", **context), summary)
+    return _finish(front, render_markdown("model_card.md.j2", **context))
 
 
 def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
@@ -98,7 +99,7 @@ def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
     summary = RunSummary.read(run, f"checkpoint-{step}")
     licence = _licence(summary)
     context = {"run": summary, "licence": licence, "step": step, "max_steps": max_steps, "version": __version__}
-    return _finish(_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context), summary)
+    return _finish(_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context))
 
 
 def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool = True) -> bool:
@@ -144,9 +145,8 @@ def is_generated(text: str) -> bool:
     return mark is not None and mark[1] == _hash(text[: mark.start()])
 
 
-def _finish(front: str, body: str, summary: RunSummary) -> str:
+def _finish(front: str, body: str) -> str:
     text = f"---\n{front}\n---\n\n{body.strip()}\n"
-    text = remove_local_paths(text, list_local_folders(summary.folder, dict(summary.recipe)))
     return f"{text}\n<!-- hf_urbanseg wrote this card; sha256 of the text above: {_hash(text)} -->\n"
 
 

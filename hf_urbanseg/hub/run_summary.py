@@ -13,7 +13,7 @@ import yaml
 
 from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.hub.licence import TITLES, recognise_data
-from hf_urbanseg.hub.local_paths import is_absolute, last_name
+from hf_urbanseg.hub.local_paths import is_absolute, last_name, list_local_folders, remove_local_paths
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
@@ -34,6 +34,7 @@ class RunSummary:
         config: Of the model.
         size: (height, width) that the image processor resizes to; None if it doesn't.
         label_space: The classes.
+        local_folders: Paths of this machine, which are taken out of all these but the recipe.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class RunSummary:
     config: Mapping
     size: tuple[int, int] | None
     label_space: LabelSpace
+    local_folders: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, run: str | Path, checkpoint: str | None = None) -> "RunSummary":
@@ -58,22 +60,24 @@ class RunSummary:
             DataError: A file can't be read.
         """
         run = Path(run)
+        recipe = _read_recipe(run / "recipe.yaml")
+        folders = tuple(list_local_folders(run, dict(recipe)))
         names = ("metrics.json", "config.json") if checkpoint is None else ()
         if missing := [name for name in names if not (run / name).is_file()]:
             fix = "let scripts/finetune.py finish (`--resume`)"
             raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, run)
         model = run / (checkpoint or "")
-        config, classes = _read_json(model / "config.json"), _read_json(run / "label_space.json")
+        config, classes = _read_json(model / "config.json", folders), _read_json(run / "label_space.json", folders)
         if classes:
             space = LabelSpace.from_dict(classes, str(run / "label_space.json"))
         else:
             space = build_label_space(config.get("id2label") or {0: "class"}, str(run))
-        processor = _read_json(model / "preprocessor_config.json")
+        processor = _read_json(model / "preprocessor_config.json", folders)
         size = (processor.get("size") if processor.get("do_resize", True) else None) or {}
         size = (size["height"], size["width"]) if {"height", "width"} <= set(size) else None
-        metrics = {} if checkpoint else _read_json(run / "metrics.json")
-        weights = _read_json(run / "class_weights.json")
-        return cls(run, _read_recipe(run / "recipe.yaml"), metrics, weights, config, size, space)
+        metrics = {} if checkpoint else _read_json(run / "metrics.json", folders)
+        weights = _read_json(run / "class_weights.json", folders)
+        return cls(run, recipe, metrics, weights, config, size, space, folders)
 
     @property
     def splits(self) -> Mapping[str, Mapping]:
@@ -94,7 +98,7 @@ class RunSummary:
         if source := self.weights.get("source"):
             return str(source).split(", train")[0]
         for split in self.splits:
-            if name := _read_json(self.folder / f"per_image_{split}.json").get("data"):
+            if name := _read_json(self.folder / f"per_image_{split}.json", self.local_folders).get("data"):
                 return str(name)
         return last_name(str(self.recipe.get("dataset") or self.recipe.get("data_dir") or "data without a name"))
 
@@ -152,7 +156,7 @@ class RunSummary:
     def read_images(self, split: str) -> ImageCounts | None:
         """Counts by image; None if the run didn't leave them."""
         path = self.folder / f"per_image_{split}.json"
-        content = _read_json(path)
+        content = _read_json(path, self.local_folders)
         return ImageCounts.from_dict(content, str(path)) if content else None
 
     def list_pictures(self, folder: str) -> list[str]:
@@ -168,10 +172,11 @@ class RunSummary:
         return (self.folder / name).is_file()
 
 
-def _read_json(path: Path) -> Mapping:
+def _read_json(path: Path, local_folders: tuple[str, ...]) -> Mapping:
     """Its content; empty if there is no such file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Before anything is escaped: what is escaped no longer looks like a path.
+        content = json.loads(remove_local_paths(path.read_text(encoding="utf-8"), local_folders))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

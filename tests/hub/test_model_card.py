@@ -207,7 +207,8 @@ def test_build_model_card__failures_are_listed_and_linked(tmp_path):
         (("test", "validation"), "mean_iou of validation", "The test split took no part in that"),
         (("validation",), "mean_iou of validation", "the numbers on that split are too good by selection"),
         (("validation",), "last step", "no split chose it"),
-        (("test",), "mean_iou of test", "too good by selection"),
+        (("test",), "mean_iou of test", "too good by selection; no other split was measured."),
+        (("test", "validation"), "mean_iou of test", "the numbers on that split are too good by selection."),
     ],
 )
 def test_build_model_card__selection(tmp_path, splits, by, said):
@@ -266,6 +267,15 @@ def test_build_model_card__no_path_of_this_machine(tmp_path):
     assert "/home/someone" not in card
     recipe = yaml.safe_load(read_block(card, "yaml"))
     assert (recipe["data_dir"], recipe["split_file"], recipe["output_dir"]) == ("kitti", "mine.yaml", "run")
+    card = build_model_card(build_run(tmp_path / "run", data_dir="../customer/kitti"))
+    assert "customer" not in card
+    # In other files, and under names that would be escaped.
+    odd = tmp_path / "__odd_[name]__"
+    run = build_run(odd / "run")
+    write_json(run / "class_weights.json", {"source": f"{odd}/run/data/kitti, train, 3 images"})
+    card = build_model_card(run)
+    assert "from the pixels of kitti, train, 3 images" in card
+    assert "odd" not in card
 
 
 def test_build_model_card__needs_a_finished_run(tmp_path):
