@@ -1,6 +1,7 @@
 """Blocks of bilinearly upsampled logits, and the way back of their gradient."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -8,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CPU_BLOCK = 2**19
-"""Upsampled logits made at once on a CPU: 2 MB in fp32, about what stays in cores' own caches through all passes."""
+"""Upsampled logits made at once by a CPU thread: 2 MB in fp32, about what stays in cache through all passes."""
 DEVICE_BLOCK = 2**24
 """The same elsewhere, where the start of a kernel costs more than its memory; at least one image."""
-COLUMNS = 128
-"""Columns of one matrix product; the wider, the more zeros it multiplies."""
+ROWS, COLUMNS = 8, 128
+"""Results of one matrix product along each axis; the more, the more zeros it multiplies."""
 
 
 def choose_dtype(logits: Tensor) -> torch.dtype:
@@ -20,41 +21,59 @@ def choose_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def build_blocks(logits: Tensor, size: tuple[int, int] | torch.Size, gradient: Tensor | None) -> Iterator:
+@contextmanager
+def keep_full_precision() -> Iterator[None]:
+    """Keeps the matrix products of blocks out of `torch.set_float32_matmul_precision`, which is there for models."""
+    matmul = torch.backends.mkldnn.matmul
+    wanted = matmul.fp32_precision
+    if wanted in ("none", "ieee"):
+        yield
+        return
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = wanted
+
+
+def build_blocks(logits: Tensor, size: tuple[int, int] | torch.Size) -> list["RowBlock | ImageBlock"]:
     """Cuts logits upsampled to `size` (bilinear, align_corners=False) into blocks that are made one by one.
 
-    A block has `where`, its index in (N, *size); `upsample()`, its logits; and `add_gradient(block_gradient)`, which
-    adds what these contribute to the gradient by the low-resolution logits.
-
-    Args:
-        gradient: Zeros like `logits`, in their `choose_dtype`; None if no gradient is wanted.
+    A block has `where`, its index in (N, *size); `upsample()`, its logits; `transpose(block_gradient)`, what these
+    contribute to the gradient by low-resolution logits, and `add(contribution, gradient)`, which puts that in place.
 
     Shape:
         logits: (N, C, h, w). Blocks: (images, C, height, width) or (rows, C, width): classes are always dimension 1.
     """
-    build = _build_blocks if logits.device.type == "cpu" else _build_image_blocks
-    return build(logits.detach(), tuple(size), gradient)
+    build = _build_row_blocks if logits.device.type == "cpu" else _build_image_blocks
+    return build(logits.detach(), tuple(size))
 
 
 class _Band(NamedTuple):
-    """Rows `out` of an interpolation matrix, with the columns `taps` that are not zero in all of them."""
+    """Some rows of an interpolation matrix, and what they multiply: the others of its columns hold zeros."""
 
     out: slice
     taps: slice
     matrix: Tensor
 
 
-def _build_bands(source: int, target: int, step: int, dtype: torch.dtype) -> list[_Band] | None:
-    """The resize of one axis as a product with a banded matrix, `step` results at a time; None if nothing changes.
+class _RowSpan(NamedTuple):
+    """Rows of the result, the rows of the source they depend on, and how (relative to both); None if they are these."""
 
-    The matrix is torch's own resize of the identity, so that positions and weights are its own to the last bit.
-    """
-    if source == target:
-        return None
+    out: slice
+    taps: slice
+    bands: list[_Band] | None
+
+
+def _build_matrix(source: int, target: int, dtype: torch.dtype) -> Tensor:
+    """(target, source): torch's resize of the identity, so that positions and weights are its own to the last bit."""
     identity = torch.eye(source, dtype=dtype)[None, None]
-    matrix = F.interpolate(identity, (target, source), mode="bilinear", align_corners=False)[0, 0]
+    return F.interpolate(identity, (target, source), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _cut_bands(matrix: Tensor, step: int) -> list[_Band]:
     bands = []
-    for start in range(0, target, step):
+    for start in range(0, len(matrix), step):
         rows = matrix[start : start + step]
         used = rows.any(0).nonzero()
         taps = slice(int(used[0]), int(used[-1]) + 1)
@@ -62,74 +81,88 @@ def _build_bands(source: int, target: int, step: int, dtype: torch.dtype) -> lis
     return bands
 
 
-def _build_blocks(logits: Tensor, size: tuple[int, int], gradient: Tensor | None) -> Iterator["_RowBlock"]:
+def _interpolate(bands: list[_Band], source: Tensor, result: Tensor) -> None:
+    for out, taps, matrix in bands:
+        torch.mm(matrix, source[taps], out=result[out])
+
+
+def _add_transposed(bands: list[_Band], gradient: Tensor, total: Tensor) -> None:
+    for out, taps, matrix in bands:
+        total[taps].addmm_(matrix.T, gradient[out])
+
+
+def _cut_rows(source: int, target: int, step: int, dtype: torch.dtype) -> list[_RowSpan]:
+    if source == target:
+        spans = [slice(start, min(start + step, source)) for start in range(0, source, step)]
+        return [_RowSpan(span, span, None) for span in spans]
+    blocks = _cut_bands(_build_matrix(source, target, dtype), step)
+    return [_RowSpan(out, taps, _cut_bands(matrix, ROWS)) for out, taps, matrix in blocks]
+
+
+def _build_row_blocks(logits: Tensor, size: tuple[int, int]) -> list["RowBlock"]:
     (_, classes, height, width), dtype = logits.shape, choose_dtype(logits)
-    step = max(1, CPU_BLOCK // (classes * size[1]))
-    vertical = _build_bands(height, size[0], step, dtype)
-    horizontal = _build_bands(width, size[1], COLUMNS, dtype)
-    if vertical is None:
-        spans = (slice(start, min(start + step, height)) for start in range(0, height, step))
-        vertical = [_Band(span, span, None) for span in spans]
-    for image, one in enumerate(logits):
-        # Rows first: then a block is one piece of memory, and interpolating rows is one plain matrix product.
-        source = one.transpose(0, 1).to(dtype).contiguous()
-        back = None if gradient is None else torch.zeros_like(source)
-        for band in vertical:
-            yield _RowBlock(source, back, image, band, horizontal, size[1])
-        if gradient is not None:
-            gradient[image] = back.transpose(0, 1)
+    spans = _cut_rows(height, size[0], max(1, CPU_BLOCK // (classes * size[1])), dtype)
+    columns = None if width == size[1] else _cut_bands(_build_matrix(width, size[1], dtype), COLUMNS)
+    return [RowBlock(logits, image, span, columns, size[1]) for image in range(len(logits)) for span in spans]
 
 
-class _RowBlock:
-    """Some rows of one image, (rows, C, width)."""
+class RowBlock:
+    """Some rows of one image, as (rows, C, width): then interpolating rows is one plain matrix product."""
 
-    def __init__(self, source, back, image, rows, columns, width):
-        self.where = (image, rows.out)
-        self._source, self._back, self._rows, self._columns, self._width = source, back, rows, columns, width
+    def __init__(self, logits, image, span, columns, width):
+        self.where = (image, span.out)
+        self._logits, self._span, self._columns, self._width = logits, span, columns, width
 
     def upsample(self) -> Tensor:
-        block = self._source[self._rows.taps]
+        image, (out, taps, bands) = self.where[0], self._span
+        block = self._logits[image, :, taps].transpose(0, 1)
+        block = block.to(choose_dtype(block)).clone(memory_format=torch.contiguous_format)
+        (rows, classes, width), height = block.shape, out.stop - out.start
         if self._columns is not None:
-            narrow, block = block.view(-1, block.shape[2]), block.new_empty(*block.shape[:2], self._width)
-            wide = block.view(-1, self._width)
-            for out, taps, matrix in self._columns:
-                torch.mm(narrow[:, taps], matrix.T, out=wide[:, out])
-        if self._rows.matrix is not None:
-            return torch.mm(self._rows.matrix, block.view(len(block), -1)).view(-1, *block.shape[1:])
-        return block if self._columns is not None else block.clone()
+            # Along the width first, while there are few rows.
+            narrow, block = block.view(-1, width), block.new_empty(rows, classes, self._width)
+            _interpolate(self._columns, narrow.T, block.view(-1, self._width).T)
+        if bands is not None:
+            low, block = block.view(rows, -1), block.new_empty(height, classes, self._width)
+            _interpolate(bands, low, block.view(height, -1))
+        return block
 
-    def add_gradient(self, block: Tensor) -> None:
-        target = self._back[self._rows.taps]
-        if self._rows.matrix is not None:
-            block = torch.mm(self._rows.matrix.T, block.view(len(block), -1)).view(-1, *block.shape[1:])
-        if self._columns is None:
-            target += block
-            return
-        narrow, wide = target.view(-1, target.shape[2]), block.view(-1, self._width)
-        for out, taps, matrix in self._columns:
-            narrow[:, taps].addmm_(wide[:, out], matrix)
+    def transpose(self, block: Tensor) -> Tensor:
+        taps, bands, classes = self._span.taps, self._span.bands, block.shape[1]
+        if bands is not None:
+            high, block = block.view(len(block), -1), block.new_zeros(taps.stop - taps.start, classes, self._width)
+            _add_transposed(bands, high, block.view(len(block), -1))
+        if self._columns is not None:
+            wide, block = block.view(-1, self._width), block.new_zeros(len(block), classes, self._logits.shape[3])
+            _add_transposed(self._columns, wide.T, block.view(-1, block.shape[2]).T)
+        return block
+
+    def add(self, contribution: Tensor, gradient: Tensor) -> None:
+        gradient[self.where[0], :, self._span.taps] += contribution.transpose(0, 1)
 
 
-def _build_image_blocks(logits: Tensor, size: tuple[int, int], gradient: Tensor | None) -> Iterator["_ImageBlock"]:
+def _build_image_blocks(logits: Tensor, size: tuple[int, int]) -> list["ImageBlock"]:
     step = max(1, DEVICE_BLOCK // (logits.shape[1] * size[0] * size[1]))
-    for start in range(0, len(logits), step):
-        yield _ImageBlock(logits, gradient, slice(start, start + step), size)
+    return [ImageBlock(logits, slice(start, start + step), size) for start in range(0, len(logits), step)]
 
 
-class _ImageBlock:
+class ImageBlock:
     """Some whole images, (images, C, height, width)."""
 
-    def __init__(self, logits, gradient, images, size):
-        self.where = images
-        self._source, self._size = logits[images].to(choose_dtype(logits)), size
-        self._gradient = None if gradient is None else gradient[images]
+    def __init__(self, logits, images, size):
+        self.where, self._size = images, size
+        self._logits = logits[images]
 
     def upsample(self) -> Tensor:
-        if self._source.shape[-2:] == self._size:
-            return self._source.clone()
-        return F.interpolate(self._source, self._size, mode="bilinear", align_corners=False)
+        low = self._logits.to(choose_dtype(self._logits)).contiguous()  # classes apart, whatever the model has
+        if low.shape[-2:] == self._size:
+            return low.clone()
+        return F.interpolate(low, self._size, mode="bilinear", align_corners=False)
 
-    def add_gradient(self, block: Tensor) -> None:
-        if self._source.shape[-2:] != self._size:
-            block = torch.ops.aten.upsample_bilinear2d_backward(block, self._size, self._source.shape, False)
-        self._gradient += block
+    def transpose(self, block: Tensor) -> Tensor:
+        if self._logits.shape[-2:] == self._size:
+            return block
+        return torch.ops.aten.upsample_bilinear2d_backward(block, self._size, self._logits.shape, False)
+
+    def add(self, contribution: Tensor, gradient: Tensor) -> None:
+        gradient[self.where] += contribution

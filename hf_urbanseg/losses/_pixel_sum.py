@@ -1,15 +1,20 @@
 """Losses of upsampled logits without the upsampled logits: some rows at a time, gradient included."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from hf_urbanseg.losses._blocks import build_blocks, choose_dtype
+from hf_urbanseg.losses._blocks import ImageBlock, RowBlock, build_blocks, choose_dtype, keep_full_precision
+from hf_urbanseg.losses._threads import run_in_threads
+
+Block = RowBlock | ImageBlock
 
 PixelLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(cross-entropy, weight) of some pixels, both 0 where ignored -> their losses and the slopes by the cross-entropy."""
+"""(cross-entropy, weight) of some pixels -> their losses, and the slopes of these by the cross-entropy.
+
+An ignored pixel has weight 0 and some cross-entropy; its loss and slope must be 0.
+"""
 
 
 @torch.compiler.disable  # tracing would unroll the loop over blocks
@@ -25,7 +30,7 @@ def sum_pixel_losses(
     Args:
         weights: Per class, None for 1.
         ignore_index: Label of pixels left out.
-        pixel_loss: See `PixelLoss`. Called once for every block of pixels, without a graph.
+        pixel_loss: See `PixelLoss`. Called once for every block of pixels, without a graph, by several threads.
 
     Shape:
         logits: (N, C, h, w) float, upsampled in fp32 or fp64 (bilinear, align_corners=False).
@@ -46,73 +51,108 @@ def compute_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None
         returns: (N, H, W) fp32, fp64 for fp64 logits; 0 or more, 0 where ignored; no graph.
     """
     result = torch.empty(labels.shape, dtype=choose_dtype(logits), device=logits.device)
-    for pixels in _iterate_pixels(logits, labels, weights, ignore_index):
-        torch.mul(pixels.cross_entropy, pixels.weight, out=result[pixels.where])
+
+    def fill(pixels: _Pixels) -> None:
+        torch.mul(pixels.cross_entropy, pixels.weight, out=result[pixels.block.where])
+
+    _run_over_pixels(fill, logits, labels, weights, ignore_index)
     return result
 
 
 class _PixelSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, labels, weights, ignore_index, pixel_loss, with_gradient):
+        def compute(pixels: _Pixels) -> tuple[Tensor, Tensor | None, Block]:
+            losses, slopes = pixel_loss(pixels.cross_entropy, pixels.weight)
+            return losses.sum(), pixels.compute_gradient(slopes) if with_gradient else None, pixels.block
+
+        def add(result: tuple[Tensor, Tensor | None, Block]) -> None:
+            part, contribution, block = result
+            total.add_(part)
+            if with_gradient:
+                block.add(contribution, gradient)
+
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         gradient = torch.zeros_like(logits, dtype=choose_dtype(logits)) if with_gradient else None
-        for pixels in _iterate_pixels(logits, labels, weights, ignore_index, gradient):
-            losses, slopes = pixel_loss(pixels.cross_entropy, pixels.weight)
-            total += losses.sum(dtype=torch.float64)
-            if with_gradient:
-                pixels.add_gradient(slopes)
+        _run_over_pixels(compute, logits, labels, weights, ignore_index, add)
         if with_gradient:
             ctx.save_for_backward(gradient)
             ctx.dtype = logits.dtype
         return total.to(choose_dtype(logits))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, upstream):
+        if torch.is_grad_enabled():
+            # `once_differentiable` would return a constant where `upstream` is one.
+            raise RuntimeError("expected a loss that is differentiated once; found create_graph=True; leave it out")
         (gradient,) = ctx.saved_tensors
         # Half-precision logits: scaled first, as a loss scaler is there to save what the type would lose.
         return (gradient * upstream).to(ctx.dtype), None, None, None, None, None
 
 
-def _iterate_pixels(logits, labels, weights, ignore_index, gradient=None) -> Iterator["_Pixels"]:
+def _run_over_pixels(work: Callable, logits, labels, weights, ignore_index, consume: Callable = lambda _: None) -> None:
+    """`work` on the `_Pixels` of each block, by several threads; `consume` on what it returns, in order."""
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected logits (N, C, h, w) and labels (N, H, W); found {shapes}")
     if weights is not None and len(weights) != logits.shape[1]:
         raise ValueError(f"expected a weight for each of {logits.shape[1]} classes; found {len(weights)}")
-    if weights is not None:
-        weights = weights.to(logits.device, choose_dtype(logits))
-    with torch.autocast(logits.device.type, enabled=False):
-        for block in build_blocks(logits, labels.shape[-2:], gradient):
-            yield _Pixels(block, labels, weights, ignore_index)
+    tables = _LabelTables(logits, weights, ignore_index)
+
+    def run(block: Block):
+        with torch.autocast(logits.device.type, enabled=False):
+            return work(_Pixels(block, *tables.look_up(labels[block.where])))
+
+    blocks = build_blocks(logits, labels.shape[-2:])
+    if logits.device.type == "cpu":
+        with keep_full_precision():
+            run_in_threads(run, blocks, consume)
+    else:
+        for block in blocks:
+            consume(run(block))
+
+
+class _LabelTables:
+    """Label -> class and weight. On a CPU a look-up takes a fraction of the time of comparing and masking."""
+
+    def __init__(self, logits: Tensor, weights: Tensor | None, ignore_index: int):
+        classes, device = logits.shape[1], logits.device
+        # A label between the classes and `ignore_index` leads to a class that isn't there, which `gather` refuses.
+        self.classes = torch.full((max(classes, ignore_index) + 1,), classes, device=device)
+        self.classes[:classes] = torch.arange(classes, device=device)
+        self.weights = torch.zeros(len(self.classes), dtype=choose_dtype(logits), device=device)
+        self.weights[:classes] = 1 if weights is None else weights
+        self.ignore_index = ignore_index if ignore_index >= 0 else classes
+        self.negative = ignore_index if ignore_index < 0 else None
+        self.classes[self.ignore_index], self.weights[self.ignore_index] = 0, 0
+
+    def look_up(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape: labels any; returns two tensors like it, int64 (0 where ignored) and float (0 where ignored)."""
+        if self.negative is not None:
+            labels = labels.masked_fill(labels == self.negative, self.ignore_index)
+        flat = labels.reshape(-1).long()
+        return tuple(table.index_select(0, flat).view(labels.shape) for table in (self.classes, self.weights))
 
 
 class _Pixels:
-    """Some pixels at label resolution.
+    """A block's pixels at label resolution.
 
     Attributes:
-        where: Their index in labels.
-        cross_entropy, weight: Shape of `labels[where]`; 0 where ignored.
+        cross_entropy: Of the true class; of class 0 where ignored.
+        weight: Of the true class; 0 where ignored.
     """
 
-    def __init__(self, block, labels: Tensor, weights: Tensor | None, ignore_index: int):
-        self._block, self.where = block, block.where
-        labels, logits = labels[block.where], block.upsample()
-        void = labels == ignore_index
-        self._true_class = labels.long().masked_fill(void, 0).unsqueeze(1)
-        # The upsampled logits are read and overwritten while they are in the cache.
+    def __init__(self, block: Block, true_class: Tensor, weight: Tensor):
+        self.block, self.weight, self._true_class = block, weight, true_class.unsqueeze(1)
+        logits = block.upsample()
+        # In place and at once: this is read and overwritten several times while it is in the cache.
         logits -= logits.amax(1, keepdim=True)
         true_logit = logits.gather(1, self._true_class)
         self._exp = logits.exp_()
         self._sum = self._exp.sum(1, keepdim=True)
-        self.cross_entropy = (self._sum.log() - true_logit).squeeze(1).masked_fill_(void, 0)
-        if weights is None:
-            self.weight = (~void).to(logits.dtype)
-        else:
-            self.weight = weights.index_select(0, self._true_class.flatten()).view(void.shape).masked_fill_(void, 0)
+        self.cross_entropy = (self._sum.log() - true_logit).squeeze(1)
 
-    def add_gradient(self, slopes: Tensor) -> None:
-        """Adds slope x (softmax - one-hot of the true class), brought to the logits' resolution; may be called once."""
+    def compute_gradient(self, slopes: Tensor) -> Tensor:
+        """Slope x (softmax - one-hot of the true class), brought to the logits' resolution; may be called once."""
         slopes = slopes.unsqueeze(1)
-        gradient = self._exp.mul_(slopes / self._sum).scatter_add_(1, self._true_class, -slopes)
-        self._block.add_gradient(gradient)
+        return self.block.transpose(self._exp.mul_(slopes / self._sum).scatter_add_(1, self._true_class, -slopes))

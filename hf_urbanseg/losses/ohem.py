@@ -113,19 +113,22 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         if hardest is None:
             # Ignored pixels are 0 here, the value below which there is nothing: they don't move the cut.
             hardest = self._find_cut(self._compute_hardness(logits, labels).flatten(), self.min_kept * len(labels))
-        kept = torch.zeros((), dtype=torch.int64, device=logits.device)
+        kept: list[Tensor] = []
 
         def keep_hard(cross_entropy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
             hardness = cross_entropy if self.threshold is not None else cross_entropy * weight
             # Not `>=`: a NaN must stay in the loss, where it is noticed.
             hard = ~(hardness < hardest) | (hardness > self._hard_above)
             weight = weight * hard
-            kept.add_(weight.count_nonzero())
+            kept.append(weight.count_nonzero())
             return cross_entropy * weight, weight
 
         loss = self._sum_over_pixels(logits, labels, normalizer, keep_hard)
         cut = hardest if self.threshold is None else hardest.clamp_max(self._hard_above).neg().exp()
-        self.diagnostics = {"kept_share": kept / (labels != self.ignore_index).sum().clamp_min(1), "cut": cut}
+        self.diagnostics = {
+            "kept_share": torch.stack(kept).sum() / (labels != self.ignore_index).sum().clamp_min(1),
+            "cut": cut,
+        }
         return loss
 
     def _compute_hardness(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ def find_kth_largest(values: Tensor, k: int, reduce: Callable[[Tensor], Tensor] 
     bits = values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)
     found = 0
     for shift in range(torch.iinfo(bits.dtype).bits - 8, -1, -8):
-        digits = (bits >> shift) & 255
+        digits = (bits >> shift).bitwise_and_(255)
         counts = reduce(torch.bincount(digits, minlength=256).double())
         at_or_above = [*counts.flip(0).cumsum(0).flip(0).tolist(), 0.0]
         if at_or_above[0] < k:
