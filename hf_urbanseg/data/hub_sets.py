@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pyarrow as pa
-from datasets.table import InMemoryTable, embed_table_storage, table_cast
+from datasets.table import InMemoryTable, table_cast
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from hf_urbanseg.errors import DataError
@@ -138,8 +138,7 @@ def _stream(split: str, rows: datasets.IterableDataset, choose) -> datasets.Data
     features = datasets.Features({name: rows.features[name] for name in columns})
     schema = features.arrow_schema
     pieces = rows.select_columns(columns).with_format("arrow").iter(batch_size=_STREAMED_ROWS)
-    # Sets of image files name them and hold no bytes; the last step reads those.
-    tables = [embed_table_storage(table_cast(piece, schema), local_files=False) for piece in pieces]
+    tables = [table_cast(piece, schema) for piece in pieces]
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     found = datasets.Dataset(InMemoryTable(table), info=datasets.DatasetInfo(features=features))
     promised = (rows.info.splits or {}).get(split)

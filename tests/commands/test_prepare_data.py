@@ -157,7 +157,10 @@ def test_main__overwrite_never_replaces_other_folders(kitti, tmp_path, monkeypat
 
 def test_main__a_set_can_replace_itself(kitti, tmp_path, monkeypatch):
     run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
+    source = json.loads(Path("prepared/source.json").read_text())
+    assert (source["origin"], source["notes"][0]) == ("kitti", "test: 2 of 6 frames, seed 0")
     run(monkeypatch, "--data_dir", "prepared", "--output", "prepared", "--overwrite")
+    assert json.loads(Path("prepared/source.json").read_text()) == source
     loaded = load_data(data_dir="prepared")
     assert {split: len(rows) for split, rows in loaded.splits.items()} == {"train": 3, "validation": 1, "test": 2}
     assert np.unique(np.asarray(loaded.splits["train"][0]["label"])).tolist() == [0, 7, 8, 11, 26, 33]

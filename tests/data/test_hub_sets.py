@@ -3,11 +3,14 @@
 import io
 import math
 import re
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
 from datasets import config as datasets_config
+from datasets.utils import file_utils
 from huggingface_hub import HfApi, constants
 from PIL import Image as PillowImage
 
@@ -124,6 +127,20 @@ def test_load_data__of_a_revision(upload, hub_set, streaming):
 
 
 @pytest.mark.parametrize("streaming", MODES)
+def test_load_data__a_set_that_changes_meanwhile_is_read_as_one_commit(upload, hub_set, monkeypatch, streaming):
+    ask = hub_sets._ask
+
+    def ask_and_change(*words):
+        commit = ask(*words)
+        upload({SHARD: parquet(3, start=50), "label_space.json": SPACE.replace('"b"', '"new"').encode()})
+        return commit
+
+    monkeypatch.setattr(hub_sets, "_ask", ask_and_change)
+    loaded = load_data(dataset="user/set", validation_fraction=0, streaming=streaming)
+    assert (loaded.splits["train"]["name"][0], loaded.label_space.names) == ("000", ("a", "b"))
+
+
+@pytest.mark.parametrize("streaming", MODES)
 def test_load_data__private(upload, monkeypatch, streaming):
     hub = upload({SHARD: parquet(), "label_space.json": SPACE.encode()}, private=True)
     load_data(dataset="user/set", streaming=streaming)
@@ -185,7 +202,9 @@ def test_load_data__no_such_set_and_no_hub(hub_here, waits):
 # What the client survives by its own retries ends well; the rest ends in one line, and the next attempt is whole.
 @pytest.mark.parametrize("streaming", MODES)
 @pytest.mark.parametrize("how", ["refuse", "reset", "cut", 500, 401])
-def test_load_data__outage_at_any_request(hub_set, waits, how, streaming, tmp_path):
+def test_load_data__outage_at_any_request(hub_set, waits, how, streaming, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(file_utils, "time", SimpleNamespace(sleep=slept.append, time=time.time))
     options = {"dataset": "user/set", "validation_fraction": 0, "streaming": streaming}
     load_data(**options)
     asked = len(hub_set.requests) - 8  # of the uploads
@@ -202,6 +221,7 @@ def test_load_data__outage_at_any_request(hub_set, waits, how, streaming, tmp_pa
         assert contents(loaded.splits["train"], "image") == [picture(i) for i in range(6)]
         assert list(loaded.splits) == ["train", "test"]
     assert lines
+    assert not any(slept)  # beside the 23 s of `huggingface_hub`'s own
     for line in lines:
         assert line.startswith("user/set: expected a Hub data set that can be read; found ")
         assert not re.search(r"\n|Signature|storage/", line)
@@ -241,6 +261,16 @@ def test_find_own_file__missing_is_none_and_an_outage_is_not(hub_set, waits):
     hub_set.fail(500, times=math.inf)
     with pytest.raises(DataError, match=r"user/set: .*found status 500"):
         find_own_file("user/set", "label_space.json", commit)
+
+
+def test_load_hub_set__no_signed_address_and_no_token_in_the_line(hub_set, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("https://cdn.example/a?Signature=secret said\nno to hf_" + "x" * 34)
+
+    monkeypatch.setattr(hub_sets.datasets, "load_dataset", fail)
+    with pytest.raises(DataError) as bad:
+        load_hub_set("user/set")
+    assert "found OSError: <address> said no to <token>; check" in str(bad.value)
 
 
 def test_load_hub_set__puts_the_librarys_retries_back(hub_set):
