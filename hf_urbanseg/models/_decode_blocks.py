@@ -1,7 +1,7 @@
 """The decode head block of rows by block of rows, so that maps of full width pass through the cache, not memory (CPU).
 
-A `map` here is channels-last: (height, width, channels). `fine` is the first stage, whose resolution the head works at;
-`coarse` are the other stages, already projected to the head's width D.
+Everything is channels-last here. `fine` is the first stage, at whose resolution (h, w) the head works, its pixels in
+one axis; `coarse` are the other stages, already projected to the head's width D. What a block holds is fp32 at least.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,83 +18,89 @@ _ELEMENTS_PER_THREAD = 2**19  # 2 MB of fp32, about what a core's own cache hold
 
 @dataclass(frozen=True)
 class _Block:
-    """Output rows `first` to `last` - 1, the rows of each coarse map they are made of, and with which weights."""
+    """Some rows of the result.
 
-    first: int
-    last: int
+    Args:
+        pixels: Theirs, among those of an image.
+        spans: The rows (first and last + 1) of each coarse map that they are made of.
+        weights: (rows, sum of the spans' lengths): with which weights.
+    """
+
+    pixels: slice
     spans: tuple[tuple[int, int], ...]
-    weights: Tensor  # (rows, sum of the spans' lengths)
+    weights: Tensor
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _plan_blocks(height: int, coarse_heights: tuple[int, ...], rows: int, dtype: torch.dtype) -> tuple[_Block, ...]:
-    precision = torch.promote_types(dtype, torch.float32)
+def _plan_blocks(
+    size: tuple[int, int], coarse_heights: tuple[int, ...], rows: int, precision: torch.dtype
+) -> tuple[_Block, ...]:
+    height, width = size
     # What resizing makes of unit vectors are its weights, rounded as torch rounds them.
-    matrices = [
-        F.interpolate(
-            torch.eye(source, dtype=precision)[None, None], (height, source), mode="bilinear", align_corners=False
-        )[0, 0]
-        for source in coarse_heights
-    ]
+    matrices = []
+    for source in coarse_heights:
+        units = torch.eye(source, dtype=precision)[None, None]
+        matrices.append(F.interpolate(units, (height, source), mode="bilinear", align_corners=False)[0, 0])
     blocks = []
     for first in range(0, height, rows):
         last = min(first + rows, height)
         used = [matrix[first:last].any(0).nonzero()[:, 0] for matrix in matrices]
         spans = tuple((int(index[0]), int(index[-1]) + 1) for index in used)
         weights = [matrix[first:last, start:stop] for matrix, (start, stop) in zip(matrices, spans, strict=True)]
-        blocks.append(_Block(first, last, spans, torch.cat(weights, 1).to(dtype)))
+        blocks.append(_Block(slice(first * width, last * width), spans, torch.cat(weights, 1)))
     return tuple(blocks)
 
 
-class _Sum:
-    """`fine @ weight.T + sum of the upsampled coarse maps`, any block of it on demand.
+class _UpsampledSum:
+    """`fine @ weight.T + sum of the upsampled coarse maps`, block by block, and its transpose.
 
-    Shape:
-        fine: (N, h * w, C). weight: (D, C). coarse: (N, h_i, w_i, D) each. All of one dtype.
+    Args:
+        size: (h, w).
+        width: D.
+        coarse_heights: Of the coarse maps.
+        dtype: Of all that is given.
     """
 
-    def __init__(self, size: tuple[int, int], fine: Tensor, weight: Tensor, coarse: Sequence[Tensor]):
-        self.height, self.width = size
-        self.fine, self.weight, self.coarse = fine, weight, coarse
-        rows = _ELEMENTS_PER_THREAD * torch.get_num_threads() // (self.width * len(weight))
-        heights = tuple(one.shape[1] for one in coarse)
-        self.plan = _plan_blocks(self.height, heights, min(max(rows, 4), self.height), fine.dtype)
+    def __init__(self, size: tuple[int, int], width: int, coarse_heights: Sequence[int], dtype: torch.dtype):
+        self.columns = size[1]
+        self.precision = torch.promote_types(dtype, torch.float32)
+        rows = _ELEMENTS_PER_THREAD * torch.get_num_threads() // (size[1] * width)
+        self.plan = _plan_blocks(size, tuple(coarse_heights), min(max(rows, 4), size[0]), self.precision)
 
-    def blocks(self) -> Iterator[tuple[int, _Block, slice]]:
-        """(image, block, its pixels within the image), all images after one another."""
-        for image in range(len(self.fine)):
-            for block in self.plan:
-                yield image, block, slice(block.first * self.width, block.last * self.width)
+    def blocks(self, images: int) -> Iterator[tuple[int, _Block]]:
+        return ((image, block) for image in range(images) for block in self.plan)
 
-    def compute(self, image: int, block: _Block, pixels: slice, out: Tensor) -> None:
-        """Writes one block.
+    def compute(self, image: int, block: _Block, fine: Tensor, weight: Tensor, coarse: Sequence[Tensor], out: Tensor):
+        """Writes a block.
 
         Shape:
-            out: (pixels, D).
+            fine: (N, h * w, C). weight: (D, C). coarse: (N, h_i, w_i, D) each. out: (pixels, D) in fp32 at least.
         """
         # Along the width by torch's resize while there are few rows, along the height as one small matrix product.
-        wide = [
-            F.interpolate(
-                one[image, start:stop].permute(2, 0, 1)[None],
-                (stop - start, self.width), mode="bilinear", align_corners=False,
-            )[0].permute(1, 2, 0)
-            for one, (start, stop) in zip(self.coarse, block.spans, strict=True)
-        ]  # fmt: skip
-        flat = out.view(block.last - block.first, -1)
-        torch.mm(block.weights, torch.cat(wide).view(-1, flat.shape[1]), out=flat)
-        torch.addmm(out, self.fine[image, pixels], self.weight.T, out=out)
+        wide = []
+        for one, (start, stop) in zip(coarse, block.spans, strict=True):
+            # A view that is seen to be channels-last, and resized fast; adding the axis of images later, it isn't.
+            rows = one[image : image + 1, start:stop].permute(0, 3, 1, 2).to(self.precision)
+            rows = F.interpolate(rows, (stop - start, self.columns), mode="bilinear", align_corners=False)
+            wide.append(rows.permute(0, 2, 3, 1))
+        flat = out.view(len(block.weights), -1)
+        torch.mm(block.weights, torch.cat(wide, 1).view(-1, flat.shape[1]), out=flat)
+        pixels = fine[image, block.pixels]
+        if fine.dtype == out.dtype:
+            torch.addmm(out, pixels, weight.T, out=out)
+        else:
+            out += pixels @ weight.T
 
     def add_gradients(self, image: int, block: _Block, gradient: Tensor, coarse_gradients: Sequence[Tensor]) -> None:
-        """Adds what a block's gradient (pixels, D) means for the coarse maps: the transpose of `compute`."""
-        wide = block.weights.T @ gradient.view(block.last - block.first, -1)
-        wide = wide.view(len(wide), self.width, -1)
+        """Adds what the gradient (pixels, D) of a block means for the coarse maps: `compute` transposed."""
+        wide = block.weights.T @ gradient.view(len(block.weights), -1)
+        wide = wide.view(1, len(wide), self.columns, -1).permute(0, 3, 1, 2)
         begin = 0
         for (start, stop), total in zip(block.spans, coarse_gradients, strict=True):
-            rows, begin = wide[begin : begin + stop - start], begin + stop - start
-            shape = (1, total.shape[-1], stop - start, total.shape[2])
+            rows, begin = wide[:, :, begin : begin + stop - start], begin + stop - start
             narrow = torch.ops.aten.upsample_bilinear2d_backward(
-                rows.permute(2, 0, 1)[None], (stop - start, self.width), shape, False, None, None
+                rows, rows.shape[2:], (*rows.shape[:3], total.shape[2]), False, None, None
             )
             total[image, start:stop] += narrow[0].permute(1, 2, 0)
 
@@ -109,33 +115,36 @@ def compute_logits(
     keep: Tensor | None = None,
     hidden: Tensor | None = None,
 ) -> Tensor:
-    """Classifier of the ReLU of the sum (a BatchNorm with fixed statistics is already in the weights), no gradient.
+    """Classifier of the ReLU of the sum; a BatchNorm with fixed statistics is in the weights already. No gradient.
 
     Args:
         size: (h, w).
+        keep: 0 where dropout drops, 1 elsewhere; what makes up for it is in the classifier's weight.
         hidden: Where the classifier's input is written if it is wanted.
 
     Shape:
         fine: (N, h * w, C). fine_weight: (D, C). coarse: (N, h_i, w_i, D) each. classifier_weight: (K, D).
-        keep: (N, h * w, D) uint8, 0 where dropout drops. hidden: (N, h * w, D).
+        keep: (N, h * w, D) uint8. hidden: (N, h * w, D).
         returns: (N, h * w, K).
     """
-    total = _Sum(size, fine, fine_weight, coarse)
+    total = _UpsampledSum(size, len(fine_weight), [one.shape[1] for one in coarse], fine.dtype)
     logits = fine.new_empty(*fine.shape[:2], len(classifier_weight))
-    pixels_per_block = (total.plan[0].last - total.plan[0].first) * size[1]
-    buffer = fine.new_empty(pixels_per_block, len(fine_weight)) if hidden is None else None
-    for image, block, pixels in total.blocks():
-        here = buffer[: pixels.stop - pixels.start] if hidden is None else hidden[image, pixels]
-        total.compute(image, block, pixels, out=here)
+    buffer = torch.empty(total.plan[0].pixels.stop, len(fine_weight), dtype=total.precision)
+    for image, block in total.blocks(len(fine)):
+        here = buffer[: block.pixels.stop - block.pixels.start]
+        total.compute(image, block, fine, fine_weight, coarse, out=here)
         here.relu_()
         if keep is not None:
-            here.mul_(keep[image, pixels])
-        torch.addmm(classifier_bias, here, classifier_weight.T, out=logits[image, pixels])
+            here.mul_(keep[image, block.pixels])
+        here = here.to(fine.dtype)
+        torch.addmm(classifier_bias, here, classifier_weight.T, out=logits[image, block.pixels])
+        if hidden is not None:
+            hidden[image, block.pixels] = here
     return logits
 
 
 class BlockedHead(torch.autograd.Function):
-    """`compute_logits` with gradients; with `scale` and `shift`, a training BatchNorm between sum and ReLU.
+    """`compute_logits` with gradients; with `scale` and `shift`, a training BatchNorm between the sum and the ReLU.
 
     Saved for the backward pass is one map of width D (the sums, or without BatchNorm the classifier's input) and one
     byte per element of dropout; what lies between is formed again, block by block.
@@ -144,94 +153,89 @@ class BlockedHead(torch.autograd.Function):
     """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, size, epsilon, keep, fine, fine_weight, scale, shift, classifier_weight, classifier_bias, *coarse):
-        normalised = scale is not None
-        ctx.size, ctx.normalised = size, normalised
-        if not normalised:
-            hidden = fine.new_empty(*fine.shape[:2], len(fine_weight))
-            logits = compute_logits(size, fine, fine_weight, coarse, classifier_weight, classifier_bias, keep, hidden)
-            ctx.save_for_backward(hidden, keep, fine, fine_weight, classifier_weight, None, None, None, None, *coarse)
+        ctx.size, ctx.normalised, ctx.coarse_shapes = size, scale is not None, [one.shape for one in coarse]
+        saved = fine.new_empty(*fine.shape[:2], len(fine_weight))
+        if not ctx.normalised:
+            logits = compute_logits(size, fine, fine_weight, coarse, classifier_weight, classifier_bias, keep, saved)
+            ctx.save_for_backward(saved, None, fine, fine_weight, classifier_weight)
             return logits, None, None
 
+        total = _UpsampledSum(size, len(fine_weight), [one.shape[1] for one in coarse], fine.dtype)
         # The sums are kept about their mean, nearly, which makes the mean of squares a safe way to the variance.
-        pivot = fine_weight @ fine.mean((0, 1)) + sum(one.mean((0, 1, 2)) for one in coarse)
+        pivot = (fine_weight @ fine.mean((0, 1)) + sum(one.mean((0, 1, 2)) for one in coarse)).to(total.precision)
         coarse = (*coarse[:-1], coarse[-1] - pivot)
-        total = _Sum(size, fine, fine_weight, coarse)
-        sums = fine.new_empty(*fine.shape[:2], len(fine_weight))
-        precision = torch.promote_types(fine.dtype, torch.float32)
-        first, second = torch.zeros(2, len(fine_weight), dtype=precision)
-        for image, block, pixels in total.blocks():
-            here = sums[image, pixels]
-            total.compute(image, block, pixels, out=here)
-            here = here.to(precision)
+        first, second = torch.zeros(2, len(fine_weight), dtype=total.precision)
+        for image, block in total.blocks(len(fine)):
+            target = saved[image, block.pixels]
+            here = target if target.dtype == total.precision else torch.empty_like(target, dtype=total.precision)
+            total.compute(image, block, fine, fine_weight, coarse, out=here)
+            if here is not target:
+                target.copy_(here)
             first += here.sum(0)
             second += (here * here).sum(0)
-        count = sums[..., 0].numel()
+        count = len(fine) * fine.shape[1]
         offset = first / count
         variance = second / count - offset * offset
         inverse = (variance + epsilon).rsqrt()
         factor = scale * inverse
         constant = shift - offset * factor
-
         logits = fine.new_empty(*fine.shape[:2], len(classifier_weight))
-        for image, _, pixels in total.blocks():
-            hidden = _activate(sums, factor, constant, keep, image, pixels).to(fine.dtype)
-            torch.addmm(classifier_bias, hidden, classifier_weight.T, out=logits[image, pixels])
-        ctx.save_for_backward(
-            sums, keep, fine, fine_weight, classifier_weight, factor, constant, offset, inverse, *coarse
-        )
+        for image, block in total.blocks(len(fine)):
+            hidden = _activate(saved, factor, constant, keep, image, block).to(fine.dtype)
+            torch.addmm(classifier_bias, hidden, classifier_weight.T, out=logits[image, block.pixels])
+        ctx.save_for_backward(saved, keep, fine, fine_weight, classifier_weight, factor, constant, offset, inverse)
         mean = pivot + offset
         ctx.mark_non_differentiable(mean, variance)
         return logits, mean, variance
 
     @staticmethod
     @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")  # without autocast, as forward was called
     def backward(ctx, gradient, *_):
-        saved, keep, fine, fine_weight, classifier_weight, factor, constant, offset, inverse, *coarse = (
-            ctx.saved_tensors
-        )
-        total = _Sum(ctx.size, fine, fine_weight, coarse)
+        saved, keep, fine, fine_weight, classifier_weight, *statistics = ctx.saved_tensors
+        total = _UpsampledSum(ctx.size, len(fine_weight), [shape[1] for shape in ctx.coarse_shapes], fine.dtype)
         gradient = gradient.contiguous()
-        precision = torch.promote_types(fine.dtype, torch.float32)
 
-        def enter(image: int, pixels: slice) -> tuple[Tensor, Tensor]:
+        def enter(image: int, block: _Block) -> tuple[Tensor, Tensor]:
             """The classifier's input, and the gradient before the ReLU."""
-            hidden = saved[image, pixels]
             if ctx.normalised:
-                hidden = _activate(saved, factor, constant, keep, image, pixels)
-            inner = (gradient[image, pixels] @ classifier_weight).to(hidden.dtype)
+                hidden = _activate(saved, factor, constant, keep, image, block)
+            else:
+                hidden = saved[image, block.pixels].to(total.precision)
+            inner = (gradient[image, block.pixels] @ classifier_weight).to(total.precision)
             # Zero where the ReLU or dropout made a zero.
-            return hidden, torch.ops.aten.threshold_backward(inner, hidden, 0)
+            return hidden, torch.ops.aten.threshold_backward(inner, hidden, 0, grad_input=inner)
 
-        classifier_gradient = torch.zeros_like(classifier_weight, dtype=precision)
+        classifier_gradient = torch.zeros_like(classifier_weight, dtype=total.precision)
         scale_gradient = shift_gradient = None
         if ctx.normalised:
-            shift_gradient, correlation = torch.zeros(2, len(fine_weight), dtype=precision)
-            for image, _, pixels in total.blocks():
-                hidden, inner = enter(image, pixels)
-                classifier_gradient += gradient[image, pixels].T @ hidden.to(fine.dtype)
+            factor, constant, offset, inverse = statistics
+            scale_gradient, shift_gradient = torch.zeros(2, len(fine_weight), dtype=total.precision)
+            for image, block in total.blocks(len(fine)):
+                hidden, inner = enter(image, block)
+                classifier_gradient += gradient[image, block.pixels].T @ hidden.to(fine.dtype)
                 shift_gradient += inner.sum(0)
-                correlation += (inner * saved[image, pixels]).sum(0)
-            correlation = (correlation - offset * shift_gradient) * inverse
-            scale_gradient = correlation
-            count = saved[..., 0].numel()
-            slope = -factor * inverse * correlation / count
+                scale_gradient += inner.mul_(saved[image, block.pixels]).sum(0)
+            scale_gradient = (scale_gradient - offset * shift_gradient) * inverse
+            count = len(fine) * fine.shape[1]
+            slope = -factor * inverse * scale_gradient / count
             level = -factor * shift_gradient / count - offset * slope
 
-        fine_gradient = torch.empty(fine.shape, dtype=fine.dtype) if ctx.needs_input_grad[3] else None
-        weight_gradient = torch.zeros_like(fine_weight, dtype=precision)
-        coarse_gradients = [torch.zeros_like(one, dtype=precision) for one in coarse]
-        for image, block, pixels in total.blocks():
-            hidden, inner = enter(image, pixels)
+        fine_gradient = torch.empty(fine.shape, dtype=fine.dtype)
+        weight_gradient = torch.zeros_like(fine_weight, dtype=total.precision)
+        coarse_gradients = [torch.zeros(shape, dtype=total.precision) for shape in ctx.coarse_shapes]
+        for image, block in total.blocks(len(fine)):
+            hidden, inner = enter(image, block)
             if ctx.normalised:
-                inner = torch.addcmul(level, saved[image, pixels], slope).addcmul_(inner, factor)
+                inner = inner.mul_(factor).add_(level).addcmul_(saved[image, block.pixels], slope)
             else:
-                classifier_gradient += gradient[image, pixels].T @ hidden
-            inner = inner.to(fine.dtype)
-            if fine_gradient is not None:
-                torch.mm(inner, fine_weight, out=fine_gradient[image, pixels])
-            weight_gradient += inner.T @ fine[image, pixels]
+                classifier_gradient += gradient[image, block.pixels].T @ hidden.to(fine.dtype)
             total.add_gradients(image, block, inner, coarse_gradients)
+            inner = inner.to(fine.dtype)
+            torch.mm(inner, fine_weight, out=fine_gradient[image, block.pixels])
+            weight_gradient += inner.T @ fine[image, block.pixels]
 
         return (
             None, None, None, fine_gradient, weight_gradient.to(fine.dtype), scale_gradient, shift_gradient,
@@ -239,6 +243,6 @@ class BlockedHead(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _activate(sums: Tensor, factor: Tensor, constant: Tensor, keep: Tensor | None, image: int, pixels: slice) -> Tensor:
-    hidden = torch.addcmul(constant, sums[image, pixels], factor).relu_()
-    return hidden if keep is None else hidden.mul_(keep[image, pixels])
+def _activate(sums: Tensor, factor: Tensor, constant: Tensor, keep: Tensor | None, image: int, block: _Block) -> Tensor:
+    hidden = torch.addcmul(constant, sums[image, block.pixels], factor).relu_()
+    return hidden if keep is None else hidden.mul_(keep[image, block.pixels])

@@ -25,8 +25,9 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
     On CPU everything at the first stage's size is done in blocks of rows: predicting never holds a map of D channels,
     training keeps one instead of eight. Elsewhere, and under torch.compile, it is plain tensor code.
 
-    A head that isn't as transformers builds it (another normalisation, SyncBatchNorm, a last stage that wasn't reshaped)
-    is computed the plain or the stock way. The layers inside aren't called as modules, so their hooks don't fire.
+    A head with other layers than transformers builds (SyncBatchNorm, say) is computed in plain tensor code, a last
+    stage that keeps no height and width the stock way. The layers inside aren't called as modules: their hooks don't
+    fire.
 
     Shape:
         encoder_hidden_states: (N, C_i, h_i, w_i) each, the largest map first.
@@ -38,9 +39,10 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
         stages = encoder_hidden_states
         if len(stages) < 2 or any(stage.ndim != 4 for stage in stages):
             return super().forward(stages, **kwargs)
-        norm, plain = self.batch_norm, _is_plain(self.batch_norm)
+        norm, plain, count = self.batch_norm, _is_plain(self.batch_norm), len(stages[0])
         fold = plain and not norm.training
         device = stages[0].device.type
+        device = "cpu" if device == "meta" else device  # autocast doesn't know models without memory
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else stages[0].dtype
         with torch.autocast(device, enabled=False):
             weights, bias = self._compose(fold)
@@ -48,37 +50,41 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
             weights = [weight.to(dtype) for weight in weights]
             sizes = [tuple(stage.shape[2:]) for stage in stages]
             if self._goes_by_blocks(stages, plain):
-                return self._forward_by_blocks(tokens, sizes, weights, bias.to(dtype), fold)
-            maps = [
-                F.linear(token, weight, bias.to(dtype) if weight is weights[-1] else None)
-                .transpose(1, 2)
-                .unflatten(2, size)
-                for token, weight, size in zip(tokens, weights, sizes, strict=True)
-            ]
-            total = maps[0]
-            for one in maps[1:]:
-                total = total + F.interpolate(one, sizes[0], mode="bilinear", align_corners=False)
+                return self._forward_by_blocks(tokens, sizes, weights, bias, fold)
+            total = None
+            for token, weight, size in reversed(list(zip(tokens, weights, sizes, strict=True))):
+                if size == sizes[0] and total is not None:
+                    # One product that starts from the sum of the others, with one rounding.
+                    total = torch.baddbmm(total.flatten(2).transpose(1, 2), token, weight.T.expand(count, -1, -1))
+                    total = total.transpose(1, 2).unflatten(2, size)
+                    continue
+                one = F.linear(token, weight, bias.to(dtype) if total is None else None)
+                one = one.transpose(1, 2).unflatten(2, size)
+                one = F.interpolate(one, sizes[0], mode="bilinear", align_corners=False)
+                total = one if total is None else total + one
         # Outside, so that autocast treats the stock modules as it always does.
         hidden = self.activation(total if fold else norm(total))
-        return self.classifier(self.dropout(hidden))
+        if count == 1 and self.dropout.training:
+            hidden = hidden.contiguous()  # stock's memory format, which dropout's mask follows
+        logits = self.classifier(self.dropout(hidden))
+        return logits.contiguous() if count == 1 else logits
 
     def _compose(self, fold: bool) -> tuple[list[Tensor], Tensor]:
         """One (D, C_i) matrix per stage and the bias of the sum, in fp32 at least."""
         fuse = self.linear_fuse.weight[:, :, 0, 0]
         fuse = fuse.to(torch.promote_types(fuse.dtype, torch.float32))
-        if fold:
-            scale, shift = self._fixed_norm(fuse.dtype)
-            fuse = scale[:, None] * fuse
         projections = [linear.proj for linear in self.linear_projections]
         slices = reversed(fuse.chunk(len(projections), dim=1))
         pairs = list(zip(slices, projections, strict=True))
-        bias = sum(part @ one.bias.to(fuse.dtype) for part, one in pairs)
-        return [part @ one.weight.to(fuse.dtype) for part, one in pairs], bias + shift if fold else bias
-
-    def _fixed_norm(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        bias = sum(part @ one.bias.to(fuse) for part, one in pairs)
+        weights = [part @ one.weight.to(fuse) for part, one in pairs]
+        if not fold:
+            return weights, bias
         norm = self.batch_norm
-        scale = norm.weight.to(dtype) * (norm.running_var.to(dtype) + norm.eps).rsqrt()
-        return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale
+        scale = norm.weight.to(fuse) * (norm.running_var.to(fuse) + norm.eps).rsqrt()
+        return [scale[:, None] * one for one in weights], (bias - norm.running_mean.to(fuse)) * scale + norm.bias.to(
+            fuse
+        )
 
     def _goes_by_blocks(self, stages: Sequence[Tensor], plain: bool) -> bool:
         return (
@@ -92,44 +98,44 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
         )
 
     def _forward_by_blocks(self, tokens, sizes, weights, bias, fold: bool) -> Tensor:
-        dtype, norm, dropout = tokens[0].dtype, self.batch_norm, self.dropout
-        count = len(tokens[0])
+        (fine, *coarse_tokens), norm, count, dtype = tokens, self.batch_norm, len(tokens[0]), tokens[0].dtype
         # The bias goes where it costs least: upsampling leaves constants as they are.
-        biases = [*(None for _ in tokens[2:]), bias]
+        biases = [*(None for _ in coarse_tokens[1:]), bias.to(dtype)]
         coarse = [
             F.linear(token, weight, one).unflatten(1, size)
-            for token, weight, one, size in zip(tokens[1:], weights[1:], biases, sizes[1:], strict=True)
+            for token, weight, one, size in zip(coarse_tokens, weights[1:], biases, sizes[1:], strict=True)
         ]
         classifier, classifier_bias = self.classifier.weight[:, :, 0, 0], self.classifier.bias.to(dtype)
         keep = None
-        if dropout.training and dropout.p:
-            # What stock draws, a byte each instead of a float, in the order of its memory: channels-last, except for a
-            # single image.
-            shape = (count, tokens[0].shape[1], len(bias))
-            if count == 1:
-                keep = torch.empty(1, shape[2], shape[1], dtype=torch.uint8).bernoulli_(1 - dropout.p).transpose(1, 2)
-            else:
-                keep = torch.empty(shape, dtype=torch.uint8).bernoulli_(1 - dropout.p)
-            classifier = classifier / (1 - dropout.p)
+        if self.dropout.training and self.dropout.p:
+            keep = self._draw_mask(count, fine.shape[1], len(bias))
+            classifier = classifier / (1 - self.dropout.p)
         classifier = classifier.to(dtype)
-        shared = (tokens[0], weights[0])
         if fold and not torch.is_grad_enabled():
-            logits = compute_logits(sizes[0], *shared, coarse, classifier, classifier_bias, keep)
+            logits = compute_logits(sizes[0], fine, weights[0], coarse, classifier, classifier_bias, keep)
         else:
             scale, shift = (None, None) if fold else (norm.weight.to(bias), norm.bias.to(bias))
             logits, mean, variance = BlockedHead.apply(
-                sizes[0], norm.eps, keep, *shared, scale, shift, classifier, classifier_bias, *coarse
+                sizes[0], norm.eps, keep, fine, weights[0], scale, shift, classifier, classifier_bias, *coarse
             )
             if not fold:
-                pixels = count * sizes[0][0] * sizes[0][1]
-                with torch.no_grad():
-                    norm.num_batches_tracked += 1
-                    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-                    norm.running_var.lerp_(
-                        (variance * (pixels / (pixels - 1))).to(norm.running_var.dtype), norm.momentum
-                    )
+                _update_statistics(norm, mean, variance, count * fine.shape[1])
         logits = logits.transpose(1, 2).unflatten(2, sizes[0])
         return logits.contiguous() if count == 1 else logits
+
+    def _draw_mask(self, count: int, pixels: int, width: int) -> Tensor:
+        """What stock draws, (N, pixels, D), a byte each instead of a float: in the order of its memory."""
+        # That is channels-last, except for a single image.
+        shape = (1, width, pixels) if count == 1 else (count, pixels, width)
+        mask = torch.empty(shape, dtype=torch.uint8).bernoulli_(1 - self.dropout.p)
+        return mask.transpose(1, 2) if count == 1 else mask
+
+
+@torch.no_grad()
+def _update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+    norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var), norm.momentum)
 
 
 def apply_fast_decode_head(model: nn.Module) -> bool:

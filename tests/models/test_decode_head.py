@@ -1,0 +1,460 @@
+import copy
+import pickle
+from contextlib import nullcontext
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import SegformerForSemanticSegmentation
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models import _decode_blocks
+from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
+from hf_urbanseg.models.build import build_config
+from hf_urbanseg.models.complexity import count_operations
+from hf_urbanseg.models.decode_head import (
+    FastSegformerDecodeHead,
+    apply_fast_decode_head,
+    restore_stock_decode_head,
+)
+from hf_urbanseg.models.ema import ExponentialMovingAverage
+
+SMALL = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 24, "drop_path_rate": 0.3}
+MODES = ("training", "frozen", "evaluation", "no_grad")
+PATHS = ("blocks", "plain")
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Four rows each, so that small maps have several blocks."""
+    monkeypatch.setattr(_decode_blocks, "_ELEMENTS_PER_THREAD", 1)
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    """Both ways to compute: in blocks, as on CPU, and as plain tensor code, as elsewhere."""
+    if request.param == "plain":
+        monkeypatch.setattr(FastSegformerDecodeHead, "_goes_by_blocks", lambda *_: False)
+    return request.param
+
+
+def build(dtype=torch.float64, **config) -> SegformerForSemanticSegmentation:
+    """With weights and statistics that are far from their simple initial values."""
+    torch.manual_seed(0)
+    model = SegformerForSemanticSegmentation(build_config("tiny", CITYSCAPES, **SMALL | config))
+    for parameter in model.decode_head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.decode_head.batch_norm.running_mean.normal_()
+    model.decode_head.batch_norm.running_var.uniform_(0.5, 2)
+    return model.to(dtype)
+
+
+def build_pair(dtype=torch.float64, **config):
+    stock = build(dtype, **config)
+    fast = copy.deepcopy(stock)
+    assert apply_fast_decode_head(fast)
+    return stock, fast
+
+
+def set_mode(model, mode: str) -> None:
+    model.train(mode in ("training", "frozen"))
+    if mode == "frozen":
+        model.decode_head.batch_norm.eval()
+
+
+def random_like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(tensor.dtype)
+
+
+def run(model, mode: str, pixel_values, context=nullcontext):
+    """Logits, all gradients of a random function of them, and the random number that follows the pass."""
+    set_mode(model, mode)
+    model.zero_grad()
+    torch.manual_seed(1)
+    with torch.set_grad_enabled(mode != "no_grad"), context():
+        logits = model(pixel_values=pixel_values).logits
+    following = torch.rand(1)
+    if mode != "no_grad":
+        (logits * random_like(logits)).sum().backward()
+    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return logits.detach(), gradients, following
+
+
+def assert_equal_gradients(found: dict, expected: dict) -> None:
+    """Each within 1e-12 of its own size, or as close to nothing as stock's where mathematics says zero.
+
+    A constant added to all keys changes nothing, nor does one before a BatchNorm in training.
+    """
+    assert found.keys() == expected.keys()
+    size = max((float(one.abs().max()) for one in expected.values()), default=0)
+    for name, gradient in expected.items():
+        if gradient.abs().max() < 1e-13 * size:
+            assert found[name].abs().max() < 1e-13 * size, name
+        else:
+            assert relative(found[name], gradient) < 1e-12, name
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("shape", "config"),
+    [
+        ((2, 3, 96, 128), {}),
+        ((2, 3, 75, 138), {}),  # stages of 19x35, 10x18, 5x9, 3x5
+        ((1, 3, 75, 138), {}),  # memory format and dropout mask of a single image are others
+        ((3, 3, 32, 32), {}),  # last stage 1x1
+        ((2, 3, 64, 32), {"decoder_hidden_size": 768}),
+        ((2, 3, 64, 96), {"hidden_sizes": [32, 64, 160, 256], "decoder_hidden_size": 256}),
+    ],
+)
+def test_forward__equals_stock(path, mode, shape, config):
+    stock, fast = build_pair(**config)
+    pixel_values = torch.randn(shape, dtype=torch.float64)
+    expected, expected_gradients, following = run(stock, mode, pixel_values)
+    logits, gradients, found = run(fast, mode, pixel_values)
+    assert torch.equal(found, following)  # as many draws
+    assert relative(logits, expected) < 1e-12
+    assert logits.stride() == expected.stride()
+    assert_equal_gradients(gradients, expected_gradients)
+    for (name, buffer), found in zip(stock.named_buffers(), fast.buffers(), strict=True):
+        torch.testing.assert_close(found, buffer, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_forward__equals_stock_over_steps(path):
+    """Statistics, their counter and the weights of four steps of SGD; crops of two sizes."""
+    models = build_pair()
+    for model in models:
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        torch.manual_seed(3)
+        for step in range(4):
+            logits = model(pixel_values=torch.randn(2, 3, 64, 64 + 32 * (step % 2), dtype=torch.float64)).logits
+            (logits * random_like(logits)).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    states = [model.state_dict() for model in models]
+    assert states[1]["decode_head.batch_norm.num_batches_tracked"] == 4
+    for name, expected in states[0].items():
+        torch.testing.assert_close(states[1][name], expected, rtol=1e-11, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("elements", [1, 24 * 32 * 7, 2**19])
+def test_forward__whatever_the_blocks(monkeypatch, elements):
+    monkeypatch.setattr(_decode_blocks, "_ELEMENTS_PER_THREAD", elements)
+    stock, fast = build_pair()
+    pixel_values = torch.randn(2, 3, 120, 128, dtype=torch.float64)
+    expected, expected_gradients, _ = run(stock, "training", pixel_values)
+    logits, gradients, _ = run(fast, "training", pixel_values)
+    assert relative(logits, expected) < 1e-12
+    assert_equal_gradients(gradients, expected_gradients)
+
+
+def test_forward__large_mean(path):
+    """The variance is not the small difference of two large numbers."""
+    stock, fast = build_pair(torch.float32)
+    reference = copy.deepcopy(stock).double()
+    for model in (stock, fast, reference):
+        model.decode_head.linear_projections[0].proj.bias.data.add_(1e3)
+    pixel_values = torch.randn(2, 3, 64, 64)
+    truth, _, _ = run(reference, "no_grad", pixel_values.double())
+    for model in (stock, fast, reference):
+        model.decode_head.dropout.p = 0.0
+        model.decode_head.batch_norm.train()
+    truth, ours, theirs = (
+        model.decode_head([one.to(model.dtype) for one in stages_of(reference, pixel_values.double())])
+        for model in (reference, fast, stock)
+    )
+    assert relative(ours.double(), truth) < 2 * relative(theirs.double(), truth)
+
+
+def stages_of(model, pixel_values):
+    with torch.no_grad():
+        return model.eval().segformer(pixel_values, output_hidden_states=True).hidden_states
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("autocast", [True, False])
+def test_forward__bf16_is_as_good_as_stock(path, mode, autocast):
+    """Mean distance from the fp64 truth; dropout off, since the truth is one function.
+
+    Gradients differ by the pixels whose ReLU flips, hence the number of pixels. Weights that are bf16 themselves, which
+    is for predicting, are rounded once more when they are multiplied.
+    """
+    errors = {"fast": [], "stock": []}
+    for seed in range(4):
+        stock, fast = build_pair(torch.float32, decoder_hidden_size=64)
+        truth = copy.deepcopy(stock).double()
+        if not autocast:
+            stock, fast = stock.bfloat16(), fast.bfloat16()
+            truth.load_state_dict(stock.state_dict())
+        torch.manual_seed(seed)
+        stages = [torch.randn(2, size, 48 >> i, 64 >> i).bfloat16() for i, size in enumerate(SMALL["hidden_sizes"])]
+        results = {}
+        for name, model in (("truth", truth), ("stock", stock), ("fast", fast)):
+            head = model.decode_head
+            head.dropout.p = 0.0
+            set_mode(model, mode)
+            inputs = [one.to(head.classifier.weight.dtype, copy=True).requires_grad_() for one in stages]
+            cast = torch.autocast("cpu", torch.bfloat16, enabled=autocast and name != "truth")
+            with torch.set_grad_enabled(mode != "no_grad"), cast:
+                logits = head(inputs)
+            results[name] = [logits.detach()]
+            if autocast and mode != "no_grad":
+                (logits * random_like(logits)).sum().backward()
+                results[name] += [inputs[0].grad, inputs[3].grad, head.linear_fuse.weight.grad]
+                results[name] += [head.classifier.weight.grad, head.batch_norm.weight.grad]
+        assert results["fast"][0].dtype == results["stock"][0].dtype == torch.bfloat16
+        for name in errors:
+            pairs = zip(results[name], results["truth"], strict=True)
+            errors[name].append([float((a.double() - b).norm() / b.norm()) for a, b in pairs])
+    ours, theirs = (torch.tensor(errors[name]).mean(0) for name in ("fast", "stock"))
+    assert (ours <= (1.1 if autocast else 1.2) * theirs).all(), (ours, theirs)
+
+
+def test_forward__with_checkpointing_and_auxiliary_head(path):
+    stock = build()
+    attach_auxiliary_head(stock, stage=3, channels=12, dropout=0.0)
+    fast = copy.deepcopy(stock)
+    apply_fast_decode_head(fast)
+    fast.gradient_checkpointing_enable({"use_reentrant": False})
+    pixel_values = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    results = []
+    for model in (stock, fast):
+        model.train()
+        torch.manual_seed(1)
+        output = model(pixel_values=pixel_values)
+        (output.logits.square().mean() + output.auxiliary_logits.square().mean()).backward()
+        results.append((output, {name: one.grad for name, one in model.named_parameters()}))
+    (expected, expected_gradients), (found, gradients) = results
+    assert relative(found.logits, expected.logits) < 1e-12
+    assert relative(found.auxiliary_logits, expected.auxiliary_logits) < 1e-12
+    assert_equal_gradients(gradients, expected_gradients)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_forward__sync_batch_norm(mode):
+    """Without other processes it is a BatchNorm, computed by itself."""
+    stock, fast = build_pair()
+    nn.SyncBatchNorm.convert_sync_batchnorm(fast)
+    assert type(fast.decode_head.batch_norm) is nn.SyncBatchNorm
+    pixel_values = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected, found = (run(model, mode, pixel_values) for model in (stock, fast))
+    assert relative(found[0], expected[0]) < 1e-12
+    assert_equal_gradients(found[1], expected[1])
+
+
+def test_forward__frozen_encoder_and_frozen_head(path):
+    stock, fast = build_pair()
+    pixel_values = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for frozen in ("segformer", "decode_head"):
+        for model in (stock, fast):
+            model.requires_grad_(True)
+            getattr(model, frozen).requires_grad_(False)
+        expected, found = (run(model, "training", pixel_values)[1] for model in (stock, fast))
+        assert not any(name.startswith(frozen) for name in found)
+        assert_equal_gradients(found, expected)
+
+
+def test_forward__last_stage_without_height_and_width():
+    """Stock takes its square root there, whether or not that fits; so it is asked."""
+    stock, fast = build_pair(reshape_last_stage=False)
+    stages = [torch.randn(1, size, 16 >> i, 16 >> i, dtype=torch.float64) for i, size in enumerate((8, 16, 24))]
+    stages.append(torch.randn(1, 32, 4, dtype=torch.float64))
+    stock.decode_head.eval()
+    fast.decode_head.eval()
+    try:
+        expected = stock.decode_head(stages)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=str(error)[:20]):
+            fast.decode_head(stages)
+    else:
+        assert torch.equal(fast.decode_head(stages), expected)
+
+
+def test_forward__one_pixel_in_training_is_refused_as_in_stock():
+    for model in build_pair():
+        stages = [torch.randn(1, size, 1, 1, dtype=torch.float64) for size in SMALL["hidden_sizes"]]
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            model.decode_head.train()(stages)
+
+
+def test_forward__compiles_without_a_break():
+    """Traced, not generated: what the code generator makes of it is torch's affair and takes minutes."""
+    torch._dynamo.reset()
+    stock, fast = build_pair()
+    stages = [
+        torch.randn(2, size, 16 >> i, 24 >> i, dtype=torch.float64) for i, size in enumerate(SMALL["hidden_sizes"])
+    ]
+    compiled = torch.compile(fast.decode_head.eval(), backend="aot_eager", fullgraph=True)
+    logits = compiled(stages)
+    expected = stock.decode_head.eval()(stages)
+    assert relative(logits.detach(), expected.detach()) < 1e-12
+    for one, head in ((logits, fast.decode_head), (expected, stock.decode_head)):
+        (one * random_like(one)).sum().backward()
+        assert head.linear_fuse.weight.grad is not None
+    assert relative(fast.decode_head.linear_fuse.weight.grad, stock.decode_head.linear_fuse.weight.grad) < 1e-12
+
+
+class Allocations(TorchDispatchMode):
+    """The largest result of any operation, in elements."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.largest = max(self.largest, out.untyped_storage().nbytes() // out.element_size())
+        return out
+
+
+def build_head(size: str, height: int, width: int, count: int = 1):
+    config = build_config(size, CITYSCAPES)
+    torch.manual_seed(0)
+    stock = SegformerDecodeHead(config)
+    fast = copy.deepcopy(stock)
+    fast.__class__ = FastSegformerDecodeHead
+    stages = [torch.randn(count, c, height >> i, width >> i) for i, c in enumerate(config.hidden_sizes)]
+    return stock, fast, stages
+
+
+@pytest.mark.parametrize(("size", "stock_flops", "most"), [("b2", 162e9, 9.5e9), ("b0", 18.54e9, 2.5e9)])
+def test_forward__flops(monkeypatch, size, stock_flops, most):
+    """At 512x1024, multiplications and additions of convolutions and matrix products."""
+    monkeypatch.undo()
+    stock, fast, stages = build_head(size, 128, 256)
+    counts = []
+    for head, inputs in ((stock.to("meta"), [one.to("meta") for one in stages]), (fast, stages)):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            head.eval()(inputs)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == pytest.approx(stock_flops, rel=0.01)
+    assert counts[1] < most
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        fast.to("meta")([one.to("meta") for one in stages])
+    assert counter.get_total_flops() <= counts[1]  # without blocks; resizing counts for nothing there
+
+
+def test_forward__prediction_makes_no_full_map(monkeypatch):
+    monkeypatch.undo()
+    _, fast, stages = build_head("b2", 96, 128)
+    full = 96 * 128 * 768
+    with torch.no_grad(), Allocations() as allocations:
+        fast.eval()(stages)
+    assert allocations.largest < full / 3
+    with (
+        torch.no_grad(),
+        Allocations() as allocations,
+        mock.patch.object(FastSegformerDecodeHead, "_goes_by_blocks", return_value=False),
+    ):
+        fast(stages)
+    assert allocations.largest == full
+
+
+@pytest.mark.parametrize(("mode", "most"), [("training", 1.4), ("frozen", 1.3)])
+def test_forward__saved_bytes(monkeypatch, mode, most):
+    """In maps of full width; stock keeps eight, ours one, a byte per element and the products of weights."""
+    monkeypatch.undo()
+    stock, fast, stages = build_head("b2", 64, 64, count=2)
+    full = 2 * 64 * 64 * 768 * 4
+    sizes = []
+    for head in (stock, fast):
+        head.train()
+        if mode == "frozen":
+            head.batch_norm.eval()
+        known = {one.untyped_storage().data_ptr() for one in (*head.parameters(), *head.buffers())}
+        saved = {}
+
+        def pack(tensor, known=known, saved=saved):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = head([one.clone().requires_grad_() for one in stages])  # graph alive: no address is used twice
+        sizes.append(sum(saved.values()) / full)
+        del logits
+    assert sizes[0] > 7.9
+    assert sizes[1] - sum(one.nbytes for one in stages) / full < most
+
+
+def test_apply_fast_decode_head__changes_nothing_but_the_class(tmp_path):
+    stock, fast = build_pair(torch.float32)
+    assert type(fast) is SegformerForSemanticSegmentation
+    assert list(fast.state_dict()) == list(stock.state_dict())
+    assert [name for name, _ in fast.named_modules()] == [name for name, _ in stock.named_modules()]
+    for name, model in (("stock", stock), ("fast", fast)):
+        model.save_pretrained(tmp_path / name)
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "stock" / file).read_bytes() == (tmp_path / "fast" / file).read_bytes()
+    loaded = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "fast")
+    assert type(loaded.decode_head) is SegformerDecodeHead
+    expected = fast.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+def test_apply_fast_decode_head__survives_copies_and_pickles():
+    _, fast = build_pair()
+    others = [copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
+    pixel_values = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected = run(fast, "no_grad", pixel_values)[0]
+    for other in others:
+        assert type(other.decode_head) is FastSegformerDecodeHead
+        other.decode_head.classifier.bias.data.add_(1)  # its own weights are used
+        torch.testing.assert_close(run(other, "no_grad", pixel_values)[0], expected + 1)
+
+
+def test_apply_fast_decode_head__averaged_weights():
+    stock, fast = build_pair()
+    averages = []
+    for model in (stock, fast):
+        average = ExponentialMovingAverage(model, 0.5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        average.update(5)
+        averages.append(average)
+    pixel_values = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with averages[0].swap(), averages[1].swap():
+        swapped = [run(model, "no_grad", pixel_values)[0] for model in (stock, fast)]
+    assert relative(swapped[1], swapped[0]) < 1e-12
+    after = run(fast, "no_grad", pixel_values)[0]
+    assert relative(after, run(stock, "no_grad", pixel_values)[0]) < 1e-12
+    assert relative(after, swapped[1]) > 1e-3
+
+
+class OtherHead(SegformerDecodeHead):
+    pass
+
+
+def test_apply_fast_decode_head__leaves_other_models_alone():
+    model = build()
+    model.decode_head.__class__ = OtherHead
+    assert not apply_fast_decode_head(model)
+    assert type(model.decode_head) is OtherHead
+    assert not apply_fast_decode_head(nn.Linear(2, 2))
+
+
+def test_restore_stock_decode_head__and_apply_twice():
+    stock, fast = build_pair()
+    assert apply_fast_decode_head(fast)
+    restore_stock_decode_head(fast)
+    assert type(fast.decode_head) is SegformerDecodeHead
+    pixel_values = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    assert torch.equal(run(fast, "no_grad", pixel_values)[0], run(stock, "no_grad", pixel_values)[0])
+    restore_stock_decode_head(nn.Linear(2, 2))
+
+
+def test_apply_fast_decode_head__operations_can_be_counted():
+    """By `models.complexity`, on a model without memory."""
+    stock, fast = build_pair(torch.float32)
+    heads = [count_operations(model, (64, 96)).counts["decode_head"] for model in (stock, fast)]
+    assert heads[1]["convolution"] == SMALL["decoder_hidden_size"] * 19 * 16 * 24
+    assert sum(heads[1].values()) < sum(heads[0].values()) / 2
