@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from hf_urbanseg.losses._threads import run_in_threads
+from hf_urbanseg.losses._threads import _build_pool, run_in_threads
 
 
 @pytest.fixture(autouse=True)
-def _restored_threads():
+def _fresh_pool():
     before = torch.get_num_threads()
+    _build_pool.cache_clear()
     yield
     torch.set_num_threads(before)
 
