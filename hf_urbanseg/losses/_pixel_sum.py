@@ -91,7 +91,10 @@ class _PixelSum(torch.autograd.Function):
 
 
 def _run_over_pixels(work: Callable, logits, labels, weights, ignore_index, consume: Callable = lambda _: None) -> None:
-    """`work` on the `_Pixels` of each block, by several threads; `consume` on what it returns, in order."""
+    """`work` on the `_Pixels` of each block, by several threads; `consume` on what it returns, in order.
+
+    Autocast changes nothing here: results are written in place or into given memory, and nothing else is lowered by it.
+    """
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected logits (N, C, h, w) and labels (N, H, W); found {shapes}")
@@ -100,8 +103,7 @@ def _run_over_pixels(work: Callable, logits, labels, weights, ignore_index, cons
     tables = _LabelTables(logits, weights, ignore_index)
 
     def run(block: Block):
-        with torch.autocast(logits.device.type, enabled=False):
-            return work(_Pixels(block, *tables.look_up(labels[block.where])))
+        return work(_Pixels(block, *tables.look_up(labels[block.where])))
 
     blocks = build_blocks(logits, labels.shape[-2:])
     if logits.device.type == "cpu":

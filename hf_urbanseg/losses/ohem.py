@@ -41,7 +41,8 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
             batch's own.
         returns: scalar fp32 (fp64 for fp64 logits); the kept pixels' summed loss / normaliser; 0 with gradient when
-            the normaliser is 0.
+            the normaliser is 0. Differentiable once. Logits are upsampled twice, block by block: for the choice, which
+            holds 4 bytes per pixel, and for the loss (once after `settle`).
 
     Attributes:
         diagnostics: After `forward`, `kept_share`: kept of this batch's labelled pixels, in [0, 1]; `cut`: the

@@ -369,12 +369,18 @@ def test_losses__bytes(loss, maps):
         assert plain[1] > 8 * peak
 
 
+def count_addmm(total, first, second, *, out_shape=None, **_):
+    return 2 * first[0] * first[1] * second[1]
+
+
 def test_sum_pixel_losses__flops_of_the_upsampling():
     logits, labels, weights = build_case(**BIG)
-    with FlopCounterMode(display=False) as counter:
+    # The counter has no entry for products that are added in place.
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: count_addmm}) as counter:
         ours(logits, labels, weights).backward()
-    # Both ways 4 rows x 2 and, for a third of the rows, about 34 columns x 2; dense matrices would take ten times that.
-    assert 20 < counter.get_total_flops() / (19 * labels.numel()) < 80
+    # Both ways 2 x 4 for the rows and, for a quarter of them and some more, 2 x 34 for the columns. Dense matrices
+    # would take three times that here, and the more the larger the image.
+    assert 40 < counter.get_total_flops() / (19 * labels.numel()) < 70
 
 
 @pytest.mark.gpu
