@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -15,6 +16,14 @@ WORKERS = ROOT / "tests" / "workers"
 
 sys.path.insert(0, str(ROOT / "tests" / "hub"))  # the loopback Hub: plain modules, without a package
 from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
+
+
+@pytest.fixture(autouse=True)
+def _same_number_of_threads():
+    """Commands run in this process choose one for themselves, and with it the last bits of later tests' numbers."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,15 @@ def kitti(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """The last bit depends on the number of threads: it is one here and in the other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def run(kitti, tmp_path_factory):
     """What finetune.py leaves, of an untrained model measured as finetune.py measures."""
@@ -84,6 +93,7 @@ def published(hub_here, run):
 
 STRANGER = """
 import sys, numpy, torch
+torch.set_num_threads(1)
 exec(sys.argv[1])
 assert image.size == (200, 60) and {mask.size for mask in masks.values()} == {(200, 60)}
 from transformers import SegformerForSemanticSegmentation
@@ -132,7 +142,8 @@ def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_wit
     assert command[1:] == ["--model", "user/name", "--split", "test", "--data_dir", "kitti"]
     shutil.copytree(kitti, tmp_path / "kitti")
     words = [*command[1:], "--num_workers", "0", "--output", tmp_path / "out"]
-    done = run_with_hub(SCRIPTS / "evaluate.py", *words, home="stranger", HF_URBANSEG_CACHE=tmp_path / "cache")
+    environment = {"HF_URBANSEG_CACHE": tmp_path / "cache", "OMP_NUM_THREADS": 1}
+    done = run_with_hub(SCRIPTS / "evaluate.py", *words, home="stranger", **environment)
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["splits"]["test"]
     reported = json.loads((run / "metrics.json").read_text())["splits"]["test"]
     assert {**found, "constant_guess": None} == {**reported, "constant_guess": None}
