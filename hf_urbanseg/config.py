@@ -275,7 +275,8 @@ class UrbanSegTrainingArguments(TrainingArguments):
         if self.push_to_hub:
             _check_push(self)
         if "tensorboard" in (self.report_to or ()) and importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError("the package tensorboard for `--report_to tensorboard`", "none", "pip install tensorboard")
+            fix = "pip install tensorboard"
+            raise ConfigError("the package tensorboard for `--report_to tensorboard`", "none", fix)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
         if self.export_ema:
