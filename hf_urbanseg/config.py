@@ -20,6 +20,9 @@ def option(default, help_text: str, **metadata):
     return field(default=default, metadata=metadata)
 
 
+_STOCK_DECODE_HEAD = "Compute the decode head as transformers does; default: the same function, several times faster."
+
+
 def _check_pair(name: str, value: Sequence[int]) -> None:
     # HfArgumentParser replaces any `nargs` of a list by "+".
     if len(value) != 2:
@@ -81,6 +84,7 @@ class ModelArguments:
     )
     drop_path_rate: float = option(0.1, "Stochastic depth (report: 0.1).")
     classifier_dropout_prob: float = option(0.1, "Dropout before the classifier (report: 0.1).")
+    stock_decode_head: bool = option(False, _STOCK_DECODE_HEAD)
     eval_size: list[int] | None = option(
         None,
         "Height and width to which the saved image processor resizes, in multiples of 32. "
@@ -178,6 +182,7 @@ class PlanArguments:
         PredictionPlan.max_batch_pixels,
         "Input pixels per forward pass at most (one image or window at least): lower it if memory runs out.",
     )
+    stock_decode_head: bool = option(False, _STOCK_DECODE_HEAD)
 
     def __post_init__(self):
         for name in ("sliding_window", "stride"):

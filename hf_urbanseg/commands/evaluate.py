@@ -77,7 +77,7 @@ def _evaluate() -> None:
     processes = _join_processes(args.device)
     device = args.device if processes is None else processes.device
     plan = plan_args.build_plan()
-    predictor = Predictor.from_pretrained(args.model, device, plan, revision=args.revision)
+    predictor = Predictor.from_pretrained(args.model, device, plan, args.revision, plan_args.stock_decode_head)
     data = load_recorded_data(data_args, args.model, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
     if split not in data.splits:

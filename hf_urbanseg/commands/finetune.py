@@ -49,6 +49,7 @@ from hf_urbanseg.models.build import (
     choose_eval_size,
     load_pretrained_model,
 )
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
@@ -208,6 +209,13 @@ def _class_weights(choice: str, inspection: Inspection, space: LabelSpace) -> tu
 
 
 def _build_model(args: ModelArguments, space: LabelSpace):
+    model = _build_stock_model(args, space)
+    if not args.stock_decode_head:
+        apply_fast_decode_head(model)
+    return model
+
+
+def _build_stock_model(args: ModelArguments, space: LabelSpace):
     overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
     if args.init == "random":
         if args.decoder_hidden_size is not None:

@@ -60,7 +60,7 @@ def _make_submission() -> None:
         print(f"{args.check}: right for {benchmark.name}, {len(images)} files")
         return
     plan = plan_args.build_plan()
-    predictor = Predictor.from_pretrained(args.model, args.device, plan=plan)
+    predictor = Predictor.from_pretrained(args.model, args.device, plan, stock_decode_head=plan_args.stock_decode_head)
     if predictor.label_space.names != CITYSCAPES.names:
         names = predictor.label_space.names
         raise ConfigError(

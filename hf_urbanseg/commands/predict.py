@@ -161,7 +161,8 @@ def _predict() -> None:
     paths = find_inputs(arguments.input)
     output = Path(arguments.output)
     _check_targets(paths, output)
-    predictor = Predictor.from_pretrained(arguments.model, arguments.device, plan=plan_arguments.build_plan())
+    stock, plan = plan_arguments.stock_decode_head, plan_arguments.build_plan()
+    predictor = Predictor.from_pretrained(arguments.model, arguments.device, plan, stock_decode_head=stock)
     videos = {path: inspect_video(path) for path in paths if _is_video(path)}
     images = [path for path in paths if path not in videos]
     if images:

@@ -16,6 +16,7 @@ from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import load_complete, load_image_processor
 
 
@@ -107,6 +108,7 @@ class Predictor:
         device: torch.device | str | None = None,
         plan: PredictionPlan = PLAIN,
         revision: str | None = None,
+        stock_decode_head: bool = False,
     ) -> "Predictor":
         """Loads a trained folder or Hub model, completely or not at all.
 
@@ -115,6 +117,7 @@ class Predictor:
             device: None takes the GPU if there is one.
             plan: The passes of a prediction.
             revision: Branch, tag or commit of a Hub id.
+            stock_decode_head: Leaves a SegFormer's decode head to transformers instead of computing the same faster.
 
         Raises:
             ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape, or
@@ -122,6 +125,8 @@ class Predictor:
         """
         image_processor = load_image_processor(name_or_path, revision)
         model = load_complete(AutoModelForSemanticSegmentation, name_or_path, revision=revision)
+        if not stock_decode_head:
+            apply_fast_decode_head(model)
         return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
 
     def predict_batch(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:

@@ -19,9 +19,14 @@ from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, pipeline
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from hf_urbanseg.commands import finetune
+from hf_urbanseg.config import ModelArguments
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
+from hf_urbanseg.recipe import parse_arguments
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -58,6 +63,12 @@ def test_finetune__metrics_agree_with_table_and_constant_guess(run):
     support = np.array(list(test["support"].values()))
     share = test["support"][commonest] / support.sum()
     assert test["constant_guess"]["mean_iou"] == pytest.approx(share / (support > 0).sum(), abs=1e-12)
+
+
+def test_build_model__fast_decode_head_unless_told_otherwise():
+    for words, head in (("", FastSegformerDecodeHead), ("--stock_decode_head", SegformerDecodeHead)):
+        (args,) = parse_arguments([ModelArguments], f"--init random --size tiny {words}".split())
+        assert type(finetune._build_model(args, CITYSCAPES).decode_head) is head
 
 
 def test_from_pretrained__complete_and_bit_identical(run):

@@ -11,12 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor, build_label_space
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 
 torch.set_num_threads(1)
 
@@ -277,3 +279,13 @@ def test_from_pretrained__half_precision_files_are_measured_in_fp32(tmp_path):
     build_random_model("tiny", CITYSCAPES, **sizes).half().save_pretrained(tmp_path)
     build_image_processor((64, 96)).save_pretrained(tmp_path)
     assert Predictor.from_pretrained(tmp_path, "cpu").model.dtype == torch.float32
+
+
+def test_from_pretrained__fast_decode_head_unless_told_otherwise(folder):
+    fast = Predictor.from_pretrained(folder, "cpu")
+    stock = Predictor.from_pretrained(folder, "cpu", stock_decode_head=True)
+    assert type(fast.model.decode_head) is FastSegformerDecodeHead
+    assert type(stock.model.decode_head) is SegformerDecodeHead
+    images = _images((75, 124), (40, 33))
+    for ours, theirs in zip(fast.predict(images), stock.predict(images), strict=True):
+        assert (ours == theirs).mean() > 0.999

@@ -15,6 +15,7 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.trainer import UrbanSegTrainer
 
 WEIGHTS = torch.linspace(0.5, 1.5, CITYSCAPES.num_labels).tolist()
@@ -65,6 +66,7 @@ def build_trainer(
     transforms = build_train_transforms((64, 64), parse_scales(["0.5-1.0"]))
     image_processor = build_image_processor((64, 96))
     model = build_random_model("tiny", CITYSCAPES, **model_options)
+    apply_fast_decode_head(model)
     if "auxiliary_weight" in LOSSES[loss]:
         attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
     return UrbanSegTrainer(
