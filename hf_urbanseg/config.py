@@ -1,6 +1,5 @@
 """The dataclasses behind a recipe: every option with its default, help and limits."""
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -279,9 +278,6 @@ class UrbanSegTrainingArguments(TrainingArguments):
                 raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", instead)
         if self.push_to_hub:
             _check_push(self)
-        if "tensorboard" in (self.report_to or ()) and importlib.util.find_spec("tensorboard") is None:
-            fix = "pip install tensorboard"
-            raise ConfigError("the package tensorboard for `--report_to tensorboard`", "none", fix)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
         if self.export_ema:

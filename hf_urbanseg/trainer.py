@@ -246,7 +246,7 @@ class UrbanSegTrainer(Trainer):
         self._synchronize_buffers()
         args, names, id2label = self.args, dataset.names, self.model.config.id2label
         loader = build_eval_loader(
-            dataset, args.eval_batch_size, args.dataloader_num_workers, args.process_index, args.world_size
+            dataset, args.eval_batch_size, args.dataloader_num_workers, args.process_index, args.world_size, args.device
         )
         self.callback_handler.eval_dataloader = loader
         share = measure(

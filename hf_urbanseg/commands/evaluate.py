@@ -43,7 +43,7 @@ class EvaluateArguments:
     revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     split: str | None = option(None, "Split to measure; default: test if there is one, else validation.")
     batch_size: int = option(4, "Images in memory at a time, per process.")
-    num_workers: int = option(2, "Processes that read and resize images.")
+    num_workers: int = option(2, "Processes that read ahead of a GPU; on a CPU the model's own threads read.")
     device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
     output: str | None = option(
         None, "Folder for metrics.json, the per-class tables and per_image_<split>.json, which compare.py reads."
@@ -130,7 +130,7 @@ def _join_processes(device: str | None) -> accelerate.PartialState | None:
 
 def _measure(args: EvaluateArguments, predictor: Predictor, dataset: EvalDataset, classes, processes) -> Measurement:
     rank, world_size = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
-    loader = build_eval_loader(dataset, args.batch_size, args.num_workers, rank, world_size)
+    loader = build_eval_loader(dataset, args.batch_size, args.num_workers, rank, world_size, predictor.model.device)
     names = dataset.names
     with tqdm(total=len(loader), desc=args.model, unit="batch", disable=rank > 0) as bar:
         share = measure(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import ProgressCallback, set_seed
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_urbanseg.checkpoints import list_checkpoints
 from hf_urbanseg.commands._finetune_report import write_report
@@ -76,6 +77,7 @@ def main() -> None:
 def _finetune() -> None:
     start = time.time()
     run, data_args, model_args, augmentation, loss_args, args = arguments = _parse()
+    _check_reporters(args)
     _prepare_process(args)
     _check_output(args)
     pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
@@ -168,6 +170,16 @@ def _parse() -> tuple:
     chosen.add_argument("--recipe", default=RunArguments.recipe)
     name = chosen.parse_known_args()[0].recipe
     return parse_arguments(ARGUMENT_TYPES, recipe=load_recipe(name), recipe_path=name, description=__doc__)
+
+
+def _check_reporters(args: UrbanSegTrainingArguments) -> None:
+    """Here and not with the other options: a recorded recipe is also read where nothing is reported."""
+    for name in args.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ConfigError("a known `report_to`", name, f"one of {known} or none")
+        if name not in get_available_reporting_integrations():
+            raise ConfigError(f"the package of `--report_to {name}`", "none", "install it, or drop the option")
 
 
 def _prepare_process(args: UrbanSegTrainingArguments) -> None:

@@ -257,6 +257,7 @@ def test_finetune__bad_data_is_one_line(words, kitti, tmp_path, monkeypatch, cap
         ({"nonsense": 1}, "nonsense"),
         ({"learning_rate": "fast"}, "fast"),
         ({"lr_power": -1}, "lr_power"),
+        ({"report_to": "tensorbored"}, "tensorbored"),
     ],
 )
 def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, capsys, options, said):
@@ -264,6 +265,12 @@ def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, c
     line = _fails(monkeypatch, capsys, words(**{"data_dir": kitti, "output_dir": output} | options))
     assert said in line
     assert not output.exists()
+
+
+def test_finetune__a_reporter_that_is_not_installed(words, kitti, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(finetune, "get_available_reporting_integrations", lambda: [])
+    options = {"data_dir": kitti, "output_dir": tmp_path / "out", "report_to": "wandb"}
+    assert "wandb" in _fails(monkeypatch, capsys, words(**options))
 
 
 def test_finetune__negative_weight(words, kitti, tmp_path, monkeypatch, capsys, run):

@@ -1,3 +1,4 @@
+import threading
 from functools import partial
 
 import numpy as np
@@ -205,6 +206,38 @@ def test_build_views__a_processor_that_keeps_sizes_makes_scales_too(rows):
     expected = build_views(image, resizes, lambda size: [size, (64, 96)])
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert torch.equal(build_views(image, keeps)[0], found[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"do_rescale": False}, {"do_normalize": False}, {"do_rescale": False, "do_normalize": False},
+     {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 0.5, 0.0], "image_std": [0.3, 1.0, 2.0]}],
+)  # fmt: skip
+def test_build_views__bit_for_bit_what_the_processor_computes(settings):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    image = Image.fromarray(noise)
+    processor = SegformerImageProcessorPil(size={"height": 32, "width": 96}, **settings)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    (view,) = build_views(image, processor)
+    assert view.dtype == expected.dtype
+    assert torch.equal(view, expected)
+    processor.image_mean = [0.1, 0.2, 0.3]
+    assert torch.equal(build_views(image, processor)[0], processor(image, return_tensors="pt")["pixel_values"][0])
+
+
+def test_eval_dataset__threads_read_the_same_batch(rows, monkeypatch):
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 96)))
+    used = set()
+    read = EvalDataset.__getitem__
+    monkeypatch.setattr(EvalDataset, "__getitem__", lambda self, i: used.add(threading.get_ident()) or read(self, i))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    batch = dataset.__getitems__([4, 0, 2, 1])
+    assert threading.get_ident() not in used
+    assert [sample["index"] for sample in batch] == [4, 0, 2, 1]
+    for sample in batch:
+        expected = read(dataset, sample["index"])
+        assert torch.equal(sample["views"][0], expected["views"][0])
+        assert torch.equal(sample["labels"], expected["labels"])
 
 
 def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alone(rows):
