@@ -33,6 +33,7 @@ from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
 
 
 def build_rows(data_dir: str | None, count: int, folder: Path) -> Dataset:
@@ -56,7 +57,9 @@ def measure_time(args, rows: Dataset) -> dict:
     dataset = EvalDataset(rows, CITYSCAPES, build_image_processor(size))
     torch.manual_seed(0)
     model = build_random_model(args.model, CITYSCAPES).eval().to(args.device)
-    batches = list(build_eval_loader(dataset, args.batch_size, 0))
+    if not args.stock_decode_head:
+        apply_fast_decode_head(model)
+    batches = list(build_eval_loader(dataset, args.batch_size))
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
 
     def predict():
@@ -65,7 +68,7 @@ def measure_time(args, rows: Dataset) -> dict:
         synchronize()
 
     def evaluate():
-        loader = build_eval_loader(dataset, args.batch_size, args.num_workers)
+        loader = build_eval_loader(dataset, args.batch_size, args.num_workers, device=args.device)
         return measure(model, loader, dataset.names, CITYSCAPES.names, device=args.device, boundary=True).matrix
 
     def clock(work):
@@ -83,7 +86,8 @@ def measure_time(args, rows: Dataset) -> dict:
         matrices.append(result)
     assert all(torch.equal(matrix, matrices[0]) for matrix in matrices)
     print(
-        f"{args.model} at {size[0]}x{size[1]}, {len(rows)} images, batch {args.batch_size}, {args.num_workers} workers"
+        f"{args.model} at {size[0]}x{size[1]}, {len(rows)} images, batch {args.batch_size}, "
+        f"{torch.get_num_threads()} threads, {'stock' if args.stock_decode_head else 'fast'} decode head"
     )
     result = {"seconds": times, "added": {}}
     for clocked, both in times.items():
@@ -147,7 +151,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--size", type=int, nargs=2, help="input height and width; default: of the frames")
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--num_workers", type=int, default=2, help="that read ahead of a GPU")
+    parser.add_argument("--stock_decode_head", action="store_true", help="a slower model to compare with")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory", type=int, nargs="+", help="measure memory after so many images instead of time")

@@ -1,38 +1,41 @@
-"""What a training step costs: our decode head and block-wise loss against stock transformers, in turn.
+"""What a training step costs, ours and others', in turn: time, memory, share of what the machine could do.
 
     OMP_NUM_THREADS=2 python benchmarks/train_step.py                       # B2, batch 2 of 512x512, fp32
     python benchmarks/train_step.py --size b0 --batch_size 8 --crop 512 1024
+    python benchmarks/train_step.py --size b0 --peers     # also trainers, transformers' example, MMSegmentation
+    python benchmarks/train_step.py --task logits --crop 384 1280 --batch_size 1    # a forward pass instead
+    python benchmarks/train_step.py --task classes --size b0 --peers                # pixels to classes at full size
     python benchmarks/train_step.py --device cuda --precision bf16 --batch_size 16 --crop 512 1024 --compile
-    python benchmarks/train_step.py --forward --crop 384 1280 --batch_size 1   # predicting instead: pixels to logits
 
-A step is forward, loss, backward on one batch that is in memory already; no optimiser. `stock` upsamples the logits and
-takes torch's cross-entropy. `head` is our decode head with that same loss; `ours` also has our loss. All are copies of
-one model with random weights, and run in turn in every round, each from the same seed; the first round warms up and is
-compared: the largest difference between an image's logits, and between gradients, relative to the tensor's largest
-value (those that are zero by mathematics left out). Ratios are medians over rounds of stock's time over the variant's
-in the same round, with the range, and the ratio of the fastest rounds, which other programs on the machine disturb
-least. Peak memory is of a process of its own for each variant on CPU (less what it holds before the step), and what the
-allocator handed out on CUDA.
+A step is forward, loss, backward and AdamW on one batch that is in memory already. `stock` upsamples the logits and
+takes torch's cross-entropy; `fast head` is our decode head with that same loss; `ours` also has our loss; the trainers
+are a step of transformers.Trainer on the model's own loss and of UrbanSegTrainer, with clipping; the others are named
+in steps.py. All have the same random weights (MMSegmentation another decoder), and run in turn in every round, each
+from the same seed; the first round warms up and is compared: the largest difference between logits and between
+gradients, relative to the tensor's largest value (those that are zero by mathematics left out). The same in fp64 is
+printed below.
+
+Ratios are medians over rounds of stock's time over the variant's in the same round, with the range, and the ratio of
+the fastest rounds, which other programs on the machine disturb least; `it / ours` likewise over ours. Peak memory is of
+a process of its own for each variant on CPU (less what it holds before the step), and what the allocator handed out on
+CUDA. `roof` is the time that the variant's own operations would take at the machine's measured rates (roofline.py), as
+a share of its time.
 """
 
 import argparse
+import copy
 import json
-import multiprocessing
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-import transformers
+from measuring import describe_environment, in_own_process, measure_growth, show_environment, spread
+from roofline import Roofline, measure_rates
+from steps import LOOPS, PEERS, Step, build_step
 from torch import Tensor
 
-from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
-from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
-from hf_urbanseg.models.build import SIZES, build_random_model
-from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.build import SIZES
 
 
 def main() -> None:
@@ -42,173 +45,171 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="bf16: by autocast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--task", default="train", choices=["train", "logits", "classes"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--forward", action="store_true", help="predict instead of train")
-    parser.add_argument("--compile", action="store_true", help="also each variant with torch.compile (minutes)")
-    parser.add_argument("--variants", nargs="+", help="only these")
+    parser.add_argument("--peers", action="store_true", help="also trainers, the example, MMSegmentation")
+    parser.add_argument("--compile", action="store_true", help="also stock and ours by torch.compile (minutes)")
+    parser.add_argument("--variants", nargs="+", help="only these beside `stock`")
+    parser.add_argument("--no_memory", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON file for the numbers")
     args = parser.parse_args()
-    args.threads = torch.get_num_threads()
+    args.crop = tuple(args.crop)
 
-    kinds = ["stock", "head"] if args.forward else ["stock", "head", "ours"]
-    kinds += [f"{kind} compiled" for kind in kinds] if args.compile else []
-    kinds = [kind for kind in kinds if kind == "stock" or not args.variants or kind in args.variants]
-    load = os.getloadavg()
+    environment = describe_environment(args.device)
+    kinds = choose_kinds(args)
     results = measure_times(args, kinds)
-    context = multiprocessing.get_context("spawn")
+    if not args.no_memory:
+        for kind in kinds:
+            work = (measure_peak, args, kind)
+            results[kind]["peak_mb"] = measure_peak(*work[1:]) if "cuda" in args.device else in_own_process(*work)
+    rates = measure_rates(args.device, torch.bfloat16 if args.precision == "bf16" else torch.float32)
     for kind in kinds:
-        if args.device.startswith("cuda"):
-            results[kind]["peak_mb"] = measure_peak(args, kind)
-        elif Path("/proc/self/clear_refs").exists():
-            # Processes of their own: a process that has freed memory doesn't show what it takes again.
-            with context.Pool(1) as pool:
-                results[kind]["peak_mb"] = pool.apply(measure_peak, (args, kind))
-    environment = {
-        "machine": describe_machine(args.device), "python": platform.python_version(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "threads": args.threads,
-        "load_average": {"before": load, "after": os.getloadavg()},
-    }  # fmt: skip
-    print_table(args, results, environment)
+        if not kind.endswith("compiled"):
+            results[kind] |= measure_roof(args, kind, rates)
+    exact = compare_in_fp64(args)
+    print_table(args, results, environment, rates, exact)
     if args.output:
-        report = {"arguments": vars(args), "environment": environment, "results": results}
+        report = {
+            "arguments": vars(args), "environment": environment, "results": results, "fp64": exact,
+            "rates": dict(zip(("flops_per_second", "bytes_per_second"), rates, strict=True)),
+        }  # fmt: skip
         Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-class Step:
-    """One variant of the step with its own copy of the model."""
-
-    def __init__(self, args, kind: str):
-        self.args, self.kind = args, kind
-        torch.manual_seed(args.seed)
-        model = build_random_model(args.size, CITYSCAPES).train(not args.forward)
-        # Away from the first BatchNorm statistics and small weights, with which logits are hardly more than zero.
-        torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.3)
-        self.model = model.to(args.device)
-        if not kind.startswith("stock"):
-            apply_fast_decode_head(self.model)
-        self.call = torch.compile(self.model) if kind.endswith("compiled") else self.model
-        self.loss = CrossEntropyLoss(CITYSCAPES.num_labels)
-        shape = (args.batch_size, 3, *args.crop)
-        self.pixel_values = torch.randn(shape).to(args.device)
-        labels = torch.randint(0, CITYSCAPES.num_labels, (args.batch_size, *(side // 8 for side in args.crop)))
-        labels[:, :2] = IGNORE_INDEX
-        self.labels = F.interpolate(labels[:, None].float(), args.crop)[:, 0].long().to(args.device)
-
-    def run(self) -> Tensor:
-        args = self.args
-        torch.manual_seed(args.seed)
-        self.model.zero_grad()
-        cast = torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.precision == "bf16")
-        with torch.set_grad_enabled(not args.forward), cast:
-            logits = self.call(pixel_values=self.pixel_values).logits
-        if not args.forward:
-            self.compute_loss(logits).backward()
-        if args.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return logits.detach()
-
-    def compute_loss(self, logits: Tensor) -> Tensor:
-        if self.kind.startswith("ours"):
-            return self.loss(logits, self.labels)
-        logits = F.interpolate(logits.float(), self.labels.shape[1:], mode="bilinear", align_corners=False)
-        return F.cross_entropy(logits, self.labels, ignore_index=IGNORE_INDEX)
+def choose_kinds(args) -> list[str]:
+    kinds = [kind for kind in LOOPS if args.task != "logits" or kind != "ours"]  # they differ in the loss alone
+    if args.compile:
+        kinds += ["stock compiled", "fast head compiled" if args.task == "logits" else "ours compiled"]
+    if args.peers and args.task != "logits":
+        kinds += [kind for kind in PEERS if args.task == "train" or kind == "mmsegmentation"]
+    if args.variants:
+        kinds = ["stock", *(kind for kind in kinds if kind in args.variants and kind != "stock")]
+    if "mmsegmentation" in kinds:
+        try:
+            build_step(args, "mmsegmentation")
+        except ImportError as error:
+            print(f"without MMSegmentation ({error}); see steps.py")
+            kinds.remove("mmsegmentation")
+    return kinds
 
 
 def measure_times(args, kinds: list[str]) -> dict:
-    steps = {kind: Step(args, kind) for kind in kinds}
+    steps = {kind: build_step(args, kind) for kind in kinds}
     results = {kind: {"seconds": [], "cpu_seconds": []} for kind in kinds}
     expected = None
     for turn in range(args.rounds + 1):  # the first warms up
         for kind in kinds[:: -1 if turn % 2 else 1] if turn else kinds:
+            torch.manual_seed(args.seed)
             start, cpu = time.perf_counter(), time.process_time()
-            logits = steps[kind].run()
+            found = run(args, steps[kind])
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
             if turn:
                 results[kind]["seconds"].append(seconds)
                 results[kind]["cpu_seconds"].append(cpu)
                 continue
-            gradients = {
-                name: one.grad.clone() for name, one in steps[kind].model.named_parameters() if not args.forward
-            }
-            expected = expected or (logits, gradients)
-            results[kind]["logit_difference"] = relative(logits, expected[0])
-            results[kind]["gradient_difference"] = compare(gradients, expected[1])
+            gradients = copy.deepcopy(read_gradients(steps[kind].model))
+            expected = expected or (found, gradients)
+            # MMSegmentation has another decoder and other weights, compiled code draws dropout in another order.
+            if kind != "mmsegmentation" and not kind.endswith("compiled"):
+                results[kind] |= compare(args, (found, gradients), expected)
     return results
 
 
-def compare(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float | None:
-    size = max((float(one.abs().max()) for one in expected.values()), default=0)
-    return max(
-        (relative(found[name], one) for name, one in expected.items() if one.abs().max() > 1e-5 * size), default=None
-    )
+def run(args, step):
+    found = step.run()
+    if "cuda" in args.device:
+        torch.cuda.synchronize()
+    return found
+
+
+def read_gradients(model) -> dict[str, Tensor]:
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def compare(args, found: tuple, expected: tuple) -> dict:
+    result = {}
+    if found[0] is not None:
+        if args.task == "classes":
+            result["other_classes"] = float((found[0] != expected[0]).double().mean())
+        else:
+            result["logit_difference"] = relative(found[0], expected[0])
+    if found[1]:
+        size = max(float(one.abs().max()) for one in expected[1].values())
+        pairs = ((found[1][name], one) for name, one in expected[1].items() if one.abs().max() > 1e-5 * size)
+        result["gradient_difference"] = max(relative(own, other) for own, other in pairs)
+    return result
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+def compare_in_fp64(args) -> dict:
+    """Stock against ours in fp64 on a small crop: the differences in fp32 are rounding."""
+    changes = {"crop": (128, 128), "batch_size": 2, "precision": "fp32", "device": "cpu"}
+    changes["task"] = "train" if args.task == "train" else "logits"
+    small = argparse.Namespace(**vars(args) | changes)
+    outcomes = []
+    for kind in ("stock", "ours"):
+        step = Step(small, kind, torch.float64)
+        torch.manual_seed(args.seed)
+        outcomes.append((step.run(), read_gradients(step.model)))
+    return compare(small, outcomes[1], outcomes[0])
+
+
 def measure_peak(args, kind: str) -> float:
-    """MB that a step takes beside weights and input."""
-    torch.set_num_threads(args.threads)
-    step = Step(args, kind)
-    if args.device.startswith("cuda"):
+    step = build_step(args, kind)
+    return measure_growth(step.run, args.device)
+
+
+def measure_roof(args, kind: str, rates: tuple[float, float]) -> dict:
+    step = build_step(args, kind)
+    step.run()  # the optimiser's states
+    with Roofline(*rates) as roof:
         step.run()
-        step.model.zero_grad()
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step.run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = read_status("VmRSS")
-    # Forgets the peak of loading. (ru_maxrss can't, and a spawned process inherits its parent's.)
-    Path("/proc/self/clear_refs").write_text("5")
-    step.run()
-    return read_status("VmHWM") - before
+    return {"flops": roof.flops, "bytes": roof.bytes, "roof_seconds": roof.seconds}
 
 
-def read_status(key: str) -> float:
-    """MB from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
-def describe_machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def print_table(args, results: dict, environment: dict) -> None:
+def print_table(args, results: dict, environment: dict, rates, exact: dict) -> None:
     height, width = args.crop
-    what = "forward pass" if args.forward else "training step"
-    before, after = (load[0] for load in environment["load_average"].values())
+    what = {"train": "training step", "logits": "forward to logits", "classes": "forward to classes"}[args.task]
     print(
         f"{what}, {args.size}, batch {args.batch_size} of {height}x{width}, {args.precision}, {args.rounds} rounds, "
-        f"{environment['machine']}, {environment['threads']} threads, load {before:.1f}..{after:.1f}, "
-        f"torch {environment['torch']}, transformers {environment['transformers']}"
+        f"{show_environment(environment)}; {rates[0] / 1e9:.0f} GFLOP/s, {rates[1] / 1e9:.1f} GB/s"
     )
-    heads = ("seconds (range)", "cpu s", "images/s", "stock / it (range)", "fastest", "peak MB", "logits", "gradients")
-    print("{:<15}{:>23}{:>8}{:>10}{:>20}{:>9}{:>9}{:>10}{:>11}".format("", *heads))
-    stock = results["stock"]
+    columns = {
+        "seconds (range)": 23, "cpu s": 8, "images/s": 10, "stock / it (range)": 20, "fastest": 9, "it / ours": 11,
+        "peak MB": 9, "less memory": 13, "GFLOP": 8, "roof": 7,
+    }  # fmt: skip
+    print(f"{'':<19}" + "".join(f"{head:>{width}}" for head, width in columns.items()) + "   differences")
+    stock, ours = results["stock"], results.get("ours") or results.get("fast head") or results["stock"]
     for kind, result in results.items():
         wall = result["seconds"]
         ratios = [theirs / own for theirs, own in zip(stock["seconds"], wall, strict=True)]
         result["ratio"], result["ratio_of_fastest"] = ratios, min(stock["seconds"]) / min(wall)
+        result["over_ours"] = statistics.median(own / best for own, best in zip(wall, ours["seconds"], strict=True))
         result["memory_ratio"] = stock["peak_mb"] / result["peak_mb"] if "peak_mb" in result else None
-        speed, gradients = args.batch_size / statistics.median(wall), result["gradient_difference"]
+        result["roof_share"] = result["roof_seconds"] / statistics.median(wall) if "roof_seconds" in result else None
+        cells = (
+            spread(wall), f"{min(result['cpu_seconds']):.2f}", f"{args.batch_size / statistics.median(wall):.2f}",
+            spread(ratios, 2), f"{result['ratio_of_fastest']:.2f}", f"{result['over_ours']:.2f}",
+            show(result.get("peak_mb"), ".0f"),
+            show(result["memory_ratio"], ".2f"), show(result.get("flops"), ".0f", 1e9),
+            show(result["roof_share"], ".0%"),
+        )  # fmt: skip
+        differences = {key: value for key, value in result.items() if "difference" in key or key == "other_classes"}
         print(
-            f"{kind:<15}{spread(wall):>23}{min(result['cpu_seconds']):>8.2f}"
-            f"{speed:>10.2f}{spread(ratios, 2):>20}{result['ratio_of_fastest']:>9.2f}"
-            f"{result.get('peak_mb', float('nan')):>9.0f}{result['logit_difference']:>10.1e}"
-            + ("" if gradients is None else f"{gradients:>11.1e}")
+            f"{kind:<19}"
+            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, columns.values(), strict=True))
+            + "   "
+            + ", ".join(f"{key.split('_')[0]} {value:.1e}" for key, value in differences.items())
         )
+    print("ours against stock in fp64, 2 x 128x128: " + ", ".join(f"{key} {value:.1e}" for key, value in exact.items()))
 
 
-def spread(values: list[float], digits: int = 3) -> str:
-    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low}..{high})"
+def show(value: float | None, form: str, unit: float = 1) -> str:
+    return "" if value is None else format(value / unit, form)
 
 
 if __name__ == "__main__":

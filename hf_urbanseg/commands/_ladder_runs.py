@@ -13,8 +13,8 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from hf_urbanseg.checkpoints import find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.commands.finetune import ARGUMENT_TYPES
 from hf_urbanseg.config import DataArguments, ModelArguments
-from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import CheckpointError, ConfigError, DataError, ModelError, UrbanSegError
 from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
 from hf_urbanseg.reports.ladder import RUNGS, Rung, RunResult

@@ -10,8 +10,8 @@ import numpy as np
 
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import AugmentationArguments, DataArguments, UrbanSegTrainingArguments, option
-from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import TrainDataset
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError

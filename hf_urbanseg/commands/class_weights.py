@@ -11,9 +11,9 @@ from rich.table import Table
 
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import DataArguments
-from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.class_weights import Scheme, compute_class_weights, save_class_weights
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.recipe import parse_arguments

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from hf_urbanseg.commands._recorded_data import load_recorded_data
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import DataArguments, PlanArguments, check_device, option
-from hf_urbanseg.data.checks import inspect_pairs
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure

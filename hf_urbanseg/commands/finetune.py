@@ -27,10 +27,10 @@ from hf_urbanseg.config import (
     RunArguments,
     UrbanSegTrainingArguments,
 )
-from hf_urbanseg.data.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from hf_urbanseg.data.cityscapes import NOTE as CITYSCAPES_NOTE
-from hf_urbanseg.data.cityscapes import find_cityscapes, group_by_city, load_cityscapes
-from hf_urbanseg.data.folders import load_described_folders
-from hf_urbanseg.data.hub_sets import load_hub_set
-from hf_urbanseg.data.kitti import find_kitti, load_kitti
 from hf_urbanseg.data.label_space_files import read_label_space
-from hf_urbanseg.data.saved_sets import (
+from hf_urbanseg.data.layouts.cityscapes import NOTE as CITYSCAPES_NOTE
+from hf_urbanseg.data.layouts.cityscapes import find_cityscapes, group_by_city, load_cityscapes
+from hf_urbanseg.data.layouts.folders import load_described_folders
+from hf_urbanseg.data.layouts.hub_sets import load_hub_set
+from hf_urbanseg.data.layouts.kitti import find_kitti, load_kitti
+from hf_urbanseg.data.layouts.saved_sets import (
     NAME_COLUMNS,
     SPLIT_NAMES,
     choose_columns,

@@ -11,8 +11,8 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from hf_urbanseg import __version__
-from hf_urbanseg.data.checks import Inspection
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.hub.citations import BIBTEX
 from hf_urbanseg.hub.licence import TITLES

@@ -22,12 +22,11 @@ def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]
     """
     if len(logits) != len(target_sizes):
         raise ValueError(f"expected one target size per image, {len(logits)}; found {len(target_sizes)}.")
-    # One image at a time: a batch of full-resolution logits is the largest tensor of a whole evaluation.
+    # One image at a time: a batch of full-resolution logits is the largest tensor of a whole evaluation. Each with its
+    # classes as planes: a batch has them in its last axis, where the argmax takes five times as long.
     return [
-        find_best_class(
-            F.interpolate(one[None].float(), size=tuple(map(int, size)), mode="bilinear", align_corners=False)[0]
-        )
-        for one, size in zip(logits, target_sizes, strict=True)
+        find_best_class(F.interpolate(one[None], size=tuple(map(int, size)), mode="bilinear", align_corners=False)[0])
+        for one, size in zip(logits.float().contiguous(), target_sizes, strict=True)
     ]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_urbanseg.data.checks import Inspection
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.reports.contact_sheet import Swatch

@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from hf_urbanseg.commands import finetune, prepare_data, publish
 from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands.prepare_data import main, write_prepared_set
-from hf_urbanseg.data.folders import FEATURES
+from hf_urbanseg.data.layouts.folders import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError, UrbanSegError
 from hf_urbanseg.hub import dataset_card

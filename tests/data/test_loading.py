@@ -7,10 +7,11 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from hf_urbanseg.data import loading, saved_sets
-from hf_urbanseg.data.folders import FEATURES, pair_folders
-from hf_urbanseg.data.folders import build_dataset as build
-from hf_urbanseg.data.hub_sets import HubSet
+from hf_urbanseg.data import loading
+from hf_urbanseg.data.layouts import saved_sets
+from hf_urbanseg.data.layouts.folders import FEATURES, pair_folders
+from hf_urbanseg.data.layouts.folders import build_dataset as build
+from hf_urbanseg.data.layouts.hub_sets import HubSet
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES

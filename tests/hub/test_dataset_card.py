@@ -11,9 +11,9 @@ from datasets.splits import SplitDict, SplitInfo
 from loopback_cards import check_card
 from PIL import Image as PillowImage
 
-from hf_urbanseg.data.checks import inspect_pairs
-from hf_urbanseg.data.folders import FEATURES
+from hf_urbanseg.data.layouts.folders import FEATURES
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.hub.dataset_card import choose_terms, write_dataset_card
 from hf_urbanseg.labels import LabelSpace

@@ -15,7 +15,7 @@ from PIL import Image
 from hf_urbanseg.commands import _recorded_data
 from hf_urbanseg.commands import publish as publish_command
 from hf_urbanseg.config import DataArguments
-from hf_urbanseg.data.kitti import load_kitti
+from hf_urbanseg.data.layouts.kitti import load_kitti
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.synthetic import render_scene

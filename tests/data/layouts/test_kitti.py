@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_urbanseg.data.kitti import find_kitti, load_kitti
+from hf_urbanseg.data.layouts.kitti import find_kitti, load_kitti
 from hf_urbanseg.errors import DataError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import datasets
 
-from hf_urbanseg.data.hub_sets import find_own_file
 from hf_urbanseg.data.label_space_files import label_space_from_names, read_mapping
+from hf_urbanseg.data.layouts.hub_sets import find_own_file
 from hf_urbanseg.data.splits import UNSPLIT
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace

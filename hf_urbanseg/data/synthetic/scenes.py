@@ -1,4 +1,4 @@
-"""Rendered street scenes with exact labels: the data of the demo and of the tests, nothing to download.
+"""Street scenes: what stands where, and the pictures and rows made of it.
 
 A small painter's renderer: a pinhole camera in a car, a ground plane, and objects drawn from the far and outer ones to
 the near and inner ones. Every polygon is drawn twice, in colour and as a label id, so that labels fit to the pixel.
@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hf_urbanseg.data._street_canvas import (
+from hf_urbanseg.data.synthetic._canvas import (
     LABEL_IDS,
     LEAVES,
     MASONRY,
@@ -22,7 +22,7 @@ from hf_urbanseg.data._street_canvas import (
     shade,
     smooth_noise,
 )
-from hf_urbanseg.data._street_objects import (
+from hf_urbanseg.data.synthetic._objects import (
     draw_bus,
     draw_car,
     draw_person,
@@ -31,7 +31,7 @@ from hf_urbanseg.data._street_objects import (
     draw_truck,
     draw_two_wheeler,
 )
-from hf_urbanseg.data._street_sides import draw_building, draw_fence, draw_foliage, draw_hedge, draw_tree, draw_wall
+from hf_urbanseg.data.synthetic._sides import draw_building, draw_fence, draw_foliage, draw_hedge, draw_tree, draw_wall
 from hf_urbanseg.errors import DataError
 
 SCENES_PER_SEED = 2**20

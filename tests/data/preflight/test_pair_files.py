@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_urbanseg.data._pair_files import inspect_pair, strict_pillow
+from hf_urbanseg.data.preflight.pair_files import inspect_pair, strict_pillow
 from hf_urbanseg.errors import DataError
 
 HEIGHT, WIDTH = 12, 16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_urbanseg.data.cityscapes import find_cityscapes, group_by_city, load_cityscapes
+from hf_urbanseg.data.layouts.cityscapes import find_cityscapes, group_by_city, load_cityscapes
 from hf_urbanseg.errors import DataError
 
 

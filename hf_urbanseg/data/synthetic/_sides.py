@@ -1,6 +1,6 @@
 """What stands beside a rendered street; `side` is -1 (left) or 1 (right), `x` the distance to the middle."""
 
-from hf_urbanseg.data._street_canvas import GLASS, LEAVES, MASONRY, PAINT, Canvas, shade
+from hf_urbanseg.data.synthetic._canvas import GLASS, LEAVES, MASONRY, PAINT, Canvas, shade
 
 
 def draw_building(c: Canvas, side: int, x: float, z0: float, z1: float, height: float, gable: bool) -> None:

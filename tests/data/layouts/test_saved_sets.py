@@ -6,8 +6,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PillowImage
 
-from hf_urbanseg.data.folders import FEATURES
-from hf_urbanseg.data.saved_sets import load_saved_set, normalise_columns, read_own_label_space, read_source
+from hf_urbanseg.data.layouts.folders import FEATURES
+from hf_urbanseg.data.layouts.saved_sets import load_saved_set, normalise_columns, read_own_label_space, read_source
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 

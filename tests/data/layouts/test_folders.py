@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_urbanseg.data.folders import FEATURES, build_dataset, list_images, load_described_folders, pair_folders
+from hf_urbanseg.data.layouts.folders import FEATURES, build_dataset, list_images, load_described_folders, pair_folders
 from hf_urbanseg.errors import DataError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hf_urbanseg.data.archive import extract_folders
-from hf_urbanseg.data.folders import build_dataset, pair_folders
+from hf_urbanseg.data.layouts.archive import extract_folders
+from hf_urbanseg.data.layouts.folders import build_dataset, pair_folders
 
 IMAGES, LABELS = "image_2", "semantic"
 

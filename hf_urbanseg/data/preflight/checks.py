@@ -12,8 +12,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
-from hf_urbanseg.data import _preflight_cache as preflight_cache
-from hf_urbanseg.data._pair_files import PairInspection, inspect_pair, strict_pillow, where_is
+from hf_urbanseg.data.preflight import cache as preflight_cache
+from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 

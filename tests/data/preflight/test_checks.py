@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict, Image, load_from_disk
 from PIL import Image as Pillow
 from PIL import ImageFile
 
-from hf_urbanseg.data import checks
-from hf_urbanseg.data.checks import inspect_pairs
+from hf_urbanseg.data.preflight import checks
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 12, 16
 LABEL = np.full((HEIGHT, WIDTH), 7, np.uint8)
 LABEL[0, :5] = 26
 LABEL[1, :3] = 0
-DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 def noise(seed, height=HEIGHT, width=WIDTH, channels=3):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from hf_urbanseg.data.folders import build_dataset, list_images, pair_frames
+from hf_urbanseg.data.layouts.folders import build_dataset, list_images, pair_frames
 from hf_urbanseg.errors import DataError
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"

@@ -14,10 +14,10 @@ from datasets.utils import file_utils
 from huggingface_hub import HfApi, constants
 from PIL import Image as PillowImage
 
-from hf_urbanseg.data import hub_sets
-from hf_urbanseg.data.checks import inspect_pairs
-from hf_urbanseg.data.hub_sets import find_own_file, load_hub_set
+from hf_urbanseg.data.layouts import hub_sets
+from hf_urbanseg.data.layouts.hub_sets import find_own_file, load_hub_set
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError, UrbanSegError
 
 SPACE = '{"name": "two", "classes": [{"name": "a", "color": [1, 2, 3]}, {"name": "b", "color": [4, 5, 6]}], "void": []}'

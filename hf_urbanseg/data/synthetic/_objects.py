@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hf_urbanseg.data._street_canvas import CIRCLE, CLOTHES, GLASS, METAL, PAINT, RUBBER, Canvas, shade
+from hf_urbanseg.data.synthetic._canvas import CIRCLE, CLOTHES, GLASS, METAL, PAINT, RUBBER, Canvas, shade
 
 
 def draw_pole(c: Canvas, x: float, z: float, kind: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import DatasetDict
 
-from hf_urbanseg.data._pair_files import PairInspection
+from hf_urbanseg.data.preflight.pair_files import PairInspection
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
