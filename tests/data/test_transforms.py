@@ -11,6 +11,7 @@ from hf_urbanseg.data.transforms import (
     PhotometricDistortion,
     RandomScale,
     Scale,
+    TrainTransforms,
     build_train_transforms,
     parse_scales,
     seed_transforms,
@@ -297,14 +298,35 @@ def test_photometric_distortion__nothing_drawn_leaves_the_image():
 def test_build_train_transforms__the_reports_order():
     chain = build_train_transforms((368, 368), parse_scales(REPORT_SCALES))
     names = [type(transform).__name__ for transform in chain.transforms]
-    assert names == [
-        "RandomScale", "BalancedRandomCrop", "HorizontalFlip", "PhotometricDistortion", "Normalize", "PadIfNeeded",
-    ]  # fmt: skip
+    assert names == ["RandomScale", "BalancedRandomCrop", "HorizontalFlip", "PhotometricDistortion"]
     assert chain.transforms[1].max_class_share == 0.75
     assert chain.transforms[1].redraws == 10
     assert chain.transforms[2].p == 0.5
     # Steps that draw their own odds must always be asked.
-    assert [chain.transforms[k].p for k in (0, 1, 3, 4, 5)] == [1.0] * 5
+    assert [chain.transforms[k].p for k in (0, 1, 3)] == [1.0] * 3
+
+
+@pytest.mark.parametrize("size", [(48, 64), (40, 50), (48, 3), (1, 1)])
+def test_train_transforms__normalise_and_pad_as_albumentations_bit_for_bit(size):
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, 19, size, np.uint8)
+    pad = {"position": "top_left", "border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": 255}
+    normalize = A.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), max_pixel_value=255.0)
+    expected = A.Compose([normalize, A.PadIfNeeded(48, 64, **pad)])(image=image, mask=label)
+    found = TrainTransforms([], (48, 64), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))(image=image, mask=label)
+    assert found["image"].dtype == np.float32
+    assert np.array_equal(found["image"], expected["image"])
+    assert np.array_equal(found["mask"], expected["mask"])
+    assert found["image"].transpose(2, 0, 1).flags.c_contiguous  # a tensor without a copy
+
+
+def test_train_transforms__refuses_what_it_cannot_pad():
+    image, label = np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), np.uint8)
+    for size in ((39, 64), (64, 49)):
+        with pytest.raises(ValueError, match="crop"):
+            TrainTransforms([], size)(image=image, mask=label)
+    with pytest.raises(ValueError, match="8-bit"):
+        TrainTransforms([], (64, 64))(image=image.astype(np.float32), mask=label)
 
 
 def test_build_train_transforms__without_photometric_distortion():
