@@ -3,25 +3,23 @@
     OMP_NUM_THREADS=1 python benchmarks/predict.py                    # B0, rendered frames of 375x1242
     python benchmarks/predict.py --images_dir kitti48/training/image_2 --model b2
 
-`naive` is the definition written down: for every pass forward, upsample the logits to the size of the image, softmax,
-unflip, add; for windows a full-size sum of padded logits and a count. `plain` is one pass. All candidates run in turn,
-image by image, in every round; reported are the median over rounds and images with the range, and beside the time the
-largest difference of the probabilities and the share of pixels with another class. Seconds are of the wall, with
-`cpu s` of the process beside them, which other programs on the machine disturb less. Peak memory is of a process of
-its own for each candidate (less what it holds before the first image).
+`naive` is the definition written down, with transformers' decode head: for every pass forward, upsample the logits to
+the size of the image, softmax, unflip, add; for windows a full-size sum of padded logits and a count. `ours` is what
+predict.py and evaluate.py do. Both run in turn, image by image, in every round; reported are the median over rounds and
+images with the range, and beside the time the largest difference of the probabilities and the share of pixels with
+another class. Seconds are of the wall, with `cpu s` of the process beside them, which other programs on the machine
+disturb less. Peak memory is of a process of its own for each candidate (less what it holds before the first image).
 """
 
 import argparse
 import json
-import multiprocessing
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import transformers
+from measuring import describe_environment, in_own_process, measure_growth, show_environment, spread
 from PIL import Image
 
 from hf_urbanseg.data.preprocessing import build_views
@@ -32,6 +30,7 @@ from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.inference.sliding_window import compute_window_starts
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
 
 
 def main() -> None:
@@ -48,7 +47,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON file for the numbers")
     args = parser.parse_args()
-    args.threads = torch.get_num_threads()
 
     images, limit = load_images(args), {"max_batch_pixels": args.max_batch_pixels}
     plans = {
@@ -57,16 +55,10 @@ def main() -> None:
         f"window {args.window[0]}x{args.window[1]}": PredictionPlan(window=tuple(args.window), **limit),
     }
     results = measure_times(args, images, plans)
-    context = multiprocessing.get_context("spawn")
     for name, plan in plans.items():
-        for kind in ("ours", "naive"):
-            # Processes of their own: a process's peak never goes down again.
-            with context.Pool(1) as pool:
-                results[name][kind]["peak_mb"] = pool.apply(measure_peak, (args, plan, kind))
-    environment = {
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(), "machine": describe_machine(args.device),
-    }  # fmt: skip
+        for kind in KINDS:
+            results[name][kind]["peak_mb"] = in_own_process(measure_peak, args, plan, kind)
+    environment = describe_environment(args.device)
     print_table(args, images, results, environment)
     if args.output:
         content = {"environment": environment, "arguments": vars(args), "results": results}
@@ -81,13 +73,15 @@ def load_images(args) -> list[Image.Image]:
     return [Image.fromarray(render_scene(args.seed + number, size)[0]) for number in range(args.images)]
 
 
-def build_predictor(args, images, plan: PredictionPlan) -> Predictor:
+def build_predictor(args, images, plan: PredictionPlan, kind: str) -> Predictor:
     if Path(args.model).is_dir():
-        return Predictor.from_pretrained(args.model, args.device, plan)
+        return Predictor.from_pretrained(args.model, args.device, plan, stock_decode_head=kind == "naive")
     torch.manual_seed(args.seed)
     model = build_random_model(args.model, CITYSCAPES)
     # Fresh weights give nearly equal classes everywhere; these give maps of several.
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=1.0)
+    if kind == "ours":
+        apply_fast_decode_head(model)
     size = tuple(args.size or choose_eval_size({images[0].size[::-1]: 1}))
     return Predictor(model.eval(), build_image_processor(size), args.device, plan)
 
@@ -133,27 +127,30 @@ KINDS = {"ours": predict_ours, "naive": predict_naively}
 
 
 def measure_times(args, images, plans: dict[str, PredictionPlan]) -> dict:
-    predictors = {name: build_predictor(args, images, plan) for name, plan in plans.items()}
+    predictors = {
+        name: {kind: build_predictor(args, images, plan, kind) for kind in KINDS} for name, plan in plans.items()
+    }
     results = {name: {kind: {"seconds": [], "cpu_seconds": []} for kind in KINDS} for name in plans}
     for turn in range(args.rounds + 1):  # the first warms up
         for image in images:
-            for name, predictor in predictors.items():
+            for name, pair in predictors.items():
                 found = {}
                 for kind in sorted(KINDS, reverse=turn % 2):
                     start, cpu = time.perf_counter(), time.process_time()
-                    found[kind] = KINDS[kind](predictor, image).cpu()
+                    found[kind] = KINDS[kind](pair[kind], image).cpu()
                     if turn:
                         results[name][kind]["seconds"].append(time.perf_counter() - start)
                         results[name][kind]["cpu_seconds"].append(time.process_time() - cpu)
                 if turn == 0:
-                    compare(results[name], predictor, image, found)
+                    compare(results[name], pair, image, found)
     return results
 
 
-def compare(result: dict, predictor: Predictor, image: Image.Image, found: dict[str, torch.Tensor]) -> None:
+def compare(result: dict, pair: dict, image: Image.Image, found: dict[str, torch.Tensor]) -> None:
+    predictor = pair["ours"]
     views = [view[None] for view in build_views(image, predictor.image_processor, predictor.sizes)]
     (ours,) = predict_probabilities(predictor.model, views, [image.size[::-1]], predictor.plan)
-    difference = float((ours - predict_naively(predictor, image, probabilities=True)).abs().max())
+    difference = float((ours - predict_naively(pair["naive"], image, probabilities=True)).abs().max())
     other = float((found["ours"] != found["naive"]).double().mean())
     result["max_difference"] = max(result.get("max_difference", 0.0), difference)
     result["share_of_other_classes"] = max(result.get("share_of_other_classes", 0.0), other)
@@ -161,35 +158,16 @@ def compare(result: dict, predictor: Predictor, image: Image.Image, found: dict[
 
 
 def measure_peak(args, plan: PredictionPlan, kind: str) -> float:
-    """MB that predicting one image adds to the process."""
-    torch.set_num_threads(args.threads)
+    """MB that predicting one image takes."""
     images = load_images(args)
-    predictor = build_predictor(args, images, plan)
-    before = read_status("VmRSS")
-    # Forgets the peak of loading. (ru_maxrss can't, and a spawned process inherits its parent's.)
-    Path("/proc/self/clear_refs").write_text("5")
-    KINDS[kind](predictor, images[0])
-    return read_status("VmHWM") - before
-
-
-def read_status(key: str) -> float:
-    """MB from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
-def describe_machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    predictor = build_predictor(args, images, plan, kind)
+    return measure_growth(lambda: KINDS[kind](predictor, images[0]), args.device)
 
 
 def print_table(args, images, results: dict, environment: dict) -> None:
     width, height = images[0].size
     print(
-        f"{args.model}, {len(images)} images of {height}x{width}, {args.rounds} rounds, {environment['machine']}, "
-        f"{environment['threads']} threads, torch {environment['torch']}, transformers {environment['transformers']}"
+        f"{args.model}, {len(images)} images of {height}x{width}, {args.rounds} rounds, {show_environment(environment)}"
     )
     heads = ("s per image (range)", "cpu s (range)", "images/s", "peak MB", "max difference", "other class")
     print(f"{'':<24}{heads[0]:>24}{heads[1]:>24}{heads[2]:>10}{heads[3]:>9}{heads[4]:>16}{heads[5]:>13}")
@@ -205,10 +183,6 @@ def print_table(args, images, results: dict, environment: dict) -> None:
     for name, result in results.items():
         own, naive = (statistics.median(result[kind]["cpu_seconds"]) for kind in KINDS)
         print(f"{name}: {own / plain:.2f} x plain, naive / ours {naive / own:.2f} (cpu s)")
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}..{max(values):.3f})"
 
 
 if __name__ == "__main__":
