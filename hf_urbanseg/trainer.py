@@ -23,6 +23,7 @@ from hf_urbanseg.checkpoints import (
 from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
+from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
 from hf_urbanseg.losses.composition import WeightedSumLoss
@@ -115,13 +116,17 @@ class UrbanSegTrainer(Trainer):
         self.train_sampler = EpochSampler(len(dataset), step_size, self.args.seed)
         return self.train_sampler
 
+    def _prepare_inputs(self, inputs):
+        return normalize_batch(super()._prepare_inputs(inputs))
+
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
         """Global normalisers of an optimiser step, one per part of the loss: fp64 (number of parts,)."""
         if not batch_samples:
             return None
-        per_batch = [torch.stack([*self.loss.compute_normalizer(b["labels"]).values()]) for b in batch_samples]
+        labels = [batch["labels"].long() for batch in batch_samples]
+        per_batch = [torch.stack([*self.loss.compute_normalizer(one).values()]) for one in labels]
         self._step_batches = batch_samples if self.loss.needs_collection else []
         return self._sum_over_ranks(torch.stack(per_batch).sum(0).to(device))
 

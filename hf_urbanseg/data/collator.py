@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def collate_train(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks crops: pixel_values (N, 3, h, w) float32, labels (N, h, w) int64."""
-    return {key: torch.stack([sample[key] for sample in samples]) for key in ("pixel_values", "labels")}
+    """Stacks crops: pixel_values (N, 3, h, w), labels (N, h, w), and what else the samples have."""
+    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
 def collate_eval(samples: Sequence[dict]) -> dict[str, list]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import albumentations as A
 import numpy as np
 import torch
 from datasets import Dataset
@@ -12,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
-from hf_urbanseg.data.transforms import seed_transforms
+from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
 from hf_urbanseg.labels import LabelSpace
 
 
@@ -30,14 +29,15 @@ class TrainDataset(torch.utils.data.Dataset):
         cache: The same rows decoded already, *optional*; changes nothing but the time.
 
     Shape:
-        [(epoch, index)] -> pixel_values: (3, h, w) float32 normalised; labels: (h, w) int64 train ids or 255.
+        [(epoch, index)] -> pixel_values: (3, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
+        rows and columns that are not padding. `normalize_batch` makes a model's input of a batch of them.
     """
 
     def __init__(
         self,
         rows: Dataset,
         label_space: LabelSpace,
-        transforms: A.Compose,
+        transforms: TrainTransforms,
         seed: int,
         cache: DecodedCache | None = None,
     ):
@@ -52,10 +52,8 @@ class TrainDataset(torch.utils.data.Dataset):
         image, label = self._read(index) if self.cache is None else self.cache[index]
         seed_transforms(self.transforms, (self.seed, epoch, index))
         sample = self.transforms(image=image, mask=label)
-        return {
-            "pixel_values": torch.from_numpy(np.ascontiguousarray(sample["image"].transpose(2, 0, 1))),
-            "labels": torch.from_numpy(sample["mask"].astype(np.int64)),
-        }
+        names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
+        return {key: torch.from_numpy(sample[name]) for key, name in names.items()}
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         row = self.rows[index]

@@ -11,7 +11,6 @@ from PIL import Image
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
-from hf_urbanseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.reports.contact_sheet import Swatch
 from hf_urbanseg.reports.overlays import blend
@@ -125,16 +124,14 @@ def draw_stripes(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def show_sample(sample: dict[str, torch.Tensor], label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
     """What `TrainDataset` gives, made visible: the crop, and the crop with its labels; padding is a grey lattice.
 
-    Normalised images are never exactly 0 in a channel (the mean is no whole grey level), so 0 is padding.
-
     Shape:
-        pixel_values: (3, h, w) float32 normalised; labels: (h, w) int64 train ids or 255.
+        pixel_values: (3, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,).
         returns: two (h, w, 3) uint8 pictures.
     """
-    values = sample["pixel_values"].numpy().transpose(1, 2, 0)
-    labels = sample["labels"].numpy().astype(np.uint8)
-    padding = (values == 0).all(-1)
-    picture = np.rint(255 * (values * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN))).clip(0, 255).astype(np.uint8)
+    picture, labels = sample["pixel_values"].numpy().transpose(1, 2, 0), sample["labels"].numpy()
+    height, width = sample["extent"].tolist()
+    padding = np.ones(labels.shape, bool)
+    padding[:height, :width] = False
     paper = _draw_padding(*padding.shape)
     labelled = draw_labels(picture, labels, label_space)
     return tuple(np.where(padding[..., None], paper, one) for one in (picture, labelled))

@@ -11,7 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from hf_urbanseg.data.collator import collate_eval, collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset, build_views
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor
@@ -36,21 +36,24 @@ def same(a, b) -> bool:
 
 def test_train_dataset__shapes_and_types(rows):
     sample = build_train(rows)[(0, 1)]
-    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == ((3, 32, 40), torch.float32)
-    assert (sample["labels"].shape, sample["labels"].dtype) == ((32, 40), torch.int64)
+    # Bytes, because containers give workers little memory to share.
+    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == ((3, 32, 40), torch.uint8)
+    assert (sample["labels"].shape, sample["labels"].dtype) == ((32, 40), torch.uint8)
+    assert sample["extent"].shape == (2,)
     assert sample["pixel_values"].is_contiguous()
     assert len(build_train(rows)) == 6
 
 
 def test_train_dataset__image_and_train_ids_when_nothing_is_drawn(rows):
     transforms = build_train_transforms((48, 64), parse_scales(["1.0"]), flip=0.0, photometric=False)
-    sample = TrainDataset(rows, CITYSCAPES, transforms, 0)[(0, 2)]
+    sample = normalize_batch(collate_train([TrainDataset(rows, CITYSCAPES, transforms, 0)[(0, 2)]]))
     image, label = np.asarray(rows[2]["image"]), np.asarray(rows[2]["label"])
     expected = (image / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(sample["pixel_values"].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(sample["pixel_values"][0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
     table = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
     table |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
-    assert sample["labels"].tolist() == np.vectorize(lambda value: table.get(value, 255))(label).tolist()
+    assert sample["labels"].dtype == torch.int64
+    assert sample["labels"][0].tolist() == np.vectorize(lambda value: table.get(value, 255))(label).tolist()
 
 
 def test_train_dataset__only_classes_and_void(rows):

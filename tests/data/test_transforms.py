@@ -5,7 +5,9 @@ import albumentations as A
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.transforms import (
     BalancedRandomCrop,
     PhotometricDistortion,
@@ -13,6 +15,7 @@ from hf_urbanseg.data.transforms import (
     Scale,
     TrainTransforms,
     build_train_transforms,
+    normalize_batch,
     parse_scales,
     seed_transforms,
 )
@@ -36,6 +39,11 @@ def run(transform, seed, image, label):
     compose = transform if isinstance(transform, A.Compose) else A.Compose([transform])
     seed_transforms(compose, (seed,))
     sample = compose(image=image, mask=label)
+    if isinstance(compose, TrainTransforms):  # what the model sees, colours last
+        sample = {key: torch.from_numpy(value) for key, value in sample.items()}
+        batch = {"pixel_values": sample["image"], "labels": sample["mask"], "extent": sample["extent"]}
+        batch = normalize_batch(collate_train([batch]))
+        return batch["pixel_values"][0].permute(1, 2, 0).numpy(), batch["labels"][0].numpy()
     return sample["image"], sample["mask"]
 
 
@@ -306,18 +314,40 @@ def test_build_train_transforms__the_reports_order():
     assert [chain.transforms[k].p for k in (0, 1, 3)] == [1.0] * 3
 
 
-@pytest.mark.parametrize("size", [(48, 64), (40, 50), (48, 3), (1, 1)])
-def test_train_transforms__normalise_and_pad_as_albumentations_bit_for_bit(size):
+def test_train_transforms__bytes_in_planes_padding_and_extent():
     rng = np.random.default_rng(0)
-    image, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, 19, size, np.uint8)
+    image, label = rng.integers(0, 256, (40, 50, 3), np.uint8), rng.integers(0, 19, (40, 50), np.uint8)
+    sample = TrainTransforms([A.HorizontalFlip(p=1.0)], (48, 64))(image=image, mask=label)
+    assert (sample["image"].dtype, sample["mask"].dtype) == (np.uint8, np.uint8)
+    assert np.array_equal(sample["image"][:, :40, :50], image[:, ::-1].transpose(2, 0, 1))
+    assert np.array_equal(sample["mask"][:40, :50], label[:, ::-1])
+    assert sample["extent"].tolist() == [40, 50]
+    assert (sample["mask"][40:] == 255).all()
+    assert (sample["mask"][:, 50:] == 255).all()
+
+
+def test_normalize_batch__as_albumentations_bit_for_bit():
+    mean, std, rng = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), np.random.default_rng(0)
     pad = {"position": "top_left", "border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": 255}
-    normalize = A.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), max_pixel_value=255.0)
-    expected = A.Compose([normalize, A.PadIfNeeded(48, 64, **pad)])(image=image, mask=label)
-    found = TrainTransforms([], (48, 64), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))(image=image, mask=label)
-    assert found["image"].dtype == np.float32
-    assert np.array_equal(found["image"], expected["image"])
-    assert np.array_equal(found["mask"], expected["mask"])
-    assert found["image"].transpose(2, 0, 1).flags.c_contiguous  # a tensor without a copy
+    usual = A.Compose([A.Normalize(mean, std, max_pixel_value=255.0), A.PadIfNeeded(48, 64, **pad)])
+    ours, expected, samples = TrainTransforms([], (48, 64)), [], []
+    for size in ((48, 64), (40, 50), (48, 3), (1, 1)):
+        pair = {"image": rng.integers(0, 256, (*size, 3), np.uint8), "mask": rng.integers(0, 19, size, np.uint8)}
+        expected.append(usual(**pair))
+        sample = {key: torch.from_numpy(value) for key, value in ours(**pair).items()}
+        samples.append({"pixel_values": sample["image"], "labels": sample["mask"], "extent": sample["extent"]})
+    batch = normalize_batch(collate_train(samples), mean, std)
+    assert {key: value.dtype for key, value in batch.items()} == {"pixel_values": torch.float32, "labels": torch.int64}
+    for index, one in enumerate(expected):
+        assert np.array_equal(batch["pixel_values"][index].numpy(), one["image"].transpose(2, 0, 1))
+        assert np.array_equal(batch["labels"][index].numpy(), one["mask"])
+
+
+def test_normalize_batch__leaves_a_batch_of_floats_alone():
+    batch = {"pixel_values": torch.rand(2, 3, 4, 6), "labels": torch.ones(2, 4, 6, dtype=torch.int64)}
+    found = normalize_batch(batch)
+    assert found.keys() == batch.keys()
+    assert all(found[key] is batch[key] for key in batch)
 
 
 def test_train_transforms__refuses_what_it_cannot_pad():
@@ -339,7 +369,7 @@ def test_build_train_transforms__padding_is_the_mean_colour_and_void_never_class
     chain = build_train_transforms((32, 48), parse_scales(["1.0"]), flip=0.0, photometric=False)
     pixels, mask = run(chain, 0, image, label)
     assert pixels.shape == (32, 48, 3)
-    assert (pixels.dtype, mask.dtype) == (np.float32, np.uint8)
+    assert (pixels.dtype, mask.dtype) == (np.float32, np.int64)
     outside = np.ones((32, 48), bool)
     outside[:20, :30] = False  # the image is at the top left
     assert (pixels[outside] == 0.0).all()

@@ -103,7 +103,7 @@ def build_dataset(scales, crop, seed=0, flip=0.0, photometric=False):
     return TrainDataset(rows, SPACE, transforms, seed), image, label
 
 
-def test_show_sample__undoes_the_normalisation_and_marks_padding():
+def test_show_sample__is_the_crop_itself_and_marks_padding():
     dataset, image, label = build_dataset(["1.0"], (64, 96))
     picture, labelled = show_sample(dataset[0, 0], SPACE)
     np.testing.assert_array_equal(picture[:40, :64], image)
@@ -116,8 +116,9 @@ def test_show_sample__undoes_the_normalisation_and_marks_padding():
 
 def test_show_sample__black_and_white_are_no_padding():
     sample = {
-        "pixel_values": torch.tensor([[-2.117904, 2.2489083, 0.0]] * 3)[:, None].contiguous(),
-        "labels": torch.tensor([[0, 0, 255]]),
+        "pixel_values": torch.tensor([[0, 255, 0]] * 3, dtype=torch.uint8)[:, None].contiguous(),
+        "labels": torch.tensor([[0, 0, 255]], dtype=torch.uint8),
+        "extent": torch.tensor([1, 2]),
     }
     picture, _ = show_sample(sample, SPACE)
     assert picture[0, 0, 0] == 0
