@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 
+from hf_urbanseg.data.collator import collate_train
+from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
@@ -62,10 +64,9 @@ def test_gradient__equals_plain_autograd(worker, reference_gradients, tmp_path):
         worker.build_arguments(tmp_path, per_device_train_batch_size=8), drop_path_rate=0.0, classifier_dropout_prob=0.0
     )
     sampler = trainer._get_train_sampler()
-    samples = [trainer.train_dataset[key] for key in sampler]
-    labels = torch.stack([sample["labels"] for sample in samples])
-    model = trainer.model.eval()
-    logits = model(pixel_values=torch.stack([sample["pixel_values"] for sample in samples])).logits
+    batch = normalize_batch(collate_train([trainer.train_dataset[key] for key in sampler]))
+    labels, model = batch["labels"], trainer.model.eval()
+    logits = model(pixel_values=batch["pixel_values"]).logits
     logits = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     weights = torch.linspace(0.5, 1.5, 19)
     loss = torch.nn.functional.cross_entropy(logits, labels, weights, ignore_index=255)  # divided by summed weights
