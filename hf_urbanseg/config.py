@@ -231,6 +231,13 @@ class UrbanSegTrainingArguments(TrainingArguments):
     ema_decay: float = option(0.0, "Average the weights over steps with this decay and measure them too; 0 is off.")
     export_ema: bool = option(False, "Select by and export the averaged weights.")
     freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
+    torch_compile: bool = option(
+        False,
+        "Compile the training step: minutes at the start, faster on a GPU. Evaluation and saved files stay the same.",
+    )
+    gradient_checkpointing: bool = option(
+        False, "Compute the encoder's blocks again for their gradients instead of keeping what they need: less memory."
+    )
     per_device_train_batch_size: int = option(8, "Crops per process and micro-batch.")
     per_device_eval_batch_size: int = option(4, "Images per process in evaluation.")
     eval_strategy: str = option("steps", "When the validation split is measured.")
@@ -278,6 +285,14 @@ class UrbanSegTrainingArguments(TrainingArguments):
                 raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", instead)
         if self.push_to_hub:
             _check_push(self)
+        # transformers 5.23 has a new name for it, and warns of the old one; 5.17 knows the old one alone.
+        if "activation_checkpointing" in type(self).__dataclass_fields__:
+            self.gradient_checkpointing |= bool(self.activation_checkpointing)
+            self.activation_checkpointing = self.gradient_checkpointing
+        if self.gradient_checkpointing and self.torch_compile_backend == "eager":
+            # torch leaves the random state of compiled checkpoints to the backend, and this one does nothing.
+            fix = "use `inductor` or `aot_eager`: blocks computed again would draw other dropout masks"
+            raise ConfigError("no `torch_compile_backend` eager with `gradient_checkpointing`", "both", fix)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
         if self.export_ema:

@@ -31,6 +31,7 @@ from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
+from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 from hf_urbanseg.trainer_hooks import TrainerHooks
@@ -80,6 +81,8 @@ class UrbanSegTrainer(Trainer):
             raise ConfigError("no `push_to_hub` in the trainer", "it", "add a `hub.callback.PublishCallback` instead")
         if args.sync_batch_norm:
             convert_sync_batch_norm(model, args.world_size, args.device)
+        if args.torch_compile:
+            check_compiler(args.device, args.torch_compile_backend, args.torch_compile_mode)
         super().__init__(
             model=model,
             args=args,
@@ -97,6 +100,8 @@ class UrbanSegTrainer(Trainer):
         self.loss_log = LossLog(self.args.device)
         self.ema = ExponentialMovingAverage(self.model, args.ema_decay) if args.ema_decay else None
         self._step_batches: list[dict[str, Tensor]] = []
+        if args.torch_compile:
+            run_once(self.model)
         self.add_callback(TrainerHooks(self))
 
     # Data
@@ -138,21 +143,28 @@ class UrbanSegTrainer(Trainer):
         """Shows all micro-batches of the coming step to losses that need the whole of it (one extra forward each).
 
         The passes leave no trace: random numbers and BatchNorm's statistics are put back, so that the real passes
-        draw the same dropout masks and see the same logits.
+        draw the same dropout masks and see the same logits. A compiled model therefore runs compiled here, and with
+        gradients: eager code rounds and (against inductor) draws differently, and without gradients it would be
+        compiled once more.
         """
         batches, self._step_batches = self._step_batches, []
         if len(batches) * self.args.world_size < 2:
             return  # a loss knows its only batch
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        device = self.args.device
+        device, compiled = self.args.device, self.args.torch_compile
+        model = self.model_wrapped if compiled else self.model
         self.model.train()
         if self.args.freeze_batch_norm:
             keep_batch_norm_statistics(self.model)
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):
             for batch in batches:
                 batch = self._prepare_inputs(batch)
-                with self.compute_loss_context_manager():
-                    outputs = self.model(pixel_values=batch["pixel_values"])
+                with (
+                    self.compute_loss_context_manager(),
+                    self.accelerator.no_sync(model),
+                    torch.set_grad_enabled(compiled),
+                ):
+                    outputs = model(pixel_values=batch["pixel_values"])
                 self.loss.collect(outputs, batch["labels"])
         for buffer, saved in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(saved)
@@ -249,13 +261,15 @@ class UrbanSegTrainer(Trainer):
             boundary: Also count for boundary IoU.
         """
         self._synchronize_buffers()
+        # `self.model` and not what wraps it: under DDP, ranks may have different numbers of batches; compiled, images
+        # of another size than the crops, and gradients being off, would each be compiled anew.
         args, names, id2label = self.args, dataset.names, self.model.config.id2label
         loader = build_eval_loader(
             dataset, args.eval_batch_size, args.dataloader_num_workers, args.process_index, args.world_size, args.device
         )
         self.callback_handler.eval_dataloader = loader
         share = measure(
-            self.model,  # not the DDP wrapper: ranks may have different numbers of batches
+            self.model,
             loader,
             names,
             [id2label[train_id] for train_id in range(self.model.config.num_labels)],

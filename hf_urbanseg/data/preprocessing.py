@@ -101,7 +101,8 @@ def _tabulate_pixels(image_processor) -> np.ndarray | None:
 
     None of a processor that isn't known to treat each pixel for itself once it has resized.
     """
-    if not type(image_processor).__name__.startswith("SegformerImageProcessor"):
+    # By module: the class's name depends on the backend, and a class derived from it may do anything else.
+    if not type(image_processor).__module__.startswith("transformers.models.segformer."):
         return None
     steps = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     # With the settings, because they may be changed later.

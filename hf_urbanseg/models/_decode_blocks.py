@@ -11,7 +11,6 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _ELEMENTS_PER_THREAD = 2**19  # 2 MB of fp32, about what a core's own cache holds
 
@@ -40,7 +39,7 @@ def _plan_blocks(
     # What resizing makes of unit vectors are its weights, rounded as torch rounds them.
     matrices = []
     for source in coarse_heights:
-        units = torch.eye(source, dtype=precision)[None, None]
+        units = torch.eye(source, dtype=precision, device="cpu")[None, None]
         matrices.append(F.interpolate(units, (height, source), mode="bilinear", align_corners=False)[0, 0])
     blocks = []
     for first in range(0, height, rows):
@@ -129,7 +128,7 @@ def compute_logits(
     """
     total = _UpsampledSum(size, len(fine_weight), [one.shape[1] for one in coarse], fine.dtype)
     logits = fine.new_empty(*fine.shape[:2], len(classifier_weight))
-    buffer = torch.empty(total.plan[0].pixels.stop, len(fine_weight), dtype=total.precision)
+    buffer = fine.new_empty(total.plan[0].pixels.stop, len(fine_weight), dtype=total.precision)
     for image, block in total.blocks(len(fine)):
         here = buffer[: block.pixels.stop - block.pixels.start]
         total.compute(image, block, fine, fine_weight, coarse, out=here)
@@ -166,7 +165,7 @@ class BlockedHead(torch.autograd.Function):
         # The sums are kept about their mean, nearly, which makes the mean of squares a safe way to the variance.
         pivot = (fine_weight @ fine.mean((0, 1)) + sum(one.mean((0, 1, 2)) for one in coarse)).to(total.precision)
         coarse = (*coarse[:-1], coarse[-1] - pivot)
-        first, second = torch.zeros(2, len(fine_weight), dtype=total.precision)
+        first, second = fine.new_zeros(2, len(fine_weight), dtype=total.precision)
         for image, block in total.blocks(len(fine)):
             target = saved[image, block.pixels]
             here = target if target.dtype == total.precision else torch.empty_like(target, dtype=total.precision)
@@ -191,9 +190,12 @@ class BlockedHead(torch.autograd.Function):
         return logits, mean, variance
 
     @staticmethod
-    @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")  # without autocast, as forward was called
     def backward(ctx, gradient, *_):
+        if torch.is_grad_enabled():
+            # `once_differentiable` would return a constant where `gradient` is one.
+            found = "create_graph=True; restore_stock_decode_head first (--stock_decode_head)"
+            raise RuntimeError(f"expected a decode head that is differentiated once; found {found}")
         saved, keep, fine, fine_weight, classifier_weight, *statistics = ctx.saved_tensors
         total = _UpsampledSum(ctx.size, len(fine_weight), [shape[1] for shape in ctx.coarse_shapes], fine.dtype)
         gradient = gradient.contiguous()
@@ -212,7 +214,7 @@ class BlockedHead(torch.autograd.Function):
         scale_gradient = shift_gradient = None
         if ctx.normalised:
             factor, constant, offset, inverse = statistics
-            scale_gradient, shift_gradient = torch.zeros(2, len(fine_weight), dtype=total.precision)
+            scale_gradient, shift_gradient = fine.new_zeros(2, len(fine_weight), dtype=total.precision)
             for image, block in total.blocks(len(fine)):
                 hidden, inner = enter(image, block)
                 classifier_gradient += gradient[image, block.pixels].T @ hidden.to(fine.dtype)
@@ -223,9 +225,9 @@ class BlockedHead(torch.autograd.Function):
             slope = -factor * inverse * scale_gradient / count
             level = -factor * shift_gradient / count - offset * slope
 
-        fine_gradient = torch.empty(fine.shape, dtype=fine.dtype)
+        fine_gradient = fine.new_empty(fine.shape)
         weight_gradient = torch.zeros_like(fine_weight, dtype=total.precision)
-        coarse_gradients = [torch.zeros(shape, dtype=total.precision) for shape in ctx.coarse_shapes]
+        coarse_gradients = [fine.new_zeros(shape, dtype=total.precision) for shape in ctx.coarse_shapes]
         for image, block in total.blocks(len(fine)):
             hidden, inner = enter(image, block)
             if ctx.normalised:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead, SegformerMLP
 
 from hf_urbanseg.models._decode_blocks import BlockedHead, compute_logits
 
@@ -25,9 +25,9 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
     On CPU everything at the first stage's size is done in blocks of rows: predicting never holds a map of D channels,
     training keeps one instead of eight. Elsewhere, and under torch.compile, it is plain tensor code.
 
-    A head with other layers than transformers builds (SyncBatchNorm, say) is computed in plain tensor code, a last
-    stage that keeps no height and width the stock way. The layers inside aren't called as modules: their hooks don't
-    fire.
+    Layers that aren't as transformers builds them (SyncBatchNorm, adapters, pruned weights, hooks) are called as
+    modules; where those are projections or the fuse convolution, the whole head is computed as stock does, and so it
+    is for a last stage that keeps no height and width and under `torch.jit.trace`.
 
     Shape:
         encoder_hidden_states: (N, C_i, h_i, w_i) each, the largest map first.
@@ -37,13 +37,15 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
 
     def forward(self, encoder_hidden_states: Sequence[Tensor], **kwargs) -> Tensor:
         stages = encoder_hidden_states
-        if len(stages) < 2 or any(stage.ndim != 4 for stage in stages):
+        if len(stages) < 2 or any(stage.ndim != 4 for stage in stages) or not self._can_be_composed():
             return super().forward(stages, **kwargs)
         norm, plain, count = self.batch_norm, _is_plain(self.batch_norm), len(stages[0])
         fold = plain and not norm.training
         device = stages[0].device.type
         device = "cpu" if device == "meta" else device  # autocast doesn't know models without memory
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else stages[0].dtype
+        dtype = stages[0].dtype
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:  # which autocast leaves as it is
+            dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             weights, bias = self._compose(fold)
             tokens = [stage.flatten(2).transpose(1, 2).to(dtype) for stage in stages]
@@ -69,6 +71,18 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
         logits = self.classifier(self.dropout(hidden))
         return logits.contiguous() if count == 1 else logits
 
+    def _can_be_composed(self) -> bool:
+        """Whether projections and fusion are nothing but their weights."""
+        return (
+            all(
+                _is_untouched(mlp, SegformerMLP) and _is_untouched(mlp.proj, nn.Linear) and mlp.proj.bias is not None
+                for mlp in self.linear_projections
+            )
+            and _is_pointwise(self.linear_fuse)
+            and self.linear_fuse.bias is None
+            and not torch.jit.is_tracing()  # it would keep blocks of one size for all
+        )
+
     def _compose(self, fold: bool) -> tuple[list[Tensor], Tensor]:
         """One (D, C_i) matrix per stage and the bias of the sum, in fp32 at least."""
         fuse = self.linear_fuse.weight[:, :, 0, 0]
@@ -90,9 +104,11 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
         return (
             plain
             and stages[0].device.type == "cpu"
-            and type(self.activation) is nn.ReLU
-            and type(self.dropout) is nn.Dropout
+            and _is_untouched(self.activation, nn.ReLU)
+            and _is_untouched(self.dropout, nn.Dropout)
             and self.dropout.p < 1
+            and _is_pointwise(self.classifier)
+            and self.classifier.bias is not None
             and len(stages[0]) * stages[0].shape[2:].numel() > 1  # else stock's BatchNorm raises its error
             and not torch.compiler.is_compiling()
         )
@@ -127,7 +143,7 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
         """What stock draws, (N, pixels, D), a byte each instead of a float: in the order of its memory."""
         # That is channels-last, except for a single image.
         shape = (1, width, pixels) if count == 1 else (count, pixels, width)
-        mask = torch.empty(shape, dtype=torch.uint8).bernoulli_(1 - self.dropout.p)
+        mask = torch.empty(shape, dtype=torch.uint8, device="cpu").bernoulli_(1 - self.dropout.p)
         return mask.transpose(1, 2) if count == 1 else mask
 
 
@@ -160,5 +176,22 @@ def restore_stock_decode_head(model: nn.Module) -> None:
         head.__class__ = SegformerDecodeHead
 
 
+def _is_untouched(module: nn.Module, kind: type) -> bool:
+    """Whether calling the module is `kind.forward` and nothing else: no subclass (adapters, pruned or parametrised
+    weights), no hooks, no other `forward` on the instance (accelerate).
+    """
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return type(module) is kind and "forward" not in vars(module) and not any(getattr(module, name) for name in hooks)
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    return (
+        _is_untouched(module, nn.Conv2d)
+        and (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1)
+        and module.padding == (0, 0)
+    )
+
+
 def _is_plain(norm: nn.Module) -> bool:
-    return type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
+    known = _is_untouched(norm, nn.BatchNorm2d)
+    return known and norm.affine and norm.track_running_stats and norm.momentum is not None

@@ -51,6 +51,13 @@ def test_decoded_cache__samples_are_the_same_to_the_bit(rows):
     np.testing.assert_array_equal(before.memory, cached.cache.memory)
 
 
+def test_decoded_cache__no_file_is_read_again(rows):
+    _, cached = build_datasets(rows)
+    expected = cached[0, 1]
+    cached.rows = None
+    assert torch.equal(cached[0, 1]["pixel_values"], expected["pixel_values"])
+
+
 def test_decoded_cache__through_workers(rows):
     plain, cached = build_datasets(rows)
     keys = [(1, index) for index in range(len(SIZES))]
@@ -72,6 +79,12 @@ def test_decoded_cache__can_not_be_written_to(rows):
     for array in DecodedCache(rows, CITYSCAPES, SIZES)[0]:
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0] = 0
+
+
+def test_decoded_cache__a_frame_that_is_not_as_said_is_an_error(rows):
+    """None of them is missing silently, whichever thread reads it."""
+    with pytest.raises(ValueError, match="broadcast"):
+        DecodedCache(rows, CITYSCAPES, [*SIZES[:2], (61, 90)])
 
 
 NEEDED = 4 * sum(height * width for height, width in SIZES)
@@ -99,6 +112,29 @@ def test_build_decoded_cache__where_it_fits(rows, monkeypatch, caplog, choice, a
 def test_build_decoded_cache__not_by_itself_where_workers_would_copy_it(rows, monkeypatch):
     monkeypatch.setattr(decoded_cache.multiprocessing, "get_start_method", lambda: "spawn")
     assert build_decoded_cache(rows, CITYSCAPES, SIZES, "auto") is None
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"/proc/meminfo": "MemTotal: 900 kB\nMemAvailable:     500 kB\n"}, 500 * 1024),
+        ({"/proc/meminfo": "MemAvailable: 500 kB\n", "max": "max\n", "current": "3\n"}, 500 * 1024),
+        ({"/proc/meminfo": "MemAvailable: 500 kB\n", "max": "300000\n", "current": "120000\n"}, 180000),
+        ({"/proc/meminfo": "MemAvailable: 100 kB\n", "max": "300000\n", "current": "120000\n"}, 100 * 1024),
+        ({"/proc/meminfo": "MemTotal: 900 kB\n"}, None),
+        ({"/proc/meminfo": "MemAvailable: much\n"}, None),
+        ({}, None),
+    ],
+)
+def test_available_memory__of_the_machine_or_the_container(monkeypatch, files, expected):
+    def read(path):
+        for name, text in files.items():
+            if str(path) in (name, f"/sys/fs/cgroup/memory.{name}"):
+                return text
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(decoded_cache.Path, "read_text", read)
+    assert decoded_cache._available_memory() == expected
 
 
 def test_available_memory__is_some_of_the_machine():

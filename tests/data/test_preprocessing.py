@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.data.collator import collate_eval, collate_train
-from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset, build_views
+from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset, _tabulate_pixels, build_views
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
 from hf_urbanseg.inference.plan import PredictionPlan
@@ -224,8 +224,58 @@ def test_build_views__bit_for_bit_what_the_processor_computes(settings):
     (view,) = build_views(image, processor)
     assert view.dtype == expected.dtype
     assert torch.equal(view, expected)
-    processor.image_mean = [0.1, 0.2, 0.3]
-    assert torch.equal(build_views(image, processor)[0], processor(image, return_tensors="pt")["pixel_values"][0])
+    later = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "rescale_factor": 0.01}
+    for name, value in (later | {"do_normalize": False, "do_rescale": False}).items():
+        setattr(processor, name, value)
+        assert torch.equal(build_views(image, processor)[0], processor(image, return_tensors="pt")["pixel_values"][0])
+
+
+class SegformerImageProcessorOfContrast(SegformerImageProcessorPil):
+    """A byte's value depends on its image."""
+
+    def preprocess(self, images, **options):
+        found = super().preprocess(images, **options)
+        found["pixel_values"] = [plane - plane.mean() for plane in found["pixel_values"]]
+        return found
+
+
+def test_build_views__asks_a_processor_of_another_kind(rows):
+    processor = SegformerImageProcessorOfContrast(size={"height": 32, "width": 96})
+    for row in rows.select(range(2)):
+        expected = processor(row["image"], return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(build_views(row["image"], processor)[0], expected)
+        (same,) = build_views(row["image"], processor, lambda size: [(32, 96)])
+        assert torch.equal(same, expected)
+    assert _tabulate_pixels(processor) is None
+
+
+def test_tabulate_pixels__is_there_for_the_saved_processor(tmp_path):
+    build_image_processor((32, 96)).save_pretrained(tmp_path)
+    table = _tabulate_pixels(SegformerImageProcessorPil.from_pretrained(tmp_path))
+    mean, std = np.array([[0.485], [0.456], [0.406]]), np.array([[0.229], [0.224], [0.225]])
+    assert table.dtype == np.float32
+    np.testing.assert_allclose(table, (np.arange(256) / 255 - mean) / std, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_build_views__of_any_mode_as_the_processor_sees_it_in_rgb(mode):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8)
+    match mode:
+        case "I;16":
+            image = Image.fromarray(noise[..., 0].astype(np.uint16) * 3)
+        case "RGBA" | "LA":
+            image = Image.fromarray(noise, "RGBA").convert(mode)
+        case _:
+            image = Image.fromarray(noise[..., :3]).convert(mode)
+    assert image.mode == mode
+    processor = build_image_processor((32, 96))
+    for sizes in (None, lambda size: [size, (64, 96), (1, 5), (3, 3)]):
+        options = [{}]
+        if sizes:
+            options = [{"size": {"height": h, "width": w}, "do_resize": (h, w) != (40, 50)} for h, w in sizes((40, 50))]
+        for view, one in zip(build_views(image, processor, sizes), options, strict=True):
+            expected = processor(image.convert("RGB"), return_tensors="pt", **one)["pixel_values"][0]
+            assert torch.equal(view, expected)
 
 
 def test_eval_dataset__threads_read_the_same_batch(rows, monkeypatch):
@@ -241,6 +291,24 @@ def test_eval_dataset__threads_read_the_same_batch(rows, monkeypatch):
         expected = read(dataset, sample["index"])
         assert torch.equal(sample["views"][0], expected["views"][0])
         assert torch.equal(sample["labels"], expected["labels"])
+
+
+def test_eval_dataset__a_worker_has_no_threads_of_its_own(rows, monkeypatch):
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 96)))
+    used = set()
+    read = EvalDataset.__getitem__
+    monkeypatch.setattr(EvalDataset, "__getitem__", lambda self, i: used.add(threading.get_ident()) or read(self, i))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker")
+    assert [sample["index"] for sample in dataset.__getitems__([4, 0])] == [4, 0]
+    assert used == {threading.get_ident()}
+
+
+def test_eval_dataset__an_error_in_a_thread_arrives(rows, monkeypatch):
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 96)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(IndexError):
+        dataset.__getitems__([0, 99, 1])
 
 
 def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alone(rows):

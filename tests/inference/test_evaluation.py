@@ -76,6 +76,12 @@ def test_measure__equals_a_loop_over_pixels(model, rows, plan):
     assert found.images.labelled[3].sum() == 0  # the void street is there and counts nothing
 
 
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 0), (torch.device("cpu"), 0), ("cuda:1", 1)])
+def test_build_eval_loader__reads_ahead_for_a_gpu_only(rows, device, workers):
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 64)))
+    assert build_eval_loader(dataset, 2, 1, device=device).num_workers == workers
+
+
 def test_measure__batches_and_shares_change_nothing(model, rows):
     expected = run(model, rows, 1)
     assert expected.images.boundary is None

@@ -110,6 +110,14 @@ def test_build_blocks__a_row_is_the_least(monkeypatch):
     assert len(build_blocks(torch.zeros(2, 3, 4, 4), (9, 16))) == 18
 
 
+def test_build_blocks__on_a_device_as_many_images_as_fit(monkeypatch):
+    logits = torch.zeros(5, 3, 4, 4)
+    for fit, lengths in ((1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])):
+        monkeypatch.setattr(_blocks, "DEVICE_BLOCK", fit * 3 * 8 * 8)
+        blocks = _blocks._build_image_blocks(logits, (8, 8))
+        assert [len(block.upsample()) for block in blocks] == lengths
+
+
 @pytest.fixture
 def _restored_precision():
     yield

@@ -1,5 +1,6 @@
 import copy
 import gc
+import math
 import weakref
 
 import pytest
@@ -172,6 +173,33 @@ def test_sum_pixel_losses__large_logits_stay_finite():
     logits, labels, _ = build_case(dtype=torch.float32)
     logits = (logits.detach() * 1e3).requires_grad_()  # losses of thousands of nats
     compare(ours(logits, labels, None), plain_cross_entropy(logits, labels, None), logits, 1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sum_pixel_losses__a_models_lower_precision_of_products_is_not_its_own(threads):
+    torch.set_num_threads(threads)
+    logits, labels, weights = build_case()
+    seen = set()
+
+    def note(cross_entropy, weight):
+        seen.add(torch.backends.mkldnn.matmul.fp32_precision)
+        return cross_entropy * weight, weight
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        sum_pixel_losses(logits, labels, weights, 255, note)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == {"ieee"}
+
+
+def test_sum_pixel_losses__blocks_are_added_in_double_precision(monkeypatch):
+    monkeypatch.setattr(_blocks, "CPU_BLOCK", 1)  # a row each
+    logits = torch.zeros(1, 2, 3000, 1)
+    logits[0, 0, 0] = -(2.0**25)  # beside which single precision sees no loss below 2
+    total = ours(logits, torch.zeros(1, 3000, 1, dtype=torch.int64), None)
+    assert total.dtype == torch.float32
+    assert float(total) == pytest.approx(2**25 + 2999 * math.log(2), abs=4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5, -3.0, 0.0])

@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SegformerForSemanticSegmentation
@@ -260,6 +261,221 @@ def test_forward__frozen_encoder_and_frozen_head(path):
         expected, found = (run(model, "training", pixel_values)[1] for model in (stock, fast))
         assert not any(name.startswith(frozen) for name in found)
         assert_equal_gradients(found, expected)
+
+
+class TwiceLinear(nn.Linear):
+    """As adapters are: its weight alone is not what it computes."""
+
+    def forward(self, tokens):
+        return 2 * super().forward(tokens)
+
+
+def replace(name, build):
+    def change(head):
+        torch.manual_seed(4)
+        setattr(head, name, build().double())
+
+    return change
+
+
+def drop_bias(name):
+    return lambda head: setattr(head.get_submodule(name), "bias", None)
+
+
+def prune_and_train(name):
+    def change(head):
+        layer = head.get_submodule(name)
+        prune.l1_unstructured(layer, "weight", 0.5)
+        layer.weight_orig.data.mul_(-1.5)  # as a step of training: `weight` is made of it before each call
+
+    return change
+
+
+def add_hook(name, kind):
+    def change(head):
+        layer = head.get_submodule(name)
+        whole = layer.forward
+        match kind:
+            case "after":
+                layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+            case "before":
+                layer.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+            case "gradient":
+                layer.register_full_backward_hook(lambda module, inputs, outputs: (2 * inputs[0],))
+            case "gradient before":
+                layer.register_full_backward_pre_hook(lambda module, outputs: (2 * outputs[0],))
+            case "instead":
+                layer.forward = lambda x: 3 * whole(x)
+
+    return change
+
+
+LAYERS = ["linear_projections.1", "linear_projections.1.proj", "linear_fuse", "batch_norm", "activation", "dropout"]
+LAYERS += ["classifier"]
+KINDS = ["after", "before", "gradient", "gradient before", "instead"]
+CHANGES = {
+    **{f"hook {kind} {name}": add_hook(name, kind) for name in LAYERS for kind in KINDS},
+    **{f"prune {name}": prune_and_train(name) for name in (LAYERS[1], LAYERS[2], LAYERS[6])},
+    "adapter": lambda head: setattr(head.linear_projections[2].proj, "__class__", TwiceLinear),
+    "projection without bias": drop_bias("linear_projections.2.proj"),
+    "fuse with bias": lambda head: setattr(head.linear_fuse, "bias", nn.Parameter(torch.ones(24).double())),
+    "classifier without bias": drop_bias("classifier"),
+    "momentum of all": replace("batch_norm", lambda: nn.BatchNorm2d(24, momentum=None)),
+    "momentum of none": replace("batch_norm", lambda: nn.BatchNorm2d(24, momentum=0.0)),
+    "momentum": replace("batch_norm", lambda: nn.BatchNorm2d(24, momentum=0.7)),
+    "epsilon": replace("batch_norm", lambda: nn.BatchNorm2d(24, eps=0.3)),
+    "not affine": replace("batch_norm", lambda: nn.BatchNorm2d(24, affine=False)),
+    "no statistics": replace("batch_norm", lambda: nn.BatchNorm2d(24, track_running_stats=False)),
+    "no norm": replace("batch_norm", nn.Identity),
+    "other activation": replace("activation", nn.GELU),
+    "dropout of maps": replace("dropout", lambda: nn.Dropout2d(0.3)),
+    "dropout of all": replace("dropout", lambda: nn.Dropout(1.0)),
+    "dropout of none": replace("dropout", lambda: nn.Dropout(0.0)),
+    "one label": replace("classifier", lambda: nn.Conv2d(24, 1, 1)),
+    "many labels": replace("classifier", lambda: nn.Conv2d(24, 150, 1)),
+    "classifier of 3x3": replace("classifier", lambda: nn.Conv2d(24, 5, 3, padding=1)),
+    "padded classifier": replace("classifier", lambda: nn.Conv2d(24, 5, 1, padding=1)),
+    "classifier in steps": replace("classifier", lambda: nn.Conv2d(24, 5, 1, stride=2)),
+    "classifier in groups": replace("classifier", lambda: nn.Conv2d(24, 6, 1, groups=3)),
+}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return build().decode_head
+
+
+@pytest.mark.parametrize("mode", ["training", "frozen", "no_grad"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_forward__changed_layers_do_what_they_do_in_stock(path, built, change, mode):
+    results = []
+    for kind in (SegformerDecodeHead, FastSegformerDecodeHead):
+        head = copy.deepcopy(built)
+        head.__class__ = kind
+        CHANGES[change](head)
+        head.train(mode != "no_grad")
+        if mode == "frozen":
+            head.batch_norm.eval()
+        torch.manual_seed(5)
+        sizes = enumerate(SMALL["hidden_sizes"])
+        stages = [torch.randn(2, size, 16 >> i, 12 >> i, dtype=torch.float64).requires_grad_() for i, size in sizes]
+        with torch.set_grad_enabled(mode != "no_grad"):
+            logits = head(stages)
+        following = torch.rand(1)
+        if mode != "no_grad":
+            (logits * random_like(logits)).sum().backward()
+        gradients = {name: one.grad for name, one in head.named_parameters() if one.grad is not None}
+        gradients |= {f"stage {i}": one.grad for i, one in enumerate(stages) if one.grad is not None}
+        results.append((logits.detach(), gradients, following, dict(head.named_buffers())))
+    (expected, expected_gradients, draw, buffers), (logits, gradients, found, own_buffers) = results
+    assert torch.equal(found, draw)
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+    assert_equal_gradients(gradients, expected_gradients)
+    for name, buffer in buffers.items():
+        torch.testing.assert_close(own_buffers[name], buffer, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_forward__nothing_of_transformers_makes_it_slow_again():
+    """It hangs hooks on layers of its own accord, in the first forward; a hook here would mean the stock way."""
+    _, fast = build_pair()
+    fast.gradient_checkpointing_enable({"use_reentrant": False})
+    pixel_values = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    fast.train()(pixel_values=pixel_values, output_hidden_states=True, output_attentions=True).logits.sum().backward()
+    with mock.patch.object(SegformerDecodeHead, "forward", side_effect=AssertionError("stock")):
+        fast(pixel_values=pixel_values)
+    in_blocks = mock.patch.object(FastSegformerDecodeHead, "_forward_by_blocks", side_effect=LookupError("blocks"))
+    with in_blocks, pytest.raises(LookupError, match="blocks"):
+        fast(pixel_values=pixel_values)
+
+
+@pytest.mark.parametrize("norm_trains", [True, False])
+def test_forward__without_gradients_layers_keep_their_own_modes(path, norm_trains):
+    """Statistics may be measured anew, and dropout drawn, without training."""
+    stock, fast = build_pair()
+    results = []
+    for model in (stock, fast):
+        model.eval()
+        model.decode_head.batch_norm.train(norm_trains)
+        model.decode_head.dropout.train()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            results.append(model(pixel_values=random_like(torch.empty(2, 3, 64, 96, dtype=torch.float64))).logits)
+    assert relative(results[1], results[0]) < 1e-12
+    for (name, buffer), found in zip(stock.named_buffers(), fast.buffers(), strict=True):
+        torch.testing.assert_close(found, buffer, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_forward__dropout_needs_no_training_head(path):
+    """And none draws in a head that trains while its dropout doesn't."""
+    results = []
+    for model in build_pair():
+        model.train()
+        model.decode_head.dropout.eval()
+        results.append(run_in_own_mode(model))
+    assert relative(results[1], results[0]) < 1e-12
+
+
+def run_in_own_mode(model):
+    torch.manual_seed(1)
+    return model(pixel_values=random_like(torch.empty(2, 3, 64, 96, dtype=torch.float64))).logits.detach()
+
+
+@pytest.mark.parametrize("mode", ["training", "frozen"])
+def test_forward__a_second_derivative_is_refused_in_blocks(mode):
+    """Also where the gradient from above is a constant, and autograd itself would return a constant."""
+    _, fast = build_pair()
+    set_mode(fast, mode)
+    stages = [torch.randn(2, size, 8, 8, dtype=torch.float64, requires_grad=True) for size in SMALL["hidden_sizes"]]
+    with pytest.raises(RuntimeError, match="expected a decode head that is differentiated once; found create_graph"):
+        torch.autograd.grad(fast.decode_head(stages).sum(), stages, create_graph=True)
+
+
+def test_forward__backward_twice_over_a_kept_graph():
+    _, fast = build_pair()
+    set_mode(fast, "training")
+    stages = [torch.randn(2, size, 8, 8, dtype=torch.float64, requires_grad=True) for size in SMALL["hidden_sizes"]]
+    logits = fast.decode_head(stages)
+    first, again = (
+        torch.autograd.grad(logits, stages, random_like(logits), retain_graph=True) for _ in range(2)
+    )  # fmt: skip
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+
+
+def test_forward__traced_serves_other_sizes():
+    stock, fast = build_pair()
+    traced = torch.jit.trace(fast.eval().requires_grad_(False), random_like(torch.empty(1, 3, 64, 64)).double(),
+                             check_trace=False, strict=False)  # fmt: skip
+    pixel_values = random_like(torch.empty(2, 3, 64, 128)).double()
+    with torch.no_grad():
+        assert relative(traced(pixel_values)["logits"], stock.eval()(pixel_values).logits) < 1e-12
+
+
+def test_forward__whatever_device_is_the_default():
+    stock, fast = build_pair()
+    pixel_values = random_like(torch.empty(2, 3, 64, 160, dtype=torch.float64))  # a plan that nobody has made before
+    expected = run(stock, "training", pixel_values)
+    logits, gradients, _ = run(fast, "training", pixel_values, lambda: torch.device("meta"))
+    assert relative(logits, expected[0]) < 1e-12
+    assert_equal_gradients(gradients, expected[1])
+
+
+def test_forward__plans_made_without_autograd_serve_training():
+    """Inference mode makes tensors that autograd refuses; no plan is one."""
+    stock, fast = build_pair()
+    pixel_values = random_like(torch.empty(2, 3, 64, 224, dtype=torch.float64))
+    with torch.inference_mode():
+        fast.eval()(pixel_values=pixel_values)
+    found, expected = (run(model, "training", pixel_values)[1] for model in (fast, stock))
+    assert_equal_gradients(found, expected)
+
+
+def test_forward__autocast_leaves_fp64_alone(path):
+    stock, fast = build_pair()
+    stages = [torch.randn(2, size, 8, 8, dtype=torch.float64) for size in SMALL["hidden_sizes"]]
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = (model.decode_head.eval()(stages) for model in (stock, fast))
+    assert found.dtype == expected.dtype == torch.float64
+    assert relative(found, expected) < 1e-12
 
 
 def test_forward__last_stage_without_height_and_width():
