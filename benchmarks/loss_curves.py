@@ -274,7 +274,7 @@ def draw(report: dict, path: str) -> None:
         steps = np.arange(window, window + len(curve))
         left.plot(steps, curve, color=COLORS[variant], linewidth=1.2, linestyle=dashed, label=label)
     left.set_ylabel(f"training loss, mean of {window} steps")
-    left.set_title(f"{len({run['seed'] for run in runs})} seeds")
+    left.set_title(f"training loss, {len({run['seed'] for run in runs})} seeds")
     for name, found in report["comparison"].items():
         color = COLORS.get(name.split(" - ")[0], "#b0b0b0")
         for number, (own, other) in enumerate(found["pairs"]):
@@ -284,13 +284,14 @@ def draw(report: dict, path: str) -> None:
             right.plot(steps, gap, color=color, linewidth=1.2, label=None if number else label)
     right.set_ylabel("distance of smoothed curves")
     right.set_yscale("log")
-    right.set_title("how far apart")
+    right.set_title("how far apart they are")
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.set_xlim(0, arguments["steps"])
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        # Below, where no curve can be hidden.
+        axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     height, width = arguments["crop"]
     figure.suptitle(
         f"{arguments['pretrained'] or arguments['size'].upper()}, bf16, batch {arguments['batch_size']} of "

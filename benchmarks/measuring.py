@@ -64,5 +64,8 @@ def measure_growth(work: Callable[[], object], device: str = "cpu") -> float:
 
 def in_own_process(function: Callable, *arguments):
     """`function(*arguments)` from a fresh process with this one's number of threads."""
-    with multiprocessing.get_context("spawn").Pool(1, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+    context = multiprocessing.get_context("forkserver")
+    # What takes longest to import: the server does so once, and every process is forked from it.
+    context.set_forkserver_preload(["hf_urbanseg.trainer", "hf_urbanseg.models.build"])
+    with context.Pool(1, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         return pool.apply(function, arguments)

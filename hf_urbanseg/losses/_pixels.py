@@ -29,6 +29,8 @@ def count_class_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> T
             device-side assertion that names nothing.
     """
     flat = labels.reshape(-1)
+    if ignore_index < num_classes:
+        flat = flat[flat != ignore_index]
     counts = torch.bincount(flat.clamp_min(0), minlength=max(num_classes, ignore_index + 1))
     known = counts[:num_classes].sum() + (counts[ignore_index] if ignore_index >= num_classes else 0)
     if int(known) != flat.numel() or bool((flat < 0).any()):
