@@ -37,7 +37,7 @@ from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.metrics.mean_iou import compute_scores
@@ -136,7 +136,8 @@ def train_one(args, data: LoadedData, cache: DecodedCache, variant: str, seed: i
     losses, start = [], time.perf_counter()
     torch.manual_seed(seed)  # of dropout; samples have generators of their own
     for batch in itertools.islice(load_batches(args, data, cache, seed), args.steps):
-        pixel_values, labels = batch["pixel_values"].to(args.device), batch["labels"].to(args.device)
+        batch = normalize_batch({key: value.to(args.device) for key, value in batch.items()})
+        pixel_values, labels = batch["pixel_values"], batch["labels"]
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             if ours:
