@@ -93,6 +93,13 @@ def test_focal__certain_pixels_have_no_loss_and_a_finite_gradient(gamma, dtype):
     np.testing.assert_allclose(logits.grad[0, 0, 0], [0.0, slope, -1 / 3], rtol=rel, atol=1e-30)
 
 
+def test_focal__keeps_the_digits_of_a_small_cross_entropy():
+    """1 - p of -log p = 1e-10 is 1e-10; subtracted in single precision it would be 0."""
+    loss, slope = FocalLoss(2, gamma=1.0)._fade(torch.tensor([1e-10]), torch.tensor([1.0]))
+    assert loss.item() == pytest.approx(1e-20, rel=1e-6)
+    assert slope.item() == pytest.approx(2e-10, rel=1e-6)
+
+
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (2, 2), (1, 3)])
 def test_focal__sum_over_any_partition_is_the_whole(normalizer, cuts):

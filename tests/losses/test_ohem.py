@@ -173,6 +173,16 @@ def test_ohem__keeping_every_pixel_is_cross_entropy(normalizer, min_kept, thresh
     assert torch.equal(*(torch.autograd.grad(each, logits)[0] for each in (ours, plain)))
 
 
+@pytest.mark.parametrize(("min_kept", "threshold"), [(5, None), (10**6, None), (0, 0.5), (5, 0.5), (10**6, 0.5)])
+def test_ohem__a_nan_stays_in_the_loss(min_kept, threshold):
+    """Left out as not hard, it would go unnoticed until the weights are lost."""
+    logits, labels, weights = build_case()
+    labels[1, 2, 3] = 0
+    broken = logits.detach().clone()
+    broken[1, :, 2, 3] = math.nan
+    assert math.isnan(OhemCrossEntropyLoss(5, weights, min_kept=min_kept, threshold=threshold)(broken, labels))
+
+
 @pytest.mark.parametrize("threshold", MODES)
 def test_ohem__ignored_and_easy_pixels_get_exactly_no_gradient(threshold):
     logits, labels, weights = build_case()

@@ -180,6 +180,53 @@ def stages_of(model, pixel_values):
         return model.eval().segformer(pixel_values, output_hidden_states=True).hidden_states
 
 
+def test_blocked_head__statistics_are_of_the_sums_before_they_are_rounded():
+    torch.manual_seed(0)
+    fine, weight, coarse = torch.randn(2, 48, 5), torch.eye(7, 5), torch.randn(2, 6, 8, 7) + 30
+    classifier, bias = torch.randn(3, 7), torch.randn(3)
+    given = [one.bfloat16() for one in (fine, weight, classifier, bias, coarse)]
+    fine, weight, classifier, bias, coarse = given
+    scale, shift = torch.ones(7), torch.zeros(7)
+    _, mean, variance = _decode_blocks.BlockedHead.apply(
+        (6, 8), 1e-5, None, fine, weight, scale, shift, classifier, bias, coarse
+    )
+    sums = fine.double() @ weight.double().T + coarse.double().flatten(1, 2)
+    assert mean.dtype == variance.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), sums.mean((0, 1)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), sums.var((0, 1), correction=0), rtol=2e-6, atol=0)
+
+
+def test_blocked_head__blocks_are_added_in_single_precision():
+    """600 blocks of four pixels with a gradient of 1 each: bf16 would stop at 1024."""
+    one = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    fine = torch.ones(1, 2400, 1, dtype=torch.bfloat16)
+    coarse = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    classifier = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.zeros(1, dtype=torch.bfloat16, requires_grad=True)
+    logits, *_ = _decode_blocks.BlockedHead.apply(
+        (2400, 1), 1e-5, None, fine, one, None, None, classifier, bias, coarse
+    )
+    logits.backward(torch.ones_like(logits))
+    assert [float(tensor.grad) for tensor in (one, coarse, classifier, bias)] == [2400] * 4
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_blocked_head__autocast_around_the_backward_pass_changes_nothing(norm):
+    torch.manual_seed(0)
+    shapes = [(2, 48, 5), (7, 5), (7,), (7,), (3, 7), (3,), (2, 3, 4, 7)]
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    fine, weight, scale, shift, *others = inputs
+    scale, shift = (scale, shift) if norm else (None, None)
+    logits, *_ = _decode_blocks.BlockedHead.apply((6, 8), 1e-5, None, fine, weight, scale, shift, *others)
+    expected, found = [], []
+    for gradients, autocast in ((expected, False), (found, True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            gradients += torch.autograd.grad(logits, inputs, random_like(logits), retain_graph=True, allow_unused=True)
+    used = [one is not None for one in expected]
+    assert used == [True, True, norm, norm, True, True, True]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True) if pair[0] is not None)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("autocast", [True, False])
 def test_forward__bf16_is_as_good_as_stock(path, mode, autocast):
