@@ -6,19 +6,21 @@
 
 Processes: steps of UrbanSegTrainer started by torchrun (gloo; NCCL on GPUs, one for each process). On a CPU each has an
 equal share of this process's threads. `same batch` divides the batch of one process, `batch each` gives it to every
-process. Speed-up is over one process with all threads; efficiency is over as many processes as there are, each as
-fast as one that has its share of the cores and no others beside it, with the same crops per process. The gradients of
-one step over the same samples are compared in fp64, without random masks and with fixed BatchNorm statistics.
+process. Speed-up is over one process with all threads or a share of them, whichever is faster; efficiency is over as
+many processes as there are, each as fast as one that has its share of the cores and no others beside it, with the same
+crops per process. The gradients of one step over the same samples are compared in fp64, without random masks and with
+fixed BatchNorm statistics.
 
 Steps: forward, loss, backward and AdamW, stock transformers and ours (steps.py); one of crop, batch and classes changes
-at a time. Peak memory is what a step takes beside model and batch, from a process of its own. An exponent of 1 is
-linear: the slope of log(cost) over log(size), by least squares.
+at a time. Peak memory is what a step takes beside model and batch, from a process of its own. Fits are by least squares
+of relative errors: a line, and an exponent, the slope of log(cost) over log(size), which is 1 without any fixed cost. On
+a CPU they are of the cores' time.
 
 Evaluation: what evaluate.py does with rendered frames, on 8 images and more; memory from a process of its own.
 
 Everything timed is measured in turn, several rounds after one that warms up; medians with their range. Speed-ups,
-efficiencies and exponents are of the fastest, which other programs on the machine disturb least. (Where there are any,
-give it fewer threads than cores: an operation that is split among threads waits for the last of them.)
+efficiencies and fits are of the fastest, which other programs on the machine disturb least. (Where there are any, give
+it fewer threads than cores: an operation that is split among threads waits for the last of them.)
 """
 
 import argparse
@@ -121,15 +123,16 @@ def measure_steps(args) -> dict:
     cells = {axis: [base | {axis: value} for value in values[axis]] for axis in AXES}
     keys = {(kind, *cell.values()): cell for axis in AXES for cell in cells[axis] for kind in VARIANTS}
     steps = {key: ScaledStep(settle(args, cell), key[0]) for key, cell in keys.items()}
-    found = {key: {"seconds": []} for key in keys}
+    found = {key: {"seconds": [], "cpu_seconds": []} for key in keys}
     for turn in range(args.rounds + 1):  # the first warms up
         for key in list(keys)[:: -1 if turn % 2 else 1]:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             steps[key].run()
             if "cuda" in args.device:
                 torch.cuda.synchronize()
             if turn:
                 found[key]["seconds"].append(time.perf_counter() - start)
+                found[key]["cpu_seconds"].append(time.process_time() - cpu)
     del steps
     for key, cell in keys.items():
         if not args.no_memory:
@@ -138,7 +141,7 @@ def measure_steps(args) -> dict:
     result = {}
     for axis in AXES:
         result[axis] = {kind: [{**cell, **found[(kind, *cell.values())]} for cell in cells[axis]] for kind in VARIANTS}
-        result[axis]["fits"] = {kind: fit(axis, result[axis][kind]) for kind in VARIANTS}
+        result[axis]["fits"] = {kind: fit(args, axis, result[axis][kind]) for kind in VARIANTS}
         print_axis(axis, result[axis])
     return result
 
@@ -155,49 +158,50 @@ def size_of(axis: str, row: dict) -> float:
     return row["crop"][0] * row["crop"][1] if axis == "crop" else row[axis]
 
 
-def fit(axis: str, rows: list[dict]) -> dict:
-    """Of time and memory: exponents over pixels or batch; over classes, which a step has much beside, a line."""
+def fit(args, axis: str, rows: list[dict]) -> dict:
+    """Of time and memory over pixels, batch or classes."""
     sizes = np.array([size_of(axis, row) for row in rows], float)
-    costs = {"seconds": [min(row["seconds"]) for row in rows]}
+    clock = "seconds" if "cuda" in args.device else "cpu_seconds"
+    costs = {"seconds": [min(row[clock]) for row in rows]}
     if "peak_mb" in rows[0]:
         costs["peak_mb"] = [row["peak_mb"] for row in rows]
     found = {}
     for name, cost in costs.items():
-        if axis == "classes":
-            slope, start = np.polyfit(sizes, cost, 1)
-            residual = np.abs(np.polyval((slope, start), sizes) / cost - 1).max()
-            found[name] = {"start": float(start), "per_class": float(slope), "residual": float(residual)}
-        else:
-            found[name] = {"exponent": float(np.polyfit(np.log(sizes), np.log(cost), 1)[0])}
+        line = np.polyfit(sizes, cost, 1, w=1 / np.array(cost))
+        found[name] = {
+            "slope": float(line[0]),
+            "start": float(line[1]),
+            "residual": float(np.abs(np.polyval(line, sizes) / cost - 1).max()),
+            "exponent": float(np.polyfit(np.log(sizes), np.log(cost), 1)[0]),
+        }
     return found
 
 
 def print_axis(axis: str, found: dict) -> None:
     print(
         f"\n{axis.replace('_', ' '):<14}{'stock s':>22}{'ours s':>22}{'stock / ours':>20}{'stock MB':>10}"
-        f"{'ours MB':>9}{'less':>6}{'us/pixel, fastest':>19}{'ours':>8}"
+        f"{'ours MB':>9}{'less':>6}{'cpu us/pixel: stock':>19}{'ours':>8}"
     )
     for stock, ours in zip(found["stock"], found["ours"], strict=True):
         ratios = [theirs / own for theirs, own in zip(stock["seconds"], ours["seconds"], strict=True)]
         value = "{}x{}".format(*stock["crop"]) if axis == "crop" else str(stock[axis])
         pixels = stock["batch_size"] * stock["crop"][0] * stock["crop"][1]
-        each = [1e6 * min(row["seconds"]) / pixels for row in (stock, ours)]
+        each = [1e6 * min(row["cpu_seconds"]) / pixels for row in (stock, ours)]
         memory = [row.get("peak_mb", float("nan")) for row in (stock, ours)]
         print(
             f"{value:<14}{spread(stock['seconds']):>22}{spread(ours['seconds']):>22}{spread(ratios, 2):>20}"
             f"{memory[0]:>10.0f}{memory[1]:>9.0f}{memory[0] / memory[1]:>6.2f}{each[0]:>19.2f}{each[1]:>8.2f}"
         )
+    unit = {"crop": "1000 pixels", "batch_size": "image", "classes": "class"}[axis]
     for kind in VARIANTS:
         for name, one in found["fits"][kind].items():
-            what = "time" if name == "seconds" else "memory"
-            if axis == "classes":
-                scale, unit = (1e3, "ms") if name == "seconds" else (1, "MB")
-                print(
-                    f"  {kind}, {what}: {scale * one['start']:.0f} {unit} + {scale * one['per_class']:.3g} {unit} per "
-                    f"class, off by {one['residual']:.0%} at most"
-                )
-            else:
-                print(f"  {kind}, {what}: exponent {one['exponent']:.2f}", flush=True)
+            what, scale, of = ("time", 1e3, "ms") if name == "seconds" else ("memory", 1, "MB")
+            slope = scale * one["slope"] * (1000 if axis == "crop" else 1)
+            print(
+                f"  {kind}, {what}: {scale * one['start']:.0f} {of} + {slope:.3g} {of} per {unit}, off by "
+                f"{one['residual']:.0%} at most" + (f"; exponent {one['exponent']:.2f}" if axis != "classes" else ""),
+                flush=True,
+            )
 
 
 # Evaluation

@@ -45,6 +45,7 @@ def draw_axis(panel, found: dict, axis: str, cost: str) -> None:
         values = [statistics.median(row[cost]) if cost == "seconds" else row[cost] for row in found[kind]]
         label = kind
         if axis != "classes":
+            # Of the fastest rounds; see fit().
             label += f", exponent {found['fits'][kind][cost]['exponent']:.2f}"
         panel.plot(sizes, values, "o-", color=color, label=label)
         if cost == "seconds":
@@ -60,7 +61,7 @@ def draw_axis(panel, found: dict, axis: str, cost: str) -> None:
     panel.set_ylabel(unit)
     # From zero on both sides, so that what is proportional looks it.
     panel.set_xlim(left=0)
-    panel.set_ylim(bottom=0)
+    panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
     if axis == "crop":
         panel.set_xticks(sizes, ["{}x{}".format(*row["crop"]) for row in found["ours"]], rotation=30, ha="right")
     else:
@@ -76,12 +77,12 @@ def draw_processes(panel, found: dict) -> None:
         median = statistics.median(rates)
         panel.bar(place, median, color="#1f5fa8" if row["processes"] > 1 else "#7f7f7f", width=0.6)
         panel.errorbar(place, median, [[median - min(rates)], [max(rates) - median]], color="black", capsize=4)
-        text = f"{median:.2f}" + (f"\nefficiency {row['efficiency']:.0%}" if "efficiency" in row else "")
-        panel.annotate(text, (place, 0), (0, 6), textcoords="offset points", ha="center", color="white")
+        text = f"{median:.2f}" + (f"\n{row['efficiency']:.0%}" if "efficiency" in row else "")
+        panel.annotate(text, (place, 0), (0, 6), textcoords="offset points", ha="center", backgroundcolor="white")
     labels = [f"{name}\n{found['layouts'][name]['threads']} threads each" for name in names]
     panel.set_xticks(range(len(names)), labels)
     panel.set_ylabel("images/s")
-    panel.set_title("processes on the same cores", fontsize=10)
+    panel.set_title("processes: images/s, efficiency", fontsize=10)
 
 
 def draw_evaluation(panels, found: dict) -> None:
@@ -104,4 +105,4 @@ def draw_evaluation(panels, found: dict) -> None:
         panel.set_xlabel("images")
         panel.set_xlim(left=0)
         panel.set_xticks(images)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.08 * panel.get_ylim()[1])

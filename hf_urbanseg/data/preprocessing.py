@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import torch
 from datasets import Dataset
@@ -91,8 +92,11 @@ def build_views(image: Image.Image, image_processor, sizes: InputSizes | None = 
     views = []
     for one in options:
         found = image_processor(image, return_tensors="np", **one, do_rescale=False, do_normalize=False)
-        planes = zip(table, found["pixel_values"][0], strict=True)
-        views.append(torch.from_numpy(np.stack([values.take(plane) for values, plane in planes])))
+        planes = found["pixel_values"][0]
+        view = np.empty(planes.shape, np.float32)
+        for values, plane, whole in zip(table, planes, view, strict=True):
+            cv2.LUT(plane, values, dst=whole)
+        views.append(torch.from_numpy(view))
     return views
 
 
@@ -113,7 +117,7 @@ def _tabulate_pixels(image_processor) -> np.ndarray | None:
 def _call_on_ramp(image_processor, settings: str) -> np.ndarray | None:
     ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2)
     table = image_processor(Image.fromarray(ramp), return_tensors="np", do_resize=False)["pixel_values"][0]
-    return table[:, 0] if table.shape == (3, 1, 256) and table.dtype == np.float32 else None
+    return np.ascontiguousarray(table[:, 0]) if table.shape == (3, 1, 256) and table.dtype == np.float32 else None
 
 
 class EvalDataset(torch.utils.data.Dataset):
