@@ -13,10 +13,10 @@ fixed BatchNorm statistics.
 
 Steps: forward, loss, backward and AdamW, stock transformers and ours (steps.py); one of crop, batch and classes changes
 at a time. Peak memory is what a step takes beside model and batch, from a process of its own. Fits are by least squares
-of relative errors: a line, and an exponent, the slope of log(cost) over log(size), which is 1 without any fixed cost. On
-a CPU they are of the cores' time.
+of relative errors: a line, and an exponent, the slope of log(cost) over log(size), which is 1 without any fixed cost.
+On a CPU they are of the cores' time.
 
-Evaluation: what evaluate.py does with rendered frames, on 8 images and more; memory from a process of its own.
+Evaluation: what evaluate.py does with rendered frames, few and many; memory from a process of its own.
 
 Everything timed is measured in turn, several rounds after one that warms up; medians with their range. Speed-ups,
 efficiencies and fits are of the fastest, which other programs on the machine disturb least. (Where there are any, give
@@ -28,6 +28,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,7 @@ def fit(args, axis: str, rows: list[dict]) -> dict:
 def print_axis(axis: str, found: dict) -> None:
     print(
         f"\n{axis.replace('_', ' '):<14}{'stock s':>22}{'ours s':>22}{'stock / ours':>20}{'stock MB':>10}"
-        f"{'ours MB':>9}{'less':>6}{'cpu us/pixel: stock':>19}{'ours':>8}"
+        f"{'ours MB':>9}{'less':>6}{'cpu us/pixel: stock':>21}{'ours':>8}"
     )
     for stock, ours in zip(found["stock"], found["ours"], strict=True):
         ratios = [theirs / own for theirs, own in zip(stock["seconds"], ours["seconds"], strict=True)]
@@ -190,7 +191,7 @@ def print_axis(axis: str, found: dict) -> None:
         memory = [row.get("peak_mb", float("nan")) for row in (stock, ours)]
         print(
             f"{value:<14}{spread(stock['seconds']):>22}{spread(ours['seconds']):>22}{spread(ratios, 2):>20}"
-            f"{memory[0]:>10.0f}{memory[1]:>9.0f}{memory[0] / memory[1]:>6.2f}{each[0]:>19.2f}{each[1]:>8.2f}"
+            f"{memory[0]:>10.0f}{memory[1]:>9.0f}{memory[0] / memory[1]:>6.2f}{each[0]:>21.2f}{each[1]:>8.2f}"
         )
     unit = {"crop": "1000 pixels", "batch_size": "image", "classes": "class"}[axis]
     for kind in VARIANTS:
@@ -210,12 +211,13 @@ def print_axis(axis: str, found: dict) -> None:
 def measure_evaluation(args) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         rows = build_rows(None, max(args.images), Path(folder))
-        run_evaluation(args, rows.select(range(min(args.images))))
+        prepare_evaluation(args, rows, min(args.images))()
         times = {count: [] for count in args.images}
         for turn in range(args.rounds):
             for count in args.images[:: -1 if turn % 2 else 1]:
+                evaluate = prepare_evaluation(args, rows, count)
                 start = time.perf_counter()
-                run_evaluation(args, rows.select(range(count)))
+                evaluate()
                 times[count].append((time.perf_counter() - start) / count)
         memory = {} if args.no_memory else {n: in_own_process(measure_eval_memory, args, rows, n) for n in args.images}
     print(f"\n{'images':<10}{'s / image':>24}{'grows by MB':>14}{'resident MB':>14}")
@@ -229,19 +231,18 @@ def measure_evaluation(args) -> dict:
     return {"rows": rows, "exponent": exponent}
 
 
-def run_evaluation(args, rows) -> None:
-    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor(tuple(args.eval_size)))
+def prepare_evaluation(args, rows, count: int) -> Callable[[], object]:
+    dataset = EvalDataset(rows.select(range(count)), CITYSCAPES, build_image_processor(tuple(args.eval_size)))
     torch.manual_seed(0)
     model = build_random_model(args.size, CITYSCAPES).eval().to(args.device)
     apply_fast_decode_head(model)
     loader = build_eval_loader(dataset, 4, 2, device=args.device)
-    measure(model, loader, dataset.names, CITYSCAPES.names, device=args.device, boundary=True)
+    return lambda: measure(model, loader, dataset.names, CITYSCAPES.names, device=args.device, boundary=True)
 
 
 def measure_eval_memory(args, rows, count: int) -> tuple[float, float]:
     """MB that it grows by at most, and MB resident at the end."""
-    grown = measure_growth(lambda: run_evaluation(args, rows.select(range(count))))
-    return grown, read_status("VmRSS")
+    return measure_growth(prepare_evaluation(args, rows, count), args.device), read_status("VmRSS")
 
 
 if __name__ == "__main__":

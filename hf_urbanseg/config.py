@@ -285,7 +285,9 @@ class UrbanSegTrainingArguments(TrainingArguments):
                 raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", instead)
         if self.push_to_hub:
             _check_push(self)
-        # transformers 5.23 has a new name for it, and warns of the old one; 5.17 knows the old one alone.
+        if self.torch_compile and self.tf32 is None:
+            self.tf32 = False  # else transformers would lower the precision of fp32 with it
+        # transformers 5.23 has a new name for checkpointing, and warns of the old one; 5.17 knows the old one alone.
         if "activation_checkpointing" in type(self).__dataclass_fields__:
             self.gradient_checkpointing |= bool(self.activation_checkpointing)
             self.activation_checkpointing = self.gradient_checkpointing

@@ -90,6 +90,10 @@ _NOT_RECORDED = {
     # of this start and machine, not of the recipe
     "recipe", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
     "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
+    # naming one switches `torch_compile` on, whatever the command line says
+    "torch_compile_backend", "torch_compile_mode",
+    # the new name of `gradient_checkpointing`, which transformers 5.17 doesn't know
+    "activation_checkpointing",
     # follows from `eval_strategy`
     "do_eval",
 }  # fmt: skip

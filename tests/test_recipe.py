@@ -301,6 +301,14 @@ ROUND_TRIPS = [
 ]
 
 
+def test_resolve_recipe__compiling_and_checkpointing_can_be_taken_back():
+    recipe = resolve_recipe(*parse_arguments(ALL, ["--torch_compile", "true", "--gradient_checkpointing", "true"]))
+    assert (recipe["torch_compile"], recipe["gradient_checkpointing"]) == (True, True)
+    args = parse("--torch_compile", "false", "--gradient_checkpointing", "false", recipe=recipe)[-1]
+    assert (args.torch_compile, args.gradient_checkpointing) == (False, False)
+    assert parse(recipe=recipe)[-1].tf32 is False  # precision is not changed on the way
+
+
 @pytest.mark.parametrize("recipe", ROUND_TRIPS, ids=lambda recipe: recipe.get("output_dir", "epochs"))
 def test_resolve_recipe__read_back_gives_equal_arguments(recipe):
     arguments = parse_arguments(ALL, [], recipe)
