@@ -158,6 +158,7 @@ def _finetune() -> None:
             "seed": args.seed,
         })  # fmt: skip
         write_model_card(output, args.hub_model_id if pushes else None)
+    trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
     trainer.accelerator.end_training()
     if publisher is not None:
         files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token)

@@ -1,5 +1,6 @@
 """Gradients of one step, compiled or with activations computed again, on two processes; run under a launcher."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -43,4 +44,7 @@ if __name__ == "__main__":
         gradients, _ = compute_gradients(folder, "auxiliary", **options)
         if torch.distributed.get_rank() == 0:
             torch.save(gradients, folder / f"{name}.pt")
+    # Trainers that are collected after it, or a process that is still at work, can end in an abort (torch 2.13, gloo).
+    gc.collect()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -1,5 +1,6 @@
 """Gradient of one optimiser step over the same eight samples, for any layout; run directly or under a launcher."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -101,4 +102,7 @@ if __name__ == "__main__":
             gradients = compute_gradients(folder, batch_size, accumulation, loss)
             if torch.distributed.get_rank() == 0:
                 torch.save(gradients, folder / f"{loss}_{batch_size}_{accumulation}.pt")
+    # Trainers that are collected after it, or a process that is still at work, can end in an abort (torch 2.13, gloo).
+    gc.collect()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
