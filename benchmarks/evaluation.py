@@ -13,17 +13,15 @@ must agree.
 import argparse
 import itertools
 import json
-import platform
 import resource
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-import transformers
 from datasets import Dataset, Image
+from measuring import describe_environment, read_status, spread
 from PIL import Image as PILImage
 
 from hf_urbanseg.data.loading import load_data
@@ -93,8 +91,8 @@ def measure_time(args, rows: Dataset) -> dict:
     for clocked, both in times.items():
         ratios = [whole / own - 1 for own, whole in zip(both["prediction"], both["whole"], strict=True)]
         result["added"][clocked] = ratios
-        print(f"  {clocked} time: prediction {spread(both['prediction'])} s, whole {spread(both['whole'])} s, "
-              f"added {spread([100 * ratio for ratio in ratios])} %")  # fmt: skip
+        print(f"  {clocked} time: prediction {spread(both['prediction'], 2)} s, whole {spread(both['whole'], 2)} s, "
+              f"added {spread([100 * ratio for ratio in ratios], 1)} %")  # fmt: skip
     return result
 
 
@@ -102,10 +100,6 @@ def processor_seconds() -> float:
     """Seconds that cores have worked for this process and its ended workers: what other jobs don't disturb."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} .. {max(values):.2f})"
 
 
 class Free(torch.nn.Module):
@@ -128,20 +122,14 @@ def measure_memory(args, rows: Dataset) -> dict:
     def note():
         nonlocal peak
         images = next(done) * args.batch_size
-        peak = max(peak, resident())
+        peak = max(peak, read_status("VmRSS"))
         for limit in args.memory:
             if images >= limit and limit not in found:
-                found[limit] = {"resident_mb": resident(), "highest_mb": peak}
+                found[limit] = {"resident_mb": read_status("VmRSS"), "highest_mb": peak}
                 print(f"  after {limit:>5} images: {found[limit]['resident_mb']:.0f} MB, highest so far {peak:.0f} MB")
 
     measure(Free(), loader, dataset.names, CITYSCAPES.names, boundary=True, on_batch=note)
     return found
-
-
-def resident() -> float:
-    """MB of this process's pages in memory."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 def main() -> None:
@@ -158,10 +146,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs="+", help="measure memory after so many images instead of time")
     parser.add_argument("--output", help="JSON file for the figures")
     args = parser.parse_args()
-    result = {
-        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(), "arguments": vars(args),
-    }  # fmt: skip
+    result = {"environment": describe_environment(args.device), "arguments": vars(args)}
     with tempfile.TemporaryDirectory() as folder:
         rows = build_rows(args.data_dir, max(args.memory) if args.memory else args.images, Path(folder))
         first = rows[0]["image"]

@@ -16,9 +16,6 @@ the backward pass. The logits and labels themselves are in none of these.
 
 import argparse
 import json
-import multiprocessing
-import os
-import platform
 import statistics
 import time
 import weakref
@@ -26,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import describe_environment, in_own_process, measure_growth, show_environment, spread
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -53,21 +51,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON file for the numbers")
     args = parser.parse_args()
-    args.threads = torch.get_num_threads()
 
-    before = os.getloadavg()
+    environment = describe_environment(args.device)
     results = {name: measure_times(args, name) for name in args.losses}
-    context = multiprocessing.get_context("spawn")
     for name in args.losses:
         for kind in KINDS:
-            # Processes of their own: a process's peak never goes down again.
             for measure in (measure_resident, measure_tensors):
-                with context.Pool(1) as pool:
-                    results[name][kind] |= pool.apply(measure, (args, name, kind))
-    environment = {
-        "python": platform.python_version(), "torch": torch.__version__, "threads": args.threads,
-        "machine": describe_machine(args.device), "load_before": before, "load_after": os.getloadavg(),
-    }  # fmt: skip
+                results[name][kind] |= in_own_process(measure, args, name, kind)
     print_table(args, results, environment)
     if args.output:
         content = {"environment": environment, "arguments": vars(args), "results": results}
@@ -173,22 +163,12 @@ def measure_times(args, name: str) -> dict:
 
 def measure_resident(args, name: str, kind: str) -> dict:
     """What one step adds to the process at most, in MB."""
-    torch.set_num_threads(args.threads)
     small = argparse.Namespace(**vars(args) | {"batch": 1, "size": (32, 32)})
     logits, labels, weights = build_case(small)
     run_step(small, build_step(small, name, kind, labels, weights), logits)  # loads code, starts threads
     logits, labels, weights = build_case(args)
     step = build_step(args, name, kind, labels, weights)
-    if args.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run_step(args, step, logits)
-        return {"resident_mb": (torch.cuda.max_memory_allocated() - before) / 2**20}
-    before = read_status("VmRSS")
-    # Forgets the peak of what came before. (ru_maxrss can't, and a spawned process inherits its parent's.)
-    Path("/proc/self/clear_refs").write_text("5")
-    run_step(args, step, logits)
-    return {"resident_mb": read_status("VmHWM") - before}
+    return {"resident_mb": measure_growth(lambda: run_step(args, step, logits), args.device)}
 
 
 def measure_tensors(args, name: str, kind: str) -> dict:
@@ -236,25 +216,10 @@ class Allocations(TorchDispatchMode):
         self.live -= size
 
 
-def read_status(key: str) -> float:
-    """MB from /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
-def describe_machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def print_table(args, results: dict, environment: dict) -> None:
-    load = " -> ".join(f"{environment[key][0]:.1f}" for key in ("load_before", "load_after"))
     print(
         f"batch {args.batch} of {args.size[0]}x{args.size[1]}, stride {args.stride}, {args.classes} classes, "
-        f"{args.dtype}, {args.rounds} rounds, {environment['machine']}, {environment['threads']} threads, load {load}, "
-        f"torch {environment['torch']}"
+        f"{args.dtype}, {args.rounds} rounds, {show_environment(environment)}"
     )
     heads = ("s per step (range)", "cpu s", "resident MB", "allocated MB", "saved MB")
     print(f"{'':<23}{heads[0]:>24}{heads[1]:>8}{heads[2]:>13}{heads[3]:>14}{heads[4]:>10}")
@@ -276,10 +241,6 @@ def print_table(args, results: dict, environment: dict) -> None:
             f"{name}: usual / ours, time {spread(times)}, memory {memory}; "
             f"differences: loss {result['value_difference']:.1e}, gradient {result['gradient_difference']:.1e}"
         )
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}..{max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 
 def measure_processes(args) -> dict:

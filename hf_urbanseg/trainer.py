@@ -20,7 +20,6 @@ from hf_urbanseg.checkpoints import (
     staging_folder,
     verify_checkpoint,
 )
-from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import normalize_batch
@@ -35,6 +34,7 @@ from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 from hf_urbanseg.trainer_hooks import TrainerHooks
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 
 class UrbanSegTrainer(Trainer):

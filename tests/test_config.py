@@ -9,13 +9,13 @@ from hf_urbanseg.config import (
     ModelArguments,
     PlanArguments,
     RunArguments,
-    UrbanSegTrainingArguments,
     check_device,
     option,
 )
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 

@@ -11,10 +11,10 @@ from hf_urbanseg.config import (
     LossArguments,
     ModelArguments,
     RunArguments,
-    UrbanSegTrainingArguments,
 )
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.recipe import load_recipe, parse_arguments, recipe_names, resolve_recipe
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 FOLDER = Path(__file__).parents[1] / "hf_urbanseg" / "recipes"

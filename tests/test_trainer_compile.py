@@ -14,9 +14,9 @@ from torch._dynamo.utils import counters
 from transformers import SegformerForSemanticSegmentation, TrainerCallback
 from transformers.models.segformer.modeling_segformer import SegformerLayer
 
-from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.models.compilation import run_once
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent / "workers"))
 from compiled import LAYOUTS, SMALL, compute_gradients

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import AugmentationArguments, DataArguments, UrbanSegTrainingArguments, option
+from hf_urbanseg.config import AugmentationArguments, DataArguments, option
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import TrainDataset
@@ -31,6 +31,7 @@ from hf_urbanseg.reports.data_pages import (
     write_data_page,
 )
 from hf_urbanseg.reports.plots import plot_class_distribution
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 
 @dataclass

@@ -25,7 +25,6 @@ from hf_urbanseg.config import (
     LossArguments,
     ModelArguments,
     RunArguments,
-    UrbanSegTrainingArguments,
 )
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
@@ -56,6 +55,7 @@ from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
 from hf_urbanseg.reports.run_files import write_json, write_yaml
 from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 logger = logging.getLogger(__name__)
 

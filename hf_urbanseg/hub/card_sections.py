@@ -5,12 +5,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
-from hf_urbanseg.config import AugmentationArguments, LossArguments, ModelArguments, UrbanSegTrainingArguments
+from hf_urbanseg.config import AugmentationArguments, LossArguments, ModelArguments
 from hf_urbanseg.hub.licence import recognise_data
 from hf_urbanseg.hub.local_paths import is_absolute, last_name
 from hf_urbanseg.hub.markdown import escape_markdown, join_names
 from hf_urbanseg.hub.run_summary import RunSummary
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 _FAILURES = 8
 _PLACES = {

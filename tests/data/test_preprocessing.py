@@ -278,27 +278,28 @@ def test_build_views__of_any_mode_as_the_processor_sees_it_in_rgb(mode):
             assert torch.equal(view, expected)
 
 
-def test_eval_dataset__threads_read_the_same_batch(rows, monkeypatch):
-    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 96)))
-    used = set()
-    read = EvalDataset.__getitem__
-    monkeypatch.setattr(EvalDataset, "__getitem__", lambda self, i: used.add(threading.get_ident()) or read(self, i))
+@pytest.fixture
+def used(monkeypatch):
+    """Threads that read images, of the three that torch is said to have."""
+    found, read = set(), EvalDataset.__getitem__
+    monkeypatch.setattr(EvalDataset, "__getitem__", lambda self, i: found.add(threading.get_ident()) or read(self, i))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    return found
+
+
+def test_eval_dataset__threads_read_the_same_batch(rows, used):
+    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 96)))
     batch = dataset.__getitems__([4, 0, 2, 1])
     assert threading.get_ident() not in used
     assert [sample["index"] for sample in batch] == [4, 0, 2, 1]
     for sample in batch:
-        expected = read(dataset, sample["index"])
+        expected = dataset[sample["index"]]
         assert torch.equal(sample["views"][0], expected["views"][0])
         assert torch.equal(sample["labels"], expected["labels"])
 
 
-def test_eval_dataset__a_worker_has_no_threads_of_its_own(rows, monkeypatch):
+def test_eval_dataset__a_worker_has_no_threads_of_its_own(rows, used, monkeypatch):
     dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 96)))
-    used = set()
-    read = EvalDataset.__getitem__
-    monkeypatch.setattr(EvalDataset, "__getitem__", lambda self, i: used.add(threading.get_ident()) or read(self, i))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker")
     assert [sample["index"] for sample in dataset.__getitems__([4, 0])] == [4, 0]
     assert used == {threading.get_ident()}

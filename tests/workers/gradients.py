@@ -8,7 +8,6 @@ import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
 
-from hf_urbanseg.config import UrbanSegTrainingArguments
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
@@ -18,6 +17,7 @@ from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 WEIGHTS = torch.linspace(0.5, 1.5, CITYSCAPES.num_labels).tolist()
 LOSSES = {
