@@ -45,6 +45,8 @@ def bound_requests(timeout: float | None = None) -> float:
         _build_unbounded = _http._GLOBAL_CLIENT_FACTORY  # perhaps the user's own, with a proxy or certificates
         set_client_factory(_build_client)
         logging.getLogger(_http.__name__).addFilter(_is_worth_reading)
+    if not os.environ.get("HF_HUB_DISABLE_XET"):
+        constants.HF_HUB_DISABLE_XET = True
     _installed = seconds
     return seconds
 

@@ -1,7 +1,7 @@
 """A Hugging Face Hub on 127.0.0.1 that speaks the real client's protocol, keeps what it gets, and fails on command.
 
-The real `huggingface_hub`, `datasets` and `transformers` talk to it when `HF_ENDPOINT` names it and
-`HF_HUB_DISABLE_XET` is 1 (see `Hub.environment`). It stores models and data sets in memory with their history, checks
+The real `huggingface_hub`, `datasets` and `transformers` talk to it when `HF_ENDPOINT` names it (see
+`Hub.environment`), by HTTP alone: a client that asks for a token of the Xet storage finds itself in `unknown`. It stores models and data sets in memory with their history, checks
 what huggingface.co checks (hashes and sizes of LFS files, cards, paths, tokens, revisions), and can refuse, break,
 withhold or forget any answer. LFS files live on another host name (`localhost`), so that clients treat them as they
 treat the real storage.
@@ -108,7 +108,7 @@ class Hub:
     def environment(self, home, token: bool = True) -> dict[str, str]:
         """What a process needs in its environment to talk to this Hub and to keep its caches in the folder `home`."""
         known = {
-            "HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home),
+            "HF_ENDPOINT": self.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home),
             "HF_HUB_CACHE": f"{home}/hub", "HF_DATASETS_CACHE": f"{home}/datasets",
             "HF_MODULES_CACHE": f"{home}/modules", "HF_EVALUATE_CACHE": f"{home}/evaluate",
             "HF_HUB_DISABLE_TELEMETRY": "1",

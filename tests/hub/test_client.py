@@ -69,6 +69,17 @@ def test_bound_requests__by_argument_environment_or_default(monkeypatch):
             bound_requests(wrong)
 
 
+@pytest.mark.parametrize(("said", "disabled"), [(None, True), ("", True), ("0", False), ("1", True)])
+def test_bound_requests__leaves_out_the_client_that_it_cannot_bound(monkeypatch, said, disabled):
+    if said is None:
+        monkeypatch.delenv("HF_HUB_DISABLE_XET", raising=False)
+    else:
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", said)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", said == "1")  # as the library reads it
+    bound_requests(5)
+    assert constants.HF_HUB_DISABLE_XET is disabled
+
+
 def test_bound_requests__keeps_the_users_own_client_and_open_connections():
     def factory():
         client = _http.default_client_factory()

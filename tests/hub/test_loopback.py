@@ -257,7 +257,7 @@ print("same", len(found))
 
 
 def test_from_pretrained__bit_identical_in_a_fresh_process(hub, run_with_hub, tmp_path):
-    run_with_hub(PUSH_MODEL, tmp_path / "logits.pt")
+    run_with_hub(PUSH_MODEL, tmp_path / "logits.pt", HF_HUB_DISABLE_XET=1)
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(hub.tree("user/name"))
     done = run_with_hub(LOAD_MODEL, tmp_path / "logits.pt", home="another", token=False)
     assert done.stdout.startswith("same")
@@ -294,7 +294,7 @@ print("same")
 
 
 def test_load_dataset__whole_and_streaming(hub, run_with_hub):
-    run_with_hub(PUSH_SET)
+    run_with_hub(PUSH_SET, HF_HUB_DISABLE_XET=1)
     assert {path for path in hub.tree("user/set", kind="dataset") if path.endswith(".parquet")} == {
         "data/train-00000-of-00001.parquet",
         "data/validation-00000-of-00001.parquet",
