@@ -6,15 +6,14 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import yaml
-
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.local_paths import list_local_folders, remove_local_paths, shorten_options
-from hf_urbanseg.hub.secret_scan import collect_secrets, holds_secret
+from hf_urbanseg.hub.clean_files import clean_file, read_header, read_options, unreadable
+from hf_urbanseg.hub.local_paths import PATH_OPTIONS, is_absolute, list_local_folders
+from hf_urbanseg.hub.secret_scan import LOOKS_LIKE_ONE, collect_secrets, find_secret
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,7 @@ _RESULTS = (
     "failures/*.png", "failures/*.jpg", "failures/*.md", "failures/*.json", "failures/*.html",
 )  # fmt: skip
 # TensorBoard's
-_EVENTS = ("runs/*tfevents*", "runs/*/*tfevents*")
-_TEXT = (".json", ".yaml", ".md", ".csv", ".html")
+_EVENTS = ("runs/events.out.tfevents.*", "runs/*/events.out.tfevents.*")
 
 
 def is_ours(path: str) -> bool:
@@ -78,19 +76,26 @@ def collect_checkpoint(
     return _prepare(run, _find(run, _INPUTS) | found | (_find_events(run) if tensorboard else {}), token)
 
 
-def check_files(files: Mapping[str, Path | bytes], secrets: set[str]) -> None:
-    """Refuses files of which one holds a secret, in its name or content.
+def check_files(files: Mapping[str, Path | bytes], secrets: Iterable[str]) -> None:
+    """Refuse files of which one holds a secret, in its name or content.
+
+    Args:
+        files: Path in the repository -> file or content.
+        secrets: From `collect_secrets`.
 
     Raises:
-        DataError: Names the file and not the secret.
+        DataError: Names the file and where the secret is known from, and not the secret.
     """
     for path, content in files.items():
-        if holds_secret(path.encode(), secrets):
-            raise DataError("files without secrets", "something like a token in a file's name", "rename it", "a file")
+        if found := find_secret(path.encode("utf-8", "surrogateescape"), secrets):
+            raise DataError("file names without secrets", found, "rename the file", "a file")
         with _open_readable_part(path, content) as text:
-            if holds_secret(text, secrets):
-                fix = "remove it from the file (and revoke it, if others have seen the file), then push again"
-                raise DataError("files without secrets", "something like a token or password", fix, path)
+            found = find_secret(text, secrets)
+        if found:
+            fix = "remove it from the file (and revoke it, if others have seen the file), then push again"
+            if found != LOOKS_LIKE_ONE:
+                fix += "; if it is no secret, take it away from there for the push"
+            raise DataError("files without secrets", found, fix, path)
 
 
 @contextmanager
@@ -102,15 +107,14 @@ def _open_readable_part(path: str, content: Path | bytes) -> Iterator[bytes | mm
     try:
         with content.open("rb") as file:
             if path.endswith(".safetensors"):
-                (length,) = struct.unpack("<Q", file.read(8))
-                yield file.read(min(length, 100_000_000))
+                yield read_header(file)
             elif os.fstat(file.fileno()).st_size == 0:
                 yield b""
             else:
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                     yield mapped
     except (OSError, struct.error) as error:
-        raise DataError("a readable file", f"{error}", "repair or remove it", content) from error
+        raise unreadable(content, error) from error
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
@@ -120,15 +124,18 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _find(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
-    root = folder.resolve()
+    """Plain files of these names: no folders, pipes or sockets, and no link that leads to anything else."""
     found = {}
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
             name = path.relative_to(folder).as_posix()
             if not _matches(name, (pattern,)) or not path.is_file():
                 continue
+            if not name.isprintable() or "\\" in name:
+                logger.warning("left out: %s in %s, a name that not every system can hold", ascii(name), folder)
+                continue
             # A link must not bring in what its own name would keep out.
-            target = path.resolve()
+            root, target = folder.resolve(), path.resolve()
             if target.is_relative_to(root) and _matches(target.relative_to(root).as_posix(), patterns):
                 found[name] = path
             else:
@@ -169,6 +176,9 @@ def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
         missing += sorted(shards - set(found))
     elif "model.safetensors" not in found:
         missing.insert(0, "model.safetensors")
+    if links := [name for name in missing if (folder / name).is_symlink()]:
+        found = f"{', '.join(links)} as a link to something that is not pushed"
+        raise ModelError("a trained model", found, "put the file itself in its place", folder)
     if missing:
         raise ModelError(
             "a trained model", f"no {', '.join(missing)}", "let scripts/finetune.py finish (`--resume`)", folder
@@ -176,53 +186,16 @@ def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
 
 
 def _prepare(run: Path, found: Mapping[str, Path], token: str | None) -> Files:
-    options = _read_options(run / "recipe.yaml") if "recipe.yaml" in found else {}
+    options = read_options(found["recipe.yaml"]) if "recipe.yaml" in found else {}
     folders = list_local_folders(run, options)
     files: Files = {}
     for name, path in sorted(found.items()):
-        if name == "recipe.yaml":
-            text = yaml.safe_dump(shorten_options(options), sort_keys=False, allow_unicode=True)
-            files[name] = remove_local_paths(text, folders).encode()
-        elif "tfevents" in name:
-            files[name] = _clean_events(path.read_bytes(), folders)
-        else:
-            files[name] = _clean_text(path, folders) if path.suffix in _TEXT else path
-    check_files(files, collect_secrets({run, run.resolve().parent, Path.cwd()}, token))
+        try:
+            content = clean_file(name, path, folders)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if content is not None:
+            files[name] = content
+    data = [Path(value) for key in PATH_OPTIONS if is_absolute(value := options.get(key))]
+    check_files(files, collect_secrets({run, Path.cwd(), *data}, token))
     return files
-
-
-def _read_options(path: Path) -> dict:
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError("a recipe", type(error).__name__, "restore the file", path) from error
-    if not isinstance(options, dict):
-        raise DataError("a mapping of options", type(options).__name__, "restore the file", path)
-    return options
-
-
-def _clean_text(path: Path, folders: list[str]) -> Path | bytes:
-    """The file, or, where it names a path of this machine, its content without."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("a text file in UTF-8", f"{type(error).__name__}", "repair or remove it", path) from error
-    cleaned = remove_local_paths(text, folders)
-    return path if cleaned == text else cleaned.encode()
-
-
-def _clean_events(content: bytes, folders: list[str]) -> bytes:
-    """An event file without the records that name a path: transformers writes all its arguments into one."""
-    needles = [folder.encode() for folder in folders]
-    return b"".join(one for one in _split_events(content) if not any(needle in one for needle in needles))
-
-
-def _split_events(content: bytes) -> Iterator[bytes]:
-    """The records of an event file, whole ones only: length (8 bytes), its checksum (4), data, its checksum (4)."""
-    at = 0
-    while at + 16 <= len(content):
-        end = at + 16 + int.from_bytes(content[at : at + 8], "little")
-        if end > len(content):
-            return
-        yield content[at:end]
-        at = end

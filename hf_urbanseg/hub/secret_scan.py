@@ -1,86 +1,144 @@
 """Finds tokens, passwords and keys in what is about to be published."""
 
-import configparser
-import contextlib
+import base64
+import html
+import json
 import mmap
-import netrc
-import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
-from huggingface_hub import constants
+import markupsafe
 
-# What a token looks like, whoever's it is.
-_SHAPES = re.compile(
-    rb"\bhf_(?:oauth_)?[A-Za-z0-9]{20,}|\bgh[opsu]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bglpat-[\w-]{20,}"
-    rb"|\bsk-[A-Za-z0-9_-]{32,}|\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+from hf_urbanseg.hub.known_secrets import list_known_secrets
+from hf_urbanseg.hub.markdown import escape_markdown
+from hf_urbanseg.hub.pictures import read_texts
+
+LOOKS_LIKE_ONE = "something like a token or password"
+# What a token looks like, whoever's it is. Each after a text that it holds: to look for that first is much faster.
+# No word must end in front of hf_ and the like: in JSON and URLs an escape's last letter may stand there.
+_SHAPES = tuple(
+    (literal, re.compile(pattern))
+    for literal, pattern in {
+        b"hf_": rb"hf_(?:oauth_|jwt_)?([A-Za-z0-9]{20,})",
+        b"h\0f\0_": rb"h\0f\0_\0((?:[A-Za-z0-9]\0?){20,})",  # UTF-16
+        b"api_org_": rb"api_org_([A-Za-z0-9]{20,})",
+        b"gh": rb"gh[opsur]_[A-Za-z0-9]{30,}",
+        b"github_pat_": rb"github_pat_\w{30,}",
+        b"glpat-": rb"glpat-[\w-]{20,}",
+        b"sk-": rb"\bsk-[A-Za-z0-9_-]{32,}",
+        b"AKIA": rb"\bAKIA[0-9A-Z]{16}\b",
+        b"xox": rb"\bxox[abeoprs]-[\w-]{20,}",
+        b"Bearer": rb"Bearer +([\w.~+/-]{20,})",
+        b".eyJ": rb"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.",
+        b"PRIVATE": rb"-----BEGIN [A-Z ]*PRIVATE KEY",
+    }.items()
 )
-_SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
-_SHORTEST = 12  # below it, a value such as "false" or "none" is no secret, and would be found everywhere
-_PNG = b"\x89PNG\r\n\x1a\n"
+_SHORTEST, _SHORTEST_WORD = 8, 12  # below it, a value such as "false" is no secret, and would be found everywhere
 
 
-def collect_secrets(folders: Iterable[Path], *tokens: str | None) -> set[str]:
-    """The secrets this machine knows: those that must not be found in a file.
+def collect_secrets(folders: Iterable[Path], *tokens: str | None) -> dict[str, str]:
+    """The secrets this machine knows, those that must not be found in a file, each with words that say where from.
+
+    Left out is what can't be told from ordinary text: under 8 characters; under 12 unless of three kinds (small,
+    capital, digit, other); of fewer than five different ones, such as 100000000; words of this package, such as
+    `segmentation`.
 
     Args:
-        folders: Where a `.env` may lie; beside them, the environment, the token that `hf auth login` saved and the
-            passwords of `.netrc` (Weights & Biases' among them) are read.
+        folders: Where a run, its data and this process are; see `list_known_secrets`.
         tokens: Further ones.
     """
-    found = [(name, value) for name, value in os.environ.items() if _SECRET_NAMES.search(name)]
-    for folder in folders:
-        found += [pair for pair in _read_assignments(folder / ".env") if _SECRET_NAMES.search(pair[0])]
-    found += [("token", token) for token in tokens if token]
-    found += [("token", _read(Path(constants.HF_TOKEN_PATH)).strip())]
-    stored = configparser.ConfigParser(interpolation=None)
-    try:
-        stored.read_string(_read(Path(constants.HF_TOKEN_PATH).with_name("stored_tokens")))
-        found += [pair for section in stored.sections() for pair in stored.items(section) if "token" in pair[0]]
-    except configparser.Error:
-        pass
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        found += [("password", entry[2] or "") for entry in netrc.netrc().hosts.values()]
-    return {value for _, value in found if len(value) >= _SHORTEST and not re.search(r"\s", value)}
+    found = [(token, "the token that was given") for token in tokens if token]
+    secrets = {}
+    for value, where in (*found, *list_known_secrets(folders)):
+        # Of a key in several lines each one counts: in JSON and YAML they stand apart.
+        for line in value.splitlines():
+            if _is_distinct(line.strip()):
+                secrets.setdefault(line.strip(), where)
+    return secrets
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _is_distinct(value: str) -> bool:
+    kinds = sum(bool(re.search(kind, value)) for kind in (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z\d]"))
+    if len(value) < (_SHORTEST if kinds >= 3 else _SHORTEST_WORD) or len(set(value)) < 5:
+        return False
+    return kinds > 2 or value not in _read_own_words()
 
 
-def _read_assignments(path: Path) -> Iterator[tuple[str, str]]:
-    for line in _read(path).splitlines():
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if equals and not name.startswith("#"):
-            value = value.strip()
-            quoted = re.match(r"(['\"])(.*?)\1", value)
-            yield name.strip(), quoted[2] if quoted else value.split(" #")[0].strip()
+@cache
+def _read_own_words() -> str:
+    """All that this package itself may write into a file."""
+    files, texts = [resources.files("hf_urbanseg")], []
+    for entry in files:
+        if entry.is_dir():
+            files += entry.iterdir()
+        elif entry.name.endswith((".py", ".j2", ".yaml", ".html")):
+            texts.append(entry.read_text(encoding="utf-8"))
+    return "\n".join(texts)
 
 
 def holds_secret(content: bytes | mmap.mmap, secrets: Iterable[str]) -> bool:
-    """Whether a file's content has one of `secrets`, or anything that looks like a token, in it.
+    """Whether `find_secret` finds one."""
+    return find_secret(content, secrets) is not None
 
-    The compressed texts of a PNG are read too. Of a safetensors file pass the header alone, the rest being numbers.
+
+def find_secret(content: bytes | mmap.mmap, secrets: Iterable[str]) -> str | None:
+    """Which of `secrets` a file's content has in it, or whether anything that looks like a token.
+
+    Secrets are found as they are and in the forms that texts and programs give them: escaped for JSON, YAML, HTML,
+    Markdown or URLs, in UTF-16, base64 and hexadecimal digits. The compressed texts of a PNG are read too. Of a
+    safetensors file pass the header alone, the rest being numbers.
+
+    Returns:
+        Words that say which, without its value; None if there is none.
     """
-    needles = [secret.encode() for secret in secrets]
-    texts = [content, *_png_texts(content)]
-    return any(_SHAPES.search(text) or any(text.find(needle) >= 0 for needle in needles) for text in texts)
+    sources = secrets if isinstance(secrets, Mapping) else {}
+    for text in (content, *read_texts(content)):
+        for secret in secrets:
+            if any(text.find(needle) >= 0 for needle in _encode(secret)):
+                return sources.get(secret, LOOKS_LIKE_ONE)
+        if _has_shape(text):
+            return LOOKS_LIKE_ONE
+    return None
 
 
-def _png_texts(content: bytes | mmap.mmap) -> Iterator[bytes]:
-    """The compressed text chunks of a PNG; plain ones lie open in its bytes."""
-    at = len(_PNG) if content[: len(_PNG)] == _PNG else len(content)
-    while at + 8 <= len(content):
-        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-        if kind in (b"zTXt", b"iTXt"):
-            packed = content[at + 8 : at + 8 + length].split(b"\0", 1)[-1]
-            # After the keyword: zTXt has a method; iTXt a flag, a method, and two words that end in NUL.
-            packed = packed[1:] if kind == b"zTXt" else packed[2:].split(b"\0", 2)[-1]
-            with contextlib.suppress(zlib.error):
-                yield zlib.decompress(packed)
-        at += length + 12
+@cache
+def _encode(secret: str) -> tuple[bytes, ...]:
+    escaped = {
+        secret, html.escape(secret), html.escape(secret, quote=False), secret.replace("'", "''"),
+        str(markupsafe.escape(secret)),
+        str(escape_markdown(secret)), repr(secret)[1:-1],
+        *(json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)),
+        *(json.dumps(secret)[1:-1].replace("/", sign) for sign in (r"\/", r"\u002f")),
+    }  # fmt: skip
+    for safe in ("/", "", "/:@!$&'()*+,;=~"):
+        percent = quote(secret, safe=safe)
+        escaped |= {percent, re.sub(r"%..", lambda match: match[0].lower(), percent)}
+    escaped |= {quote(secret, safe="").replace("%20", "+")}
+    raw = secret.encode("utf-8", "surrogateescape")
+    forms = {text.encode("utf-8", "surrogateescape") for text in escaped}
+    forms |= {secret.encode(code, "surrogatepass") for code in ("utf-16-le", "utf-16-be")}
+    forms |= {raw.hex().encode(), raw.hex().upper().encode()}
+    for before in range(3):  # bytes in front of it decide how base64 cuts it; of the ends, only whole signs count
+        whole = slice((0, 2, 3)[before], (before + len(raw)) * 8 // 6)
+        padded = b"\0" * before + raw
+        forms |= {base64.b64encode(padded)[whole], base64.urlsafe_b64encode(padded)[whole]}
+    return tuple(sorted(forms))
+
+
+def _has_shape(text: bytes | mmap.mmap) -> bool:
+    for literal, shape in _SHAPES:
+        if text.find(literal) >= 0:
+            for match in shape.finditer(text):
+                if not match.lastindex or _is_random(match[1].replace(b"\0", b"")):
+                    return True
+    return False
+
+
+def _is_random(word: bytes) -> bool:
+    """Not a name such as hf_segformerfinetunedcityscapes."""
+    kinds = [bool(re.search(kind, word)) for kind in (rb"[a-z]", rb"[A-Z]", rb"\d")]
+    return all(kinds[:2]) or (len(word) >= 30 and sum(kinds) > 1)

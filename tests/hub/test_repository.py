@@ -232,11 +232,11 @@ def test_collect_repository__event_records_without_tensorboard_installed(run):
 # ---- secrets ----
 
 
-def _refuses(run, name):
+def _refuses(run, name, known="something like a token or password"):
     with pytest.raises(DataError) as raised:
         collect_repository(run)
     text = str(raised.value)
-    assert text.startswith(f"{name}: expected files without secrets; found something like a token or password; ")
+    assert text.startswith(f"{name}: expected files without secrets; found {known}")
     assert SECRET not in text
     assert OPAQUE not in text
     assert "\n" not in text
@@ -251,27 +251,33 @@ def test_collect_repository__refuses_what_looks_like_a_token(run, name):
 
 def _by_environment(monkeypatch, run):
     monkeypatch.setenv("WANDB_API_KEY", OPAQUE)
+    return "the value of WANDB_API_KEY in the environment; "
 
 
 def _by_dotenv_of_the_run(monkeypatch, run):
     (run / ".env").write_text(f"# keys\nexport WANDB_API_KEY='{OPAQUE}'  # mine\n")
+    return f"the value of WANDB_API_KEY in {run / '.env'}; "
 
 
 def _by_dotenv_of_the_working_folder(monkeypatch, run):
     Path(".env").write_text(f"HF_TOKEN={OPAQUE}\n")
+    return f"the value of HF_TOKEN in {Path.cwd() / '.env'}; "
 
 
 def _by_login(monkeypatch, run):
     (Path.home() / "token").write_text(OPAQUE + "\n")
+    return "the token that `hf auth login` saved; "
 
 
 def _by_a_second_login(monkeypatch, run):
     (Path.home() / "stored_tokens").write_text(f"[work]\nhf_token = {OPAQUE}\n")
+    return "the value of hf_token that `hf auth login` saved; "
 
 
 def _by_netrc(monkeypatch, run):
     (Path.home() / ".netrc").write_text(f"machine api.wandb.ai login user password {OPAQUE}\n")
-    (Path.home() / ".netrc").chmod(0o600)
+    (Path.home() / ".netrc").chmod(0o644)
+    return f"a password of {Path.home() / '.netrc'}; "
 
 
 @pytest.mark.parametrize(
@@ -284,8 +290,8 @@ def _by_netrc(monkeypatch, run):
 def test_collect_repository__refuses_a_secret_this_machine_knows(run, monkeypatch, known):
     (run / "log_history.json").write_text(json.dumps({"note": OPAQUE}))
     assert "log_history.json" in collect_repository(run)  # nobody knows yet that it is one
-    known(monkeypatch, run)
-    _refuses(run, "log_history.json")
+    said = known(monkeypatch, run)
+    _refuses(run, "log_history.json", said)
 
 
 def test_collect_repository__refuses_the_token_it_is_given(run):
@@ -347,7 +353,7 @@ def test_collect_repository__damaged_files_are_named(run):
         collect_repository(run)
     (run / "metrics.json").write_text("{}")
     (run / "recipe.yaml").write_text("a: [")
-    with pytest.raises(DataError, match=r"recipe.yaml: expected a recipe"):
+    with pytest.raises(DataError, match=r"recipe.yaml: expected valid YAML"):
         collect_repository(run)
 
 
