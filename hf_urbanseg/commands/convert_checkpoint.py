@@ -32,7 +32,13 @@ class ConvertArguments:
     checkpoint: str = field(metadata={"help": "The .pth file, or with --to nvlabs|mmsegmentation the Hub folder."})
     output: str = field(metadata={"help": "New folder, or with --to nvlabs|mmsegmentation new .pth file."})
     to: str = option("hub", "`hub`, `nvlabs` or `mmsegmentation`.", choices=["hub", *LAYOUTS])
-    decoder: str = option("keep", "`keep`, or `drop` to convert the encoder alone.", choices=["keep", "drop"])
+    decoder: str | None = option(
+        None,
+        "`drop` converts the encoder alone. `keep` takes MMSegmentation's decoder, which the Hub's SegFormer can't "
+        "compute, into a folder that only hf_urbanseg loads, to measure and predict. Default: a plain SegFormer, or an "
+        "error where that is not possible.",
+        choices=["keep", "drop"],
+    )
     label_space: str | None = option(
         None, "Names of the classes, as in training. Default: the file's; for 19 without names those of Cityscapes."
     )
@@ -80,7 +86,7 @@ def _from_hub(options: ConvertArguments, output: Path) -> Converted:
     if output.suffix != ".pth":
         raise ConfigError(f"a .pth file as `--output` with `--to {options.to}`", f"`{output}`", "end its name in .pth")
     model = load_hub_model(options.checkpoint)
-    converted = convert_from_hub(model, options.to, options.decoder, options.checkpoint)
+    converted = convert_from_hub(model, options.to, options.decoder or "keep", options.checkpoint)
     colors = build_label_space(model.config.id2label, str(options.checkpoint)).colors if converted.has_decoder else ()
     with _staged(output) as staging:
         save_checkpoint_file(converted, staging, colors)
@@ -113,6 +119,8 @@ def _print(converted: Converted, options: ConvertArguments) -> None:
     print(f"{what}: {converted.used} tensors used, each once ({LAYOUTS[converted.layout]} layout)")
     for part, count in converted.dropped.items():
         print(f"dropped: {part}, {count} tensors")
-    if options.to == "mmsegmentation" and converted.has_decoder:
+    if options.to == "hub" and converted.has_conv_decoder:
+        print("The decoder is MMSegmentation's: hf_urbanseg loads it, plain transformers refuses the folder.")
+    if options.to == "mmsegmentation" and converted.has_decoder and not converted.has_conv_decoder:
         print("The decoder is equal at inference; to train on in MMSegmentation, start from --decoder drop.")
     print(f"{options.output}: {len(converted.tensors)} tensors written")

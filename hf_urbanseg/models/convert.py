@@ -9,7 +9,8 @@ What is equal and what is not:
     Decoder of NVlabs: the Hub's under other names.
     Decoder of MMSegmentation: another function (see convert_decoder.py). From the Hub it is written exactly; to the Hub
         only if its inner ReLUs can't cut anything off, which is so for files written here and not for trained ones.
-        Those are refused, or with `decoder="drop"` give their encoder alone; no weights get into the wrong head.
+        Those are refused, or with `decoder="drop"` give their encoder alone, or with "keep" a model of a type of our
+        own (see conv_decode_head.py), exact with its epsilons; no weights get into the wrong head.
     Auxiliary heads, the classifier of ImageNet and NVlabs' unused `conv_seg` are dropped.
 """
 
@@ -23,19 +24,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.models.build import SIZES
-from hf_urbanseg.models.convert_decoder import conv_to_linear_decoder, linear_to_conv_decoder
+from hf_urbanseg.models.conv_decode_head import (
+    SegformerConvDecodeHead,
+    SegformerConvDecoderConfig,
+    SegformerConvDecoderForSemanticSegmentation,
+)
+from hf_urbanseg.models.convert_apply import apply_rules, build_meta_model
+from hf_urbanseg.models.convert_decoder import conv_to_linear_decoder
 from hf_urbanseg.models.convert_files import CheckpointFile
 from hf_urbanseg.models.convert_keys import (
     LAYOUTS,
     NVLABS_UNUSED,
     Layout,
-    Rule,
     block_prefix,
     encoder_rules,
+    mmsegmentation_decoder_rules,
     nvlabs_decoder_rules,
     patch_weight_name,
 )
@@ -71,20 +79,26 @@ class Converted:
     def has_decoder(self) -> bool:
         return any(name.startswith(DECODER) for name in self.tensors)
 
+    @property
+    def has_conv_decoder(self) -> bool:
+        """Whether the decoder is MMSegmentation's, in a model of a type of our own."""
+        return self.has_decoder and isinstance(self.config, SegformerConvDecoderConfig)
+
 
 def convert_to_hub(
-    file: CheckpointFile, class_names: Sequence[str] | None = None, decoder: Literal["keep", "drop"] = "keep"
+    file: CheckpointFile, class_names: Sequence[str] | None = None, decoder: Literal["keep", "drop"] | None = None
 ) -> Converted:
     """The tensors of a file for a Hub model, strictly.
 
     Args:
         file: What `read_checkpoint_file` gave.
         class_names: Names of the classes; None takes the file's, and for 19 unnamed ones those of Cityscapes.
-        decoder: `drop` converts the encoder alone.
+        decoder: `drop` converts the encoder alone; `keep` makes MMSegmentation's decoder a model of our own type; None
+            makes it the Hub's model, where that computes it.
 
     Raises:
         ModelError: Not a SegFormer of a known size, a tensor missing, left over or of another shape, a decoder that the
-            Hub's model can't compute, or names that don't fit the classifier.
+            Hub's model can't compute and that wasn't to be kept, or names that don't fit the classifier.
     """
     parts, dropped = _split(file), {}
     encoder = parts["encoder"]
@@ -93,8 +107,8 @@ def convert_to_hub(
         if parts[part]:
             dropped[part] = len(parts[part])
     rules = encoder_rules(layout, config.depths, config.sr_ratios)
-    what, hub = f"encoder of a {LAYOUTS[layout]} SegFormer-{size}", _meta_model(SegformerModel, config)
-    tensors = _apply(rules, encoder, hub, what, file, _encoder_prefix(file))
+    what, hub = f"encoder of a {LAYOUTS[layout]} SegFormer-{size}", build_meta_model(SegformerModel, config)
+    tensors = apply_rules(rules, encoder, hub, what, file.path, _encoder_prefix(file))
     used, head = len(encoder), parts["decoder"]
     if head and decoder == "drop":
         dropped["decoder"] = len(head)
@@ -103,10 +117,10 @@ def convert_to_hub(
         if unused:
             dropped["classifier that NVlabs' forward never reads"] = len(unused)
         used += len(head)
-        converted, num_labels, width = _convert_decoder(head, tensors, config, file)
-        names = _choose_names(class_names or file.class_names, num_labels, file.path)
-        config = SegformerConfig(
-            **SIZES[size] | {"decoder_hidden_size": width},
+        converted, hub = _convert_decoder(head, tensors, config, layout, file, decoder == "keep")
+        names = _choose_names(class_names or file.class_names, hub.num_labels, file.path)
+        config = type(hub)(
+            **SIZES[size] | {"decoder_hidden_size": hub.decoder_hidden_size},
             id2label=dict(enumerate(names)),
             label2id={name: train_id for train_id, name in enumerate(names)},
             semantic_loss_ignore_index=IGNORE_INDEX,
@@ -118,8 +132,10 @@ def convert_to_hub(
 
 def build_converted_model(converted: Converted) -> SegformerForSemanticSegmentation | SegformerModel:
     """The Hub model with these very tensors, in their precision; without a decoder it is a `SegformerModel`."""
-    model_type = SegformerForSemanticSegmentation if converted.has_decoder else SegformerModel
-    model = _meta_model(model_type, converted.config)
+    whole = (
+        SegformerConvDecoderForSemanticSegmentation if converted.has_conv_decoder else SegformerForSemanticSegmentation
+    )
+    model = build_meta_model(whole if converted.has_decoder else SegformerModel, converted.config)
     # Clones: parts of a fused tensor share its memory, which safetensors refuses.
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in converted.tensors.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
@@ -182,9 +198,10 @@ def find_size(hidden_sizes: list[int], depths: list[int], path: str | Path | Non
 
 
 def _convert_decoder(
-    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], config: SegformerConfig, file: CheckpointFile
-) -> tuple[dict[str, Tensor], int, int]:
-    """Tensors of the Hub's decoder, number of classes and width."""
+    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], config: SegformerConfig, encoder_layout: Layout,
+    file: CheckpointFile, keep: bool,
+) -> tuple[dict[str, Tensor], SegformerConfig]:  # fmt: skip
+    """Tensors of the decoder, and a configuration of its model with the right type, width and number of classes."""
     if "linear_c1.proj.weight" in head:
         layout, fuse, classifier = "nvlabs", "linear_fuse.conv.weight", "linear_pred.weight"
     elif "convs.0.conv.weight" in head:
@@ -193,68 +210,54 @@ def _convert_decoder(
         raise ModelError(
             f"`{DECODER}linear_c1.proj.weight` (NVlabs) or `{DECODER}convs.0.conv.weight` (MMSegmentation)",
             f"`{DECODER}{min(head)}`, ...",
-            "keep the encoder alone with `--decoder drop`",
+            "take the encoder alone with `--decoder drop`",
             file.path,
         )
     for name in (fuse, classifier):
         if name not in head:
             raise ModelError("a complete decoder", f"no `{DECODER}{name}`", "take an unaltered checkpoint", file.path)
     width, num_labels = head[fuse].shape[0], head[classifier].shape[0]
-    whole = SegformerConfig(hidden_sizes=config.hidden_sizes, decoder_hidden_size=width, num_labels=num_labels)
-    hub = _meta_model(SegformerForSemanticSegmentation, whole).decode_head
+    fields = {"hidden_sizes": config.hidden_sizes, "decoder_hidden_size": width, "num_labels": num_labels}
     what = f"{LAYOUTS[layout]} decoder of width {width}"
     if layout == "nvlabs":
-        as_conv = head["linear_c1.proj.weight"].ndim == 4
-        return _apply(nvlabs_decoder_rules(as_conv), head, hub, what, file, DECODER), num_labels, width
-    norms = stage_norms(encoder)
+        hub = SegformerConfig(**fields)
+        rules = nvlabs_decoder_rules(projections_as_conv=head["linear_c1.proj.weight"].ndim == 4)
+        return apply_rules(rules, head, build_meta_model(SegformerDecodeHead, hub), what, file.path, DECODER), hub
     if "convs.0.conv.bias" in head:
-        cut = "convolutions with bias and no BatchNorm, and whether a ReLU follows isn't in the file"
-    else:
-        on_meta = [(weight.to("meta"), bias.to("meta")) for weight, bias in norms]
-        _check(linear_to_conv_decoder(hub.state_dict(), on_meta), head, what, file, DECODER)
-        converted, share = conv_to_linear_decoder(head, norms)
+        raise ModelError(
+            "BatchNorm behind the decoder's projections",
+            "convolutions with bias, and whether a ReLU follows isn't in the file",
+            "take the encoder alone with `--decoder drop`, and train a new decoder on it",
+            file.path,
+        )
+    own = SegformerConvDecoderConfig(**fields)
+    rules = mmsegmentation_decoder_rules()
+    kept = apply_rules(rules, head, build_meta_model(SegformerConvDecodeHead, own), what, file.path, DECODER)
+    if not keep:
+        converted, share = conv_to_linear_decoder(head, stage_norms(encoder))
         if converted is not None:
-            return converted, num_labels, width
-        cut = f"MMSegmentation's BatchNorm and ReLU there, and the ReLU can cut off values in {share:.0%} of channels"
-    raise ModelError(
-        "a decoder without non-linear layers between encoder and fusion, as the Hub's SegFormer has",
-        cut + ", so it is another function",
-        "keep the encoder alone with `--decoder drop`, and train a new decoder on it",
-        file.path,
-    )
+            return converted, SegformerConfig(**fields)
+        raise ModelError(
+            "a decoder without non-linear layers between encoder and fusion, as the Hub's SegFormer has",
+            f"MMSegmentation's BatchNorm and ReLU there, and the ReLU can cut off values in {share:.0%} of channels, "
+            "so it is another function",
+            "take it over as it is with `--decoder keep`, for hf_urbanseg alone, or only the encoder with "
+            "`--decoder drop`, to train a new decoder on it",
+            file.path,
+        )
+    if encoder_layout != "mmsegmentation":
+        # Their LayerNorms have other epsilons, and nobody trains this pair.
+        raise ModelError(
+            "MMSegmentation's encoder with its decoder",
+            f"{LAYOUTS[encoder_layout]}'s encoder",
+            "take the encoder alone with `--decoder drop`",
+            file.path,
+        )
+    return kept, own
 
 
 def stage_norms(encoder: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     return [tuple(encoder[f"stages.{stage}.layer_norm.{kind}"] for kind in ("weight", "bias")) for stage in range(4)]
-
-
-def _apply(
-    rules: Sequence[Rule], tensors: Mapping[str, Tensor], hub: torch.nn.Module, what: str, file: CheckpointFile,
-    prefix: str = "",
-) -> dict[str, Tensor]:  # fmt: skip
-    """Every rule once, after names and shapes are found to be those of the rules."""
-    shapes = hub.state_dict()
-    _check({rule.file: rule.to_file(shapes) for rule in rules}, tensors, what, file, prefix)
-    return {name: part for rule in rules for name, part in rule.to_hub(tensors[rule.file])}
-
-
-def _check(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str, file: CheckpointFile, prefix: str = ""
-) -> None:
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            difference = f"`{prefix}{name}` missing"
-        elif name not in expected:
-            difference = f"`{prefix}{name}` left over"
-        elif found[name].shape != expected[name].shape:
-            difference = f"`{prefix}{name}` {tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
-        elif found[name].is_floating_point() != expected[name].is_floating_point():
-            difference = f"`{prefix}{name}` as {found[name].dtype}"
-        else:
-            continue
-        raise ModelError(
-            f"the {len(expected)} tensors of the {what}", difference, "take an unaltered checkpoint", file.path
-        )
 
 
 def _choose_names(names: Sequence[str] | None, num_labels: int, path: Path) -> Sequence[str]:
@@ -270,8 +273,3 @@ def _choose_names(names: Sequence[str] | None, num_labels: int, path: Path) -> S
     else:
         return names
     raise ModelError("a name for every class", found, "give them with `--label_space`", path)
-
-
-def _meta_model(model_type: type, config: SegformerConfig):
-    with torch.device("meta"):
-        return model_type(config)

@@ -7,13 +7,27 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerModel,
+)
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.build import quiet_transformers
+from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 from hf_urbanseg.models.convert import DECODER, ENCODER, HUB_ENCODER, Converted, find_size, stage_norms
 from hf_urbanseg.models.convert_decoder import linear_to_conv_decoder
-from hf_urbanseg.models.convert_keys import NVLABS_UNUSED, Layout, encoder_rules, nvlabs_decoder_rules
+from hf_urbanseg.models.convert_keys import (
+    LAYOUTS,
+    NVLABS_UNUSED,
+    Layout,
+    encoder_rules,
+    mmsegmentation_decoder_rules,
+    nvlabs_decoder_rules,
+)
 
 _FIXED = (
     "num_channels", "num_encoder_blocks", "sr_ratios", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios",
@@ -33,10 +47,11 @@ def load_hub_model(folder: str | Path) -> SegformerForSemanticSegmentation | Seg
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(folder)
-            if config.model_type != "segformer":
+            whole = config.model_type == SegformerConvDecoderConfig.model_type
+            if config.model_type != "segformer" and not whole:
                 raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", folder)
-            whole = "SegformerForSemanticSegmentation" in (config.architectures or [])
-            model, report = (SegformerForSemanticSegmentation if whole else SegformerModel).from_pretrained(
+            whole = whole or "SegformerForSemanticSegmentation" in (config.architectures or [])
+            model, report = (AutoModelForSemanticSegmentation if whole else SegformerModel).from_pretrained(
                 folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
             )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -65,12 +80,13 @@ def convert_from_hub(
     what backbones start from.
 
     Raises:
-        ModelError: A size or a configuration that neither layout knows.
+        ModelError: A size or a configuration that neither layout knows, or a decoder that this one doesn't.
     """
     config = model.config
     size = find_size(list(config.hidden_sizes), list(config.depths), path)
     stock = SegformerConfig()
-    for name in _FIXED:
+    kept = isinstance(config, SegformerConvDecoderConfig)
+    for name in (*_FIXED, "layer_norm_eps") if kept else _FIXED:
         found, expected = getattr(config, name), getattr(stock, name)
         if _plain(found) != _plain(expected):
             raise ModelError(f"`{name}` {expected} as in every SegFormer", f"{found}", "keep the folder", path)
@@ -83,7 +99,15 @@ def convert_from_hub(
         dropped["decoder"] = len(head)
     elif whole:
         tensors = {ENCODER + name: tensor for name, tensor in tensors.items()}
-        tensors |= {DECODER + k: v for k, v in _decoder_to_file(head, stage_norms(encoder), layout).items()}
+        if kept and layout != "mmsegmentation":
+            fix = "convert it `--to mmsegmentation`, or only the encoder with `--decoder drop`"
+            raise ModelError(f"a decoder that {LAYOUTS[layout]} can compute", "MMSegmentation's", fix, path)
+        converted = (
+            {rule.file: rule.to_file(head) for rule in mmsegmentation_decoder_rules()}
+            if kept
+            else _decoder_to_file(head, stage_norms(encoder), layout)
+        )
+        tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     return Converted(tensors, config, size, layout, len(state) - sum(dropped.values()), dropped)
 

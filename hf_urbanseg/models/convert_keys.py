@@ -59,6 +59,7 @@ _SHARED = {
     "attn.sr.": ("attention.sequence_reduction.sequence_reduction",),
     "attn.norm.": ("attention.sequence_reduction.layer_norm",),
 }
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _QUERY, _KEY, _VALUE = (f"attention.{letter}_proj" for letter in "qkv")
 
 # Names end where `weight` and `bias` follow: nn.MultiheadAttention says in_proj_weight, not in_proj.weight.
@@ -142,9 +143,21 @@ def nvlabs_decoder_rules(projections_as_conv: bool = False) -> list[Rule]:
                 Rule(f"linear_c{stage + 1}.proj.{kind}", hub, as_conv=projections_as_conv and kind == "weight")
             )
     rules.append(Rule("linear_fuse.conv.weight", ("linear_fuse.weight",)))
-    for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        rules.append(Rule(f"linear_fuse.bn.{kind}", (f"batch_norm.{kind}",)))
+    rules += [Rule(f"linear_fuse.bn.{kind}", (f"batch_norm.{kind}",)) for kind in _BATCH_NORM]
     return rules + [Rule(f"linear_pred.{kind}", (f"classifier.{kind}",)) for kind in ("weight", "bias")]
+
+
+def mmsegmentation_decoder_rules() -> list[Rule]:
+    """MMSegmentation's decoder as `SegformerConvDecodeHead` has it; all names without `decode_head.`."""
+    modules = {
+        f"convs.{stage}.": (f"linear_projections.{stage}.proj", f"linear_projections.{stage}.batch_norm")
+        for stage in range(4)
+    }
+    rules = []
+    for file, (conv, norm) in (modules | {"fusion_conv.": ("linear_fuse", "batch_norm")}).items():
+        rules.append(Rule(f"{file}conv.weight", (f"{conv}.weight",)))
+        rules += [Rule(f"{file}bn.{kind}", (f"{norm}.{kind}",)) for kind in _BATCH_NORM]
+    return rules + [Rule(f"conv_seg.{kind}", (f"classifier.{kind}",)) for kind in ("weight", "bias")]
 
 
 NVLABS_UNUSED = ("conv_seg.weight", "conv_seg.bias")

@@ -17,6 +17,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.utils import cached_file
 
 from hf_urbanseg.errors import ModelError, UrbanSegError
+from hf_urbanseg.models import conv_decode_head  # noqa: F401  the Auto classes know its model once it is imported
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
