@@ -25,12 +25,14 @@ class Licence:
         name: Where `id` is "other".
         link: Of the terms, *optional*.
         reasons: Sentences, one for the weights and one for the data.
+        terms: Name and link of everything that binds the weights.
     """
 
     id: str
     name: str | None
     link: str | None
     reasons: tuple[str, ...]
+    terms: tuple[tuple[str, str], ...] = ()
 
 
 def recognise_data(name: str) -> str | None:
@@ -52,13 +54,15 @@ def choose_licence(base: str | None, base_is_hub: bool, data: str, data_is_hub: 
     """
     terms = [_terms_of_base(base, base_is_hub), _terms_of_data(data, data_is_hub)]
     reasons = tuple(reason for *_, reason in terms)
-    binding = [(name, link) for name, link, _ in terms if name not in ("apache-2.0", "unknown")]
+    names = [name for name, *_ in terms]
+    binding = tuple((name, link) for name, link, _ in terms if name not in ("apache-2.0", "unknown"))
     if not binding:
-        unknown = any(name == "unknown" for name, *_ in terms)
-        return Licence("unknown" if unknown else "apache-2.0", None, None, reasons)
-    if [name for name, _ in binding] == ["cc-by-nc-sa-3.0"]:
-        return Licence("cc-by-nc-sa-3.0", None, None, reasons)
-    return Licence("other", "-and-".join(name for name, _ in binding), binding[0][1], reasons)
+        return Licence("unknown" if "unknown" in names else "apache-2.0", None, None, reasons)
+    if {name for name, _ in binding} == {"cc-by-nc-sa-3.0"} and "unknown" not in names:
+        return Licence("cc-by-nc-sa-3.0", None, None, reasons, binding)
+    # What is known must not sound as if it were all.
+    name = "-and-".join([name for name, _ in binding] + ["unknown-terms"] * ("unknown" in names))
+    return Licence("other", name, binding[0][1], reasons, binding)
 
 
 def _terms_of_base(base: str | None, is_hub: bool) -> tuple[str, str | None, str]:

@@ -1,5 +1,6 @@
 """Markdown in which nothing that comes from data means anything: neither Markdown, nor HTML, nor a table's bar."""
 
+import math
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -13,12 +14,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 _ENTITIES = {character: f"&#{ord(character)};" for character in "\\|`$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _ESCAPED = re.compile(r"[\\|`$&<>*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
 _AT_START = re.compile(r"^(?:[-+#=]|\d+(?=[.)](?:\s|$)))")
+_LONGEST = 1000  # characters of one text; the Hub reads no card above 10 MB
 _JOINER = "\u200d"  # inside emoji; Unicode calls it unprintable
 
 
 def flatten(text: object) -> str:
-    """One line without control characters, lone surrogates and marks that turn the direction of writing."""
+    """One line without control characters, lone surrogates and marks that turn the direction of writing; not endless."""
     text = " ".join(str(text).split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 2]} …"
     return "".join(one if one.isprintable() or one == _JOINER else "\ufffd" for one in text)
 
 
@@ -60,8 +64,8 @@ def quote_path(path: str) -> Markup:
 
 
 def format_percent(value: float | None, digits: int = 2) -> Markup:
-    """0.1234 -> 12.34, None -> a dash."""
-    return Markup("–" if value is None else f"{100 * value:.{digits}f}")
+    """0.1234 -> 12.34; None and NaN -> a dash."""
+    return Markup("–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}")
 
 
 def format_count(value: float | None) -> Markup:

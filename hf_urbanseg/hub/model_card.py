@@ -11,28 +11,30 @@ import re
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
 
 from hf_urbanseg import __version__
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.card_sections import (
     describe_failures,
+    describe_files,
     describe_limits,
     describe_selection,
-    describe_training,
     measure_command,
 )
+from hf_urbanseg.hub.card_training import describe_training
 from hf_urbanseg.hub.citations import BIBTEX, choose_citations
+from hf_urbanseg.hub.front_matter import build_front_matter, slugify
 from hf_urbanseg.hub.licence import Licence, choose_licence
 from hf_urbanseg.hub.local_paths import list_local_folders, remove_local_paths, shorten_options
-from hf_urbanseg.hub.markdown import flatten, render_markdown
+from hf_urbanseg.hub.markdown import render_markdown
 from hf_urbanseg.hub.run_summary import RunSummary
 from hf_urbanseg.reports.tables import build_class_table
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
-_SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
+_MOST_OVERLAYS, _MOST_NOTES = 12, 20
+_LONGEST_RECIPE = 20_000  # characters; the Hub reads no card above 10 MB, and a reader none of that length
 _MARK = re.compile(r"\n<!-- hf_urbanseg wrote this card; sha256 of the text above: ([0-9a-f]{64}) -->\s*\Z")
 
 
@@ -61,7 +63,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     data = summary.metrics.get("data") or {}
     context = {
         "run": summary,
-        "repo_id": repo_id or f"user/{_slug(summary.folder)}",
+        "repo_id": repo_id or f"user/{slugify(summary.folder)}",
         "named": repo_id is not None,
         "licence": licence,
         "split": shown,
@@ -69,20 +71,22 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
         "columns": _columns(scores),
         "selection": describe_selection(summary, shown),
-        "command": measure_command(summary, shown, repo_id or f"user/{_slug(summary.folder)}") if shown else "",
+        "command": measure_command(summary, shown, repo_id or f"user/{slugify(summary.folder)}") if shown else "",
         "failures": describe_failures(summary, shown, pictures) if shown else [],
         "overlays": summary.list_pictures("overlays") if pictures else [],
+        "most": _MOST_OVERLAYS,
+        "most_notes": _MOST_NOTES,
         "images": data.get("images") or {},
         "notes": data.get("notes") or [],
         "distribution": _distribution(summary),
         "training": describe_training(summary),
         "limits": describe_limits(summary, shown),
-        "recipe": remove_local_paths(recipe, summary.local_folders) if options else "",
-        "environment": summary.metrics.get("environment") or {},
+        "recipe": remove_local_paths(recipe, summary.local_folders) if options and len(recipe) < _LONGEST_RECIPE else "",
+        "files": describe_files(summary, shown),
         "citations": "\n".join(BIBTEX[key] for key in _citations(summary, scores)),
         "version": __version__,
     }
-    front = _front_matter(summary, licence, repo_id)
+    front = build_front_matter(summary, licence, repo_id)
     return _finish(front, render_markdown("model_card.md.j2", **context))
 
 
@@ -99,7 +103,7 @@ def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
     summary = RunSummary.read(run, f"checkpoint-{step}")
     licence = _licence(summary)
     context = {"run": summary, "licence": licence, "step": step, "max_steps": max_steps, "version": __version__}
-    return _finish(_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context))
+    return _finish(build_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context))
 
 
 def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool = True) -> bool:
@@ -156,50 +160,6 @@ def _hash(text: str) -> str:
 
 def _licence(summary: RunSummary) -> Licence:
     return choose_licence(summary.base, summary.base_is_hub, summary.data_name, summary.data_is_hub)
-
-
-def _front_matter(summary: RunSummary, licence: Licence, repo_id: str | None = None) -> str:
-    base = summary.base if summary.base_is_hub else None
-    kinds = [summary.data_kind, "cityscapes" if "cityscapes" in (summary.base or "").lower() else None]
-    results = [
-        EvalResult(
-            task_type="image-segmentation",
-            task_name="Semantic segmentation",
-            dataset_type=summary.data_name if summary.data_is_hub else _slug(summary.data_name),
-            dataset_name=flatten(summary.data_title),
-            dataset_split=split,
-            metric_type=key,
-            metric_name=name,
-            metric_value=scores[key],
-            metric_args={key: scores[key] for key in ("protocol", "num_images") if key in scores},
-        )
-        for split, scores in summary.splits.items()
-        for key, name in _SCORES
-        if scores.get(key) is not None
-    ]
-    data = ModelCardData(
-        license=licence.id,
-        license_name=licence.name,
-        license_link=licence.link if licence.id == "other" else None,
-        library_name="transformers",
-        pipeline_tag="image-segmentation",
-        base_model=base,
-        base_model_relation="finetune" if base else None,
-        datasets=[summary.data_name] if summary.data_is_hub else None,
-        tags=["segformer", "semantic-segmentation", *dict.fromkeys(filter(None, kinds)), "hf_urbanseg"],
-        metrics=["mean_iou"],
-        model_name=_slug(repo_id.rpartition("/")[2] if repo_id else summary.folder) if results else None,
-        eval_results=results or None,
-    )
-    return data.to_yaml(line_break="\n")
-
-
-def _slug(name: str | Path) -> str:
-    """A name that the Hub takes as one: `[\\w.-]`, up to 96 characters."""
-    if isinstance(name, Path):
-        name = name.resolve().name
-    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")
-    return re.sub(r"([-.])[-.]+", r"\1", slug)[:90].rstrip("-.") or "model"
 
 
 def _columns(scores: dict) -> list[tuple[str, str]]:

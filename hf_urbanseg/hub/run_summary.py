@@ -176,7 +176,8 @@ def _read_json(path: Path, local_folders: tuple[str, ...]) -> Mapping:
     """Its content; empty if there is no such file."""
     try:
         # Before anything is escaped: what is escaped no longer looks like a path.
-        content = json.loads(remove_local_paths(path.read_text(encoding="utf-8"), local_folders))
+        text = remove_local_paths(path.read_text(encoding="utf-8"), local_folders)
+        content = json.loads(text, parse_constant=lambda _: None)  # NaN, which others' JSON may hold, is no number
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -1,0 +1,81 @@
+"""The front matter of a model's card: what the Hub's filters, links and table of results are made of."""
+
+import re
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from hf_urbanseg.hub.licence import Licence
+from hf_urbanseg.hub.markdown import flatten
+from hf_urbanseg.hub.run_summary import RunSummary
+
+_SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
+# js-yaml, which the Hub reads with, takes `1e3` and `0o17` for numbers; PyYAML does not, and leaves them unquoted.
+_NUMBER_LIKE = re.compile(r"[-+.]?[0-9]")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that some reader of YAML could take for a number."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str):
+    style = '"' if _NUMBER_LIKE.match(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | None = None) -> str:
+    """YAML without its fences; scores are in [0, 1], as `evaluate`'s mean_iou gives them.
+
+    Args:
+        summary: Of the run; one that was not measured has no table of results.
+        licence: Of the weights.
+        repo_id: `user/name`, *optional*: its name becomes the model's, and each score says where it comes from.
+    """
+    base = summary.base if summary.base_is_hub else None
+    kinds = [summary.data_kind, "cityscapes" if "cityscapes" in (summary.base or "").lower() else None]
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            task_name="Semantic segmentation",
+            dataset_type=summary.data_name if summary.data_is_hub else slugify(summary.data_name),
+            dataset_name=flatten(summary.data_title),
+            dataset_split=split,
+            metric_type=key,
+            metric_name=name,
+            metric_value=scores[key],
+            metric_args={key: scores[key] for key in ("protocol", "num_images") if key in scores},
+            source_name="metrics.json" if repo_id else None,
+            source_url=f"https://huggingface.co/{repo_id}/blob/main/metrics.json" if repo_id else None,
+        )
+        for split, scores in summary.splits.items()
+        for key, name in _SCORES
+        if scores.get(key) is not None
+    ]
+    data = ModelCardData(
+        license=licence.id,
+        license_name=licence.name,
+        license_link=licence.link if licence.id == "other" else None,
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=[summary.data_name] if summary.data_is_hub else None,
+        tags=["segformer", "semantic-segmentation", *dict.fromkeys(filter(None, kinds)), "hf_urbanseg"],
+        metrics=["mean_iou"],
+        model_name=slugify(repo_id.rpartition("/")[2] if repo_id else summary.folder) if results else None,
+        eval_results=results or None,
+    )
+    text = yaml.dump(data.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.rstrip("\n")
+
+
+def slugify(name: str | Path) -> str:
+    """A name that the Hub takes as one: `[\\w.-]`, up to 96 characters."""
+    if isinstance(name, Path):
+        name = name.resolve().name
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")
+    return re.sub(r"([-.])[-.]+", r"\1", slug)[:90].rstrip("-.") or "model"
