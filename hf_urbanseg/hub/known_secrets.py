@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -51,6 +51,16 @@ def list_known_secrets(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
     for path in (home / ".git-credentials", home / ".config" / "git" / "credentials"):
         yield from _secrets_in_urls(_read(path), f"a password of {path}")
     yield from _secrets_of(_read_assignments(home / ".aws" / "credentials"), "of the AWS credentials")
+
+
+def list_given_secrets(words: Sequence[str]) -> Iterator[str]:
+    """What a command line gives to an option for secrets, a misspelt one (`--hub_tokn`) included."""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if re.match(r"--?[\w-]*?(?:to?k|secret|passw|key)", name, re.IGNORECASE):
+            value = value if equals else following
+            if value and not value.startswith("-"):
+                yield value
 
 
 def _forms(folder: Path) -> set[Path]:

@@ -5,6 +5,7 @@ import html
 import json
 import mmap
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
@@ -13,11 +14,12 @@ from urllib.parse import quote
 
 import markupsafe
 
-from hf_urbanseg.hub.known_secrets import list_known_secrets
+from hf_urbanseg.hub.known_secrets import list_given_secrets, list_known_secrets
 from hf_urbanseg.hub.markdown import escape_markdown
 from hf_urbanseg.hub.pictures import read_texts
 
 LOOKS_LIKE_ONE = "something like a token or password"
+_HIDDEN = "<token>"
 # What a token looks like, whoever's it is. Each after a text that it holds: to look for that first is much faster.
 # No word must end in front of hf_ and the like: in JSON and URLs an escape's last letter may stand there.
 _SHAPES = tuple(
@@ -65,7 +67,7 @@ def _is_distinct(value: str) -> bool:
     kinds = sum(bool(re.search(kind, value)) for kind in (r"[a-z]", r"[A-Z]", r"\d", r"[^A-Za-z\d]"))
     if len(value) < (_SHORTEST if kinds >= 3 else _SHORTEST_WORD) or len(set(value)) < 5:
         return False
-    return kinds > 2 or value not in _read_own_words()
+    return value not in _read_own_words()
 
 
 @cache
@@ -105,12 +107,30 @@ def find_secret(content: bytes | mmap.mmap, secrets: Iterable[str]) -> str | Non
     return None
 
 
+def hide_secrets(text: str, *tokens: str | None) -> str:
+    """`text` with what looks like a token, what this machine knows and what the command line gives blotted out.
+
+    Args:
+        text: For people: an error, a line of a log.
+        tokens: Further secrets.
+    """
+    given = [*list_given_secrets(sys.argv[1:]), *filter(None, tokens)]
+    for secret in sorted({*collect_secrets([Path.cwd()]), *given}, key=len, reverse=True):
+        # A short word that was given must not be blotted out inside of others.
+        edge = r"\b" if len(secret) < _SHORTEST and secret.isalnum() else ""
+        for form in sorted({secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}, key=len, reverse=True):
+            text = re.sub(f"{edge}{re.escape(form)}{edge}", _HIDDEN, text)
+    content = text.encode("utf-8", "surrogateescape")
+    for _, shape in _SHAPES:
+        content = shape.sub(lambda match: _HIDDEN.encode() if _is_token(match) else match[0], content)
+    return content.decode("utf-8", "surrogateescape")
+
+
 @cache
 def _encode(secret: str) -> tuple[bytes, ...]:
     escaped = {
         secret, html.escape(secret), html.escape(secret, quote=False), secret.replace("'", "''"),
-        str(markupsafe.escape(secret)),
-        str(escape_markdown(secret)), repr(secret)[1:-1],
+        str(markupsafe.escape(secret)), str(escape_markdown(secret)), repr(secret)[1:-1],
         *(json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)),
         *(json.dumps(secret)[1:-1].replace("/", sign) for sign in (r"\/", r"\u002f")),
     }  # fmt: skip
@@ -131,14 +151,15 @@ def _encode(secret: str) -> tuple[bytes, ...]:
 
 def _has_shape(text: bytes | mmap.mmap) -> bool:
     for literal, shape in _SHAPES:
-        if text.find(literal) >= 0:
-            for match in shape.finditer(text):
-                if not match.lastindex or _is_random(match[1].replace(b"\0", b"")):
-                    return True
+        if text.find(literal) >= 0 and any(_is_token(match) for match in shape.finditer(text)):
+            return True
     return False
 
 
-def _is_random(word: bytes) -> bool:
+def _is_token(match: re.Match) -> bool:
     """Not a name such as hf_segformerfinetunedcityscapes."""
-    kinds = [bool(re.search(kind, word)) for kind in (rb"[a-z]", rb"[A-Z]", rb"\d")]
-    return all(kinds[:2]) or (len(word) >= 30 and sum(kinds) > 1)
+    if not match.lastindex:
+        return True
+    word = match[1].replace(b"\0", b"")
+    small, capital, digit = (bool(re.search(kind, word)) for kind in (rb"[a-z]", rb"[A-Z]", rb"\d"))
+    return (small and capital) or (len(word) >= 30 and digit and (small or capital))
