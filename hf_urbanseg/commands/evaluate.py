@@ -112,9 +112,9 @@ def _evaluate() -> None:
             failure_rule=describe_rule(args.failures, args.failures_per_class),
         )
     print_class_table(result, data.label_space, title=f"{split} of {data.name}, {len(dataset)} images, {protocol}")
-    line = f"{split} mIoU {result['mean_iou']:.6f}"
+    line = f"{split} mIoU {result['mean_iou']:.2%}"
     if interval := result["confidence_interval"]:
-        line += f" ({interval['confidence']:.0%} interval over images: {interval['low']:.4f} to {interval['high']:.4f})"
+        line += f" ({interval['confidence']:.0%} interval over images: {interval['low']:.2%} to {interval['high']:.2%})"
     print(line)
     for written in filter(None, (args.output, args.report)):
         print(f"written: {written}")

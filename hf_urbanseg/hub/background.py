@@ -129,8 +129,9 @@ class BackgroundPublisher:
         """
         deadline = time.monotonic() + timeout
         with self._changed:
-            self._changed.wait_for(lambda: not self._busy and self._waiting is None, deadline - time.monotonic())
-            late = self._busy or self._waiting is not None
+            if not self._changed.wait_for(self._is_idle, min(timeout, 2.0)):
+                logger.info("waiting for the push to %s, at most %g s", self.repo_id, timeout)
+            late = not self._changed.wait_for(self._is_idle, deadline - time.monotonic())
             self._closed = True
             self._changed.notify_all()
         if late:
@@ -144,6 +145,9 @@ class BackgroundPublisher:
             return PushStatus(True, line, self._result)
         line = f"owed to {self.repo_id}: {', '.join(owed)} ({failure.get('text', 'not pushed')}); complete it with "
         return PushStatus(False, f"{line}`python scripts/publish.py {self.run}`", self._result)
+
+    def _is_idle(self) -> bool:
+        return not self._busy and self._waiting is None
 
     def _work(self) -> None:
         silence_retries()

@@ -31,7 +31,7 @@ def test_evaluate__reproduces_the_reported_numbers(run, tmp_path, evaluate_run, 
         assert json.loads((tmp_path / split / "metrics.json").read_text())["splits"][split] == reported[split]
         for name in (f"per_image_{split}.json", f"per_class_{split}.csv", f"per_class_{split}.md"):
             assert (tmp_path / split / name).read_bytes() == (run / name).read_bytes()
-    assert f"validation mIoU {reported['validation']['mean_iou']:.6f}" in capsys.readouterr().out
+    assert f"validation mIoU {reported['validation']['mean_iou']:.2%}" in capsys.readouterr().out
 
 
 def test_evaluate__counts_per_image_add_up(run):

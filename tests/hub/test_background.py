@@ -242,6 +242,16 @@ def test_finish__waits_no_longer_than_asked(hub_here, run, caplog):
     assert not _warnings(caplog)  # the status has said it
 
 
+def test_finish__says_what_it_waits_for(hub_here, run, caplog):
+    hub_here.fail("hang", matching="lfs-put", times=99)
+    publisher = BackgroundPublisher(run, "user/name", timeout=60)
+    publisher.submit(collect_repository(run), "The end", "final")
+    publisher.finish(2.5)
+    assert "waiting for the push to user/name, at most 2.5 s" in [one.getMessage() for one in caplog.records]
+    hub_here.heal()
+    publisher._thread.join(20)
+
+
 def test_finish__nothing_submitted(hub_here, run):
     status = BackgroundPublisher(run, "user/name").finish(20)
     assert (status.done, status.line) == (True, "nothing was pushed")

@@ -152,7 +152,7 @@ def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_wit
     for metric in results[0]["metrics"]:
         assert metric["value"] == found[metric["type"]]
     assert f"**{100 * found['mean_iou']:.2f} % mIoU**" in card
-    assert f"test mIoU {found['mean_iou']:.6f}" in done.stdout
+    assert f"test mIoU {found['mean_iou']:.2%}" in done.stdout
     assert "splits: as user/name was trained, from its splits.yaml" in done.stderr
 
 
