@@ -26,6 +26,7 @@ _ESCAPES: tuple[Callable[[str], str], ...] = (
     str,
     lambda name: json.dumps(name)[1:-1],
     lambda name: json.dumps(name, ensure_ascii=False)[1:-1],
+    lambda name: json.dumps(name)[1:-1].replace("/", r"\/"),
     html.escape,
     lambda name: str(markupsafe.escape(name)),
     lambda name: name.replace("'", "''"),
@@ -37,7 +38,8 @@ _ESCAPES: tuple[Callable[[str], str], ...] = (
 )
 # A piece of a path ends at the first sign that a path seldom has; \u00e9 is a letter in JSON.
 _PIECE = r"(?:\\u[0-9a-fA-F]{4}|[^\s/\\\"'`<>|:;,(){}\[\]&])+"
-_SEPARATOR = r"(?:/|\\/|%2[Ff]|\\(?!u[0-9a-fA-F]{4}))+"
+# Between pieces; JSON doubles the backslash of Windows, where a single one begins an escape.
+_SEPARATORS = {"posix": r"(?:\\?/|%2[Ff]|%5[Cc])+", "windows": r"[\\/]+", "windows in JSON": r"(?:\\\\|/)+"}
 # Not in the middle of a URL or of a longer path, but after "\n" as JSON writes it, %20 and an option such as -I.
 _BEGIN = r"(?:(?<![\w./\\~-])|(?<=\\[nrt])|(?<=%[0-9A-F]{2})|(?<=[\s\"'\[,]-[A-Z]))"
 _FILE_URL = r"(?:file:/{0,3}|file%3A(?:%2F){0,3})?"
@@ -87,7 +89,9 @@ def list_local_folders(run: Path, options: dict) -> list[str]:
     paths += [constants.HF_HOME, constants.HF_HUB_CACHE]
     paths += [os.environ.get(name) for name in ("TORCH_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")]
     paths += [sys.prefix, sys.base_prefix, Path(__file__).parents[2]]
-    paths += [os.path.expanduser(value) for key, value in options.items() if key in PATH_OPTIONS and _is_local(value)]
+    for value in (options.get(key) for key in PATH_OPTIONS):
+        if isinstance(value, str) and (_is_local(value) or os.path.lexists(value)):
+            paths.append(os.path.expanduser(value))
     named = {value for value in _list_texts(options) if is_absolute(value)}
     if len((folder := Path(os.path.abspath(run)).parent).parts) > 2:
         paths.append(folder)  # of other runs
@@ -117,22 +121,34 @@ def remove_local_paths(text: str, folders: Iterable[str]) -> str:
     What was valid JSON or HTML stays so. URLs of the web and paths that only end like one of `folders` stay.
     """
     last = {form: name for folder in folders for form, name in _spell(folder) if form in text}
+    for kind, separator in _SEPARATORS.items():
+        text = _cut(text, {form: name for form, name in last.items() if _kind(form) == kind}, separator)
+    return text
+
+
+def _kind(form: str) -> str:
+    windows = re.match(r"[A-Za-z]:|\\\\", form)
+    return "posix" if not windows else "windows in JSON" if r"\\" in form[2:] else "windows"
+
+
+def _cut(text: str, last: dict[str, str], separator: str) -> str:
+    """`text` with every path into a key of `last` cut to its last name, or to the value if it is the folder itself."""
     if not last:
         return text
     names = "|".join(map(re.escape, sorted(last, key=len, reverse=True)))
     # In quotation marks a path may hold spaces, if another piece follows them.
     quoted = "|".join(
-        rf"(?<={mark}){_FILE_URL}(?:{names})(?=[/\\])(?:(?!\s[/~]|[,;])[^{mark}\n]){{0,300}}?\s"
-        rf"(?:(?!\s[/~]|[,;])[^{mark}\n]){{0,300}}{_SEPARATOR}"
+        rf"(?<={mark}){_FILE_URL}(?:{names})(?={separator})(?:(?!\s[/~]|[,;])[^{mark}\n]){{0,300}}?\s(?![/~])"
+        rf"(?:(?!\s[/~]|[,;])[^{mark}\n]){{0,300}}{separator}"
         rf"(?P<quoted{number}>(?:\\u[0-9a-fA-F]{{4}}|[^{mark}\n/\\,;])+)(?={mark})"
         for number, mark in enumerate("\"'`")
     )
-    plain = rf"{_BEGIN}{_FILE_URL}(?P<folder>{names})(?P<rest>(?:{_SEPARATOR}{_PIECE})*)(?:{_SEPARATOR})?(?![\w-])"
+    plain = rf"{_BEGIN}{_FILE_URL}(?P<folder>{names})(?P<rest>(?:{separator}{_PIECE})*)(?:{separator})?(?![\w-])"
 
     def shorten(match: re.Match) -> str:
         if match["folder"] is None:
             return match[match.lastgroup]
-        return re.split(_SEPARATOR, match["rest"])[-1] or last[match["folder"]]
+        return re.split(separator, match["rest"])[-1] or last[match["folder"]]
 
     return re.sub(f"{quoted}|{plain}", shorten, text)
 

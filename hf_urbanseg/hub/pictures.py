@@ -30,6 +30,7 @@ def _read_png(content: bytes | mmap.mmap) -> Iterator[bytes]:
         if kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf"):
             data = content[at + 8 : at + 8 + length]
             yield data
+        if kind in (b"zTXt", b"iTXt"):
             packed = data.split(b"\0", 1)[-1]
             # After the keyword: zTXt has a method; iTXt a flag, a method, and two words that end in NUL.
             packed = packed[1:] if kind == b"zTXt" else packed[2:].split(b"\0", 2)[-1]

@@ -108,7 +108,8 @@ def test_find_secret__percent_signs_in_small_letters():
     "text",
     [
         SHAPED, f"x{SHAPED}", f"token%3D{SHAPED}", json.dumps(f"line\n{SHAPED}"), f"run_{SHAPED}.png",
-        f"hf_oauth_{PLAIN}", "hf_" + hashlib.sha256(b"a").hexdigest()[:34], f"api_org_{SHAPED[3:]}", f"ghp_{SHAPED[3:]}",
+        f"hf_oauth_{PLAIN}", "hf_" + hashlib.sha256(b"a").hexdigest()[:34], f"api_org_{SHAPED[3:]}",
+        f"ghp_{SHAPED[3:]}",
         f"glpat-{SHAPED[3:]}",
         f"github_pat_{SHAPED[3:]}", f"key sk-{SHAPED[3:]}", "id AKIAIOSFODNN7EXAMPLE", f"xoxb-{SHAPED[3:]}",
         f"Authorization: Bearer {SHAPED[3:]}", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abc",
