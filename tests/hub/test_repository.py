@@ -1,12 +1,14 @@
 import getpass
 import json
 import os
+import socket
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
 import yaml
+from clean_machine import elsewhere  # noqa: F401
 from run_folders import FORBIDDEN, build_png, build_run, hash_tree, plant_forbidden, read_content, read_tree
 from safetensors.numpy import save_file
 
@@ -15,18 +17,6 @@ from hf_urbanseg.hub.repository import check_files, collect_checkpoint, collect_
 
 SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OPAQUE = "0123456789abcdef0123456789abcdef01234567"  # as a key of Weights & Biases: no shape tells that it is one
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """A working and a home folder without anybody's secrets."""
-    for name in ("work", "home"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
-    for name in [name for name in os.environ if "TOKEN" in name or "KEY" in name]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -134,6 +124,80 @@ def test_collect_repository__a_linked_folder_brings_nothing_in(run, tmp_path):
 def test_collect_repository__the_run_itself_may_be_a_link(run, tmp_path):
     (tmp_path / "latest").symlink_to(run)
     assert set(collect_repository(tmp_path / "latest")) == set(collect_repository(run))
+
+
+def test_collect_repository__a_model_that_is_a_link_into_a_cache(run, tmp_path):
+    (tmp_path / "blob").write_bytes((run / "model.safetensors").read_bytes())
+    (run / "model.safetensors").unlink()
+    (run / "model.safetensors").symlink_to(tmp_path / "blob")
+    with pytest.raises(ModelError, match=r"found model.safetensors as a link to something that is not pushed; put the"):
+        collect_repository(run)
+
+
+def test_collect_repository__traps_of_every_kind_stay(run, tmp_path, caplog):
+    before = set(collect_repository(run, tensorboard=True))
+    overlays = run / "overlays"
+    (overlays / "dangling.png").symlink_to("nowhere.png")
+    (overlays / "loop.png").symlink_to("loop.png")
+    (overlays / "folder.png").mkdir()
+    (overlays / "folder.png" / "a.png").write_bytes(build_png())
+    os.mkfifo(overlays / "pipe.png")
+    os.mkfifo(run / "per_class_pipe.csv")
+    os.mkfifo(run / ".env")
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(overlays)
+        server.bind("socket.png")
+    os.chdir(tmp_path / "work")
+    os.link(_write(run / "optimizer.pt", b"PK optimizer"), overlays / "hard.png")
+    os.link(_write(tmp_path / "notes.txt", b"notes"), overlays / "hard2.png")
+    for name in ("a\nb.png", "\u202ea.png", "a\\b.png", "..png", "...png", "A.PNG", "a.png.txt", "a.png "):
+        _write(overlays / name, build_png())
+    _write(Path(os.fsdecode(os.fsencode(overlays) + b"/\xff.png")), build_png())
+    for name in ("METRICS.JSON", "Model.safetensors", "OVERLAYS/a.png", "wandb/config.yaml", "wandb/a.png", "core.123",
+                 "overlays.png", "runs/tfevents.txt", "runs/a/b/events.out.tfevents.1", "runs/x/events.out.tfevents.1",
+                 "model-1.safetensors", "per_class_.exe", "metrics.json~", "metrics.json.lock", ".git/README.md",
+                 "overlays/.git/a.png", "checkpoint-4/README.md", "failures/a.PNG"):  # fmt: skip
+        _write(run / name, b"trap")
+    for name in ("scène – 1.png", "a b.png", "'quoted\".png", "%2e%2e.png", "a..b.png"):
+        _write(overlays / name, build_png())
+        before.add(f"overlays/{name}")
+    assert set(collect_repository(run, tensorboard=True)) == before
+    assert caplog.text.count("a name that not every system can hold") == 4
+    assert caplog.text.count("is not what its name says") == 2
+    assert all(line.isprintable() for line in caplog.text.splitlines())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_collect_repository__a_run_that_is_a_loop(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ModelError, match="expected the folder of a run; found none"):
+        collect_repository(tmp_path / "loop")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "overlays/scene.png", "model.safetensors", "recipe.yaml"])
+def test_collect_repository__a_file_that_can_not_be_read_is_named(run, monkeypatch, name):
+    def refuse(path, *args, **kwargs):
+        if path == run / name:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", refuse)  # nothing stops root from reading
+    with pytest.raises(DataError, match=rf"{name}: expected .*; found Permission"):
+        collect_repository(run)
+
+
+def test_collect_repository__a_file_that_vanishes_is_named(run, monkeypatch):
+    monkeypatch.setattr(
+        "hf_urbanseg.hub.repository.list_local_folders", lambda *_: (run / "report.html").unlink() or []
+    )
+    with pytest.raises(DataError, match=r"report.html: expected a readable file; found No such file or directory"):
+        collect_repository(run)
 
 
 # ---- paths of this machine ----
@@ -264,6 +328,15 @@ def _by_dotenv_of_the_working_folder(monkeypatch, run):
     return f"the value of HF_TOKEN in {Path.cwd() / '.env'}; "
 
 
+def _by_dotenv_of_the_data(monkeypatch, run):
+    data = run.parent / "disk" / "kitti"
+    data.mkdir(parents=True)
+    (data.parent / ".env").write_text(f"API_KEY={OPAQUE}\n")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {"data_dir": str(data)}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return f"the value of API_KEY in {data.parent / '.env'}; "
+
+
 def _by_login(monkeypatch, run):
     (Path.home() / "token").write_text(OPAQUE + "\n")
     return "the token that `hf auth login` saved; "
@@ -283,7 +356,8 @@ def _by_netrc(monkeypatch, run):
 @pytest.mark.parametrize(
     "known",
     [
-        _by_environment, _by_dotenv_of_the_run, _by_dotenv_of_the_working_folder, _by_login, _by_a_second_login,
+        _by_environment, _by_dotenv_of_the_run, _by_dotenv_of_the_working_folder, _by_dotenv_of_the_data,
+        _by_login, _by_a_second_login,
         _by_netrc,
     ],
 )  # fmt: skip
@@ -300,18 +374,8 @@ def test_collect_repository__refuses_the_token_it_is_given(run):
         collect_repository(run, token=OPAQUE)
 
 
-@pytest.mark.parametrize(
-    "chunk",
-    [
-        (b"tEXt", b"Comment\0" + SECRET.encode()),
-        (b"zTXt", b"Comment\0\0" + zlib.compress(SECRET.encode())),
-        (b"iTXt", b"Comment\0\x01\0en\0Kommentar\0" + zlib.compress(SECRET.encode())),
-        (b"iTXt", b"Comment\0\0\0en\0Kommentar\0" + SECRET.encode()),
-        (b"eXIf", b"MM\0*" + SECRET.encode()),
-    ],
-)
-def test_collect_repository__refuses_a_token_in_a_picture(run, chunk):
-    (run / "overlays" / "scene.png").write_bytes(build_png(chunk))
+def test_collect_repository__refuses_a_token_in_a_picture(run):
+    (run / "overlays" / "scene.png").write_bytes(build_png((b"zTXt", b"Comment\0\0" + zlib.compress(SECRET.encode()))))
     _refuses(run, "overlays/scene.png")
 
 
@@ -336,9 +400,14 @@ def test_check_files__refuses_a_token_in_a_name_without_showing_it():
 
 
 def test_collect_repository__ordinary_words_are_no_secrets(run, monkeypatch):
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setenv("SOME_TOKEN", "none")
-    (run / "README.md").write_text("---\nlicense: mit\n---\nhf_urbanseg, hf_hub_download: false, none\n")
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false", "SOME_TOKEN": "none", "TOKEN_LIMIT": "100000000000",
+        "MY_KEY": "segmentation",
+        "TOKEN_URL": "https://huggingface.co", "HF_TOKEN_PATH": "/home/x/token-of-hf", "GITHUB_ACTIONS": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    text = "segmentation, hf_urbanseg: false, none, 100000000000, https://huggingface.co, /home/x/token-of-hf\n"
+    (run / "README.md").write_text(f"---\nlicense: mit\n---\n{text}")
     assert "README.md" in collect_repository(run)
 
 
