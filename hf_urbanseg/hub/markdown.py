@@ -19,7 +19,7 @@ _JOINER = "\u200d"  # inside emoji; Unicode calls it unprintable
 
 
 def flatten(text: object) -> str:
-    """One line without control characters, lone surrogates and marks that turn the direction of writing; not endless."""
+    """One line of bounded length, without control characters, lone surrogates and marks that turn the direction."""
     text = " ".join(str(text).split())
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST - 2]} …"

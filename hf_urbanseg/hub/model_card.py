@@ -59,7 +59,8 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     shown = next(iter(summary.splits), None)
     scores = summary.splits.get(shown) or {}
     options = shorten_options(dict(summary.recipe))
-    recipe = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    recipe = yaml.safe_dump(options, sort_keys=False, allow_unicode=True) if options else ""
+    recipe = remove_local_paths(recipe, summary.local_folders) if len(recipe) <= _LONGEST_RECIPE else ""
     data = summary.metrics.get("data") or {}
     context = {
         "run": summary,
@@ -81,7 +82,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "distribution": _distribution(summary),
         "training": describe_training(summary),
         "limits": describe_limits(summary, shown),
-        "recipe": remove_local_paths(recipe, summary.local_folders) if options and len(recipe) < _LONGEST_RECIPE else "",
+        "recipe": recipe,
         "files": describe_files(summary, shown),
         "citations": "\n".join(BIBTEX[key] for key in _citations(summary, scores)),
         "version": __version__,

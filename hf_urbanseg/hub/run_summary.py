@@ -93,7 +93,8 @@ class RunSummary:
     @cached_property
     def data_name(self) -> str:
         """As the run's log has it: `kitti`, or the Hub id."""
-        if name := (self.metrics.get("data") or {}).get("name"):
+        name = (self.metrics.get("data") or {}).get("name")
+        if name and str(name).strip():
             return str(name)
         if source := self.weights.get("source"):
             return str(source).split(", train")[0]

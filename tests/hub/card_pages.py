@@ -5,9 +5,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import ModelCard
+from loopback_cards import read_front_matter
 from markdown_it import MarkdownIt
 from run_folders import build_png
 
+from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.recipe import load_recipe
@@ -103,3 +106,11 @@ class Page(HTMLParser):
 
 def read_block(card: str, language: str, number: int = 0) -> str:
     return re.findall(rf"^```{language}\n(.*?)\n```$", card, re.DOTALL | re.MULTILINE)[number]
+
+
+def accept(hub, card: str) -> None:
+    """Pushes a card, which the Hub checks first, and reads it back."""
+    publish({"README.md": card.encode()}, "user/check")
+    assert "validate-yaml" in hub.names()
+    assert hub.tree("user/check")["README.md"].decode() == card
+    assert ModelCard.load("user/check").data.to_dict() == read_front_matter(card)

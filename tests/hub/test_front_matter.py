@@ -1,12 +1,17 @@
 """What the Hub reads of a card."""
 
 import json
+import re
 
-from card_pages import build_card_run
-from huggingface_hub import ModelCard
-from loopback_cards import read_front_matter
+import pytest
+from card_pages import accept, build_card_run
+from huggingface_hub import ModelCard, metadata_eval_result
+from loopback_cards import FRONT_MATTER, check_card, read_front_matter
 
+from hf_urbanseg.hub.front_matter import slugify
+from hf_urbanseg.hub.markdown import flatten
 from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.reports.run_files import write_json
 
 
 def test_build_model_card__model_index_holds_every_split(tmp_path):
@@ -39,3 +44,77 @@ def test_build_model_card__folders_are_no_base_model(tmp_path, monkeypatch):
     assert "base_model" not in front
     assert front["license"] == "cc-by-nc-sa-3.0"
     assert "datasets" not in front
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no", "on", "null", "8", "1e3", "0o17", "0x1F", ".inf", "2024-01-01", "12:30:45", "a: b", "- a", "#x", "{a: 1}",
+     "%", "@x", "!!python/object:os.system", "&a", "*a", "'", '"', "---", "...", "\u2028x", "x\x85", "\ufeffx", "é 🚗",
+     "a\tb", "~", "<<"],
+)  # fmt: skip
+def test_build_front_matter__texts_stay_texts(tmp_path, hub_here, name):
+    card = build_model_card(build_card_run(tmp_path / "run", data=name), f"user/{slugify(name)}")
+    assert check_card(card, "model") == ([], [])
+    found = read_front_matter(card)["model-index"][0]
+    assert found["name"] == slugify(name)
+    assert found["results"][0]["dataset"] == {"name": flatten(name), "type": slugify(name), "split": "test"}
+    # js-yaml is no part of the tests: what it could take for a number stands in quotes.
+    text = FRONT_MATTER.match(card)[1]
+    assert not re.search(r"^\s*(?:- )?(?:name|type): [-+.]?\d", text, re.MULTILINE)
+    if name in ("1e3", "a: b", "é 🚗"):
+        accept(hub_here, card)
+
+
+def test_slugify__names_the_hub_takes():
+    assert [slugify(name) for name in ("a b", "--a..b--", "ü", "", "a/b", "A_b.c-1", "x" * 200)] == [
+        "a-b", "a.b", "model", "model", "a-b", "A_b.c-1", "x" * 90]  # fmt: skip
+
+
+def test_build_front_matter__round_trip_through_the_library(tmp_path):
+    """`metadata_eval_result`'s own reading of every score; the library writes back what it read."""
+    run = build_card_run(tmp_path / "run")
+    card = ModelCard(build_model_card(run, "user/name"))
+    again = ModelCard(f"---\n{card.data.to_yaml()}\n---\n")
+    assert again.data.to_dict() == card.data.to_dict() == read_front_matter(card.content)
+    found = {(one.dataset_split, one.metric_type): one for one in card.data.eval_results}
+    one = found["test", "overall_accuracy"]
+    made = metadata_eval_result(
+        model_pretty_name="name", task_pretty_name="Semantic segmentation", task_id="image-segmentation",
+        metrics_pretty_name="Overall accuracy", metrics_id="overall_accuracy", metrics_value=one.metric_value,
+        dataset_pretty_name="KITTI semantic segmentation", dataset_id="kitti", dataset_split="test",
+    )  # fmt: skip
+    wanted = made["model-index"][0]["results"][0]
+    given = read_front_matter(card.content)["model-index"][0]["results"][0]
+    assert wanted["task"] == given["task"]
+    assert wanted["dataset"] == given["dataset"]
+    assert wanted["metrics"][0] == {key: given["metrics"][2][key] for key in ("name", "type", "value")} | {
+        "verified": False
+    }
+    url = "https://huggingface.co/user/name/blob/main/metrics.json"
+    assert given["source"] == {"name": "metrics.json", "url": url}
+    assert "source" not in read_front_matter(build_model_card(run))["model-index"][0]["results"][0]
+
+
+def test_build_front_matter__a_score_that_does_not_exist_is_left_out(tmp_path, hub_here):
+    run = build_card_run(tmp_path / "run", splits=("test",))
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["splits"]["test"] |= {"mean_iou": None, "mean_accuracy": None}
+    write_json(run / "metrics.json", metrics)
+    card = build_model_card(run)
+    (result,) = read_front_matter(card)["model-index"][0]["results"]
+    assert [metric["type"] for metric in result["metrics"]] == ["overall_accuracy"]
+    metrics["splits"]["test"]["overall_accuracy"] = None
+    write_json(run / "metrics.json", metrics)
+    card = build_model_card(run)
+    assert "model-index" not in read_front_matter(card)
+    accept(hub_here, card)
+
+
+def test_build_front_matter__licence(tmp_path):
+    front = read_front_matter(build_model_card(build_card_run(tmp_path / "a")))
+    assert (front["license"], front["license_name"]) == (
+        "other", "nvidia-source-code-license-for-segformer-and-cc-by-nc-sa-3.0")  # fmt: skip
+    assert front["license_link"] == "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
+    front = read_front_matter(build_model_card(build_card_run(tmp_path / "b", init="random")))
+    assert front["license"] == "cc-by-nc-sa-3.0"
+    assert not {"license_name", "license_link"} & front.keys()

@@ -9,8 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
-from card_pages import NASTY, Page, build_card_run, build_space, read_block
-from huggingface_hub import ModelCard
+from card_pages import NASTY, Page, accept, build_card_run, build_space, read_block
 from loopback_cards import check_card, read_front_matter
 from safetensors.numpy import save_file
 
@@ -23,17 +22,8 @@ from hf_urbanseg.hub.model_card import (
     read_edited_card,
     write_model_card,
 )
-from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.reports.run_files import write_json
-
-
-def accept(hub, card: str) -> None:
-    """Pushes a card, which the Hub checks first, and reads it back."""
-    publish({"README.md": card.encode()}, "user/check")
-    assert "validate-yaml" in hub.names()
-    assert ModelCard.load("user/check").content == card
-
 
 # ---- numbers ----
 
