@@ -88,7 +88,7 @@ def _prepare() -> None:
 
 
 def describe_source(loaded: LoadedData, data: DataArguments, license: str | None = None) -> dict:
-    """What source.json says: origin (`kitti`, `cityscapes`, `synthetic`, None), licence, how the splits came about.
+    """What source.json says: origin, a key of `hub.licence.TITLES` or None; licence; how the splits came about.
 
     A set that was prepared before keeps its own.
     """
@@ -99,7 +99,8 @@ def describe_source(loaded: LoadedData, data: DataArguments, license: str | None
     elif is_saved_set(path := Path(data.data_dir).expanduser()):
         before = read_source(str(path))
     else:
-        before = {"origin": loaded.name if loaded.name in ("kitti", "cityscapes") else None}
+        known = {"kitti": "kitti", "cityscapes": "cityscapes", "camvid": "camvid", "camvid_as_cityscapes": "camvid"}
+        before = {"origin": known.get(loaded.name)}
     return {"origin": before.get("origin"), "license": license or before.get("license"), "notes": list(loaded.notes)}
 
 

@@ -28,11 +28,13 @@ _CITIES = (
     "aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld monchengladbach strasbourg "
     "stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld bonn leverkusen mainz munich"
 )
-_CITYSCAPES_FRAME = re.compile(rf"(?:{'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}")
+# Anywhere in a name: copies are called berlin_000000_000019_leftImg8bit, train_berlin_000000_000019 and the like.
+_CITYSCAPES_FRAME = re.compile(rf"(?<![a-z])(?:{'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}(?!\d)")
 _KNOWN = {"kitti": "cc-by-nc-sa-3.0", "synthetic": "apache-2.0"}
 _LINKS = {
     "kitti": "https://www.cvlibs.net/datasets/kitti/eval_semseg.php?benchmark=semantics2015",
     "cityscapes": "https://www.cityscapes-dataset.com",
+    "camvid": "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
 }
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -42,7 +44,7 @@ class DataTerms:
     """Where a set comes from, and its licence.
 
     Args:
-        origin: `kitti`, `cityscapes`, `synthetic` or None.
+        origin: `kitti`, `cityscapes`, `camvid`, `synthetic` or None.
         license: One of the Hub's identifiers.
         name, link: For "other".
         text: Sentences for the card.
@@ -71,7 +73,7 @@ def choose_terms(
         DataError: Cityscapes, in public.
         ConfigError: A public push of data whose licence nobody said, or a word that is no identifier.
     """
-    if origin == "cityscapes" or any(_CITYSCAPES_FRAME.fullmatch(name) for name in names):
+    if origin == "cityscapes" or any(_CITYSCAPES_FRAME.search(name) for name in names):
         if not private:
             raise DataError(
                 "data that may be passed on",
@@ -145,6 +147,7 @@ def write_dataset_card(
     ]
     context = {
         "title": title,
+        "frames": sum(split["frames"] for split in splits),
         "homepage": _LINKS.get(terms.origin),
         "repo_id": repo_id,
         "revision": None if revision in (None, "main") else revision,
@@ -153,7 +156,6 @@ def write_dataset_card(
         "warnings": inspection.warnings,
         "classes": _describe_classes(space, counts, total),
         "void_ids": _join(_ids_of(space)[IGNORE_INDEX]),
-        "void_everywhere": max(split["void"] for split in splits),
         "terms": terms,
         "size": f"{info.download_size / 1e6:,.1f} MB",
         "citations": BIBTEX.get(terms.origin, ""),
@@ -203,10 +205,14 @@ def _describe_classes(space: LabelSpace, counts: Mapping[str, np.ndarray], total
             "color": "#{:02x}{:02x}{:02x}".format(*space.colors[train_id]),
             "label_ids": _join(ids[train_id]) or "none",
             "pixels": {split: int(of[train_id]) for split, of in counts.items()},
-            "share": total[train_id] / all_pixels,
+            "share": _describe_share(total[train_id] / all_pixels),
         }
         for train_id, name in enumerate(space.names)
     ]
+
+
+def _describe_share(share: float) -> str:
+    return "< 0.01 %" if 0 < share < 0.00005 else f"{100 * share:.2f} %"
 
 
 def _join(ids: Sequence[int]) -> str:

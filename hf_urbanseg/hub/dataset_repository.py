@@ -112,10 +112,11 @@ def _write_parquet(data: LoadedData, folder: Path, secrets: set[str]) -> Dataset
 
 
 def _write_shard(rows: Dataset, path: Path, split: str, secrets: set[str]) -> int:
-    schema, written, waiting = FEATURES.arrow_schema, 0, []
+    schema, written, waiting, size = FEATURES.arrow_schema, 0, [], 0
     # Pictures are compressed already. Left as they are, their bytes lie open: the Hub's storage finds the pictures
-    # that it has, of this set or another.
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=["name"]) as writer:
+    # that it has, of this set or another. The index lets it show single rows without reading a whole group.
+    layout = {"compression": "none", "use_dictionary": False, "write_statistics": ["name"], "write_page_index": True}
+    with pq.ParquetWriter(path, schema, **layout) as writer:
 
         def flush() -> int:
             table = pa.Table.from_pylist(waiting, schema)
@@ -132,8 +133,9 @@ def _write_shard(rows: Dataset, path: Path, split: str, secrets: set[str]) -> in
                     fix = "remove it from the file's metadata, prepare the set again, and push then"
                     raise DataError("pictures without secrets", "something like a token or password", fix, where)
             waiting.append({**kept, "name": row["name"]})
-            if sum(len(one["image"]["bytes"]) + len(one["label"]["bytes"]) for one in waiting) >= _ROW_GROUP_BYTES:
-                written += flush()
+            size += sum(len(picture["bytes"]) for picture in kept.values())
+            if size >= _ROW_GROUP_BYTES:
+                written, size = written + flush(), 0
         if waiting:
             written += flush()
     return written

@@ -96,7 +96,58 @@ def test_write_dataset_card__numbers_and_names(tmp_path, data):
     assert not re.search(r"\n{4,}|None|Markup|\{\{|\{%", text)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     # Whole tables: a blank line inside would end one.
-    assert [[line.count("|") for line in block] for block in blocks] == [[5] * 4, [8] * 4]
+    assert [[line.count("|") for line in block] for block in blocks] == [[5] * 4, [3] * 5, [8] * 4]
+    assert "\n# KITTI semantic segmentation\n\n3 frames of [KITTI semantic segmentation](https://" in text
+
+
+def only(data, *splits):
+    kept = DatasetDict({split: data.splits[split] for split in splits})
+    return LoadedData(kept, data.label_space, data.name, data.notes)
+
+
+def test_write_dataset_card__says_only_what_the_splits_allow(tmp_path, data):
+    once, command = "Use the test split once, at the end.", "urbanseg-finetune --recipe segformer_b0_kitti"
+    _, text = write(tmp_path, data)
+    assert once in text
+    assert f"{command} --dataset user/set --output_dir" in text
+    _, text = write(tmp_path, only(data, "test"))
+    assert 'dataset["test"][0]' in text
+    assert "Use the test split" not in text
+    assert "urbanseg-finetune" not in text
+    assert "--streaming" not in text
+    _, text = write(tmp_path, only(data, "train"), choose_terms(None, FRAMES, "mit", None))
+    assert 'dataset["train"][0]' in text
+    assert "Use the test split" not in text
+    assert "\n# set\n\n2 images with the class of each pixel" in text
+    assert f"{command} --dataset user/set --train_scales 0.5-1.75 --output_dir" in text  # the recipe's fit KITTI alone
+    train = data.splits["train"]
+    data.splits.update(train=train.select([0]), validation=train.select([1]))
+    _, text = write(tmp_path, data)
+    assert "at the end: choose a model by validation." in text
+
+
+def test_write_dataset_card__rare_classes_are_not_rounded_to_none(tmp_path, data):
+    label = np.full((150, 200), 7, np.uint8)
+    label[0, 0] = 8  # 1 of 30,000 pixels
+    rows = {"train": Dataset.from_list([frame(0, label, "a")], features=FEATURES)}
+    _, text = write(tmp_path, LoadedData(DatasetDict(rows), data.label_space, "mine", ()))
+    assert "| 8..9 | 1 | < 0.01 % |" in text
+    label[0, 1] = 8
+    rows = {"train": Dataset.from_list([frame(0, label, "a")], features=FEATURES)}
+    _, text = write(tmp_path, LoadedData(DatasetDict(rows), data.label_space, "mine", ()))
+    assert "| 8..9 | 2 | 0.01 % |" in text
+    label[:] = 7
+    rows = {"train": Dataset.from_list([frame(0, label, "a")], features=FEATURES)}
+    _, text = write(tmp_path, LoadedData(DatasetDict(rows), data.label_space, "mine", ()))
+    assert "| 8..9 | 0 | 0.00 % |" in text
+
+
+def test_write_dataset_card__camvid(tmp_path, data):
+    front, text = write(tmp_path, data, choose_terms("camvid", FRAMES, "cc-by-nc-4.0", None))
+    assert (front["pretty_name"], front["license"], front["tags"][0]) == ("CamVid", "cc-by-nc-4.0", "camvid")
+    assert "3 frames of [CamVid](http://mi.eng.cam.ac.uk/" in text
+    assert "brostow2009camvid" in text
+    assert "Published under cc-by-nc-4.0, as stated by whoever pushed it." in text
 
 
 def test_write_dataset_card__revision_and_warnings(tmp_path, data):
@@ -137,7 +188,13 @@ def test_choose_terms__known_origins_and_what_the_user_says():
 
 @pytest.mark.parametrize(
     ("origin", "names"),
-    [("cityscapes", ["a"]), (None, ["a", "zurich_000012_000019"]), ("kitti", ["frankfurt_000001_062396"])],
+    [
+        ("cityscapes", ["a"]),
+        (None, ["a", "zurich_000012_000019"]),
+        ("kitti", ["frankfurt_000001_062396"]),
+        (None, ["berlin_000000_000019_leftImg8bit"]),
+        (None, ["val_lindau_000000_000019"]),
+    ],
 )
 @pytest.mark.parametrize("private", [None, False])
 def test_choose_terms__cityscapes_only_in_private(origin, names, private):
@@ -149,4 +206,9 @@ def test_choose_terms__cityscapes_only_in_private(origin, names, private):
 
 
 def test_choose_terms__other_names_with_numbers_are_no_cityscapes():
-    assert choose_terms(None, ["paris_000012_000019", "zurich_12"], "mit", None).license == "mit"
+    assert (
+        choose_terms(
+            None, ["paris_000012_000019", "zurich_12", "neuulm_000012_000019", "ulm_000012_0000190"], "mit", None
+        ).license
+        == "mit"
+    )

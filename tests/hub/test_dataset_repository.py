@@ -84,6 +84,9 @@ def test_collect_dataset__the_files_own_bytes_in_parquet(prepared):
         assert table["image"].to_pylist() == [{"bytes": png(i, None), "path": None} for i in frames]
         assert table["label"].to_pylist() == [{"bytes": png(i, i % 2 == 1), "path": None} for i in frames]
         assert table["name"].to_pylist() == [f"{i:06d}_10" for i in frames]
+        layout = pq.ParquetFile(io.BytesIO(files[f"data/{split}-00000-of-00001.parquet"])).metadata.row_group(0)
+        assert layout.column(0).has_offset_index  # single rows can be shown without reading the group
+        assert [layout.column(index).compression for index in range(5)] == ["UNCOMPRESSED"] * 5
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         assert features["label"] == {"_type": "Image"}  # without it, users would get dictionaries
     assert json.loads(files["label_space.json"]) == CITYSCAPES.to_dict()

@@ -1,5 +1,6 @@
 """Data sets on the Hub: downloaded into the cache of `datasets`, or streamed into memory."""
 
+import errno
 import logging
 import os
 import re
@@ -21,7 +22,10 @@ logger = logging.getLogger(__name__)
 _ASK_TIMEOUT = 30.0
 _STREAMED_ROWS = 16
 _NOT_FOUND = "no such data set, branch or commit, or a private one that the token can't see"
-_CHECK_ID = "check the id; for a private or gated set, log in with `hf auth login` or set HF_TOKEN"
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_CHECK_ID = f"check the id; for a private or gated set, {_LOG_IN}"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def load_hub_set(
                 raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder", fix, dataset)
         with _one_line(dataset):
             return HubSet(datasets.load_dataset(dataset))
-    with _one_line(dataset):
+    with _one_line(dataset, revision):
         commit = _ask(dataset, revision, streaming)
         if not streaming:
             splits = datasets.load_dataset(dataset, revision=commit or revision)
@@ -164,18 +168,18 @@ def _fewer_retries() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(dataset: str) -> Iterator[None]:
+def _one_line(dataset: str, revision: str | None = None) -> Iterator[None]:
     """Whatever the libraries raise as one line, without signed addresses and tokens."""
     try:
         yield
     except DataError as error:
         raise error if error.path else DataError(error.expected, error.found, error.fix, dataset) from error
     except Exception as error:  # of huggingface_hub, its HTTP library, datasets, fsspec, pyarrow, Pillow
-        found, fix = _describe(error)
+        found, fix = _describe(error, revision)
         raise DataError("a Hub data set that can be read", found, fix, dataset) from error
 
 
-def _describe(error: BaseException) -> tuple[str, str]:
+def _describe(error: BaseException, revision: str | None) -> tuple[str, str]:
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
@@ -184,12 +188,25 @@ def _describe(error: BaseException) -> tuple[str, str]:
     statuses = [getattr(getattr(one, "response", None), "status_code", None) for one in chain]
     status = next(filter(None, statuses), None)
     again = "check the network and run it again, or set HF_HUB_OFFLINE=1 to use an earlier download"
+    numbers = {one.errno: one for one in chain if isinstance(one, OSError)}
+    if full := next((numbers[number] for number in _NO_ROOM if number in numbers), None):
+        fix = "free some, move the cache to a larger disk by HF_HOME, or add `--streaming true`"
+        return f"no room for the cache in {datasets.config.HF_CACHE_HOME} ({full.strerror})", fix
+    if refused := next((numbers[number] for number in _NOT_ALLOWED if number in numbers), None):
+        where = f" at {refused.filename}" if refused.filename else ""
+        return f"{refused.strerror}{where}", "correct the permissions, or move the cache by HF_HOME"
     if "OfflineModeIsEnabled" in kinds or huggingface_hub.constants.HF_HUB_OFFLINE:
         return (
             "offline mode, and no earlier download",
             "unset HF_HUB_OFFLINE, and don't stream where there's no network",
         )
-    if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "DatasetNotFoundError"} or status in (401, 403):
+    # `datasets` drops the error of huggingface_hub, and with it the status.
+    if "GatedRepoError" in kinds or "is a gated dataset" in str(error):
+        found = "a gated set, whose terms have not been accepted, or nobody is logged in"
+        return found, f"accept them on the set's page, and {_LOG_IN}"
+    if "RevisionNotFoundError" in kinds:
+        return f"no branch, tag or commit `{revision or 'main'}`", "correct `--dataset_revision`"
+    if kinds & {"RepositoryNotFoundError", "DatasetNotFoundError"} or status in (401, 403):
         return f"{f'status {status}: ' if status else ''}{_NOT_FOUND}", _CHECK_ID
     if status == 429:
         return "status 429: too many requests", "wait some minutes and run it again"
@@ -202,7 +219,14 @@ def _describe(error: BaseException) -> tuple[str, str]:
         where = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         return f"no connection to {where}, or one that broke off{f' ({lost})' if lost else ''}", again
     if kinds & {"DatasetGenerationError", "ArrowException"}:
-        return f"a damaged or unsuitable file ({_shorten(chain[-1])})", "push the set again, or correct its files"
+        fix = "push the set again, or delete the copy in the cache if the Hub's is whole"
+        return f"a damaged or unsuitable file ({_shorten(chain[-1])})", fix
+    if "Dataset scripts are no longer supported" in str(error):
+        fix = "try `--dataset_revision refs/convert/parquet`, which the Hub makes of many sets"
+        return "a loading script, which `datasets` doesn't run any more", fix
+    if several := re.search(r"Config name is missing.*?(\[.*?\])", str(error), re.DOTALL):
+        fix = "`load_dataset` the one you want, `save_to_disk` it, and give that folder as `--data_dir`"
+        return f"several configurations, {several[1]}", fix
     return _shorten(error), _CHECK_ID
 
 

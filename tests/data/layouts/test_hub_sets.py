@@ -1,17 +1,22 @@
 """Data sets of a loopback Hub, read by the real client: what arrives, and one line for whatever goes wrong."""
 
+import errno
 import io
 import math
 import re
 import time
 from types import SimpleNamespace
 
+import loopback_api
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
 from datasets import config as datasets_config
+from datasets.exceptions import DatasetGenerationError
 from datasets.utils import file_utils
 from huggingface_hub import HfApi, constants
+from loopback_requests import answer_refusal
+from loopback_store import Refusal
 from PIL import Image as PillowImage
 
 from hf_urbanseg.data.layouts import hub_sets
@@ -122,7 +127,7 @@ def test_load_data__of_a_revision(upload, hub_set, streaming):
     assert (new.splits["train"]["name"][0], new.label_space.names) == ("050", ("a", "new"))
     first = load_data(**options, dataset_revision=old)
     assert (first.splits["train"]["name"][0], first.label_space.names) == ("000", ("a", "b"))
-    with pytest.raises(DataError, match=r"^user/set: expected .*; found status 404: no such data set, branch or com"):
+    with pytest.raises(DataError, match=r"; found no branch, tag or commit `nowhere`; correct `--dataset_rev"):
         load_data(**options, dataset_revision="nowhere")
 
 
@@ -271,6 +276,51 @@ def test_load_hub_set__no_signed_address_and_no_token_in_the_line(hub_set, monke
     with pytest.raises(DataError) as bad:
         load_hub_set("user/set")
     assert "found OSError: <address> said no to <token>; check" in str(bad.value)
+
+
+@pytest.mark.parametrize("streaming", MODES)
+def test_load_hub_set__gated(hub_set, monkeypatch, streaming):
+    """Everybody may look at a gated set's page; the files ask for its terms to be accepted."""
+    handle = loopback_api.handle
+
+    def gated(hub, request):
+        if "/resolve/" in request.path:
+            return answer_refusal(Refusal(403, "Access to dataset user/set is restricted", "GatedRepo"))
+        return handle(hub, request)
+
+    monkeypatch.setattr(loopback_api, "handle", gated)
+    with pytest.raises(DataError, match=r"found a gated set, whose terms .*; accept them on .*`hf auth login`"):
+        load_hub_set("user/set", streaming=streaming)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), r"found no room for the cache in \S+home \(No space left\); free"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), r"\(Quota exceeded\); .* HF_HOME, or add `--streaming true`"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), r"found Permission denied at /a/b; correct the"),
+        (OSError(errno.EROFS, "Read-only file system"), r"found Read-only file system; .*move the cache by HF_HOME"),
+        (ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'de']\nExample"),
+         r"found several configurations, \['en', 'de'\]; `load_dataset` the one you want, `save_to_disk` it"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_load_hub_set__what_the_library_raises_for_reasons_of_its_own(hub_set, monkeypatch, error, message, wrapped):
+    def fail(*_, **__):
+        if wrapped and isinstance(error, OSError):
+            raise DatasetGenerationError("An error occurred while generating the dataset") from error
+        raise error
+
+    monkeypatch.setattr(hub_sets.datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=rf"^user/set: expected .*{message}") as bad:
+        load_hub_set("user/set")
+    assert "\n" not in str(bad.value)
+
+
+def test_load_hub_set__a_loading_script(upload):
+    upload({"set.py": b"import datasets\n", "README.md": b"---\nlicense: mit\n---\n"})
+    with pytest.raises(DataError, match=r"found a loading script, .*; try `--dataset_revision refs/convert/parquet`"):
+        load_hub_set("user/set")
 
 
 def test_load_hub_set__puts_the_librarys_retries_back(hub_set):
