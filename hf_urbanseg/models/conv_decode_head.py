@@ -2,7 +2,8 @@
 
 Importing this module makes the Auto classes of transformers know the model. Plain transformers refuses its folders: the
 Auto classes and pipelines because they don't know the type, `SegformerForSemanticSegmentation` because the projections
-have its names and not its shapes, (D, C_i, 1, 1) instead of (D, C_i).
+have the names of its files (`linear_c`) and not the shapes, (D, C_i, 1, 1) instead of (D, C_i). So does this model with
+folders of the Hub's. Names of our own would be made anew, at random, with no more than a warning.
 """
 
 from collections.abc import Sequence
@@ -55,9 +56,7 @@ class SegformerConvDecodeHead(nn.Module):
     def __init__(self, config: SegformerConvDecoderConfig):
         super().__init__()
         width = config.decoder_hidden_size
-        self.linear_projections = nn.ModuleList(
-            SegformerConvProjection(channels, width) for channels in config.hidden_sizes
-        )
+        self.linear_c = nn.ModuleList(SegformerConvProjection(channels, width) for channels in config.hidden_sizes)
         self.linear_fuse = nn.Conv2d(width * len(config.hidden_sizes), width, kernel_size=1, bias=False)
         self.batch_norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
@@ -67,7 +66,7 @@ class SegformerConvDecodeHead(nn.Module):
         size = encoder_hidden_states[0].shape[2:]
         maps = [
             F.interpolate(projection(hidden_state), size=size, mode="bilinear", align_corners=False)
-            for projection, hidden_state in zip(self.linear_projections, encoder_hidden_states, strict=True)
+            for projection, hidden_state in zip(self.linear_c, encoder_hidden_states, strict=True)
         ]
         hidden_states = self.batch_norm(self.linear_fuse(torch.cat(maps, dim=1))).relu()
         return self.classifier(self.dropout(hidden_states))

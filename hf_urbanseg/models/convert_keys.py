@@ -149,10 +149,7 @@ def nvlabs_decoder_rules(projections_as_conv: bool = False) -> list[Rule]:
 
 def mmsegmentation_decoder_rules() -> list[Rule]:
     """MMSegmentation's decoder as `SegformerConvDecodeHead` has it; all names without `decode_head.`."""
-    modules = {
-        f"convs.{stage}.": (f"linear_projections.{stage}.proj", f"linear_projections.{stage}.batch_norm")
-        for stage in range(4)
-    }
+    modules = {f"convs.{stage}.": (f"linear_c.{stage}.proj", f"linear_c.{stage}.batch_norm") for stage in range(4)}
     rules = []
     for file, (conv, norm) in (modules | {"fusion_conv.": ("linear_fuse", "batch_norm")}).items():
         rules.append(Rule(f"{file}conv.weight", (f"{conv}.weight",)))

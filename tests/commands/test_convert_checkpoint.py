@@ -1,21 +1,31 @@
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation
 
+from hf_urbanseg.commands import evaluate, predict
 from hf_urbanseg.commands.convert_checkpoint import main
+from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
-from hf_urbanseg.models.build import build_random_model, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model, quiet_transformers
 from hf_urbanseg.models.convert_back import convert_from_hub, save_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location(
+    "segformer_references", ROOT / "tests" / "models" / "segformer_references.py"
+)
+references = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(references)
 SIZE = ("--eval_size", "64", "96")
 
 
@@ -113,8 +123,106 @@ def test_convert_checkpoint__mmsegmentation(run, checkpoint, model, tmp_path):
     status, out, err = run(tmp_path / "trained.pth", "--output", tmp_path / "no", *SIZE)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {tmp_path / 'trained.pth'}: expected a decoder without non-linear layers")
+    assert "`--decoder keep`" in err
+    assert "`--decoder drop`" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture
+def kept(run, tmp_path):
+    """A folder with MMSegmentation's decoder, and the network it was converted from."""
+    widths, depths = SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"]
+    network = references.Segmentor(references.MmsegEncoder(widths, depths), references.MmsegHead(widths, 256, 19))
+    references.randomize(network, seed=6)
+    torch.save({"state_dict": network.state_dict(), "meta": {"CLASSES": CITYSCAPES.names}}, tmp_path / "mmseg.pth")
+    status, out, err = run(tmp_path / "mmseg.pth", "--output", tmp_path / "kept", "--decoder", "keep", *SIZE)
+    assert (status, err) == (0, "")
+    assert "hf_urbanseg loads it, plain transformers refuses the folder" in out
+    return tmp_path / "kept", network
+
+
+def test_convert_checkpoint__kept_decoder_there_and_back(run, kept, tmp_path):
+    folder, network = kept
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "segformer_conv_decoder"
+    assert config["architectures"] == ["SegformerConvDecoderForSemanticSegmentation"]
+    status, out, _ = run(folder, "--to", "mmsegmentation", "--output", tmp_path / "again.pth")
+    assert status == 0
+    assert "equal at inference" not in out  # it is equal in training, too
+    again = torch.load(tmp_path / "again.pth", weights_only=True)["state_dict"]
+    assert again.keys() == network.state_dict().keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in network.state_dict().items())
+    status, _, err = run(folder, "--to", "nvlabs", "--output", tmp_path / "nvlabs.pth")
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def test_convert_checkpoint__kept_decoder_without_this_package(kept):
+    # In a process that never imports hf_urbanseg: every Auto class and pipeline begins with the configuration.
+    code = "import sys, transformers; transformers.AutoConfig.from_pretrained(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(kept[0])]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=kept[0].parent)
+    assert result.returncode == 1
+    assert "ValueError" in result.stderr
+    assert "model type `segformer_conv_decoder`" in result.stderr
+
+
+@torch.no_grad()
+def test_convert_checkpoint__kept_decoder_predicts_and_is_measured(kept, tmp_path, monkeypatch, capsys):
+    folder, network = kept
+    for kind in ("image_2", "semantic"):
+        (tmp_path / "data" / "training" / kind).mkdir(parents=True)
+    matrix = np.zeros((19, 19))
+    for number in range(3):
+        image, label = render_scene(number, (64, 96))
+        for kind, pixels in (("image_2", image), ("semantic", label)):
+            Image.fromarray(pixels).save(tmp_path / "data" / "training" / kind / f"{number:06d}_10.png")
+        normalized = (image / 255.0 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        logits = network.double()(torch.tensor(normalized).permute(2, 0, 1)[None])
+        predicted = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)[0].argmax(0).numpy()
+        truth = CITYSCAPES.train_id_table[label]
+        if number > 0:
+            np.add.at(matrix, (truth[truth != 255], predicted[truth != 255]), 1)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "predict.py",
+            "--model",
+            str(folder),
+            "--output",
+            str(tmp_path / "out"),
+            "--input",
+            str(tmp_path / "data" / "training" / "image_2" / "000002_10.png"),
+        ],
+    )
+    predict.main()
+    written = np.asarray(Image.open(tmp_path / "out" / "000002_10_train_id.png"))
+    assert (written == predicted).mean() > 0.999  # a tie in single precision
+    splits = tmp_path / "splits.yaml"
+    splits.write_text("train: [000000_10]\ntest: [000001_10, 000002_10]\n")
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "evaluate.py",
+            "--model",
+            str(folder),
+            "--data_dir",
+            str(tmp_path / "data"),
+            "--split_file",
+            str(splits),
+            "--num_workers",
+            "0",
+            "--output",
+            str(tmp_path / "scores"),
+        ],
+    )
+    evaluate.main()
+    found = json.loads((tmp_path / "scores" / "metrics.json").read_text())["splits"]["test"]
+    assert np.abs(np.array(found["confusion_matrix"]) - matrix).sum() <= 0.002 * matrix.sum()
+    capsys.readouterr()
 
 
 def test_convert_checkpoint__encoder_alone(run, checkpoint, model, tmp_path, caplog):

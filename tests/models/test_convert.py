@@ -12,6 +12,7 @@ from transformers import SegformerForSemanticSegmentation, SegformerModel
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderForSemanticSegmentation
 from hf_urbanseg.models.convert import build_converted_model, convert_to_hub
 from hf_urbanseg.models.convert_files import CheckpointFile, read_checkpoint_file
 
@@ -146,20 +147,74 @@ def test_convert_to_hub__encoder_alone(tmp_path, caplog, layout, prefix):
 
 def test_convert_to_hub__mmsegmentation_decoder_is_refused():
     reference = build_reference("mmsegmentation", head=references.MmsegHead)
-    with pytest.raises(ModelError, match=r"model\.pth.*ReLU can cut off values in \d+% of channels.*--decoder drop"):
+    choices = r"model\.pth.*ReLU can cut off values in \d+% of channels.*--decoder keep.*--decoder drop"
+    with pytest.raises(ModelError, match=choices):
         convert_to_hub(as_file(reference))
     converted = convert_to_hub(as_file(reference), decoder="drop")
     assert converted.dropped == {"decoder": 32}
     assert type(build_converted_model(converted)) is SegformerModel
 
 
-def test_convert_to_hub__convolutions_with_bias_and_unknown_activation_are_refused():
+@pytest.mark.parametrize("auxiliary", [None, 80])
+def test_convert_to_hub__mmsegmentation_decoder_is_kept(auxiliary):
+    reference = build_reference("mmsegmentation", head=references.MmsegHead, auxiliary=auxiliary)
+    converted = convert_to_hub(as_file(reference, tuple(f"class {n}" for n in range(19))), decoder="keep")
+    assert converted.has_decoder
+    assert converted.has_conv_decoder
+    assert converted.dropped == ({"auxiliary head": 8} if auxiliary else {})
+    assert converted.used + sum(converted.dropped.values()) == len(reference.state_dict())
+    model = build_converted_model(converted)
+    assert type(model) is SegformerConvDecoderForSemanticSegmentation
+    assert model.config.id2label[18] == "class 18"
+    assert model.config.semantic_loss_ignore_index == 255
+    assert difference(reference, model) < 1e-12  # epsilons included: this type has MMSegmentation's
+
+
+def test_convert_to_hub__kept_although_the_hub_could_compute_it():
+    # As written by `convert_from_hub`, here by large biases: no ReLU ever cuts.
+    reference = build_reference("mmsegmentation", head=references.MmsegHead)
+    for module in reference.decode_head.convs:
+        module.bn.bias.data += 1000
+    plain, kept = (convert_to_hub(as_file(reference), CITYSCAPES.names, decoder) for decoder in (None, "keep"))
+    assert type(build_converted_model(plain)) is SegformerForSemanticSegmentation
+    assert not plain.has_conv_decoder
+    assert difference(reference, with_epsilons(build_converted_model(plain), "mmsegmentation")) < 1e-9
+    assert kept.has_conv_decoder
+    assert difference(reference, build_converted_model(kept)) < 1e-12
+
+
+def test_convert_to_hub__keeping_a_linear_decoder_is_plain():
+    reference = build_reference("nvlabs")
+    model = build_converted_model(convert_to_hub(as_file(reference), decoder="keep"))
+    assert type(model) is SegformerForSemanticSegmentation
+    assert difference(reference, with_epsilons(model, "nvlabs")) < 1e-12
+
+
+def test_convert_to_hub__mmsegmentation_decoder_behind_another_encoder():
+    reference = build_reference("nvlabs", head=references.MmsegHead)
+    with pytest.raises(ModelError, match=r"found NVlabs's encoder.*--decoder drop"):
+        convert_to_hub(as_file(reference), decoder="keep")
+
+
+def test_convert_to_hub__every_tensor_of_a_kept_decoder_is_needed():
+    file = as_file(build_reference("mmsegmentation", head=references.MmsegHead).float(), CITYSCAPES.names)
+    for name in sorted(name for name in file.tensors if name.startswith("decode_head.")):
+        rest = {key: tensor for key, tensor in file.tensors.items() if key != name}
+        wider = file.tensors | {name: torch.zeros([size + 1 for size in file.tensors[name].shape] or [1])}
+        for tensors in (rest, wider):
+            for decoder in ("keep", None):
+                with pytest.raises(ModelError, match=r"take an unaltered checkpoint|`decode_head\.linear_c1"):
+                    convert_to_hub(CheckpointFile(Path("model.pth"), tensors, CITYSCAPES.names), decoder=decoder)
+
+
+@pytest.mark.parametrize("decoder", ["keep", None])
+def test_convert_to_hub__convolutions_with_bias_and_unknown_activation_are_refused(decoder):
     file = as_file(build_reference("mmsegmentation", head=references.MmsegHead))
     for name in [name for name in file.tensors if ".bn." in name]:
         del file.tensors[name]
     file.tensors |= {f"decode_head.convs.{stage}.conv.bias": torch.zeros(24) for stage in range(4)}
     with pytest.raises(ModelError, match=r"whether a ReLU follows isn't in the file.*--decoder drop"):
-        convert_to_hub(file)
+        convert_to_hub(file, decoder=decoder)
 
 
 @pytest.mark.parametrize("layout", ENCODERS)

@@ -81,6 +81,48 @@ def test_convert_from_hub__mmsegmentation_decoder_comes_back():
         assert torch.allclose(again(images).logits, model(images).logits, atol=1e-5)
 
 
+def build_kept_model(**overrides):
+    reference = references.randomize(
+        references.Segmentor(references.MmsegEncoder(*TINY), references.MmsegHead(TINY[0], 24, 19)), seed=5
+    )
+    file = CheckpointFile(Path("model.pth"), reference.state_dict(), CITYSCAPES.names)
+    model = build_converted_model(convert_to_hub(file, decoder="keep"))
+    for name, value in overrides.items():
+        setattr(model.config, name, value)
+    return model, reference
+
+
+def test_convert_from_hub__kept_decoder_and_back_is_bit_identical(tmp_path):
+    model, reference = build_kept_model()
+    with quiet_transformers():
+        model.save_pretrained(tmp_path / "run")
+    converted = convert_from_hub(load_hub_model(tmp_path / "run"), "mmsegmentation")
+    assert equal(converted.tensors, reference.state_dict())
+    assert converted.has_conv_decoder
+    assert converted.used == len(model.state_dict())
+    save_checkpoint_file(converted, tmp_path / "model.pth", CITYSCAPES.colors)
+    again = convert_to_hub(read_checkpoint_file(tmp_path / "model.pth"), decoder="keep")
+    assert equal(again.tensors, model.state_dict())
+    encoder = convert_from_hub(model, "mmsegmentation", decoder="drop")
+    assert equal(encoder.tensors, reference.backbone.state_dict())
+    assert encoder.dropped == {"decoder": 32}
+    assert not encoder.has_conv_decoder
+
+
+def test_convert_from_hub__kept_decoder_is_not_nvlabs():
+    model, _ = build_kept_model()
+    with pytest.raises(ModelError, match=r"runs/x: expected a decoder that NVlabs can compute.*--to mmsegmentation"):
+        convert_from_hub(model, "nvlabs", path="runs/x")
+    assert not convert_from_hub(model, "nvlabs", decoder="drop").has_decoder
+
+
+def test_convert_from_hub__kept_decoder_with_other_epsilons():
+    model, _ = build_kept_model(layer_norm_eps=1e-5)
+    with pytest.raises(ModelError, match="runs/x: expected `layer_norm_eps` 1e-06"):
+        convert_from_hub(model, "mmsegmentation", path="runs/x")
+    assert convert_from_hub(build_hub_model(layer_norm_eps=1e-5), "mmsegmentation")  # where it means nothing
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

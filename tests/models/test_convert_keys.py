@@ -1,6 +1,13 @@
 import torch
 
-from hf_urbanseg.models.convert_keys import Rule, block_prefix, encoder_rules, nvlabs_decoder_rules, patch_weight_name
+from hf_urbanseg.models.convert_keys import (
+    Rule,
+    block_prefix,
+    encoder_rules,
+    mmsegmentation_decoder_rules,
+    nvlabs_decoder_rules,
+    patch_weight_name,
+)
 
 
 def rules_by_file(layout):
@@ -40,6 +47,15 @@ def test_nvlabs_decoder_rules__only_projections_are_convolutions():
     assert not any(rule.as_conv for rule in nvlabs_decoder_rules())
     convolutions = [rule.file for rule in nvlabs_decoder_rules(projections_as_conv=True) if rule.as_conv]
     assert convolutions == [f"linear_c{stage}.proj.weight" for stage in (1, 2, 3, 4)]
+
+
+def test_mmsegmentation_decoder_rules__one_to_one():
+    rules = {rule.file: rule for rule in mmsegmentation_decoder_rules()}
+    assert len(rules) == 5 * 6 + 2
+    assert all(len(rule.hub) == 1 and not rule.as_conv for rule in rules.values())
+    assert len({rule.hub for rule in rules.values()}) == len(rules)
+    assert rules["convs.3.bn.running_var"].hub == ("linear_c.3.batch_norm.running_var",)
+    assert rules["conv_seg.bias"].hub == ("classifier.bias",)
 
 
 def test_rule__both_directions():
