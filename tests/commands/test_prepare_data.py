@@ -1,9 +1,12 @@
 import io
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -19,7 +22,7 @@ from hf_urbanseg.commands.prepare_data import main, write_prepared_set
 from hf_urbanseg.data.layouts.folders import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError, UrbanSegError
-from hf_urbanseg.hub import dataset_card
+from hf_urbanseg.hub import dataset_card, dataset_repository
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.labels import CITYSCAPES
 
@@ -107,6 +110,21 @@ def test_main__writes_a_split_file_that_serves_the_source(kitti, monkeypatch):
     assert {s: list(r["name"]) for s, r in again.splits.items()} == {
         s: list(r["name"]) for s, r in first.splits.items()
     }
+
+
+@pytest.mark.parametrize("space", ["camvid", "camvid_as_cityscapes"])
+def test_main__camvid_is_known_by_its_label_space(tmp_path, monkeypatch, space):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "camvid" / split / kind).mkdir(parents=True)
+        for index in range(2):
+            image = PillowImage.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8))
+            image.save(tmp_path / "camvid" / split / "images" / f"{split}{index}.jpg")
+            label = rng.integers(0, 12, (8, 12)).astype(np.uint8)
+            (tmp_path / "camvid" / split / "labels" / f"{split}{index}.png").write_bytes(png(label))
+    run(monkeypatch, "--data_dir", "camvid", "--label_space", space, "--output", "prepared")
+    assert json.loads(Path("prepared/source.json").read_text())["origin"] == "camvid"
 
 
 def test_main__readme_has_counts_and_notes(kitti, monkeypatch):
@@ -315,6 +333,55 @@ def test_push__a_later_set_replaces_the_earlier_one(kitti, hub_here, monkeypatch
     ]  # fmt: skip
     assert tree["notes.txt"] == b"x"
     assert list(load_data(dataset="user/set").splits) == ["train", "test"]
+
+
+def test_push__several_shards_read_back_in_order_and_replaced(kitti, hub_here, monkeypatch, capsys):
+    words = ("--data_dir", kitti, "--output", "prepared", "--overwrite", "--push_to_hub", "user/set")
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_repository, "SHARD_BYTES", 1)  # a shard for every frame
+        run(monkeypatch, *words)
+    source = load_data(data_dir="prepared")
+    shards = [path for path in hub_here.tree("user/set", kind="dataset") if path.startswith("data/train")]
+    assert shards == [f"data/train-{index:05d}-of-00003.parquet" for index in range(3)]
+    for streaming in (False, True):
+        loaded = load_data(dataset="user/set", streaming=streaming)
+        for split, rows in source.splits.items():
+            for column in ("image", "label"):
+                assert undecoded(loaded.splits[split], column) == undecoded(rows, column)
+            assert list(loaded.splits[split]["name"]) == list(rows["name"])
+    plain = datasets.load_dataset("user/set", split="train", streaming=True)
+    assert [row["name"] for row in plain] == list(source.splits["train"]["name"])
+    run(monkeypatch, *words)
+    shards = [path for path in hub_here.tree("user/set", kind="dataset") if path.startswith("data/train")]
+    assert shards == ["data/train-00000-of-00001.parquet"]
+    assert list(load_data(dataset="user/set").splits["train"]["name"]) == list(source.splits["train"]["name"])
+
+
+def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch, tmp_path):
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
+    before = folder_of(Path("prepared"))
+    hub_here.fail("hang", matching="commit")
+    environment = os.environ | hub_here.environment(tmp_path / "home")
+    command = [sys.executable, SCRIPTS / "publish.py", "prepared", "user/set"]
+    with open("log", "wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        end = time.monotonic() + 120
+        while "commit" not in hub_here.names() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    assert "commit" in hub_here.names(), Path("log").read_text()
+    hub_here.heal()
+    assert hub_here.tree("user/set", kind="dataset") == {}
+    assert Path(".prepared.push").is_dir()  # nobody was left to clear it
+    assert json.loads(Path("prepared/push.json").read_text())["owed"] == ["data set"]
+    push_prepared_set(Path("prepared"), PushLedger.read(Path("prepared")))
+    push_prepared_set(Path("prepared"), PushLedger(Path("prepared"), "user/other"))
+    first, second = (hub_here.tree(f"user/{name}", kind="dataset") for name in ("set", "other"))
+    assert len(first) == 9
+    assert {**first, "README.md": b""} == {**second, "README.md": b""}
+    assert not Path(".prepared.push").exists()
+    assert {**folder_of(Path("prepared")), "push.json": b""} == {**before, "push.json": b""}
 
 
 def test_push__owed_to_a_hub_that_was_away_and_completed_by_publish(kitti, hub_here, monkeypatch, capsys):
