@@ -24,7 +24,7 @@ NASTY = (
 
 
 def build_space(names=CITYSCAPES.names[:4]) -> LabelSpace:
-    colors = tuple((i, 2 * i, 3 * i) for i in range(len(names)))
+    colors = tuple((i, 2 * i % 256, 3 * i % 256) for i in range(len(names)))
     return LabelSpace("some", tuple(names), colors, {i: i for i in range(len(names))})
 
 
