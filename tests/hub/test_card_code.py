@@ -1,0 +1,96 @@
+"""The code on a card, as a stranger copies it: on a real frame, on another device, whatever the classes are called."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from card_pages import NASTY, build_card_run, build_space
+from PIL import Image
+
+from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.hub.publish import publish
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_image_processor, build_random_model
+
+DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+FRAME = DATA / "kitti48" / "training" / "image_2" / "000004_10.png"
+
+
+@pytest.fixture
+def build_published(hub_here, tmp_path):
+    """A run with weights, on the Hub with its card; gives the folder and the card's two blocks of Python."""
+
+    def build(space):
+        torch.manual_seed(0)
+        run = build_card_run(tmp_path / "run", space)
+        model = build_random_model("tiny", space).eval()
+        torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
+        model.save_pretrained(run)
+        build_image_processor((96, 320)).save_pretrained(run)
+        card = build_model_card(run, "user/name")
+        names = ("model.safetensors", "config.json", "preprocessor_config.json")
+        publish({name: run / name for name in names} | {"README.md": card.encode()}, "user/name")
+        return run, re.findall(r"^```python\n(.*?)\n```$", card, re.DOTALL | re.MULTILINE)
+
+    return build
+
+
+SAVE = """
+import numpy, sys
+assert not [name for name in sys.modules if name.startswith(("hf_urbanseg", "torchvision"))]
+found = {str(i): numpy.asarray(mask) for i, mask in enumerate(masks.values())}
+numpy.savez("found.npz", train_ids=train_ids.numpy(), names=list(masks), **found)
+"""
+
+
+def check(run, space, image, path):
+    """Tensor and masks equal what this package predicts, pixel by pixel."""
+    found = np.load(path)
+    expected = Predictor.from_pretrained(run, "cpu").predict([image])[0]
+    np.testing.assert_array_equal(found["train_ids"], expected)
+    # No trailing NULs or lost characters in the names, which numpy stores at a fixed width.
+    assert list(found["names"]) == [space.names[i] for i in np.unique(expected)]
+    for number, train_id in enumerate(np.unique(expected)):
+        np.testing.assert_array_equal(found[str(number)], 255 * (expected == train_id))
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not FRAME.is_file(), reason="KITTI's frames are not beside the repository")
+def test_card__its_code_on_a_real_frame(build_published, run_with_hub, tmp_path):
+    run, blocks = build_published(CITYSCAPES)
+    shutil.copy(FRAME, tmp_path / "street.png")
+    run_with_hub("\n".join([*blocks, SAVE]), home="stranger", OMP_NUM_THREADS=1)
+    check(run, CITYSCAPES, Image.open(FRAME).convert("RGB"), tmp_path / "found.npz")
+
+
+def test_card__its_code_whatever_classes_and_images_are(build_published, run_with_hub, tmp_path):
+    """Class names of markup, and a grey picture with a palette, upright and odd in size."""
+    space = build_space(NASTY)
+    run, blocks = build_published(space)
+    pixels = np.random.default_rng(0).integers(0, 256, (333, 77), np.uint8)
+    image = Image.fromarray(pixels).convert("P")
+    image.save(tmp_path / "street.png")
+    run_with_hub("\n".join([*blocks, SAVE]), home="stranger", OMP_NUM_THREADS=1)
+    check(run, space, image.convert("RGB"), tmp_path / "found.npz")
+
+
+def test_card__its_code_where_the_pipeline_chooses_a_device(build_published, run_with_hub, tmp_path):
+    """A pipeline puts its model on a GPU by itself; the second block has to send the pixels after it.
+
+    The device "meta" stands for that GPU: it computes nothing, but refuses tensors of the CPU as a GPU does.
+    """
+    _, (first, second) = build_published(CITYSCAPES)
+    Image.new("RGB", (64, 48)).save(tmp_path / "street.png")
+    lines = ["segmenter.model.to('meta')", "import torch", "segmenter.device = torch.device('meta')"]
+    second = second.partition("train_ids =")[0]
+    run_with_hub("\n".join([first, *lines, second, "assert outputs.logits.device.type == 'meta'"]), home="stranger")
+    broken = second.replace(".to(segmenter.device)", "")
+    assert broken != second
+    done = run_with_hub("\n".join([first, *lines, broken]), home="stranger", check=False)
+    assert done.returncode == 1
+    assert "meta" in done.stderr
