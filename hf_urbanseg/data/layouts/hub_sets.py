@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pyarrow as pa
+from datasets.fingerprint import Hasher
 from datasets.table import InMemoryTable, table_cast
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -81,7 +82,7 @@ def load_hub_set(
             return HubSet(splits, cached)
         with _fewer_retries():
             streams = datasets.load_dataset(dataset, revision=commit, streaming=True)
-            splits = {split: _stream(split, rows, choose) for split, rows in streams.items()}
+            splits = {split: _stream(split, rows, choose, [dataset, commit]) for split, rows in streams.items()}
     splits = datasets.DatasetDict({split: rows for split, rows in splits.items() if rows is not None})
     size = sum(rows.data.nbytes for rows in splits.values())
     frames = sum(map(len, splits.values()))
@@ -132,8 +133,8 @@ def _cached_commit(splits: Mapping[str, datasets.Dataset]) -> str | None:
     return commits[0] if len(names) == len(commits) == 1 else None
 
 
-def _stream(split: str, rows: datasets.IterableDataset, choose) -> datasets.Dataset | None:
-    """One split in memory, its pictures' files as they are."""
+def _stream(split: str, rows: datasets.IterableDataset, choose, origin: list[str]) -> datasets.Dataset | None:
+    """One split in memory, its pictures' files as they are; `origin` tells it from other sets and commits."""
     if rows.features is None:
         rows = rows._resolve_features()  # what `IterableDataset.push_to_hub` does; reads the first rows
     columns = list(rows.features) if choose is None else choose(rows.features, split)
@@ -144,7 +145,10 @@ def _stream(split: str, rows: datasets.IterableDataset, choose) -> datasets.Data
     pieces = rows.select_columns(columns).with_format("arrow").iter(batch_size=_STREAMED_ROWS)
     tables = [table_cast(piece, schema) for piece in pieces]
     table = pa.concat_tables(tables) if tables else schema.empty_table()
-    found = datasets.Dataset(InMemoryTable(table), info=datasets.DatasetInfo(features=features))
+    # The library's own fingerprint pickles the whole table: a second and third copy of it for a moment.
+    fingerprint = Hasher.hash([*origin, split, columns])
+    info = datasets.DatasetInfo(features=features)
+    found = datasets.Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint)
     promised = (rows.info.splits or {}).get(split)
     if promised is not None and promised.num_examples not in (None, len(found)):
         raise DataError(f"{promised.num_examples} frames in {split}", f"{len(found)}", "push the set again")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import loopback_api
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, Value, arrow_dataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils import file_utils
@@ -109,6 +109,22 @@ def test_load_hub_set__streams_only_the_columns_asked_for(hub_set):
     assert sorted(asked) == [(split, ["image", "label", "name", "extra"]) for split in ("extra", "test", "train")]
     assert found.commit == hub_set.repository("user/set", "dataset").branches["main"]
     assert not found.splits["train"].cache_files
+
+
+def test_load_data__streamed_is_never_pickled(hub_set, upload, monkeypatch):
+    """What `datasets` does for a fingerprint: it takes several times the memory of the set."""
+
+    def refuse(_):
+        raise AssertionError("a copy of the whole table")
+
+    monkeypatch.setattr(arrow_dataset, "generate_fingerprint", refuse)
+    old = load_hub_set("user/set", streaming=True)
+    load_data(dataset="user/set", streaming=True)
+    upload({"notes.txt": b"another commit"})
+    new = load_hub_set("user/set", streaming=True)
+    splits = [*old.splits.values(), *new.splits.values()]
+    assert len({rows._fingerprint for rows in splits}) == len(splits) == 6
+    assert load_hub_set("user/set", streaming=True).splits["train"]._fingerprint == new.splits["train"]._fingerprint
 
 
 def test_load_hub_set__streamed_image_files_are_read_too(upload):
