@@ -249,7 +249,7 @@ def _convert_decoder(
         # Their LayerNorms have other epsilons, and nobody trains this pair.
         raise ModelError(
             "MMSegmentation's encoder with its decoder",
-            f"{LAYOUTS[encoder_layout]}'s encoder",
+            "NVlabs' encoder",
             "take the encoder alone with `--decoder drop`",
             file.path,
         )

@@ -101,7 +101,8 @@ def test_convert_to_hub__sizes(layout, size):
 
 
 def test_convert_to_hub__projections_as_convolutions():
-    reference = build_reference("nvlabs")
+    # As wide as the last stage, as in B0: a transposed matrix would fit.
+    reference = build_reference("nvlabs", channels=128)
     file = as_file(reference)
     for name in list(file.tensors):
         if ".linear_c" in name and name.endswith("weight"):
@@ -192,7 +193,7 @@ def test_convert_to_hub__keeping_a_linear_decoder_is_plain():
 
 def test_convert_to_hub__mmsegmentation_decoder_behind_another_encoder():
     reference = build_reference("nvlabs", head=references.MmsegHead)
-    with pytest.raises(ModelError, match=r"found NVlabs's encoder.*--decoder drop"):
+    with pytest.raises(ModelError, match=r"found NVlabs' encoder.*--decoder drop"):
         convert_to_hub(as_file(reference), decoder="keep")
 
 
@@ -237,6 +238,21 @@ def test_convert_to_hub__no_tensor_of_another_shape(layout):
         wider = torch.zeros([size + 1 for size in tensor.shape] or [1])
         with pytest.raises(ModelError):
             convert_to_hub(CheckpointFile(Path("model.pth"), file.tensors | {name: wider}, None))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("backbone.norm2.bias", torch.int64),
+        ("decode_head.linear_fuse.bn.running_mean", torch.int32),
+        ("decode_head.linear_fuse.bn.num_batches_tracked", torch.float32),
+    ],
+)
+def test_convert_to_hub__whole_numbers_instead_of_weights_or_weights_instead(name, dtype):
+    file = as_file(build_reference("nvlabs"))
+    file.tensors[name] = file.tensors[name].to(dtype)
+    with pytest.raises(ModelError, match=rf"`{re.escape(name)}` as {dtype}"):
+        convert_to_hub(file)
 
 
 @pytest.mark.parametrize(
