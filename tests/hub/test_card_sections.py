@@ -7,8 +7,13 @@ import pytest
 from card_pages import Page, build_card_run, read_block
 from loopback_cards import read_front_matter
 
+from hf_urbanseg.config import PlanArguments
+from hf_urbanseg.hub.card_sections import describe_failures, describe_limits, measure_command
 from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.recipe import parse_arguments
 from hf_urbanseg.reports.run_files import write_json
 
 
@@ -65,3 +70,87 @@ def test_build_model_card__command_names_what_the_recipe_had(tmp_path):
     card = build_model_card(run, "user/name")
     assert read_block(card, "bash").endswith("--model user/name --split test --ratios 0.5 1 1.5 --flip true")
     assert read_front_matter(card)["datasets"] == ["user/set"]
+
+
+def read_limits(run, **scores) -> list[str]:
+    """The limits of a run whose test scores are changed."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["splits"]["test"] |= scores
+    write_json(run / "metrics.json", metrics)
+    return [str(one) for one in describe_limits(RunSummary.read(run), "test")]
+
+
+def test_describe_limits__by_the_numbers(tmp_path):
+    run = build_card_run(tmp_path / "run")
+    iou = {"road": 0.0999, "sidewalk": 0.1, "building": None, "wall": 0.0}
+    limits = read_limits(run, iou=iou, support={"road": 5, "sidewalk": 5, "building": 0, "wall": 0})
+    assert limits[2:] == [
+        "Never seen in training (no pixel of the train split): road, sidewalk.",
+        "Not learnt (IoU 0 % on test): wall.",
+        "Hardly learnt (IoU below 10 %): road.",
+        "Not measured (no labelled pixel on test): building.",
+        "The interval speaks of the choice of images alone; another seed of training was not tried for this card.",
+        "Images are resized to 64 x 192 pixels (height x width) whatever their shape; shapes far from that are "
+        "distorted and were not measured.",
+    ]
+    assert len(read_limits(run, confidence_interval=None)) == len(limits) - 1
+
+
+@pytest.mark.parametrize(
+    ("data", "train", "expected"),
+    [
+        ("synthetic", 64, ["Trained on 64 images only, measured on 5; the images were rendered by a program: the "
+                           "numbers show that training works and say nothing about real streets."]),
+        ("cityscapes", 2975, ["Trained on 2,975 images, measured on 5; Cityscapes' images were taken from one car in "
+                              "cities of Germany and its neighbours, in daylight and good or medium weather.",
+                              "Other places, cameras, night, rain and snow were not measured."]),
+        ("mine", 1000, ["Trained on 1,000 images, measured on 5. How it does elsewhere, at night or in bad weather was "
+                        "not measured."]),
+        ("mine", 999, ["Trained on 999 images only, measured on 5. How it does elsewhere, at night or in bad weather "
+                       "was not measured."]),
+    ],
+)  # fmt: skip
+def test_describe_limits__by_the_data(tmp_path, data, train, expected):
+    run = build_card_run(tmp_path / "run", data=data)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["data"]["images"]["train"] = train
+    write_json(run / "metrics.json", metrics)
+    assert read_limits(run)[: len(expected) + 1][:-1] == expected
+    assert read_limits(run)[len(expected)].startswith("Never seen")
+
+
+@pytest.mark.parametrize("ratios", [(1.0,), (0.5, 0.75, 1.0)])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("window", [None, (128, 256)])
+def test_measure_command__every_plan_comes_back(tmp_path, ratios, flip, window):
+    """What a plan says of itself on the card is, as options, that plan again."""
+    plan = PredictionPlan(ratios=ratios, flip=flip, window=window)
+    run = build_card_run(tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["splits"]["test"]["protocol"] = plan.describe((64, 192))
+    write_json(run / "metrics.json", metrics)
+    words = shlex.split(measure_command(RunSummary.read(run), "test", "user/name"))
+    at = words.index("--data_dir") + 2
+    (arguments,) = parse_arguments((PlanArguments,), words[at:], description="")
+    assert arguments.build_plan() == plan
+
+
+def test_measure_command__paths_are_cut_and_words_quoted(tmp_path):
+    run = build_card_run(tmp_path / "run", label_space="/home/me/my classes.yaml", data="it's; rm -rf $HOME")
+    words = shlex.split(measure_command(RunSummary.read(run), "test", "user/name"))
+    assert words[6:] == ["--data_dir", "it's; rm -rf $HOME", "--label_space", "my classes.yaml"]
+
+
+def test_describe_failures__a_picture_of_the_failure_before_an_overlay(tmp_path):
+    run = build_card_run(tmp_path / "run")
+    (run / "failures").mkdir()
+    summary = RunSummary.read(run)
+    cases = describe_failures(summary, "test", True)
+    assert len(cases) <= 8
+    shown = {case["name"]: case["picture"] for case in cases}
+    assert shown["000000_10"] == "overlays/000000_10.png"
+    (run / "failures" / "000000_10.jpg").write_bytes(b"x")
+    assert describe_failures(summary, "test", True)[list(shown).index("000000_10")]["picture"] == (
+        "failures/000000_10.jpg")  # fmt: skip
+    assert {case["picture"] for case in describe_failures(summary, "test", False)} == {None}
+    assert describe_failures(summary, "train", True) == []

@@ -1,10 +1,14 @@
 """What a card cites."""
 
+import json
 import re
 
 import pytest
+from card_pages import build_card_run, read_block
 
 from hf_urbanseg.hub.citations import BIBTEX, choose_citations
+from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.reports.run_files import write_json
 
 
 def test_choose_citations__what_the_recipe_used():
@@ -24,3 +28,19 @@ def test_bibtex__is_balanced_and_complete(key):
         assert re.match(r"@(inproceedings|article)\{[a-z]+\d{4}[a-z]*,\n", entry)
         assert all(f"  {field} = " in entry for field in ("title", "author", "year"))
         assert re.search(r"  (booktitle|journal) = ", entry)
+
+
+def test_build_model_card__cites_what_the_run_used(tmp_path):
+    """By the numbers and files of the run: weights that were never computed and scores that are not there are not."""
+    run = build_card_run(tmp_path / "run", splits=("test",), class_weights="enet")
+    keys = set(re.findall(r"^@\w+\{(\w+),", read_block(build_model_card(run), "bibtex"), re.MULTILINE))
+    assert keys == {
+        "xie2021segformer", "liu2022cv", "geiger2012kitti", "alhaija2018augmented", "cordts2016cityscapes",
+        "shrivastava2016ohem", "paszke2016enet", "cheng2021boundary",
+    }  # fmt: skip
+    (run / "class_weights.json").unlink()
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["splits"]["test"]["boundary_iou"], metrics["splits"]["test"]["mean_boundary_iou"]
+    write_json(run / "metrics.json", metrics)
+    fewer = set(re.findall(r"^@\w+\{(\w+),", read_block(build_model_card(run), "bibtex"), re.MULTILINE))
+    assert keys - fewer == {"paszke2016enet", "cheng2021boundary"}

@@ -1,10 +1,20 @@
 """Text from data that means nothing in Markdown."""
 
+import jinja2
 import pytest
 from card_pages import NASTY, Page
 from markdown_it import MarkdownIt
 
-from hf_urbanseg.hub.markdown import code_span, escape_markdown, fence_code, quote_path
+from hf_urbanseg.hub.markdown import (
+    code_span,
+    escape_markdown,
+    fence_code,
+    flatten,
+    format_count,
+    format_percent,
+    quote_path,
+    render_markdown,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,3 +42,29 @@ def test_code__fences_and_spans_are_longer_than_what_is_inside():
     assert html == '<pre><code class="language-yaml">```\n&lt;b&gt;\n````\n</code></pre>\n'
     assert MarkdownIt("commonmark").render(code_span("a``b`")) == "<p><code>a``b`</code></p>\n"
     assert quote_path("a b/(c)#?.png") == "a%20b/%28c%29%23%3F.png"
+
+
+def test_flatten__one_line_of_bounded_length():
+    assert flatten(" a\n\tb\u2028c ") == "a b c"
+    assert flatten("\U0001f468\u200d\U0001f469") == "\U0001f468\u200d\U0001f469"
+    assert flatten("\x00\udc80\u202e") == "\ufffd\ufffd\ufffd"
+    assert flatten("x" * 1000) == "x" * 1000
+    assert flatten("x" * 1001) == "x" * 998 + " …"
+
+
+def test_format_percent__what_is_no_number_is_a_dash():
+    values = (0.12345, 0, 1, None, float("nan"), float("inf"))
+    assert [format_percent(value) for value in values] == ["12.35", "0.00", "100.00", "–", "–", "–"]
+    assert format_percent(0.12345, 3) == "12.345"
+    assert [format_count(value) for value in (1234, 0, None)] == ["1,234", "0", "–"]
+
+
+def test_code_span__spaces_around_ticks_and_bars_in_tables():
+    for text in ("`a", "a`", "``", "a|b", "a\nb"):
+        page = Page(f"\n---\n| {code_span(text)} | c |\n|---|---|")
+        assert page.cells == [[" ".join(text.split()), "c"]]
+
+
+def test_render_markdown__a_missing_value_is_an_error():
+    with pytest.raises(jinja2.UndefinedError):
+        render_markdown("interim_card.md.j2")

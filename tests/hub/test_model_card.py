@@ -84,6 +84,9 @@ def test_build_model_card__no_path_of_this_machine(tmp_path):
     assert "/home/someone" not in card
     recipe = yaml.safe_load(read_block(card, "yaml"))
     assert (recipe["data_dir"], recipe["split_file"], recipe["output_dir"]) == ("kitti", "mine.yaml", "run")
+    # In the middle of an option, too.
+    card = build_model_card(build_card_run(tmp_path / "run", keep_together=[f"a,see {tmp_path}/list.txt"]))
+    assert yaml.safe_load(read_block(card, "yaml"))["keep_together"] == ["a,see list.txt"]
     card = build_model_card(build_card_run(tmp_path / "run", data_dir="../customer/kitti"))
     assert "customer" not in card
     # In other files, and under names that would be escaped.
