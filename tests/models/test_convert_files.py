@@ -48,6 +48,8 @@ def test_read_checkpoint_file__wrappings(tmp_path, zipped):
         {"state_dict": TENSORS},
         {"state_dict": TENSORS, "meta": None},
         {"model": TENSORS, "epoch": 3},
+        # mmengine's EMAHook swaps the two when it saves: the averaged weights are in `state_dict`.
+        {"ema_state_dict": {"steps": torch.tensor(2), "module.a": torch.zeros(3)}, "state_dict": TENSORS},
     ):
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         file = read_checkpoint_file(path)
