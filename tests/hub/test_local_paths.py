@@ -85,6 +85,11 @@ def test_list_local_folders__all_that_tell_something_of_this_machine(tmp_path, m
     assert not {"/", "", "~", "/usr", "user/name", "kitti", "/opt"} & set(found)
 
 
+def test_list_local_folders__a_folder_of_the_root_is_no_name_of_its_own():
+    assert "/scratch" not in list_local_folders(Path("/scratch/x"), {})
+    assert {"/scratch/ann", "/scratch/ann/x"} <= set(list_local_folders(Path("/scratch/ann/x"), {}))
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [
@@ -101,6 +106,7 @@ def test_list_local_folders__all_that_tell_something_of_this_machine(tmp_path, m
         ("file%3A%2F%2F%2Fhome%2Fann%2Fx", "x"),
         ('{"a": "one\\n/home/ann/x\\ttwo"}', '{"a": "one\\nx\\ttwo"}'),
         ('"/home/ann/my pictures/of one/a b.png"', '"a b.png"'),
+        ("'/home/ann/some pictures of one/a b.png'", "'a b.png'"),
         ('"/home/ann/my pictures and /home/ann/x"', '"my pictures and x"'),
         ('"/home/ann/run is done, see x/y"', '"run is done, see x/y"'),
         ("no quotes: /home/ann/my pictures/a.png", "no quotes: my pictures/a.png"),
@@ -159,6 +165,7 @@ def test_remove_local_paths__of_windows():
 
 def test_remove_local_paths__the_longest_folder_counts():
     assert remove_local_paths("/a/b/c /a/b", ["/a", "/a/b"]) == "c b"
+    assert remove_local_paths("see /a/b c/d here", ["/a", "/a/b c"]) == "see d here"
 
 
 def test_remove_local_paths__yaml_with_single_quotes():

@@ -14,6 +14,7 @@ def test_is_picture__by_its_beginning():
     assert is_picture(".jpg", jpg)
     assert not is_picture(".png", jpg)
     assert not is_picture(".jpg", png)
+    assert not is_picture(".jpg", b"\xff\xfeT\0O\0K\0")
     assert not is_picture(".png", b"")
     assert not is_picture(".png", b"TOKEN=1")
 

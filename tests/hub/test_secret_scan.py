@@ -34,6 +34,11 @@ def test_collect_secrets__says_where_each_is_known_from(monkeypatch):
     }
 
 
+def test_collect_secrets__the_first_place_counts(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", SHAPED)
+    assert collect_secrets([], SHAPED) == {SHAPED: "the token that was given"}
+
+
 @pytest.mark.parametrize("value", ["S3cr3t!x", "aB3dE6gH", "abcdefghijkl", "correct horse battery staple", ODD])
 def test_collect_secrets__short_odd_and_long_ones(monkeypatch, value):
     monkeypatch.setenv("MY_PASSWORD", value)
@@ -194,6 +199,11 @@ def test_hide_secrets__what_the_machine_knows(monkeypatch):
     Path(".env").write_text(f"TOKEN={PLAIN}\n")
     text = f"http://ann:aB3-dE6g@proxy:1 {PLAIN} {ODD}"
     assert hide_secrets(text, ODD) == "http://ann:<token>@proxy:1 <token> <token>"
+
+
+def test_hide_secrets__the_longest_first(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["finetune"])
+    assert hide_secrets("a-longer-secret a-longer", "a-longer", "a-longer-secret") == "<token> <token>"
 
 
 def test_hide_secrets__keeps_text_that_is_no_utf8(monkeypatch):
