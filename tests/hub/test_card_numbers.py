@@ -119,6 +119,10 @@ def test_build_model_card__pictures_of_failures(tmp_path, number):
     if number > 1:
         opened = section.index("<details>")
         assert section.index(f"![{names[0]}") < opened < section.index(f"![{names[1]}")
+    assert build_model_card(run).count("The pictures contain images of KITTI semantic segmentation (Geiger") == 1
+    shutil.rmtree(run / "overlays")
+    assert build_model_card(run).count("The pictures contain images of KITTI semantic segmentation (Geiger") == 1
+    assert "The pictures contain" not in build_model_card(run, pictures=False)
     assert "![" not in build_model_card(run, pictures=False).partition("## Where it fails")[2].partition("\n## ")[0]
 
 

@@ -154,3 +154,11 @@ def test_describe_failures__a_picture_of_the_failure_before_an_overlay(tmp_path)
         "failures/000000_10.jpg")  # fmt: skip
     assert {case["picture"] for case in describe_failures(summary, "test", False)} == {None}
     assert describe_failures(summary, "train", True) == []
+
+
+def test_describe_failures__no_more_than_a_reader_looks_at(tmp_path, monkeypatch):
+    summary = RunSummary.read(build_card_run(tmp_path / "run"))
+    every = describe_failures(summary, "test", False)
+    assert len(every) > 2
+    monkeypatch.setattr("hf_urbanseg.hub.card_sections._FAILURES", 2)
+    assert describe_failures(summary, "test", False) == every[:2]

@@ -3,6 +3,9 @@
 import copy
 import json
 import logging
+import re
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
@@ -11,6 +14,7 @@ import pytest
 import yaml
 from card_pages import NASTY, Page, accept, build_card_run, build_space, read_block
 from loopback_cards import check_card, read_front_matter
+from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
@@ -50,6 +54,25 @@ def test_build_model_card__class_table(tmp_path):
     for name, row in rows.items():
         scores = [found[key][name] for key in ("iou", "accuracy", "precision", "dice", "boundary_iou")]
         assert row == [*(f"{100 * score:.2f}" for score in scores), f"{found['support'][name]:,}"]
+
+
+@pytest.mark.parametrize("missing", [None, "overlays", "failures", "recipe.yaml", "class_weights.json"])
+def test_build_model_card__sections_and_their_paragraphs_stand_apart(tmp_path, missing):
+    run = build_card_run(tmp_path / "run")
+    (run / "failures").mkdir()
+    shutil.copytree(run / "overlays", run / "failures", dirs_exist_ok=True)
+    if missing is not None:
+        (shutil.rmtree if (run / missing).is_dir() else Path.unlink)(run / missing)
+    card = build_model_card(run, "user/name")
+    headings = ["SegFormer-B0 on KITTI semantic segmentation", "How to use it", "What it predicts", "Results",
+                "Classes on test", "Measure it again", "Where it fails", "Intended use and limits", "Data", "Training",
+                "Files", "Licence", "Citations"]  # fmt: skip
+    gone = {"overlays": "What it predicts", "recipe.yaml": "Training"}.get(missing)
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.partition("\n---\n")[2])
+    assert re.findall(r"<h[123]>(.*?)</h[123]>", html) == [one for one in headings if one != gone]
+    # What looks like the start of a block inside a paragraph is one that lost the empty line before it.
+    for paragraph in re.findall(r"<p>(.*?)</p>", html, re.DOTALL):
+        assert not re.search(r"## |\| |</?details>|^- ", paragraph, re.MULTILINE), paragraph
 
 
 def test_build_model_card__without_what_older_runs_lack(tmp_path):
