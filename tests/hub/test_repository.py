@@ -157,7 +157,7 @@ def test_collect_repository__traps_of_every_kind_stay(run, tmp_path, caplog):
                  "overlays.png", "runs/tfevents.txt", "runs/a/b/events.out.tfevents.1", "runs/x/events.out.tfevents.1",
                  "model-1.safetensors", "per_class_.exe", "metrics.json~", "metrics.json.lock", ".git/README.md",
                  "overlays/.git/a.png", "checkpoint-4/README.md", "failures/a.PNG"):  # fmt: skip
-        _write(run / name, b"trap")
+        _write(run / name, struct.pack("<Q", 4) + b"crc1trapcrc2")  # an event file's record, too
     for name in ("scène – 1.png", "a b.png", "'quoted\".png", "%2e%2e.png", "a..b.png"):
         _write(overlays / name, build_png())
         before.add(f"overlays/{name}")
@@ -301,6 +301,7 @@ def _refuses(run, name, known="something like a token or password"):
         collect_repository(run)
     text = str(raised.value)
     assert text.startswith(f"{name}: expected files without secrets; found {known}")
+    assert ("if it is no secret, take it away from there" in text) == (known != "something like a token or password")
     assert SECRET not in text
     assert OPAQUE not in text
     assert "\n" not in text
