@@ -15,6 +15,7 @@ from hf_urbanseg.data.layouts.folders import FEATURES
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.hub import dataset_card
 from hf_urbanseg.hub.dataset_card import choose_terms, write_dataset_card
 from hf_urbanseg.labels import LabelSpace
 
@@ -45,10 +46,10 @@ def build(names, colors, ids):
     return LoadedData(splits, LabelSpace("mine", names, colors, ids), "mine", ("test: 1 of 3 frames, seed 4",))
 
 
-def write(folder, data, terms=None, **options):
+def write(folder, data, terms=None, counts=None, **options):
     splits = SplitDict()
     for split, rows in data.splits.items():
-        splits.add(SplitInfo(split, num_bytes=10, num_examples=len(rows)))
+        splits.add(SplitInfo(split, num_bytes=10, num_examples=(counts or {}).get(split, len(rows))))
     info = DatasetInfo(features=FEATURES, splits=splits, download_size=2_500_000, dataset_size=20)
     inspection = inspect_pairs(data.splits, data.label_space, cache_dir=False, progress=False)
     terms = terms or choose_terms("kitti", FRAMES, None, False)
@@ -77,6 +78,16 @@ def test_write_dataset_card__front_matter(tmp_path, data):
     assert [(one["name"], one["num_examples"], one["num_bytes"]) for one in front["dataset_info"]["splits"]] == [
         ("train", 2, 10), ("test", 1, 10)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frames", "category"), [(999, "n<1K"), (1_000, "1K<n<10K"), (10_000, "10K<n<100K"), (2_000_000, "1M<n<10M")]
+)
+def test_write_dataset_card__size_category(tmp_path, data, monkeypatch, frames, category):
+    monkeypatch.setattr(dataset_card, "_draw_samples", lambda *_: None)
+    monkeypatch.setattr(dataset_card, "plot_class_distribution", lambda *_, **__: None)
+    front, _ = write(tmp_path, data, counts={"train": frames - 1, "test": 1})
+    assert front["size_categories"] == [category]
 
 
 def test_write_dataset_card__numbers_and_names(tmp_path, data):
@@ -140,6 +151,14 @@ def test_write_dataset_card__rare_classes_are_not_rounded_to_none(tmp_path, data
     rows = {"train": Dataset.from_list([frame(0, label, "a")], features=FEATURES)}
     _, text = write(tmp_path, LoadedData(DatasetDict(rows), data.label_space, "mine", ()))
     assert "| 8..9 | 0 | 0.00 % |" in text
+
+
+def test_write_dataset_card__commonest_sizes_first(tmp_path, data):
+    heights = (16, 14, 12, 12, 10, 10, 10)
+    rows = [frame(seed, np.full((height, 20), 7, np.uint8), str(seed)) for seed, height in enumerate(heights)]
+    data.splits["train"] = Dataset.from_list(rows, features=FEATURES)
+    _, text = write(tmp_path, data)
+    assert "| train | 7 | 10x20, 12x20, 16x20 and 1 more | 0.0 % |" in text
 
 
 def test_write_dataset_card__camvid(tmp_path, data):
