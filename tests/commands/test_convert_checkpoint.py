@@ -156,6 +156,12 @@ def test_convert_checkpoint__kept_decoder_there_and_back(run, kept, tmp_path):
     status, _, err = run(folder, "--to", "nvlabs", "--output", tmp_path / "nvlabs.pth")
     assert status == 2
     assert err.count("\n") == 1
+    words = ("--to", "mmsegmentation", "--decoder", "drop", "--output", tmp_path / "encoder.pth")
+    status, out, _ = run(folder, *words)
+    assert status == 0
+    assert "dropped: decoder, 32 tensors" in out
+    encoder = torch.load(tmp_path / "encoder.pth", weights_only=True)["state_dict"]
+    assert encoder.keys() == network.backbone.state_dict().keys()
 
 
 def test_convert_checkpoint__kept_decoder_without_this_package(kept):
