@@ -154,7 +154,7 @@ def test_collect_repository__traps_of_every_kind_stay(run, tmp_path, caplog):
         _write(overlays / name, build_png())
     _write(Path(os.fsdecode(os.fsencode(overlays) + b"/\xff.png")), build_png())
     for name in ("METRICS.JSON", "Model.safetensors", "OVERLAYS/a.png", "wandb/config.yaml", "wandb/a.png", "core.123",
-                 "overlays.png", "runs/tfevents.txt", "runs/a/b/events.out.tfevents.1", "runs/x/events.out.tfevents.1",
+                 "overlays.png", "runs/tfevents.txt", "runs/a/b/events.out.tfevents.1", "runs/x/tfevents.1",
                  "model-1.safetensors", "per_class_.exe", "metrics.json~", "metrics.json.lock", ".git/README.md",
                  "overlays/.git/a.png", "checkpoint-4/README.md", "failures/a.PNG"):  # fmt: skip
         _write(run / name, struct.pack("<Q", 4) + b"crc1trapcrc2")  # an event file's record, too
