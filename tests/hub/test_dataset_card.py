@@ -120,6 +120,8 @@ def test_write_dataset_card__says_only_what_the_splits_allow(tmp_path, data):
     once, command = "Use the test split once, at the end.", "urbanseg-finetune --recipe segformer_b0_kitti"
     _, text = write(tmp_path, data)
     assert once in text
+    _, on_main = write(tmp_path, data, revision="main")
+    assert on_main == text  # without a revision in its code
     assert f"{command} --dataset user/set --output_dir" in text
     _, text = write(tmp_path, only(data, "test"))
     assert 'dataset["test"][0]' in text
@@ -127,6 +129,7 @@ def test_write_dataset_card__says_only_what_the_splits_allow(tmp_path, data):
     assert "urbanseg-finetune" not in text
     assert "--streaming" not in text
     _, text = write(tmp_path, only(data, "train"), choose_terms(None, FRAMES, "mit", None))
+    assert 'load_dataset("user/set")' in text
     assert 'dataset["train"][0]' in text
     assert "Use the test split" not in text
     assert "\n# set\n\n2 images with the class of each pixel" in text
@@ -155,7 +158,7 @@ def test_write_dataset_card__rare_classes_are_not_rounded_to_none(tmp_path, data
 
 def test_write_dataset_card__commonest_sizes_first(tmp_path, data):
     heights = (16, 14, 12, 12, 10, 10, 10)
-    rows = [frame(seed, np.full((height, 20), 7, np.uint8), str(seed)) for seed, height in enumerate(heights)]
+    rows = [frame(seed, np.full((height, 20), 7, np.uint8), str(seed)) for seed, height in enumerate(heights, 5)]
     data.splits["train"] = Dataset.from_list(rows, features=FEATURES)
     _, text = write(tmp_path, data)
     assert "| train | 7 | 10x20, 12x20, 16x20 and 1 more | 0.0 % |" in text
