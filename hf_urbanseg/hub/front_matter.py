@@ -58,7 +58,7 @@ def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | Non
     data = ModelCardData(
         license=licence.id,
         license_name=licence.name,
-        license_link=licence.link if licence.id == "other" else None,
+        license_link=licence.link,
         library_name="transformers",
         pipeline_tag="image-segmentation",
         base_model=base,

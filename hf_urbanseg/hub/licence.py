@@ -23,7 +23,7 @@ class Licence:
     Args:
         id: One of the Hub's identifiers.
         name: Where `id` is "other".
-        link: Of the terms, *optional*.
+        link: Of the first of the terms, where `id` is "other".
         reasons: Sentences, one for the weights and one for the data.
         terms: Name and link of everything that binds the weights.
     """

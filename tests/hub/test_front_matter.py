@@ -118,3 +118,12 @@ def test_build_front_matter__licence(tmp_path):
     front = read_front_matter(build_model_card(build_card_run(tmp_path / "b", init="random")))
     assert front["license"] == "cc-by-nc-sa-3.0"
     assert not {"license_name", "license_link"} & front.keys()
+
+
+def test_build_front_matter__data_on_the_hub_and_tags_once(tmp_path):
+    run = build_card_run(tmp_path / "a", data_dir=None, dataset="user/cityscapes-mini", data="user/cityscapes-mini")
+    front = read_front_matter(build_model_card(run))
+    assert front["datasets"] == ["user/cityscapes-mini"]
+    (types,) = {tuple(result["dataset"].items())[:2] for result in front["model-index"][0]["results"]}
+    assert dict(types) == {"name": "user/cityscapes-mini", "type": "user/cityscapes-mini"}
+    assert front["tags"] == ["segformer", "semantic-segmentation", "cityscapes", "hf_urbanseg"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_urbanseg.hub.licence import choose_licence
+from hf_urbanseg.hub.licence import choose_licence, recognise_data
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,28 @@ def test_choose_licence__by_weights_and_data(base, is_hub, data, expected):
     assert (licence.id, licence.name) == expected
     assert (licence.link is not None) == (licence.id == "other")
     assert len(licence.reasons) == 2
+
+
+def test_choose_licence__links_everything_that_binds():
+    licence = choose_licence("nvidia/mit-b0", True, "kitti", False)
+    assert licence.terms == (
+        ("nvidia-source-code-license-for-segformer", "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"),
+        ("cc-by-nc-sa-3.0", "https://creativecommons.org/licenses/by-nc-sa/3.0/"),
+    )
+    assert choose_licence(None, False, "synthetic", False).terms == ()
+
+
+@pytest.mark.parametrize("size", range(6))
+@pytest.mark.parametrize("name", ["/models/segformer-b{}-x", "~/MIT_B{}.pth", "me/segformer_b{}"])
+def test_choose_licence__copies_of_nvidias_weights_by_their_names(name, size):
+    licence = choose_licence(name.format(size), name.startswith("me/"), "synthetic", False)
+    assert licence.name == "nvidia-source-code-license-for-segformer"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("KITTI", "kitti"), ("user/kitti-48", "kitti"), ("camvid_as_cityscapes", "camvid"), ("cityscapes", "cityscapes"),
+     ("synthetic", "synthetic"), ("synthetic_fog", None), ("mine", None)],
+)  # fmt: skip
+def test_recognise_data__by_name(name, expected):
+    assert recognise_data(name) == expected
