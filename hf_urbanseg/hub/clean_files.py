@@ -36,7 +36,9 @@ def clean_file(name: str, path: Path, folders: list[str]) -> Path | bytes | None
         DataError: A file that can't be read, or weights whose metadata name a path.
     """
     if "tfevents" in name:
-        return _clean_events(path.read_bytes(), folders) or None
+        content = path.read_bytes()
+        cleaned = _clean_events(content, folders)
+        return cleaned if cleaned or not content else None
     if name == "recipe.yaml":
         return _dump(_clean_values(shorten_options(read_options(path)), folders))
     if path.suffix in _TEXT:

@@ -110,6 +110,7 @@ def test_clean_file__event_records_in_every_notation(clean):
     assert r"\u00eb" in args[1]
     assert clean("runs/events.out.tfevents.1.0", content) == b"".join(kept)
     assert clean("runs/events.out.tfevents.1.0", record(args[0])) is None
+    assert clean("runs/events.out.tfevents.1.0", b"") == b""  # begun, and nothing written yet
     assert clean("runs/events.out.tfevents.1.0", b"no events at all, but twenty bytes and more") is None
 
 
