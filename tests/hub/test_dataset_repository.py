@@ -119,6 +119,28 @@ def test_collect_dataset__shards_and_row_groups(prepared, monkeypatch):
         whole["name"].to_pylist()
     )
     assert [pq.ParquetFile(io.BytesIO(shard)).num_row_groups for shard in shards] == [1, 2, 2]
+    front = yaml.safe_load(files["README.md"].decode().split("---\n")[1])["dataset_info"]
+    parquet = [content for path, content in files.items() if path.endswith(".parquet")]
+    assert front["download_size"] == sum(map(len, parquet))
+    assert size < front["splits"][0]["num_bytes"] < sum(map(len, shards))
+    assert front["dataset_size"] == sum(split["num_bytes"] for split in front["splits"])
+
+
+def test_collect_dataset__a_row_group_is_counted_anew(prepared, monkeypatch):
+    sizes = [len(png(i, None)) + len(png(i, i % 2 == 1)) for i in range(5)]
+    monkeypatch.setattr(dataset_repository, "_ROW_GROUP_BYTES", max(sizes) + 1)  # two frames fill one
+    train = pq.ParquetFile(io.BytesIO(collect(prepared)["data/train-00000-of-00001.parquet"])).metadata
+    assert [train.row_group(index).num_rows for index in range(train.num_row_groups)] == [2, 2, 1]
+
+
+def test_collect_dataset__a_saved_set_of_anybody_is_not_cut(prepared):
+    (prepared / "source.json").unlink()
+    shutil.rmtree(prepared / "validation")
+    (prepared / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    files = collect(prepared, license="mit")
+    assert {split: len(names) for split, names in yaml.safe_load(files["splits.yaml"]).items() if names} == {
+        "train": 5, "test": 2
+    }  # fmt: skip
 
 
 def test_collect_dataset__nothing_else_of_the_folder_and_no_path_of_this_machine(prepared, tmp_path):
@@ -157,6 +179,7 @@ def test_collect_dataset__needs_a_licence_or_privacy(tmp_path):
     assert json.loads(collect(folder, license="cc-by-4.0")["source.json"])["license"] == "cc-by-4.0"
     (folder / "source.json").write_text('{"license": "mit"}')
     assert json.loads(collect(folder)["source.json"])["license"] == "mit"
+    assert json.loads(collect(folder, license="cc-by-4.0")["source.json"])["license"] == "cc-by-4.0"
 
 
 def test_collect_dataset__other_folders_and_damage(prepared, tmp_path):

@@ -75,6 +75,11 @@ def test_normalise_columns__a_class_label_is_not_a_label_image():
         normalise(rows)
 
 
+def test_normalise_columns__passes_over_a_class_label_of_a_usual_name():
+    rows = make_rows(label="mask").add_column("label", [0, 1]).cast_column("label", ClassLabel(names=["a", "b"]))
+    np.testing.assert_array_equal(np.asarray(normalise(rows)[0]["label"]), INDICES)
+
+
 def test_normalise_columns__unknown_given_column():
     with pytest.raises(DataError, match="an image column `left`; found image columns image, label among"):
         normalise(make_rows(), "left")
