@@ -64,7 +64,7 @@ def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | Non
         base_model=base,
         base_model_relation="finetune" if base else None,
         datasets=[summary.data_name] if summary.data_is_hub else None,
-        tags=["segformer", "semantic-segmentation", *dict.fromkeys(filter(None, kinds)), "hf_urbanseg"],
+        tags=["segformer", "semantic-segmentation", *filter(None, kinds), "hf_urbanseg"],
         metrics=["mean_iou"],
         model_name=slugify(repo_id.rpartition("/")[2] if repo_id else summary.folder) if results else None,
         eval_results=results or None,

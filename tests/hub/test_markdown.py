@@ -68,3 +68,9 @@ def test_code_span__spaces_around_ticks_and_bars_in_tables():
 def test_render_markdown__a_missing_value_is_an_error():
     with pytest.raises(jinja2.UndefinedError):
         render_markdown("interim_card.md.j2")
+
+
+def test_escape_markdown__nothing_for_what_the_hub_reads_beyond_commonmark():
+    """Formulas between dollars, and addresses that become links by themselves."""
+    assert escape_markdown("$$x$$ costs $5") == "&#36;&#36;x&#36;&#36; costs &#36;5"
+    assert escape_markdown("see https://x.y/z") == "see https:&#47;&#47;x.y/z"
