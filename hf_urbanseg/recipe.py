@@ -75,10 +75,18 @@ def _read_recipe(path: Path, user: Path | None) -> dict:
         fix = f"check `base` in {user}" if user else "check `--recipe`"
         raise ConfigError("a readable recipe", error.strerror or str(error), fix, path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("valid YAML", " ".join(str(error).split()), "correct the file", path) from error
+        raise ConfigError("valid YAML", _describe_yaml_error(error), "correct the file", path) from error
     if not isinstance(content, dict):
         raise ConfigError("a mapping of options", type(content).__name__, "write `key: value` lines", path)
     return content
+
+
+def _describe_yaml_error(error: Exception) -> str:
+    """What is wrong and where, without the line itself: it may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 _NOT_RECORDED = {

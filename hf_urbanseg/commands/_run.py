@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.hub.client import bound_requests
+from hf_urbanseg.hub.secret_scan import hide_secrets
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -18,7 +19,8 @@ def run_command(command: Callable[[], None]) -> None:
         command()
     except UrbanSegError as error:
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            # What was found may be a token, given to an option that is misspelt or takes something else.
+            print(f"error: {hide_secrets(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

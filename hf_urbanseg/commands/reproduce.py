@@ -131,6 +131,9 @@ def _parse(argv: Sequence[str]) -> tuple[ReproduceArguments, list[str]]:
         value = getattr(data, f.name)
         if value != f.default:
             words += [f"--{f.name}", *map(str, value if isinstance(value, list) else [value])]
+    if any(word.partition("=")[0] == "--hub_token" for word in extra):
+        # It would stand in the ladder's files and in the list of processes.
+        raise ConfigError("options without a token", "`--hub_token`", "put it into HF_TOKEN, or use `hf auth login`")
     return args, words + extra
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, O
 from huggingface_hub.utils import _http
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.hub.secret_scan import hide_secrets
 
 TIMEOUT_VARIABLE = "HF_URBANSEG_HUB_TIMEOUT"
 DEFAULT_TIMEOUT = 30.0
@@ -97,11 +98,11 @@ def clean_token(token: str | None) -> str | None:
 
 
 def hide_tokens(text: str, *tokens: str | None) -> str:
-    """`text` on one line, with each of `tokens`, those of the environment and whatever looks like one blotted out."""
+    """`text` on one line, with each of `tokens`, what this machine knows and whatever looks like one blotted out."""
     for token in (*tokens, *(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))):
         if token and token.strip():
             text = text.replace(token.strip(), "<token>")
-    return " ".join(re.sub(r"hf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}\S*", "<token>", text).split())
+    return " ".join(re.sub(r"hf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}\S*", "<token>", hide_secrets(text)).split())
 
 
 def describe_failure(error: BaseException, *tokens: str | None) -> tuple[str, str]:
