@@ -1,10 +1,13 @@
 """Text from data that means nothing in Markdown."""
 
+from types import SimpleNamespace
+
 import jinja2
 import pytest
 from card_pages import NASTY, Page
 from markdown_it import MarkdownIt
 
+from hf_urbanseg.hub.licence import choose_licence
 from hf_urbanseg.hub.markdown import (
     code_span,
     escape_markdown,
@@ -66,8 +69,12 @@ def test_code_span__spaces_around_ticks_and_bars_in_tables():
 
 
 def test_render_markdown__a_missing_value_is_an_error():
-    with pytest.raises(jinja2.UndefinedError):
-        render_markdown("interim_card.md.j2")
+    licence = choose_licence(None, False, "synthetic", False)
+    run = SimpleNamespace(model_name="m", data_title="d", label_space=SimpleNamespace(num_labels=2))
+    known = {"run": run, "licence": licence, "step": 1, "max_steps": 2}
+    assert render_markdown("interim_card.md.j2", version="1", **known).endswith("Written by hf_urbanseg 1.\n")
+    with pytest.raises(jinja2.UndefinedError, match="version"):
+        render_markdown("interim_card.md.j2", **known)
 
 
 def test_escape_markdown__nothing_for_what_the_hub_reads_beyond_commonmark():

@@ -147,7 +147,11 @@ def test_base__hub_id_or_folder(tmp_path, base, init, expected):
 def test_data_is_hub__an_id_and_not_a_folder(tmp_path):
     hub = RunSummary.read(build_card_run(tmp_path / "a", data_dir=None, dataset="user/set", data="user/set"))
     assert (hub.data_is_hub, hub.data_title) == (True, "user/set")
-    for options in ({"dataset": "synthetic", "data": "synthetic"}, {"data_dir": "user/set", "data": "set"}):
+    for options in (
+        {"dataset": "synthetic", "data": "synthetic"},
+        {"data_dir": "user/set", "data": "set"},
+        {"data": "user/set"},
+    ):
         assert not RunSummary.read(build_card_run(tmp_path / "b", **options)).data_is_hub
 
 
