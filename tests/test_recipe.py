@@ -178,7 +178,7 @@ def test_load_recipe__refuses_what_is_no_mapping(tmp_path, content, word):
 def test_load_recipe__a_line_that_is_no_yaml_is_named_and_not_shown(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("size: b0\nhub_token: [Opaque-Pass-Word\nmax_steps: 3\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="did not find expected|expected ',' or ']'") as caught:
+    with pytest.raises(ConfigError, match=r"did not find expected|expected ',' or '\]'") as caught:
         load_recipe(str(path))
     assert "in line 3, column 10" in str(caught.value)
     assert "Opaque" not in str(caught.value)

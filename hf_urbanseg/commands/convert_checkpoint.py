@@ -18,10 +18,10 @@ from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.models.build import build_image_processor
-from hf_urbanseg.models.convert import Converted, build_converted_model, convert_to_hub
-from hf_urbanseg.models.convert_back import convert_from_hub, load_hub_model, save_checkpoint_file
-from hf_urbanseg.models.convert_files import read_checkpoint_file
-from hf_urbanseg.models.convert_keys import LAYOUTS
+from hf_urbanseg.models.convert.files import read_checkpoint_file
+from hf_urbanseg.models.convert.from_hub import convert_from_hub, load_hub_model, save_checkpoint_file
+from hf_urbanseg.models.convert.keys import LAYOUTS
+from hf_urbanseg.models.convert.to_hub import Converted, build_converted_model, convert_to_hub
 from hf_urbanseg.recipe import parse_arguments
 
 

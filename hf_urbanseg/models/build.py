@@ -9,6 +9,7 @@ from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmen
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 from hf_urbanseg.models.loading import (
     SegformerImageProcessorPil,
     find_file,
@@ -68,7 +69,9 @@ def load_pretrained_model(
     """
     config = _load_config(name_or_path, revision)
     if config.model_type != "segformer":
-        raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", name_or_path)
+        kept = config.model_type == SegformerConvDecoderConfig.model_type
+        fix = "convert its .pth file with `--decoder drop` and train a new decoder" if kept else "choose another model"
+        raise ModelError("a SegFormer", f"model type `{config.model_type}`", fix, name_or_path)
     same_classes = _same_classes(config.id2label, label_space)
     old_names = [config.id2label[key] for key in sorted(config.id2label)]
     encoder_only = "SegformerForSemanticSegmentation" not in (config.architectures or [])

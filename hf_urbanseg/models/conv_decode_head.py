@@ -1,4 +1,4 @@
-"""SegFormer with MMSegmentation's decode head, which no weights of the Hub's head compute (see convert_decoder.py).
+"""SegFormer with MMSegmentation's decode head, which no weights of the Hub's head compute (see convert/decoder.py).
 
 Importing this module makes the Auto classes of transformers know the model. Plain transformers refuses its folders: the
 Auto classes and pipelines because they don't know the type, `SegformerForSemanticSegmentation` because the projections

@@ -18,11 +18,11 @@ from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model, quiet_transformers
-from hf_urbanseg.models.convert_back import convert_from_hub, save_checkpoint_file
+from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(
-    "segformer_references", ROOT / "tests" / "models" / "segformer_references.py"
+    "segformer_references", ROOT / "tests" / "models" / "convert" / "segformer_references.py"
 )
 references = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(references)

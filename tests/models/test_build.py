@@ -19,6 +19,7 @@ from hf_urbanseg.models.build import (
     choose_eval_size,
     load_pretrained_model,
 )
+from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 
 TWO = LabelSpace("two", ("road", "rest"), ((1, 1, 1), (2, 2, 2)), {0: 0, 1: 1})
 SMALL = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
@@ -312,3 +313,9 @@ def test_build_image_processor__refuses_other_than_multiples_of_32(size):
     with pytest.raises(ModelError) as caught:
         build_image_processor(size)
     assert f"multiples of 32; found {size[0]} {size[1]}" in str(caught.value)
+
+
+def test_load_pretrained_model__a_kept_decoder_is_not_trained(tmp_path):
+    SegformerConvDecoderConfig(**SMALL).save_pretrained(tmp_path)
+    text = fails(str(tmp_path), CITYSCAPES)
+    assert "found model type `segformer_conv_decoder`; convert its .pth file with `--decoder drop`" in text

@@ -26,7 +26,7 @@ from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import load_complete
 
 _spec = importlib.util.spec_from_file_location(
-    "segformer_references", Path(__file__).with_name("segformer_references.py")
+    "segformer_references", Path(__file__).parent / "convert" / "segformer_references.py"
 )
 references = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(references)

@@ -13,8 +13,8 @@ from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES, load_pretrained_model, quiet_transformers
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderForSemanticSegmentation
-from hf_urbanseg.models.convert import build_converted_model, convert_to_hub
-from hf_urbanseg.models.convert_files import CheckpointFile, read_checkpoint_file
+from hf_urbanseg.models.convert.files import CheckpointFile, read_checkpoint_file
+from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
 
 _spec = importlib.util.spec_from_file_location(
     "segformer_references", Path(__file__).with_name("segformer_references.py")
@@ -45,7 +45,7 @@ def with_epsilons(model, layout):
     model = copy.deepcopy(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm):
-            assert module.eps == 1e-5  # transformers', whatever `layer_norm_eps` says; if this changes, read convert.py
+            assert module.eps == 1e-5  # transformers', whatever `layer_norm_eps` says; if this changes, read to_hub.py
             inner = "patch_embeddings" in name or "sequence_reduction" in name
             module.eps = EPSILONS[layout][0 if inner else 1]
     return model

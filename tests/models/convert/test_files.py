@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.models.convert_files import read_checkpoint_file
+from hf_urbanseg.models.convert.files import read_checkpoint_file
 
 TENSORS = {"a": torch.arange(3.0), "b": torch.tensor(4)}
 

@@ -18,9 +18,8 @@ from transformers import (
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.build import quiet_transformers
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
-from hf_urbanseg.models.convert import DECODER, ENCODER, HUB_ENCODER, Converted, find_size, stage_norms
-from hf_urbanseg.models.convert_decoder import linear_to_conv_decoder
-from hf_urbanseg.models.convert_keys import (
+from hf_urbanseg.models.convert.decoder import linear_to_conv_decoder
+from hf_urbanseg.models.convert.keys import (
     LAYOUTS,
     NVLABS_UNUSED,
     Layout,
@@ -28,6 +27,7 @@ from hf_urbanseg.models.convert_keys import (
     mmsegmentation_decoder_rules,
     nvlabs_decoder_rules,
 )
+from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, Converted, find_size, stage_norms
 
 _FIXED = (
     "num_channels", "num_encoder_blocks", "sr_ratios", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios",

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import SegformerConfig
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.models.convert_keys import Rule
+from hf_urbanseg.models.convert.keys import Rule
 
 
 def apply_rules(

@@ -7,7 +7,7 @@ What is equal and what is not:
         `layer_norm_eps` says; NVlabs has 1e-6 in blocks and at the end of stages; MMSegmentation 1e-6 everywhere. A
         folder can't express that; nvidia's own folders on the Hub don't either.
     Decoder of NVlabs: the Hub's under other names.
-    Decoder of MMSegmentation: another function (see convert_decoder.py). From the Hub it is written exactly; to the Hub
+    Decoder of MMSegmentation: another function (see decoder.py). From the Hub it is written exactly; to the Hub
         only if its inner ReLUs can't cut anything off, which is so for files written here and not for trained ones.
         Those are refused, or with `decoder="drop"` give their encoder alone, or with "keep" a model of a type of our
         own (see conv_decode_head.py), exact with its epsilons; no weights get into the wrong head.
@@ -34,10 +34,10 @@ from hf_urbanseg.models.conv_decode_head import (
     SegformerConvDecoderConfig,
     SegformerConvDecoderForSemanticSegmentation,
 )
-from hf_urbanseg.models.convert_apply import apply_rules, build_meta_model
-from hf_urbanseg.models.convert_decoder import conv_to_linear_decoder
-from hf_urbanseg.models.convert_files import CheckpointFile
-from hf_urbanseg.models.convert_keys import (
+from hf_urbanseg.models.convert.apply import apply_rules, build_meta_model
+from hf_urbanseg.models.convert.decoder import conv_to_linear_decoder
+from hf_urbanseg.models.convert.files import CheckpointFile
+from hf_urbanseg.models.convert.keys import (
     LAYOUTS,
     NVLABS_UNUSED,
     Layout,

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_urbanseg.models.convert_decoder import conv_to_linear_decoder, linear_to_conv_decoder
+from hf_urbanseg.models.convert.decoder import conv_to_linear_decoder, linear_to_conv_decoder
 
 WIDTHS, CHANNELS = (6, 8, 10, 12), 5
 

@@ -1,6 +1,6 @@
 import torch
 
-from hf_urbanseg.models.convert_keys import (
+from hf_urbanseg.models.convert.keys import (
     Rule,
     block_prefix,
     encoder_rules,

@@ -9,9 +9,9 @@ from transformers import SegformerForImageClassification, SegformerForSemanticSe
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES, build_config, build_random_model, quiet_transformers
-from hf_urbanseg.models.convert import build_converted_model, convert_to_hub
-from hf_urbanseg.models.convert_back import convert_from_hub, load_hub_model, save_checkpoint_file
-from hf_urbanseg.models.convert_files import CheckpointFile, read_checkpoint_file
+from hf_urbanseg.models.convert.files import CheckpointFile, read_checkpoint_file
+from hf_urbanseg.models.convert.from_hub import convert_from_hub, load_hub_model, save_checkpoint_file
+from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
 
 _spec = importlib.util.spec_from_file_location(
     "segformer_references", Path(__file__).with_name("segformer_references.py")
