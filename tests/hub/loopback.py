@@ -2,9 +2,9 @@
 
 The real `huggingface_hub`, `datasets` and `transformers` talk to it when `HF_ENDPOINT` names it (see
 `Hub.environment`), by HTTP alone: a client that asks for a token of the Xet storage finds itself in `unknown`. It
-stores models and data sets in memory with their history, checks what huggingface.co checks (hashes and sizes of LFS files,
-cards, paths, tokens, revisions), and can refuse, break, withhold or forget any answer. LFS files live on another host
-name (`localhost`), so that clients treat them as they treat the real storage.
+stores models and data sets in memory with their history, checks what huggingface.co checks (hashes and sizes of LFS
+files, cards, paths, tokens, revisions), and can refuse, break, withhold or forget any answer. LFS files live on
+another host name (`localhost`), so that clients treat them as they treat the real storage.
 """
 
 import contextlib
