@@ -1,8 +1,10 @@
 """Under which terms weights can be published."""
 
 import pytest
+from card_pages import build_card_run
 
 from hf_urbanseg.hub.licence import choose_licence, recognise_data
+from hf_urbanseg.hub.model_card import build_model_card
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,22 @@ def test_choose_licence__copies_of_nvidias_weights_by_their_names(name, size):
 )  # fmt: skip
 def test_recognise_data__by_name(name, expected):
     assert recognise_data(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "unsaid"),
+    [
+        ({"init": "random", "data": "mine"}, "So the licence of these weights is not known", "strict reading"),
+        ({"init": "random", "data": "synthetic"}, "So the weights are under Apache-2.0", "strict reading"),
+        ({}, "strict reading", "So the"),
+        ({"model_name_or_path": "/models/mine"}, "the folder mine, whose terms this card doesn't know", "So the"),
+    ],
+)
+def test_build_model_card__says_what_follows_from_the_terms(tmp_path, options, said, unsaid):
+    section = build_model_card(build_card_run(tmp_path / "run", **options)).partition("## Licence")[2]
+    section = " ".join(section.partition("## Citations")[0].split())
+    assert said in section
+    assert unsaid not in section
+    assert ("[cc-by-nc-sa-3.0](https://creativecommons.org/licenses/by-nc-sa/3.0/)" in section) == (
+        "data" not in options
+    )

@@ -99,6 +99,8 @@ def test_build_model_card__pictures_and_links_exist(tmp_path):
     links = [link for link in Page(build_model_card(run)).links if "://" not in link]
     assert {"overlays/one (1).png", "overlays/a%20b ü.png", "training_curves.png"} <= {unquote(one) for one in links}
     assert all((run / unquote(link)).is_file() for link in links)
+    shown = re.findall(r"^!\[.*\]\((overlays/.*)\)$", build_model_card(run), re.MULTILINE)
+    assert len(shown) == len(set(shown)) == 2
 
 
 def test_build_model_card__no_path_of_this_machine(tmp_path):
