@@ -21,7 +21,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 ROOT = Path(__file__).parents[1]
 WORKERS = ROOT / "tests" / "workers"
 
-sys.path.insert(0, str(ROOT / "tests" / "hub"))  # the loopback Hub: plain modules, without a package
+# The loopback Hub and what several tests of a room share: plain modules, without a package.
+sys.path[:0] = [str(ROOT / "tests" / room) for room in ("loopback_hub", "hub", "hub/cards")]
 from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
 
 

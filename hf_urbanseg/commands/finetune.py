@@ -36,8 +36,8 @@ from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.background import BackgroundPublisher
 from hf_urbanseg.hub.callback import PublishCallback
+from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.client import clean_token
-from hf_urbanseg.hub.model_card import write_model_card
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.labels import LabelSpace

@@ -22,8 +22,8 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
+from hf_urbanseg.hub.cards.dataset_card import choose_terms
 from hf_urbanseg.hub.client import bound_requests, clean_token
-from hf_urbanseg.hub.dataset_card import choose_terms
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.recipe import parse_arguments
@@ -88,7 +88,7 @@ def _prepare() -> None:
 
 
 def describe_source(loaded: LoadedData, data: DataArguments, license: str | None = None) -> dict:
-    """What source.json says: origin, a key of `hub.licence.TITLES` or None; licence; how the splits came about.
+    """What source.json says: origin, a key of `hub.cards.licence.TITLES` or None; licence; how the splits came about.
 
     A set that was prepared before keeps its own.
     """

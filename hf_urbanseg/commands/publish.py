@@ -21,10 +21,10 @@ from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.dataset_repository import is_prepared_set
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.model_card import write_model_card
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
 from hf_urbanseg.hub.repository import Files, collect_repository
 from hf_urbanseg.recipe import parse_arguments

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from hf_urbanseg.hub.background import BackgroundPublisher
-from hf_urbanseg.hub.model_card import CARD, build_interim_card, read_edited_card
+from hf_urbanseg.hub.cards.model_card import CARD, build_interim_card, read_edited_card
 from hf_urbanseg.hub.repository import Files, collect_checkpoint
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, O
 from huggingface_hub.utils import _http
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
-from hf_urbanseg.hub.secret_scan import hide_secrets
+from hf_urbanseg.hub.cleaning.secret_scan import hide_secrets
 
 TIMEOUT_VARIABLE = "HF_URBANSEG_HUB_TIMEOUT"
 DEFAULT_TIMEOUT = 30.0

@@ -19,10 +19,10 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.splits import SPLITS, write_split_file
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.hub.dataset_card import DataTerms, choose_terms, write_dataset_card
-from hf_urbanseg.hub.local_paths import is_absolute, last_name, list_local_folders, remove_local_paths
+from hf_urbanseg.hub.cards.dataset_card import DataTerms, choose_terms, write_dataset_card
+from hf_urbanseg.hub.cleaning.local_paths import is_absolute, last_name, list_local_folders, remove_local_paths
+from hf_urbanseg.hub.cleaning.secret_scan import collect_secrets, holds_secret
 from hf_urbanseg.hub.repository import Files, check_files
-from hf_urbanseg.hub.secret_scan import collect_secrets, holds_secret
 
 SHARD_BYTES = 500_000_000
 _ROW_GROUP_BYTES = 50_000_000

@@ -12,9 +12,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from hf_urbanseg.errors import ConfigError, HubError, UrbanSegError
+from hf_urbanseg.hub.cleaning.secret_scan import collect_secrets, holds_secret
 from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure
 from hf_urbanseg.hub.repository import check_files, is_ours
-from hf_urbanseg.hub.secret_scan import collect_secrets, holds_secret
 
 logger = logging.getLogger(__name__)
 

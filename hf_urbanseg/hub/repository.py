@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.clean_files import clean_file, read_header, read_options, unreadable
-from hf_urbanseg.hub.local_paths import PATH_OPTIONS, is_absolute, list_local_folders
-from hf_urbanseg.hub.secret_scan import LOOKS_LIKE_ONE, collect_secrets, find_secret
+from hf_urbanseg.hub.cleaning.files import clean_file, read_header, read_options, unreadable
+from hf_urbanseg.hub.cleaning.local_paths import PATH_OPTIONS, is_absolute, list_local_folders
+from hf_urbanseg.hub.cleaning.secret_scan import LOOKS_LIKE_ONE, collect_secrets, find_secret
 
 logger = logging.getLogger(__name__)
 

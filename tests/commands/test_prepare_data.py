@@ -22,7 +22,8 @@ from hf_urbanseg.commands.prepare_data import main, write_prepared_set
 from hf_urbanseg.data.layouts.folders import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError, UrbanSegError
-from hf_urbanseg.hub import dataset_card, dataset_repository
+from hf_urbanseg.hub import dataset_repository
+from hf_urbanseg.hub.cards import dataset_card
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.labels import CITYSCAPES
 

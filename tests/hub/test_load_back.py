@@ -19,7 +19,7 @@ from hf_urbanseg.data.layouts.kitti import load_kitti
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.synthetic import render_scene
-from hf_urbanseg.hub.model_card import write_model_card
+from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure

@@ -7,8 +7,8 @@ import pytest
 from card_pages import NASTY, Page
 from markdown_it import MarkdownIt
 
-from hf_urbanseg.hub.licence import choose_licence
-from hf_urbanseg.hub.markdown import (
+from hf_urbanseg.hub.cards.licence import choose_licence
+from hf_urbanseg.hub.cards.markdown import (
     code_span,
     escape_markdown,
     fence_code,

@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_urbanseg.hub.licence import Licence
-from hf_urbanseg.hub.markdown import flatten
-from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.hub.cards.licence import Licence
+from hf_urbanseg.hub.cards.markdown import flatten
+from hf_urbanseg.hub.cards.run_summary import RunSummary
 
 _SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
 # js-yaml, which the Hub reads with, takes `1e3` and `0o17` for numbers; PyYAML does not, and leaves them unquoted.

@@ -8,7 +8,7 @@ import pytest
 from card_pages import Page, build_card_run, build_space, read_block
 from loopback_cards import read_front_matter
 
-from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
 

@@ -14,10 +14,10 @@ from hf_urbanseg import __version__
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.hub.citations import BIBTEX
-from hf_urbanseg.hub.licence import TITLES
-from hf_urbanseg.hub.local_paths import list_local_folders, remove_local_paths
-from hf_urbanseg.hub.markdown import flatten, render_markdown
+from hf_urbanseg.hub.cards.citations import BIBTEX
+from hf_urbanseg.hub.cards.licence import TITLES
+from hf_urbanseg.hub.cards.markdown import flatten, render_markdown
+from hf_urbanseg.hub.cleaning.local_paths import list_local_folders, remove_local_paths
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.reports.contact_sheet import Cell, Swatch, save_contact_sheet
 from hf_urbanseg.reports.overlays import blend

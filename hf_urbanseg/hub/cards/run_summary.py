@@ -12,8 +12,8 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.licence import TITLES, recognise_data
-from hf_urbanseg.hub.local_paths import is_absolute, last_name, list_local_folders, remove_local_paths
+from hf_urbanseg.hub.cards.licence import TITLES, recognise_data
+from hf_urbanseg.hub.cleaning.local_paths import is_absolute, last_name, list_local_folders, remove_local_paths
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts

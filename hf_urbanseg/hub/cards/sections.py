@@ -5,10 +5,10 @@ import shlex
 
 from markupsafe import Markup
 
-from hf_urbanseg.hub.licence import recognise_data
-from hf_urbanseg.hub.local_paths import is_absolute, last_name
-from hf_urbanseg.hub.markdown import escape_markdown, join_names
-from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.hub.cards.licence import recognise_data
+from hf_urbanseg.hub.cards.markdown import escape_markdown, join_names
+from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.hub.cleaning.local_paths import is_absolute, last_name
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
 
 _FAILURES = 8

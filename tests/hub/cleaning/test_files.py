@@ -9,7 +9,7 @@ from run_folders import build_png
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.hub.clean_files import clean_file, read_options
+from hf_urbanseg.hub.cleaning.files import clean_file, read_options
 
 FOLDERS = ["/home/ann", "/home/zoë"]
 

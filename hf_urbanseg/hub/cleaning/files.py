@@ -12,8 +12,14 @@ from typing import BinaryIO
 import yaml
 
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.hub.local_paths import is_absolute, last_name, names_folder, remove_local_paths, shorten_options
-from hf_urbanseg.hub.pictures import is_picture, read_texts
+from hf_urbanseg.hub.cleaning.local_paths import (
+    is_absolute,
+    last_name,
+    names_folder,
+    remove_local_paths,
+    shorten_options,
+)
+from hf_urbanseg.hub.cleaning.pictures import is_picture, read_texts
 
 logger = logging.getLogger(__name__)
 

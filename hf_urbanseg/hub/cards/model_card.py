@@ -14,20 +14,20 @@ import yaml
 
 from hf_urbanseg import __version__
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.hub.card_sections import (
+from hf_urbanseg.hub.cards.citations import BIBTEX, choose_citations
+from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
+from hf_urbanseg.hub.cards.licence import Licence, choose_licence
+from hf_urbanseg.hub.cards.markdown import render_markdown
+from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.hub.cards.sections import (
     describe_failures,
     describe_files,
     describe_limits,
     describe_selection,
     measure_command,
 )
-from hf_urbanseg.hub.card_training import describe_training
-from hf_urbanseg.hub.citations import BIBTEX, choose_citations
-from hf_urbanseg.hub.front_matter import build_front_matter, slugify
-from hf_urbanseg.hub.licence import Licence, choose_licence
-from hf_urbanseg.hub.local_paths import list_local_folders, remove_local_paths, shorten_options
-from hf_urbanseg.hub.markdown import render_markdown
-from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.hub.cards.training import describe_training
+from hf_urbanseg.hub.cleaning.local_paths import list_local_folders, remove_local_paths, shorten_options
 from hf_urbanseg.reports.tables import build_class_table
 
 logger = logging.getLogger(__name__)

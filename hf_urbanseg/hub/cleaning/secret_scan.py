@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import markupsafe
 
-from hf_urbanseg.hub.known_secrets import list_given_secrets, list_known_secrets
-from hf_urbanseg.hub.markdown import escape_markdown
-from hf_urbanseg.hub.pictures import read_texts
+from hf_urbanseg.hub.cards.markdown import escape_markdown
+from hf_urbanseg.hub.cleaning.known_secrets import list_given_secrets, list_known_secrets
+from hf_urbanseg.hub.cleaning.pictures import read_texts
 
 LOOKS_LIKE_ONE = "something like a token or password"
 _HIDDEN = "<token>"

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from clean_machine import elsewhere  # noqa: F401
 
-from hf_urbanseg.hub.local_paths import (
+from hf_urbanseg.hub.cards.markdown import escape_markdown
+from hf_urbanseg.hub.cleaning.local_paths import (
     is_absolute,
     last_name,
     list_local_folders,
@@ -18,7 +19,6 @@ from hf_urbanseg.hub.local_paths import (
     remove_local_paths,
     shorten_options,
 )
-from hf_urbanseg.hub.markdown import escape_markdown
 
 HOME = "/home/ann"
 ODD = (

@@ -8,9 +8,9 @@ from card_pages import Page, build_card_run, read_block
 from loopback_cards import read_front_matter
 
 from hf_urbanseg.config import PlanArguments
-from hf_urbanseg.hub.card_sections import describe_failures, describe_limits, measure_command
-from hf_urbanseg.hub.model_card import build_model_card
-from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.hub.cards.model_card import build_model_card
+from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.hub.cards.sections import describe_failures, describe_limits, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.recipe import parse_arguments
@@ -160,5 +160,5 @@ def test_describe_failures__no_more_than_a_reader_looks_at(tmp_path, monkeypatch
     summary = RunSummary.read(build_card_run(tmp_path / "run"))
     every = describe_failures(summary, "test", False)
     assert len(every) > 2
-    monkeypatch.setattr("hf_urbanseg.hub.card_sections._FAILURES", 2)
+    monkeypatch.setattr("hf_urbanseg.hub.cards.sections._FAILURES", 2)
     assert describe_failures(summary, "test", False) == every[:2]

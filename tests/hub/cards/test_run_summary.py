@@ -10,7 +10,7 @@ from card_pages import build_card_run
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES
 from hf_urbanseg.reports.run_files import write_json

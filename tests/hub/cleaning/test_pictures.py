@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from run_folders import build_png
 
-from hf_urbanseg.hub.pictures import is_picture, read_texts
+from hf_urbanseg.hub.cleaning.pictures import is_picture, read_texts
 
 
 def test_is_picture__by_its_beginning():

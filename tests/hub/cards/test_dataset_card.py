@@ -15,8 +15,8 @@ from hf_urbanseg.data.layouts.folders import FEATURES
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.hub import dataset_card
-from hf_urbanseg.hub.dataset_card import choose_terms, write_dataset_card
+from hf_urbanseg.hub.cards import dataset_card
+from hf_urbanseg.hub.cards.dataset_card import choose_terms, write_dataset_card
 from hf_urbanseg.labels import LabelSpace
 
 FRAMES = ["000000_10"]

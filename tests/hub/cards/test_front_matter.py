@@ -8,9 +8,9 @@ from card_pages import accept, build_card_run
 from huggingface_hub import ModelCard, metadata_eval_result
 from loopback_cards import FRONT_MATTER, check_card, read_front_matter
 
-from hf_urbanseg.hub.front_matter import slugify
-from hf_urbanseg.hub.markdown import flatten
-from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.hub.cards.front_matter import slugify
+from hf_urbanseg.hub.cards.markdown import flatten
+from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.reports.run_files import write_json
 
 

@@ -15,8 +15,14 @@ from markupsafe import escape
 from PIL import Image
 from run_folders import build_png
 
-from hf_urbanseg.hub.markdown import escape_markdown
-from hf_urbanseg.hub.secret_scan import LOOKS_LIKE_ONE, collect_secrets, find_secret, hide_secrets, holds_secret
+from hf_urbanseg.hub.cards.markdown import escape_markdown
+from hf_urbanseg.hub.cleaning.secret_scan import (
+    LOOKS_LIKE_ONE,
+    collect_secrets,
+    find_secret,
+    hide_secrets,
+    holds_secret,
+)
 
 SHAPED = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 ODD = "p$w'0\"r/d\\ +%4<1>&é_x*|`"

@@ -11,13 +11,13 @@ import torch
 from card_pages import NASTY, build_card_run, build_space
 from PIL import Image
 
-from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 
-DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[4] / "shared" / "data"))
 FRAME = DATA / "kitti48" / "training" / "image_2" / "000004_10.png"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from clean_machine import elsewhere  # noqa: F401
 
-from hf_urbanseg.hub.known_secrets import list_given_secrets, list_known_secrets
+from hf_urbanseg.hub.cleaning.known_secrets import list_given_secrets, list_known_secrets
 
 SECRET = "p4ss-W0rd+of/the=tests"
 

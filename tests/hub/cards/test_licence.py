@@ -3,8 +3,8 @@
 import pytest
 from card_pages import build_card_run
 
-from hf_urbanseg.hub.licence import choose_licence, recognise_data
-from hf_urbanseg.hub.model_card import build_model_card
+from hf_urbanseg.hub.cards.licence import choose_licence, recognise_data
+from hf_urbanseg.hub.cards.model_card import build_model_card
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.hub.callback import PublishCallback
-from hf_urbanseg.hub.model_card import (
+from hf_urbanseg.hub.cards.model_card import (
     build_interim_card,
     build_model_card,
     is_generated,
@@ -188,7 +188,7 @@ def test_write_model_card__whole_or_not_at_all(tmp_path, monkeypatch):
     run = build_card_run(tmp_path / "run")
     write_model_card(run)
     before = (run / "README.md").read_text()
-    monkeypatch.setattr("hf_urbanseg.hub.model_card.render_markdown", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("hf_urbanseg.hub.cards.model_card.render_markdown", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_model_card(run, "user/other")
     assert (run / "README.md").read_text() == before

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 
 from hf_urbanseg.config import AugmentationArguments, LossArguments, ModelArguments
-from hf_urbanseg.hub.local_paths import last_name
-from hf_urbanseg.hub.run_summary import RunSummary
+from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.hub.cleaning.local_paths import last_name
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 

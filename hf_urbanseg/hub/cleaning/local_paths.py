@@ -14,7 +14,7 @@ from urllib.parse import quote
 import markupsafe
 from huggingface_hub import constants
 
-from hf_urbanseg.hub.markdown import escape_markdown
+from hf_urbanseg.hub.cards.markdown import escape_markdown
 
 PATH_OPTIONS = (
     "data_dir", "output_dir", "split_file", "label_space", "class_weights", "model_name_or_path", "logging_dir",
@@ -88,7 +88,7 @@ def list_local_folders(run: Path, options: dict) -> list[str]:
     paths = [run, Path.cwd(), os.environ.get("PWD"), os.path.expanduser("~"), tempfile.gettempdir()]
     paths += [constants.HF_HOME, constants.HF_HUB_CACHE]
     paths += [os.environ.get(name) for name in ("TORCH_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")]
-    paths += [sys.prefix, sys.base_prefix, Path(__file__).parents[2]]
+    paths += [sys.prefix, sys.base_prefix, Path(__file__).parents[3]]
     for value in (options.get(key) for key in PATH_OPTIONS):
         if isinstance(value, str) and (_is_local(value) or os.path.lexists(value)):
             paths.append(os.path.expanduser(value))

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from hf_urbanseg.hub.local_paths import last_name
+from hf_urbanseg.hub.cleaning.local_paths import last_name
 
 TITLES = {
     "kitti": "KITTI semantic segmentation",

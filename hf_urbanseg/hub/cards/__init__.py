@@ -1,0 +1,1 @@
+"""The README.md of models and data sets: what a stranger reads first, written from what the folder holds."""
