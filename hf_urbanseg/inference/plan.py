@@ -73,7 +73,11 @@ class PredictionPlan:
     @property
     def steps(self) -> tuple[int, int]:
         """The `stride`, or its default of two thirds of the `window` (512 -> 341, as is usual for Cityscapes)."""
-        return self.stride or (self.window[0] * 2 // 3, self.window[1] * 2 // 3)
+        return self.stride or self._default_steps
+
+    @property
+    def _default_steps(self) -> tuple[int, int]:
+        return self.window[0] * 2 // 3, self.window[1] * 2 // 3
 
     @property
     def passes(self) -> int:
@@ -86,14 +90,19 @@ class PredictionPlan:
         return self.ratios == (1.0,) and not self.flip and self.window is None
 
     def describe(self, base_size: tuple[int, int] | None = None) -> str:
-        """For tables and cards: `12 passes: ratios 0.5 0.75 ... of 384x1280, each with flip`."""
+        """For tables and cards: `12 passes: ratios 0.5 0.75 ... of 384x1280 (height x width), with and without flip`.
+
+        Names all that numbers depend on, so that cards can tell how to measure again: a window's stride, too, as
+        `sliding window 512x512, stride 256x256`, unless it is the default.
+        """
         of = f" of {base_size[0]}x{base_size[1]} (height x width)" if base_size and self.window is None else ""
         if self.window is not None:
-            window, of = self.window, " of the image's own size"
-            sliding = f", sliding window {window[0]}x{window[1]}"
+            of, sliding = " of the image's own size", ", sliding window {}x{}".format(*self.window)
+            if self.steps != self._default_steps:
+                sliding += ", stride {}x{}".format(*self.steps)
         else:
             sliding = ""
-        ratios = " ".join(f"{ratio:g}" for ratio in self.ratios)
+        ratios = " ".join(_spell(ratio) for ratio in self.ratios)
         scale = "single scale" if self.ratios == (1.0,) else f"ratios {ratios}"
         flips = ", with and without flip" if self.flip else ""
         count = f"{self.passes} passes: " if self.passes > 1 else ""
@@ -101,6 +110,11 @@ class PredictionPlan:
 
 
 PLAIN = PredictionPlan()
+
+
+def _spell(ratio: float) -> str:
+    """As short as it can be and still be the same number when it is read again."""
+    return short if float(short := f"{ratio:g}") == ratio else repr(float(ratio))
 
 
 def _scale(size: tuple[int, int], ratio: float, multiple: int) -> tuple[int, int]:
