@@ -1,16 +1,15 @@
-"""What training leaves when it is done: metrics.json, tables, curves and overlays."""
+"""What training leaves when it is done: metrics.json, tables, curves, overlays and failures."""
 
-import shutil
 from pathlib import Path
 
-import numpy as np
-
+from hf_urbanseg.commands._run_metrics import describe_data
+from hf_urbanseg.commands._run_pictures import save_pictures
 from hf_urbanseg.config import RunArguments
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.reports.overlays import save_comparison
+from hf_urbanseg.reports.failure_cases import CARD_FAILURES
 from hf_urbanseg.reports.plots import plot_training_curves
 from hf_urbanseg.reports.run_files import describe_environment, write_json
 from hf_urbanseg.reports.split_files import write_split_files
@@ -35,7 +34,8 @@ def write_report(
         training: Seconds, steps, ..., for metrics.json.
     """
     space, state = data.label_space, trainer.state
-    protocol = PLAIN.describe(Predictor(trainer.model, trainer.processing_class).base_size)
+    predictor = Predictor(trainer.model, trainer.processing_class)
+    protocol = PLAIN.describe(predictor.base_size)
     selected = trainer.args.load_best_model_at_end and state.best_global_step
     metrics = {
         "splits": {
@@ -46,11 +46,7 @@ def write_report(
             "exported_step": state.best_global_step if selected else state.global_step,
             "by": "mean_iou of validation" if selected else "last step",
         },
-        "data": {
-            "name": data.name,
-            "images": {split: len(rows) for split, rows in data.splits.items()},
-            "notes": list(data.notes),
-        },
+        "data": describe_data(data),
         "training": training,
         "environment": describe_environment(),
     }
@@ -60,7 +56,9 @@ def write_report(
     if not measured:
         return
     shown = "test" if "test" in measured else "validation"
-    _save_overlays(trainer, output / "overlays", data, shown, run.num_overlays)
+    # Who wants no pictures of the data in the run wants none of failures.
+    failures = CARD_FAILURES if run.num_overlays else 0
+    save_pictures(output, predictor, data, shown, measured[shown], run.num_overlays, failures)
     result = metrics["splits"][shown]
     print_class_table(result, space, title=f"{shown}, {len(data.splits[shown])} images")
     guess = result["constant_guess"]
@@ -69,18 +67,3 @@ def write_report(
         f"exported step {metrics['selection']['exported_step']}, {metrics['selection']['by']}; "
         f"{training['seconds']:.0f} s. Everything is in {output}/"
     )
-
-
-def _save_overlays(trainer, folder: Path, data: LoadedData, split: str, count: int) -> None:
-    rows, space = data.splits[split], data.label_space
-    predictor = Predictor(trainer.model, trainer.processing_class)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for index in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)):
-        row = rows[int(index)]
-        image = row["image"].convert("RGB")
-        label = space.train_id_table[np.asarray(row["label"])]
-        save_comparison(
-            folder / f"{row['name']}.png", image, predictor.predict([image])[0], label, space,
-            f"{split}: {row['name']}",
-        )  # fmt: skip

@@ -19,6 +19,8 @@ from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._recorded_data import load_recorded_data
 from hf_urbanseg.commands._run import run_command
+from hf_urbanseg.commands._run_metrics import check_output, is_own_folder, merge_metrics
+from hf_urbanseg.commands._run_pictures import save_pictures
 from hf_urbanseg.config import DataArguments, PlanArguments, check_device, option
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -29,7 +31,7 @@ from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.models.loading import find_file
 from hf_urbanseg.recipe import parse_arguments
 from hf_urbanseg.reports.evaluation_report import write_evaluation_report
-from hf_urbanseg.reports.failure_cases import FailureCase, choose_failure_cases, describe_rule
+from hf_urbanseg.reports.failure_cases import CARD_FAILURES, FailureCase, choose_failure_cases, describe_rule
 from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json
 from hf_urbanseg.reports.split_files import write_split_files
 from hf_urbanseg.reports.tables import print_class_table
@@ -46,7 +48,9 @@ class EvaluateArguments:
     num_workers: int = option(2, "Processes that read ahead of a GPU; on a CPU the model's own threads read.")
     device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
     output: str | None = option(
-        None, "Folder for metrics.json, the per-class tables and per_image_<split>.json, which compare.py reads."
+        None,
+        "Folder for metrics.json, the per-class tables and per_image_<split>.json, which compare.py reads. In the "
+        "folder of `--model` itself the split is measured anew and the rest of metrics.json stays.",
     )
     report: str | None = option(None, "HTML file with tables, charts and failure cases; opens without a network.")
     failures: int = option(8, "Worst images in the report.")
@@ -83,6 +87,8 @@ def _evaluate() -> None:
     if split not in data.splits:
         raise ConfigError(f"a split of {', '.join(data.splits)}", f"`{split}`", "choose one with `--split`")
     _check_classes(predictor, data, args.model)
+    if args.output:
+        check_output(Path(args.output), args.model, data, split)
     inspection = inspect_pairs(data.splits, data.label_space)
 
     dataset = EvalDataset(data.splits[split], data.label_space, predictor.image_processor, predictor.sizes)
@@ -96,7 +102,7 @@ def _evaluate() -> None:
     protocol = plan.describe(predictor.base_size)
     result = describe_scores(measurement.matrix, data.label_space, constant, measurement.images)
     if args.output:
-        _write_output(Path(args.output), split, measurement, predictor, data, constant, protocol)
+        _write_output(args, split, measurement, predictor, data, constant, protocol)
     if args.report:
         write_evaluation_report(
             args.report,
@@ -141,16 +147,30 @@ def _measure(args: EvaluateArguments, predictor: Predictor, dataset: EvalDataset
 
 
 def _write_output(
-    folder: Path, split: str, measurement: Measurement, predictor: Predictor, data: LoadedData, constant: int, protocol
+    args: EvaluateArguments,
+    split: str,
+    measurement: Measurement,
+    predictor: Predictor,
+    data: LoadedData,
+    constant: int,
+    protocol: str,
 ) -> None:
+    folder, environment = Path(args.output), describe_environment()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         entry = write_split_files(folder, split, measurement, data.label_space, constant, protocol, data.name)
-        write_json(folder / "metrics.json", {"splits": {split: entry}, "environment": describe_environment()})
-        # What compare.py counts operations from.
-        predictor.model.config.to_json_file(folder / "config.json")
+        if not is_own_folder(folder, args.model):
+            write_json(folder / "metrics.json", {"splits": {split: entry}, "environment": environment})
+            # What compare.py counts operations from.
+            predictor.model.config.to_json_file(folder / "config.json")
+            return
+        metrics = merge_metrics(folder, split, entry, environment, data)
+        write_json(folder / "metrics.json", metrics)
     except OSError as error:
         raise ConfigError("a folder to write to", error.strerror or f"{error}", "name another", folder) from error
+    # The card tells of the failures of test, else validation; those of an earlier measurement would be others.
+    if split == ("test" if "test" in metrics["splits"] else sorted(metrics["splits"])[0]):
+        save_pictures(folder, predictor, data, split, measurement, None, min(args.failures, CARD_FAILURES))
 
 
 def _collect_failures(

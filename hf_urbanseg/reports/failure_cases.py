@@ -15,6 +15,9 @@ LEAST_SHARE = 1e-4
 """A class fails in an image only if this share of the image's labelled pixels is wrong because of it: 46 pixels of a
 KITTI frame. Less is no failure to look at."""
 
+CARD_FAILURES = 8
+"""Failures on a run's card at most."""
+
 
 @dataclass(frozen=True)
 class FailureChoice:
@@ -120,6 +123,12 @@ def choose_failure_cases(images: ImageCounts, overall: int = 8, per_class: int =
                 f"missed, {claimed[index, train_id]:,} claimed falsely"
             )
     return [FailureChoice(index, why) for index, why in reasons.items()]
+
+
+def choose_card_failures(images: ImageCounts) -> list[FailureChoice]:
+    """The failures that a run's card tells of and `failures/` has pictures of: of `choose_failure_cases`, the three of
+    lowest mIoU and the worst for each class, the first `CARD_FAILURES` of them."""
+    return choose_failure_cases(images, 3, 1)[:CARD_FAILURES]
 
 
 def describe_rule(overall: int = 8, per_class: int = 1) -> str:

@@ -1,11 +1,14 @@
 """Pictures of predictions: class colours, overlays, and prediction beside label."""
 
+import os
+import re
 import textwrap
+import zlib
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, PngImagePlugin
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
@@ -13,6 +16,8 @@ from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 _WRONG, _VOID = (255, 40, 40), (128, 128, 128)
 _GAP = 12
+_MARK = ("Software", "hf_urbanseg")
+"""What tells our pictures from those that others put into the same folder."""
 FADED_VOID = (250, 240, 205)
 """Colour of pixels without a label in `error_map`: cream, which no class of a street has."""
 
@@ -100,10 +105,16 @@ def save_comparison(
     label: np.ndarray,
     label_space: LabelSpace,
     title: str,
+    note: str = "",
 ) -> None:
-    """Writes one PNG: image, prediction, label and errors, with a legend of the classes that occur.
+    """Writes one PNG, whole or not at all: image, prediction, label and errors, with a legend of what occurs.
 
-    Wide frames are stacked, others are in two columns; small frames are enlarged so that the text fits.
+    Wide frames are stacked, others are in two columns; small frames are enlarged so that the text fits. The file is
+    marked as ours, for `clear_comparisons`.
+
+    Args:
+        image: RGB.
+        title: In bold at the top; `note` under it in smaller letters, a paragraph for each of its lines.
 
     Shape:
         image: (H, W, 3) uint8. prediction, label: (H, W) uint8 train ids.
@@ -140,19 +151,22 @@ def save_comparison(
 
     sheet_width = columns * (cell_width + _GAP) + _GAP
     title_lines = _wrap(title, heading, sheet_width - 2 * _GAP)
+    note_lines = [line for one in note.splitlines() for line in _wrap(one, font, sheet_width - 2 * _GAP)]
     classes = [int(c) for c in np.union1d(prediction, label[valid]) if c < label_space.num_labels]
     legend = [(label_space.names[c], label_space.colors[c]) for c in classes]
     entry_width = max([int(font.getlength(name)) for name, _ in legend], default=0) + 22 + 24
     per_row = max(1, (sheet_width - 2 * _GAP) // entry_width)
     legend_rows = -(-len(legend) // per_row)
     panel_rows = len(panels) // columns
-    top = _GAP + title_line * len(title_lines)
+    top = _GAP + title_line * len(title_lines) + line * len(note_lines)
     legend_top = top + panel_rows * (line + panel_height + _GAP)
     sheet = Image.new("RGB", (sheet_width, legend_top + legend_rows * line + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
 
     for index, text in enumerate(title_lines):
         draw.text((_GAP, _GAP + index * title_line), text, _INK, heading)
+    for index, text in enumerate(note_lines):
+        draw.text((_GAP, _GAP + title_line * len(title_lines) + index * line), text, _INK, font)
     for index, (name, picture, keys) in enumerate(panels):
         x = _GAP + (index % columns) * (cell_width + _GAP)
         y = top + (index // columns) * (line + panel_height + _GAP)
@@ -170,7 +184,33 @@ def save_comparison(
         y = legend_top + (index // per_row) * line + line // 2
         _swatch(draw, x, y, color)
         draw.text((x + 22, y), name, _INK, font, anchor="lm")
-    sheet.save(path, format="PNG")
+    path, mark = Path(path), PngImagePlugin.PngInfo()
+    mark.add_text(*_MARK)
+    staged = path.with_name(f".{path.name}.tmp")
+    sheet.save(staged, format="PNG", pnginfo=mark)
+    os.replace(staged, path)
+
+
+def name_picture(name: str) -> str:
+    """The file name, without suffix, of the picture of a frame: the frame's own wherever that can name a file.
+
+    Names in data sets of others may be paths, begin with a dot, or be too long; those are rewritten, and a checksum
+    keeps them apart.
+    """
+    safe = re.sub(r"[^\w .,+()@=-]", "_", name.lstrip(". ")).encode()[:200].decode(errors="ignore")
+    return name if name == safe else f"{safe}-{zlib.crc32(name.encode('utf-8', 'surrogatepass')):08x}"
+
+
+def clear_comparisons(folder: str | Path) -> None:
+    """Removes the pictures that `save_comparison` wrote into a folder; whatever else is there stays."""
+    for path in Path(folder).glob("*.png"):
+        try:
+            with Image.open(path) as picture:
+                ours = picture.info.get(_MARK[0]) == _MARK[1]
+        except OSError:
+            continue
+        if ours:
+            path.unlink()
 
 
 def _swatch(draw: ImageDraw.ImageDraw, x: int, y: int, color: tuple[int, int, int]) -> None:
