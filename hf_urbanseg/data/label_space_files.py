@@ -3,7 +3,9 @@
 import colorsys
 import difflib
 import json
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -12,8 +14,19 @@ import yaml
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 
+logger = logging.getLogger(__name__)
+
 BUILT_IN = {"cityscapes": CITYSCAPES, "cityscapes_train_ids": CITYSCAPES.with_train_ids()}
 FOLDER_KEYS = ("splits", "images", "labels", "image_suffix", "label_suffix")
+VOID_NAMES = ("unlabeled", "unlabelled", "void", "ignore", "n/a", "unknown", "don't care", "dont care")
+VOID_NAMES += ("out of roi", "rectification border")
+"""Names, in any case and with any of space, `-` and `_`, that stand for void wherever they are seen."""
+EGO_VEHICLE = "ego vehicle"
+"""Void in Cityscapes, a class that is trained and scored in Mapillary Vistas."""
+DOUBTFUL_NAMES = ("background", "other", "others", "none", "undefined", EGO_VEHICLE)
+DOUBTFUL_STARTS = ("void", "unlabel", "ignore", "unknown")
+"""Void in some sets and classes in others: `background` is class 0 of Pascal VOC, and `void-ground` a class of
+sidewalk-semantic. They are trained, and a warning says so."""
 
 
 def shipped_label_spaces() -> dict[str, Path]:
@@ -27,7 +40,9 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
 
     Args:
         name_or_path: `cityscapes`, `cityscapes_train_ids`, a name in hf_urbanseg/data/label_spaces, or a YAML or JSON
-            file with the keys of `LabelSpace.from_dict` and optionally those of `load_described_folders`.
+            file with the keys of `LabelSpace.from_dict` and optionally those of `load_described_folders`. In place of
+            `classes` it may say `id2label: {id: name}`, with or without `void`: see `label_space_from_names`. A file
+            that is nothing but such a mapping, as `id2label.json` on the Hub, is read so too.
 
     Raises:
         DataError: No such name or file, not YAML, or an unknown key.
@@ -44,7 +59,9 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
             "choose one or write a file",
         )
     description = read_mapping(path, "label space")
-    known = ("name", "classes", "void", *FOLDER_KEYS)
+    if description and all(re.fullmatch(r"-?\d+", str(key)) for key in description):
+        description = {"id2label": description}
+    known = ("name", "classes", "id2label", "void", *FOLDER_KEYS)
     for key in description:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
@@ -53,24 +70,54 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
                 fix = "remove it and list the unlabelled id under `void`"
             raise DataError(f"keys {', '.join(known)}", f"`{key}`", fix, path)
     folders = {key: description[key] for key in FOLDER_KEYS if key in description}
-    return LabelSpace.from_dict(description, str(path)), folders
+    if "id2label" not in description:
+        return LabelSpace.from_dict(description, str(path)), folders
+    if "classes" in description:
+        raise DataError("either `classes` or `id2label`", "both", "keep one of them", path)
+    name = str(description.get("name", path.stem))
+    return label_space_from_names(description["id2label"], name, path, description.get("void")), folders
 
 
 def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
     """The mapping in a YAML or JSON file.
 
     Raises:
-        DataError: Unreadable, not YAML, or no mapping.
+        DataError: Unreadable, not YAML, no mapping, or a key twice.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        reader = loader(path.read_text(encoding="utf-8"))
+        try:
+            node = reader.get_single_node()
+            twice = _find_key_twice(node)
+            content = None if node is None else reader.construct_document(node)
+        finally:
+            reader.dispose()
     except OSError as error:
         raise DataError(f"a readable {kind} file", error.strerror or str(error), "check the path", path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"a {kind} file in YAML", str(error), "correct the file", path) from error
     if not isinstance(content, dict):
         raise DataError(f"a {kind} file of `key: value` lines", f"{type(content).__name__}", "correct the file", path)
+    if twice is not None:  # the last one would win, and a class would be gone
+        raise DataError(
+            "every key once", f"`{twice.value}` again in line {twice.start_mark.line + 1}", "keep one", path
+        )
     return content
+
+
+def _find_key_twice(node: yaml.Node | None) -> yaml.Node | None:
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_find_key_twice, node.value)), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            return key
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        if found := _find_key_twice(value):
+            return found
+    return None
 
 
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
@@ -78,25 +125,107 @@ def write_label_space(path: Path, label_space: LabelSpace) -> None:
     path.write_text(json.dumps(label_space.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def label_space_from_names(id2label: Mapping, name: str, source: Path) -> LabelSpace:
-    """The label space of a set that only has an `id2label.json`: its files hold these ids, and 255 as void.
+def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Sequence[int] | None = None) -> LabelSpace:
+    """The label space of a set that only has an `id2label.json`: its files hold these ids.
 
     Train ids follow the order of the ids. Colours are Cityscapes' where a name is the same, else made up.
 
+    Void are 255 (and -1, which an 8-bit file stores as 255), and classes by `void` or else by their names. Such a guess
+    spoils a training unnoticed if it is wrong, so it takes names that are void in every set (`VOID_NAMES`, and
+    `ego vehicle` beside one of Cityscapes' other void areas), and is logged as a warning with the way to overrule it;
+    a doubtful name is trained, and another warning says that.
+
+    Args:
+        id2label: Ids, as numbers or words, and names.
+        name: Of the label space.
+        source: The file, named in errors.
+        void: Ids that are void beside 255; None goes by the names.
+
     Raises:
-        DataError: A key that is not an id of 0..255.
+        DataError: A key that is not an id of 0..255, a name that is none or occurs twice, or nothing left to train.
     """
-    try:
-        names = {int(label_id): str(class_name) for label_id, class_name in id2label.items()}
-    except ValueError as error:
-        raise DataError('"id": "name" pairs', f"{error}", "correct the file or give `--label_space`", source) from error
-    names.pop(IGNORE_INDEX, None)
+    names = _read_names(id2label, source)
+    at_255 = {label_id: names.pop(label_id) for label_id in (-1, IGNORE_INDEX) if label_id in names}
+    if void is None:
+        void = _guess_void(names)
+        taken = {label_id: name for label_id, name in at_255.items() if _plain(name) not in VOID_NAMES}
+        _warn_of_guesses(names, taken | {label_id: names[label_id] for label_id in void}, source)
+    elif not isinstance(void, list | tuple) or not all(type(label_id) is int for label_id in void):
+        raise DataError("`void` as a list of label ids", f"{void!r}", "write [0] or []", source)
+    kept = [label_id for label_id in sorted(names) if label_id not in void]
+    if not kept:
+        raise DataError("at least one class that isn't void", f"{len(names)} names", "add classes", source)
     official = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
     classes = [
         {"name": names[label_id], "color": official.get(names[label_id], _color(order)), "label_ids": [label_id]}
-        for order, label_id in enumerate(sorted(names))
+        for order, label_id in enumerate(kept)
     ]
-    return LabelSpace.from_dict({"name": name, "classes": classes, "void": [IGNORE_INDEX]}, str(source))
+    void = sorted({*void, IGNORE_INDEX})
+    return LabelSpace.from_dict({"name": name, "classes": classes, "void": void}, str(source))
+
+
+def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
+    fix = "correct the file or give `--label_space`"
+    if not isinstance(id2label, Mapping):
+        raise DataError('"id": "name" pairs', f"{id2label!r}"[:80], fix, source)
+    names, spelt = {}, {}
+    for key, class_name in id2label.items():
+        if isinstance(key, bool) or not re.fullmatch(r"-?\d+", str(key)):
+            raise DataError('"id": "name" pairs', f"`{key}` as an id", fix, source)
+        label_id = int(key)
+        if not -1 <= label_id <= IGNORE_INDEX:
+            raise DataError("ids of 0..255, as 8-bit label files hold", f"`{key}`", fix, source)
+        if not isinstance(class_name, str) or not class_name.strip():
+            raise DataError("a name in words for every id", f"{class_name!r} for id {label_id}", fix, source)
+        if label_id in names:
+            raise DataError("every id once", f"{label_id} again as `{key}`", fix, source)
+        if class_name in spelt:
+            found = f"`{class_name}` for ids {spelt[class_name]} and {label_id}"
+            raise DataError("a name of its own for every id", found, fix, source)
+        names[label_id], spelt[class_name] = class_name, label_id
+    return names
+
+
+def _guess_void(names: Mapping[int, str]) -> list[int]:
+    plain = {label_id: _plain(name) for label_id, name in names.items()}
+    like_cityscapes = {"out of roi", "rectification border"} & set(plain.values())
+    void = (*VOID_NAMES, EGO_VEHICLE) if like_cityscapes else VOID_NAMES
+    return [label_id for label_id, name in plain.items() if name in void]
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", name.casefold().replace("\u2019", "'"))).strip()
+
+
+def _warn_of_guesses(names: Mapping[int, str], void: Mapping[int, str], source: Path) -> None:
+    if void:
+        logger.warning(
+            "%s: void by name (or id 255), so in no loss and no score: %s; to train one, give `--label_space` a file with "
+            "this `id2label` and `void` as a list of the ids that are",
+            source, _list(void),
+        )  # fmt: skip
+    kept = {label_id: name for label_id, name in names.items() if label_id not in void}
+    doubtful = {
+        label_id: name for label_id, name in kept.items()
+        if _plain(name) in DOUBTFUL_NAMES or _plain(name).startswith(DOUBTFUL_STARTS)
+    }  # fmt: skip
+    if doubtful:
+        logger.warning(
+            "%s: trained as classes, though the names mean void in some sets: %s; if they do here, give "
+            "`--label_space` a file with this `id2label` and the void ids as a list `void`",
+            source, _list(doubtful),
+        )  # fmt: skip
+    official = {i: CITYSCAPES.names[train_id] for i, train_id in CITYSCAPES.label_ids.items() if train_id < 255}
+    if len(kept) > len(official) and all(_plain(kept.get(i, "")) == name for i, name in official.items()):
+        logger.warning(
+            "%s: these are the labelIds of Cityscapes, and %d of them would be trained; `--label_space cityscapes` "
+            "trains its 19 classes",
+            source, len(kept),
+        )  # fmt: skip
+
+
+def _list(names: Mapping[int, str]) -> str:
+    return ", ".join(f"`{name}` (id {label_id})" for label_id, name in sorted(names.items()))
 
 
 def _color(order: int) -> tuple[int, int, int]:
