@@ -94,7 +94,7 @@ _NOT_RECORDED = {
     "hub_token", "push_to_hub_token",
     # whoever repeats a run pushes to their own repository, if at all
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision", "hub_always_push",
-    "hub_tensorboard", "hub_timeout",
+    "hub_tensorboard", "hub_pictures", "hub_timeout",
     # of this start and machine, not of the recipe
     "recipe", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
     "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
@@ -130,6 +130,19 @@ def resolve_recipe(*arguments) -> dict:
             if f.init and plain and f.name not in _NOT_RECORDED and (ours or chosen):
                 recipe[f.name] = value
     return recipe
+
+
+def resolve_training_arguments(args: TrainingArguments) -> dict:
+    """Every training argument as it was in effect, transformers' defaults included, secrets left out; for the record.
+
+    A recipe repeats a run with the defaults of the day; this says what they were.
+    """
+    values = {f.name: _plain(getattr(args, f.name)) for f in fields(args) if f.init and "token" not in f.name}
+    return {
+        name: [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        for name, value in sorted(values.items())
+        if value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    }
 
 
 def _plain(value):

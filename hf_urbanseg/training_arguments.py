@@ -71,6 +71,10 @@ class UrbanSegTrainingArguments(TrainingArguments):
     hub_model_id: str | None = option(None, "Repository on the Hub, as user/name.")
     hub_strategy: str = option("every_save", "`every_save` pushes each saved model and the end; `end` the end alone.")
     hub_tensorboard: bool = option(False, "Push TensorBoard's logs, too.")
+    hub_pictures: bool | None = option(
+        None, "Push what shows images of the data, too (overlays, failures, the report). Default: unless the data's "
+        "licence is known to forbid it (Cityscapes).", nargs="?", const=True
+    )  # fmt: skip
     hub_timeout: float = option(600.0, "Seconds that the end of a run waits for its pushes; what is left is owed.")
 
     def __post_init__(self):

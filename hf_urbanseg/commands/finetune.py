@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import ProgressCallback, set_seed
+from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_urbanseg.checkpoints import list_checkpoints
@@ -50,7 +50,7 @@ from hf_urbanseg.models.build import (
     load_pretrained_model,
 )
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
+from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
 from hf_urbanseg.reports.run_files import write_json, write_yaml
@@ -135,6 +135,8 @@ def _finetune() -> None:
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(CompactProgress)
 
+    trainer.add_callback(first := _FirstStep())
+
     output = Path(args.output_dir)
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
@@ -150,20 +152,30 @@ def _finetune() -> None:
     measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
     if args.should_save:
         write_report(trainer, output, data, measured, int(np.argmax(counts)), run, {
-            "seconds": round(time.time() - start, 1),
+            "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
+            **({"resumed_from_step": first.step} if first.step else {}),
             "steps": trained.global_step,
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
             "processes": args.world_size,
             "seed": args.seed,
         })  # fmt: skip
-        write_model_card(output, args.hub_model_id if pushes else None)
+        _write_card(output, args.hub_model_id if pushes else None, args.hub_pictures)
     trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
     trainer.accelerator.end_training()
     if publisher is not None:
-        files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token)
+        files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token, args.hub_pictures)
         publisher.submit(files, f"The trained model, step {trained.global_step}", "final")
         print(publisher.finish(args.hub_timeout).line)
+
+
+class _FirstStep(TrainerCallback):
+    """The step that training began at: 0, or a checkpoint's."""
+
+    step = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.step = state.global_step
 
 
 def _parse() -> tuple:
@@ -244,7 +256,7 @@ def _start_publisher(trainer: UrbanSegTrainer, output: Path) -> BackgroundPublis
     publisher = BackgroundPublisher(
         output, args.hub_model_id,
         token=args.hub_token, private=args.hub_private_repo, revision=args.hub_revision,
-        tensorboard=args.hub_tensorboard,
+        tensorboard=args.hub_tensorboard, pictures=args.hub_pictures,
     )  # fmt: skip
     if args.hub_strategy == "every_save":
         trainer.add_callback(PublishCallback(publisher, args.hub_tensorboard, args.hub_token))
@@ -277,6 +289,7 @@ def _write_inputs(output: Path, arguments: tuple, data: LoadedData, counts, weig
         if changed:
             logger.warning("resumed with other options than it was started with: %s", ", ".join(changed))
     write_yaml(output / "recipe.yaml", recipe)
+    write_json(output / "training_arguments.json", resolve_training_arguments(args))
     write_split_file(output / "splits.yaml", data.splits)
     write_json(output / "label_space.json", data.label_space.to_dict())
     if weights is not None:
@@ -285,6 +298,14 @@ def _write_inputs(output: Path, arguments: tuple, data: LoadedData, counts, weig
             scheme=choice, counts=counts, source=f"{data.name}, train, {len(data.splits['train'])} images",
         )  # fmt: skip
     plot_class_distribution(counts, data.label_space, output / "class_distribution.png", weights=weights)
+
+
+def _write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
+    """The last file of a run, and not worth its push: publish.py writes the card again."""
+    try:
+        write_model_card(output, repo_id, pictures)
+    except Exception as error:
+        logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _export(trainer: UrbanSegTrainer, output: Path) -> None:

@@ -26,10 +26,12 @@ from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.dataset_repository import is_prepared_set
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
-from hf_urbanseg.hub.repository import Files, collect_repository
+from hf_urbanseg.hub.repository import Files, collect_card, collect_repository
 from hf_urbanseg.recipe import parse_arguments
 
 logger = logging.getLogger(__name__)
+
+_REMEMBERED = ("private", "revision", "create_pr", "tensorboard", "pictures")  # in push.json, for the next push
 
 
 @dataclass
@@ -50,6 +52,10 @@ class PublishArguments:
     message: str | None = option(None, "First line of the commit.")
     license: str | None = option(None, "Of a data set: Hub identifier such as cc-by-4.0. Default: as it was prepared.")
     tensorboard: bool | None = option(None, "Also TensorBoard's files. Default: as before.", nargs="?", const=True)
+    pictures: bool | None = option(
+        None, "Also what shows images of the data (overlays, failures, the report). Default: as before, else unless "
+        "the data's licence is known to forbid it (Cityscapes).", nargs="?", const=True
+    )  # fmt: skip
     dry_run: bool = option(False, "Show what would be pushed, and connect to nothing.")
     timeout: float | None = option(
         None, "Seconds without an answer after which a request is given up. Default: HF_URBANSEG_HUB_TIMEOUT, else 30."
@@ -70,10 +76,10 @@ def _publish() -> None:
         return _publish_set(args, ledger)
     if args.license is not None:
         raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
-    tensorboard = options.pop("tensorboard")
-    files = collect_repository(args.run, tensorboard)
-    if not args.dry_run and write_model_card(args.run, options["repo_id"]):
-        files = collect_repository(args.run, tensorboard)  # the card is searched for secrets and paths as all else
+    chosen = {name: options.pop(name) for name in ("tensorboard", "pictures")}
+    files = collect_repository(args.run, **chosen)
+    if not args.dry_run and write_model_card(args.run, options["repo_id"], chosen["pictures"]):
+        files |= collect_card(args.run)
     _print_files(files, f"{args.run} -> {options['repo_id']}")
     if args.dry_run:
         print("dry run: nothing was pushed")
@@ -123,11 +129,11 @@ def _choose_target(args: PublishArguments, ledger: PushLedger) -> dict:
         if ledger.owed:
             logger.warning("%s is still owed %s; push.json forgets it now", ledger.repo_id, ", ".join(ledger.owed))
         ledger.retarget(args.repo_id)
-    for name in ("private", "revision", "create_pr", "tensorboard"):
+    for name in _REMEMBERED:
         if getattr(args, name) is not None:
             setattr(ledger, name, getattr(args, name))
     check_target(ledger.repo_id, ledger.revision, ledger.create_pr)
-    return {name: getattr(ledger, name) for name in ("repo_id", "private", "revision", "create_pr", "tensorboard")}
+    return {name: getattr(ledger, name) for name in ("repo_id", *_REMEMBERED)}
 
 
 def _print_files(files: Files, title: str) -> None:

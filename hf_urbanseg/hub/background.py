@@ -54,7 +54,7 @@ class BackgroundPublisher:
         run: Folder of the run; made if missing.
         repo_id: `user/name`.
         token, private, revision, create_pr, timeout: As for `publish`.
-        tensorboard: Noted in push.json for `scripts/publish.py`.
+        tensorboard, pictures: Noted in push.json for `scripts/publish.py`.
 
     Raises:
         ConfigError: An impossible name of a repository, token or timeout.
@@ -70,6 +70,7 @@ class BackgroundPublisher:
         revision: str | None = None,
         create_pr: bool = False,
         tensorboard: bool = False,
+        pictures: bool | None = None,
         timeout: float | None = None,
     ):
         self.run, self.repo_id = Path(run), repo_id
@@ -88,7 +89,7 @@ class BackgroundPublisher:
         if self._ledger.repo_id != repo_id:
             self._ledger.retarget(repo_id)
         self._ledger.private, self._ledger.revision = private, revision
-        self._ledger.create_pr, self._ledger.tensorboard = create_pr, tensorboard
+        self._ledger.create_pr, self._ledger.tensorboard, self._ledger.pictures = create_pr, tensorboard, pictures
         self._ledger.write()
         self._changed = threading.Condition()
         self._waiting: _Submission | None = None

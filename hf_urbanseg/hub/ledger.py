@@ -24,6 +24,7 @@ class PushLedger:
         revision: Branch; None is main.
         create_pr: Whether as a pull request.
         tensorboard: Whether with TensorBoard's files.
+        pictures: Whether with pictures of the data's images; None as its terms are known to allow.
         owed: States announced and not there yet, oldest first: "step 500", "final". A later state that arrives settles
             the earlier ones.
         failure: `text` and `time` of the last failure since the last success.
@@ -36,6 +37,7 @@ class PushLedger:
     revision: str | None = None
     create_pr: bool = False
     tensorboard: bool = False
+    pictures: bool | None = None
     owed: list[str] = field(default_factory=list)
     failure: dict[str, str] | None = None
     success: dict[str, str] | None = None
@@ -88,7 +90,7 @@ class PushLedger:
             write_json(self.run / LEDGER, {key: content[key] for key in _KEYS})
 
 
-_KEYS = ("repo_id", "private", "revision", "create_pr", "tensorboard", "owed", "failure", "success")
+_KEYS = ("repo_id", "private", "revision", "create_pr", "tensorboard", "pictures", "owed", "failure", "success")
 
 
 def _now() -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning.files import clean_file, read_header, read_options, unreadable
 from hf_urbanseg.hub.cleaning.local_paths import PATH_OPTIONS, is_absolute, list_local_folders
 from hf_urbanseg.hub.cleaning.secret_scan import LOOKS_LIKE_ONE, collect_secrets, find_secret
@@ -23,12 +24,21 @@ Files = dict[str, Path | bytes]
 # `*` is anything without a slash; names that begin with a dot never match.
 _MODEL = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json")
 _MODEL += ("preprocessor_config.json",)
-_INPUTS = ("recipe.yaml", "splits.yaml", "label_space.json", "class_weights.json", "class_distribution.png")
+_INPUTS = (
+    "recipe.yaml",
+    "training_arguments.json",
+    "splits.yaml",
+    "label_space.json",
+    "class_weights.json",
+    "class_distribution.png",
+)
 _RESULTS = (
     "README.md", "metrics.json", "log_history.json", "training_curves.png", "report.html",
     "per_class_*.md", "per_class_*.csv", "per_class_*.png", "per_image_*.json", "overlays/*.png",
     "failures/*.png", "failures/*.jpg", "failures/*.md", "failures/*.json", "failures/*.html",
 )  # fmt: skip
+# Of them, those made from the data's images, which have a licence of their own.
+_PICTURES = ("report.html", "overlays/*.png", "failures/*.png", "failures/*.jpg", "failures/*.html")
 # TensorBoard's
 _EVENTS = ("runs/events.out.tfevents.*", "runs/*/events.out.tfevents.*")
 
@@ -41,7 +51,9 @@ def is_ours(path: str) -> bool:
     return _matches(path, (*_MODEL, *_INPUTS, *_RESULTS))
 
 
-def collect_repository(run: str | Path, tensorboard: bool = False, token: str | None = None) -> Files:
+def collect_repository(
+    run: str | Path, tensorboard: bool = False, token: str | None = None, pictures: bool | None = None
+) -> Files:
     """The files of a finished run's repository.
 
     Everything comes from an allow-list (`is_ours`), so checkpoints, optimizer states, `training_args.bin`, `.env`,
@@ -52,6 +64,8 @@ def collect_repository(run: str | Path, tensorboard: bool = False, token: str | 
         run: Folder written by finetune.
         tensorboard: Also TensorBoard's event files, without host names and without the records that hold paths.
         token: A secret to look for, beside those the machine knows.
+        pictures: Also what shows images of the data: overlays, failures, the report. Default: unless the data's terms
+            are known to forbid it.
 
     Raises:
         ModelError: No model, or no metrics.json.
@@ -60,7 +74,23 @@ def collect_repository(run: str | Path, tensorboard: bool = False, token: str | 
     run = Path(run)
     found = _find(run, (*_MODEL, *_INPUTS, *_RESULTS))
     _check_complete(run, found)
+    shown = [name for name in found if _matches(name, _PICTURES)]
+    if shown and not (summary := RunSummary.read(run)).shows_pictures(pictures):
+        if pictures is None:
+            logger.warning(
+                "left out: %d files that show images of %s, whose licence forbids to publish them",
+                len(shown), summary.data_title,
+            )  # fmt: skip
+        found = {name: path for name, path in found.items() if name not in shown}
     return _prepare(run, found | (_find_events(run) if tensorboard else {}), token)
+
+
+def collect_card(run: str | Path, token: str | None = None) -> Files:
+    """The card alone, for one that was written after everything else had been collected.
+
+    Args, Raises: As for `collect_repository`.
+    """
+    return _prepare(Path(run), _find(Path(run), ("README.md",)), token)
 
 
 def collect_checkpoint(

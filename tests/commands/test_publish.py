@@ -48,6 +48,19 @@ def test_publish__dry_run_connects_to_nothing(hub_here, run, push):
     assert not (run / "push.json").exists()
 
 
+def test_publish__pictures_as_asked_and_remembered(hub_here, run, push):
+    push(run, "user/name", "--pictures", "false")
+    assert not {"overlays/scene.png", "report.html"} & set(hub_here.tree("user/name"))
+    assert PushLedger.read(run).pictures is False
+    (run / "log_history.json").write_text('{"a": 1}')
+    push(run)
+    assert "overlays/scene.png" not in hub_here.tree("user/name")
+    push(run, "--pictures")
+    assert {"overlays/scene.png", "report.html"} <= set(hub_here.tree("user/name"))
+    push(run, "--pictures", "false")  # what an earlier push brought goes
+    assert not {"overlays/scene.png", "report.html"} & set(hub_here.tree("user/name"))
+
+
 def test_publish__target_is_remembered(hub_here, run, push):
     push(run, "user/name", "--private", "--revision", "dev", "--message", "Mine")
     assert hub_here.repository("user/name").private

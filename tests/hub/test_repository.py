@@ -13,7 +13,7 @@ from run_folders import FORBIDDEN, build_png, build_run, hash_tree, plant_forbid
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.repository import check_files, collect_checkpoint, collect_repository, is_ours
+from hf_urbanseg.hub.repository import check_files, collect_card, collect_checkpoint, collect_repository, is_ours
 
 SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 OPAQUE = "0123456789abcdef0123456789abcdef01234567"  # as a key of Weights & Biases: no shape tells that it is one
@@ -109,6 +109,39 @@ def test_collect_repository__a_link_brings_nothing_in(run, caplog, target):
     assert "overlays/link.png" not in files
     assert "overlays/scene.png" in files
     assert "left out: overlays/link.png" in caplog.text
+
+
+PICTURES = {"report.html", "overlays/scene.png", "failures/scene.png", "failures/scene.html"}
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "shown"),
+    [
+        ("kitti", None, True),
+        ("kitti", False, False),
+        ("user/streets", None, True),
+        ("camvid_as_cityscapes", None, True),
+        ("cityscapes", None, False),
+        ("cityscapes", False, False),
+        ("cityscapes", True, True),
+    ],
+)
+def test_collect_repository__pictures_of_data_that_may_not_be_published(run, caplog, data, asked, shown):
+    (run / "metrics.json").write_text(json.dumps({"splits": {}, "data": {"name": data}}))
+    everything = set(collect_repository(run, pictures=True))
+    caplog.clear()
+    found = set(collect_repository(run, pictures=asked))
+    assert everything - found == (set() if shown else PICTURES)
+    told = ["left out: 4 files that show images of Cityscapes, whose licence forbids to publish them"]
+    assert [one.getMessage() for one in caplog.records] == (told if not shown and asked is None else [])
+
+
+def test_collect_card__cleaned_as_all_else(run):
+    (run / "README.md").write_text(f"see {run}/metrics.json\n")
+    assert collect_card(run) == {"README.md": b"see metrics.json\n"}
+    (run / "README.md").write_text(f"token {SECRET}\n")
+    with pytest.raises(DataError, match=r"README.md: expected files without secrets"):
+        collect_card(run)
 
 
 def test_collect_repository__a_linked_folder_brings_nothing_in(run, tmp_path):
@@ -419,7 +452,7 @@ def test_collect_repository__damaged_files_are_named(run):
     (run / "model.safetensors").unlink()
     save_file({}, run / "model.safetensors")
     (run / "metrics.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"metrics.json: expected a text file in UTF-8"):
+    with pytest.raises(DataError, match=r"metrics.json: expected readable JSON"):
         collect_repository(run)
     (run / "metrics.json").write_text("{}")
     (run / "recipe.yaml").write_text("a: [")

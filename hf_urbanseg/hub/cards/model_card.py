@@ -38,14 +38,14 @@ _LONGEST_RECIPE = 20_000  # characters; the Hub reads no card above 10 MB, and a
 _MARK = re.compile(r"\n<!-- hf_urbanseg wrote this card; sha256 of the text above: ([0-9a-f]{64}) -->\s*\Z")
 
 
-def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool = True) -> str:
+def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool | None = None) -> str:
     """The card of a finished run.
 
     Args:
         run: Folder of the run.
         repo_id: `user/name` in the examples; None puts a name that the reader replaces.
         pictures: Also show pictures made from images of the data (overlays, failures), which have a licence of their
-            own. Curves and charts are always shown.
+            own. Curves and charts are always shown. Default: unless the data's terms are known to forbid it.
 
     Returns:
         Front matter, text and a last line by which `write_model_card` knows whether somebody changed them.
@@ -55,6 +55,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         DataError: One of its files can't be read.
     """
     summary = RunSummary.read(run)
+    pictures = summary.shows_pictures(pictures)
     licence = _licence(summary)
     shown = next(iter(summary.splits), None)
     scores = summary.splits.get(shown) or {}
@@ -83,7 +84,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "training": describe_training(summary),
         "limits": describe_limits(summary, shown),
         "recipe": recipe,
-        "files": describe_files(summary, shown),
+        "files": describe_files(summary, shown, pictures),
         "citations": "\n".join(BIBTEX[key] for key in _citations(summary, scores)),
         "version": __version__,
     }
@@ -107,7 +108,7 @@ def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
     return _finish(build_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context))
 
 
-def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool = True) -> bool:
+def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool | None = None) -> bool:
     """Writes README.md, whole or not at all; one that a person has written or changed is kept, and the log says so.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.cards.licence import TITLES, recognise_data
+from hf_urbanseg.hub.cards.licence import TITLES, allows_pictures, recognise_data
 from hf_urbanseg.hub.cleaning.local_paths import is_absolute, last_name, list_local_folders, remove_local_paths
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
@@ -112,6 +112,10 @@ class RunSummary:
     def data_kind(self) -> str | None:
         """Key of a known data set."""
         return recognise_data(self.data_name)
+
+    def shows_pictures(self, asked: bool | None = None) -> bool:
+        """Whether pictures made from the data's images are published; unless asked for, not where terms forbid it."""
+        return allows_pictures(self.data_name) if asked is None else asked
 
     @property
     def data_title(self) -> str:

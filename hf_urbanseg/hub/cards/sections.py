@@ -126,7 +126,8 @@ def describe_limits(summary: RunSummary, shown: str | None) -> list[str]:
 _FILES = (
     ("metrics.json", "every number of this page, the confusion matrix, versions, wall time"),
     ("per_image_{split}.json", "pixel counts image by image: compare two models with `scripts/compare.py`"),
-    ("recipe.yaml", "every option of the training"),
+    ("recipe.yaml", "the options of the training, to repeat it"),
+    ("training_arguments.json", "every training argument in effect, transformers' defaults included"),
     ("splits.yaml", "which frames were used for what"),
     ("class_weights.json", "pixels and weight of each class"),
     ("label_space.json", "classes, their colours, and how label files spell them"),
@@ -135,7 +136,7 @@ _FILES = (
 )
 
 
-def describe_files(summary: RunSummary, shown: str | None) -> list[tuple[str, Markup]]:
+def describe_files(summary: RunSummary, shown: str | None, pictures: bool = True) -> list[tuple[str, Markup]]:
     """Name and content of the files beside the card that a reader may want, those that are there."""
     named = [(name.format(split=shown), Markup(what)) for name, what in _FILES]
-    return [(name, what) for name, what in named if summary.has(name)]
+    return [(name, what) for name, what in named if summary.has(name) and (pictures or name != "report.html")]

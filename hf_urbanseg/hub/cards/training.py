@@ -35,7 +35,11 @@ def describe_training(summary: RunSummary) -> list[tuple[str, str]]:
         rows.append(("averaged weights", f"decay {recipe['ema_decay']}, {exported}"))
     rows.append(("seed", str(recipe.get("seed", run.get("seed")))))
     if run.get("seconds"):
-        rows.append(("wall time", f"{_duration(run['seconds'])} for {run.get('steps')} steps, measuring included"))
+        first = run.get("resumed_from_step")
+        steps = (
+            f"{run.get('steps')} steps" if first is None else f"steps {first + 1} to {run.get('steps')}, after a resume"
+        )
+        rows.append(("wall time", f"{_duration(run['seconds'])} for {steps}, measuring included"))
     # Without `training`, the numbers were measured later, maybe on another machine.
     where = ("machine", "versions") if run else ("measured on", "measured with")
     return rows + [(name, text) for name, text in zip(where, _environment(summary, run), strict=True) if text]

@@ -32,7 +32,10 @@ def test_build_model_card__failures_are_listed_and_linked(tmp_path):
     worst = int(images.mean_iou.argmin())
     assert rows[0][:2] == [images.names[worst], f"{100 * images.mean_iou[worst]:.2f}"]
     assert rows[0][2].startswith("lowest mIoU of 5 images")
+    (run / "report.html").write_text("<p>")
+    assert "(report.html)" in build_model_card(run)
     without = build_model_card(run, pictures=False)
+    assert "(report.html)" not in without
     assert "overlays/" not in without
     assert "## Where it fails" in without
     assert "training_curves.png" in without

@@ -101,6 +101,15 @@ def test_describe_training__wall_time(tmp_path, seconds, expected):
     assert rows["batch"] == "8 crops"
 
 
+def test_describe_training__a_resumed_run_was_not_so_fast(tmp_path):
+    """Only the last process's time is known."""
+    run = build_card_run(tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["training"] |= {"seconds": 60, "steps": 1000, "resumed_from_step": 900}
+    write_json(run / "metrics.json", metrics)
+    assert read_rows(run)["wall time"] == "60 s for steps 901 to 1000, after a resume, measuring included"
+
+
 def test_describe_training__a_machine_that_only_measured_is_not_called_the_training_one(tmp_path):
     """evaluate.py writes a metrics.json of its own, with its own environment."""
     run = build_card_run(tmp_path / "run")
