@@ -456,7 +456,7 @@ def test_collect_repository__damaged_files_are_named(run):
         collect_repository(run)
     (run / "metrics.json").write_text("{}")
     (run / "recipe.yaml").write_text("a: [")
-    with pytest.raises(DataError, match=r"recipe.yaml: expected valid YAML"):
+    with pytest.raises(DataError, match=r"recipe.yaml: expected a recipe"):
         collect_repository(run)
 
 
