@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from hf_urbanseg.data.layouts.saved_sets import IMAGE_COLUMNS, LABEL_COLUMNS
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import REPORT_RATIOS, PredictionPlan
 
@@ -36,15 +37,24 @@ class DataArguments:
         "--label_space file says where images and labels are.",
     )
     dataset: str | None = option(
-        None, "Hub id of a data set, or `synthetic` for the rendered streets inside the package."
+        None,
+        "Hub id of a data set, or `synthetic` for the rendered streets inside the package. Anybody's set will do that "
+        "has a column of images, one of lossless label pictures (8-bit PNG of label ids), and its classes in "
+        "label_space.json, in id2label.json (unlabeled, void and the like are void by name; a warning says which) or "
+        "in --label_space.",
     )
     label_space: str | None = option(
         None,
         "Classes of the label files: `cityscapes` (labelIds), `cityscapes_train_ids`, another name in "
-        "hf_urbanseg/data/label_spaces, or a YAML file. Default: what the layout implies.",
+        "hf_urbanseg/data/label_spaces, or a YAML or JSON file, also with `id2label` and `void`. Default: what the "
+        "layout or the set implies.",
     )
-    image_column: str | None = option(None, "Image column of a Hub or saved set. Default: guessed.")
-    label_column: str | None = option(None, "Label column of a Hub or saved set. Default: guessed.")
+    image_column: str | None = option(
+        None, f"Image column of a Hub or saved set. Default: the first of {', '.join(IMAGE_COLUMNS)} that holds images."
+    )
+    label_column: str | None = option(
+        None, f"Label column of a Hub or saved set. Default: the first of {', '.join(LABEL_COLUMNS)} that holds images."
+    )
     split_file: str | None = option(None, "YAML file that lists the frame names of train, validation and test.")
     keep_together: list[str] | None = option(
         None, "Groups of frames that must stay in one split: names joined by commas, one word per group."
@@ -53,6 +63,7 @@ class DataArguments:
     validation_fraction: float = option(0.1, "Share of train cut off for model selection where there is none.")
     split_seed: int = option(0, "Seed of those cuts.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
+    dataset_config: str | None = option(None, "Configuration of a data set that has several.")
     streaming: bool = option(
         False,
         "Read the Hub data set over the network once and hold its files, encoded as they are, in the memory of each "

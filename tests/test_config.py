@@ -1,6 +1,7 @@
 from dataclasses import dataclass, fields
 
 import pytest
+import yaml
 
 from hf_urbanseg.config import (
     AugmentationArguments,
@@ -14,7 +15,7 @@ from hf_urbanseg.config import (
 )
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
@@ -42,6 +43,21 @@ def test_arguments__defaults_are_the_reports():
     assert (model.drop_path_rate, model.classifier_dropout_prob) == (0.1, 0.1)
     assert (augmentation.crop_size, augmentation.max_class_share, augmentation.flip) == ([368, 368], 0.75, 0.5)
     assert (loss.normalizer, loss.class_weights) == ("valid_pixels", "inverse_log")
+
+
+def test_data_arguments__a_recipe_repeats_the_configuration_of_a_set(tmp_path):
+    words = ["--dataset", "user/set", "--dataset_config", "no", "--dataset_revision", "v1", "--streaming", "true"]
+    (given,) = parse_arguments((DataArguments,), words)
+    assert (given.dataset_config, DataArguments().dataset_config) == ("no", None)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(resolve_recipe(given)))
+    assert parse_arguments((DataArguments,), [], load_recipe(str(tmp_path / "recipe.yaml"))) == (given,)
+
+
+def test_data_arguments__help_lists_the_columns_that_are_guessed():
+    texts = {field.name: field.metadata["help"] for field in fields(DataArguments)}
+    assert "the first of image, pixel_values, img that holds images" in texts["image_column"]
+    assert "the first of label, labels, annotation, semantic_segmentation, mask, segmentation" in texts["label_column"]
+    assert all(word in texts["dataset"] for word in ("images", "8-bit PNG", "id2label.json", "--label_space", "void"))
 
 
 def test_arguments__lists_are_not_shared_between_instances():

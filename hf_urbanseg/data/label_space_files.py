@@ -200,8 +200,8 @@ def _plain(name: str) -> str:
 def _warn_of_guesses(names: Mapping[int, str], void: Mapping[int, str], source: Path) -> None:
     if void:
         logger.warning(
-            "%s: void by name (or id 255), so in no loss and no score: %s; to train one, give `--label_space` a file with "
-            "this `id2label` and `void` as a list of the ids that are",
+            "%s: void by name (or id 255), so in no loss and no score: %s; to train one, give `--label_space` a file "
+            "with this `id2label` and, as a list `void`, the ids that are",
             source, _list(void),
         )  # fmt: skip
     kept = {label_id: name for label_id, name in names.items() if label_id not in void}
@@ -212,7 +212,7 @@ def _warn_of_guesses(names: Mapping[int, str], void: Mapping[int, str], source: 
     if doubtful:
         logger.warning(
             "%s: trained as classes, though the names mean void in some sets: %s; if they do here, give "
-            "`--label_space` a file with this `id2label` and the void ids as a list `void`",
+            "`--label_space` a file with this `id2label` and, as a list `void`, the ids that are",
             source, _list(doubtful),
         )  # fmt: skip
     official = {i: CITYSCAPES.names[train_id] for i, train_id in CITYSCAPES.label_ids.items() if train_id < 255}

@@ -77,6 +77,7 @@ def load_data(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
     dataset_revision: str | None = None,
+    dataset_config: str | None = None,
     streaming: bool = False,
 ) -> LoadedData:
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
@@ -92,6 +93,7 @@ def load_data(
         validation_fraction: Share of train cut off as validation where there is none; 0 leaves it out.
         split_seed: Of both cuts.
         dataset_revision: Branch, tag or commit of the Hub id.
+        dataset_config: Configuration of a `dataset` that has several.
         streaming: Read the Hub set over the network once and hold its files in memory, instead of downloading it.
 
     Raises:
@@ -106,12 +108,14 @@ def load_data(
                 f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", data_dir or dataset
             )
     source = data_dir if dataset is None else dataset
-    for name, given in (("streaming", streaming), ("dataset_revision", dataset_revision)):
+    hub_only = {"streaming": streaming, "dataset_revision": dataset_revision, "dataset_config": dataset_config}
+    for name, given in hub_only.items():
         if given and dataset in (None, "synthetic"):
             raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{source}`", f"leave `--{name}` out", source)
     try:
         if dataset is not None:
-            found = _load_dataset(dataset, label_space, image_column, label_column, dataset_revision, streaming)
+            columns, where = (image_column, label_column), (dataset_revision, dataset_config, streaming)
+            found = _load_dataset(dataset, label_space, *columns, *where)
         else:
             found = _load_folder(Path(data_dir).expanduser(), label_space, image_column, label_column)
     except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
@@ -134,6 +138,7 @@ def _load_dataset(
     image_column: str | None,
     label_column: str | None,
     revision: str | None,
+    config: str | None,
     streaming: bool,
 ) -> _Found:
     if dataset == "synthetic":
@@ -150,8 +155,10 @@ def _load_dataset(
         columns = choose_columns(features, image_column, label_column, dataset)
         return [*columns, *(name for name in NAME_COLUMNS if name in features and name not in columns)]
 
-    hub_set = load_hub_set(dataset, revision, streaming, choose)
+    hub_set = load_hub_set(dataset, revision, streaming, choose, config)
     splits, notes = normalise_columns(hub_set.splits, image_column, label_column, dataset)
+    if config is not None:
+        notes.append(f"configuration {config} of the set")
     name = dataset if not Path(dataset).is_dir() else Path(dataset).resolve().name
     space = _label_space_of(dataset, label_space, hub_set.commit)
     return _Found(splits, space, name, notes, source=read_source(dataset, hub_set.commit))

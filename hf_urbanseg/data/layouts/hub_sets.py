@@ -47,6 +47,7 @@ def load_hub_set(
     revision: str | None = None,
     streaming: bool = False,
     choose: Callable[[datasets.Features, str], list[str] | None] | None = None,
+    config: str | None = None,
 ) -> HubSet:
     """Reads a data set of the Hub, or of a local folder that `datasets.load_dataset` reads.
 
@@ -60,6 +61,7 @@ def load_hub_set(
             is written to disk.
         choose: Features of a split and its name -> the columns to stream, None for a split that isn't wanted.
             Default: everything.
+        config: Which configuration of a set that has several.
 
     Raises:
         DataError: Not found, not reachable, not readable or not complete.
@@ -70,19 +72,19 @@ def load_hub_set(
                 fix = f"leave `--{name}` out: the files are here already"
                 raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder", fix, dataset)
         with _one_line(dataset):
-            return HubSet(datasets.load_dataset(dataset))
+            return HubSet(datasets.load_dataset(dataset, config))
     with _one_line(dataset, revision):
         commit = _ask(dataset, revision, streaming)
         if not streaming:
-            splits = datasets.load_dataset(dataset, revision=commit or revision)
+            splits = datasets.load_dataset(dataset, config, revision=commit or revision)
             cached = commit or _cached_commit(splits)
             if commit is None and revision not in (None, cached):  # offline, `datasets` takes the newest it has
                 fix = "unset HF_HUB_OFFLINE, or name that commit if it is the one you want"
                 raise DataError(f"revision {revision} in the cache", f"commit {cached}", fix, dataset)
             return HubSet(splits, cached)
         with _fewer_retries():
-            streams = datasets.load_dataset(dataset, revision=commit, streaming=True)
-            splits = {split: _stream(split, rows, choose, [dataset, commit]) for split, rows in streams.items()}
+            streams = datasets.load_dataset(dataset, config, revision=commit, streaming=True)
+            splits = {split: _stream(split, rows, choose, [dataset, commit, config]) for split, rows in streams.items()}
     splits = datasets.DatasetDict({split: rows for split, rows in splits.items() if rows is not None})
     size = sum(rows.data.nbytes for rows in splits.values())
     frames = sum(map(len, splits.values()))
@@ -133,8 +135,8 @@ def _cached_commit(splits: Mapping[str, datasets.Dataset]) -> str | None:
     return commits[0] if len(names) == len(commits) == 1 else None
 
 
-def _stream(split: str, rows: datasets.IterableDataset, choose, origin: list[str]) -> datasets.Dataset | None:
-    """One split in memory, its pictures' files as they are; `origin` tells it from other sets and commits."""
+def _stream(split: str, rows: datasets.IterableDataset, choose, origin: list[str | None]) -> datasets.Dataset | None:
+    """One split in memory, its pictures' files as they are; `origin` tells it from others."""
     if rows.features is None:
         rows = rows._resolve_features()  # what `IterableDataset.push_to_hub` does; reads the first rows
     columns = list(rows.features) if choose is None else choose(rows.features, split)
@@ -179,11 +181,11 @@ def _one_line(dataset: str, revision: str | None = None) -> Iterator[None]:
     except DataError as error:
         raise error if error.path else DataError(error.expected, error.found, error.fix, dataset) from error
     except Exception as error:  # of huggingface_hub, its HTTP library, datasets, fsspec, pyarrow, Pillow
-        found, fix = _describe(error, revision)
+        found, fix = _describe(error, revision, Path(dataset).is_dir())
         raise DataError("a Hub data set that can be read", found, fix, dataset) from error
 
 
-def _describe(error: BaseException, revision: str | None) -> tuple[str, str]:
+def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[str, str]:
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
@@ -199,7 +201,9 @@ def _describe(error: BaseException, revision: str | None) -> tuple[str, str]:
     if refused := next((numbers[number] for number in _NOT_ALLOWED if number in numbers), None):
         where = f" at {refused.filename}" if refused.filename else ""
         return f"{refused.strerror}{where}", "correct the permissions, or move the cache by HF_HOME"
-    if "OfflineModeIsEnabled" in kinds or huggingface_hub.constants.HF_HUB_OFFLINE:
+    if described := _describe_contents(chain):
+        return described
+    if "OfflineModeIsEnabled" in kinds or (huggingface_hub.constants.HF_HUB_OFFLINE and not local):
         return (
             "offline mode, and no earlier download",
             "unset HF_HUB_OFFLINE, and don't stream where there's no network",
@@ -228,10 +232,38 @@ def _describe(error: BaseException, revision: str | None) -> tuple[str, str]:
     if "Dataset scripts are no longer supported" in str(error):
         fix = "try `--dataset_revision refs/convert/parquet`, which the Hub makes of many sets"
         return "a loading script, which `datasets` doesn't run any more", fix
-    if several := re.search(r"Config name is missing.*?(\[.*?\])", str(error), re.DOTALL):
-        fix = "`load_dataset` the one you want, `save_to_disk` it, and give that folder as `--data_dir`"
-        return f"several configurations, {several[1]}", fix
-    return _shorten(error), _CHECK_ID
+    return _shorten(error), "correct the folder" if local else _CHECK_ID
+
+
+def _describe_contents(chain: list[BaseException]) -> tuple[str, str] | None:
+    """What `datasets` says about configurations, empty splits and columns, none of which is a fault of the way here."""
+    message = str(chain[0])
+    if empty := re.search(r'Instruction "(.*?)" corresponds to no data', message):
+        return (
+            f"no rows in the split {empty[1]}",
+            "push the set with them or without the split, or read another revision",
+        )
+    if other := next((one for one in chain if type(one).__name__ == "CastError"), None):
+        # Lines `name: type`, those of a struct indented, perhaps with metadata; then the features of the first file.
+        theirs, _, first = str(other).partition("\nto\n")
+        theirs = theirs.partition("\n-- schema metadata")[0]
+        columns = ", ".join(re.findall(r"^([^\s:-][^:\n]*): ", theirs, re.MULTILINE))
+        usual = ", ".join(re.findall(r"'([^']+)': [A-Z]", first))
+        fix = "push them with the same columns, or choose files that have them by `--dataset_config`"
+        return f"files of different columns, {columns} beside {usual}", fix
+    if several := re.search(r"Config name is missing.*?\[(.*?)\]", message, re.DOTALL):
+        there = several[1].replace("'", "")
+        return f"several configurations, {there}", "choose one by `--dataset_config`"
+    if several := re.search(r"There are multiple '.*?' configurations in the cache: (.*?)\n", message):
+        return f"several configurations in the cache, {several[1]}", "choose one by `--dataset_config`"
+    if unknown := re.search(r"BuilderConfig '(.*?)' not found\. Available: \[(.*?)\]", message):
+        there = unknown[2].replace("'", "")
+        return f"no configuration `{unknown[1]}` among {there}", "correct `--dataset_config`"
+    if unknown := re.search(r"find cache for .*? for config '(.*?)'.*?in the cache: \[(.*?)\]", message, re.DOTALL):
+        there = unknown[2].replace("'", "")
+        fix = "correct `--dataset_config`, or unset HF_HUB_OFFLINE to download it"
+        return f"no configuration `{unknown[1]}` among those in the cache, {there}", fix
+    return None
 
 
 def _shorten(error: BaseException) -> str:

@@ -318,7 +318,9 @@ def test_load_hub_set__gated(hub_set, monkeypatch, streaming):
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), r"found Permission denied at /a/b; correct the"),
         (OSError(errno.EROFS, "Read-only file system"), r"found Read-only file system; .*move the cache by HF_HOME"),
         (ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'de']\nExample"),
-         r"found several configurations, \['en', 'de'\]; `load_dataset` the one you want, `save_to_disk` it"),
+         r"found several configurations, en, de; choose one by `--dataset_config`"),
+        (ValueError("There are multiple 'user/set' configurations in the cache: en, de\nPlease specify"),
+         r"found several configurations in the cache, en, de; choose one by `--dataset_config`"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("wrapped", [False, True])
