@@ -57,12 +57,14 @@ def measure_command(summary: RunSummary, split: str, repo_id: str) -> str:
 def _protocol_options(protocol: str) -> list[str]:
     """Options of the plan that `PredictionPlan.describe` told of."""
     words = []
-    if ratios := re.search(r"ratios ([\d. ]+?)(?: of|,|$)", protocol):
+    if ratios := re.search(r"ratios ([\de.+ -]+?)(?: of|,|$)", protocol):
         words += ["--ratios", *ratios[1].split()]
     if "with and without flip" in protocol:
         words += ["--flip", "true"]
     if window := re.search(r"sliding window (\d+)x(\d+)", protocol):
         words += ["--sliding_window", window[1], window[2]]
+    if stride := re.search(r"stride (\d+)x(\d+)", protocol):
+        words += ["--stride", stride[1], stride[2]]
     return words
 
 

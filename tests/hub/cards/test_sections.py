@@ -122,12 +122,12 @@ def test_describe_limits__by_the_data(tmp_path, data, train, expected):
     assert read_limits(run)[len(expected)].startswith("Never seen")
 
 
-@pytest.mark.parametrize("ratios", [(1.0,), (0.5, 0.75, 1.0)])
+@pytest.mark.parametrize("ratios", [(1.0,), (0.5, 0.75, 1.0), (1e-05, 1 / 3)])
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("window", [None, (128, 256)])
-def test_measure_command__every_plan_comes_back(tmp_path, ratios, flip, window):
+@pytest.mark.parametrize(("window", "stride"), [(None, None), ((128, 256), None), ((128, 256), (64, 100))])
+def test_measure_command__every_plan_comes_back(tmp_path, ratios, flip, window, stride):
     """What a plan says of itself on the card is, as options, that plan again."""
-    plan = PredictionPlan(ratios=ratios, flip=flip, window=window)
+    plan = PredictionPlan(ratios=ratios, flip=flip, window=window, stride=stride)
     run = build_card_run(tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["splits"]["test"]["protocol"] = plan.describe((64, 192))
