@@ -10,6 +10,7 @@ from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.reports.failure_cases import CARD_FAILURES
+from hf_urbanseg.reports.overlays import clear_comparisons
 from hf_urbanseg.reports.plots import plot_training_curves
 from hf_urbanseg.reports.run_files import describe_environment, write_json
 from hf_urbanseg.reports.split_files import write_split_files
@@ -54,6 +55,8 @@ def write_report(
     write_json(output / "log_history.json", {"log_history": state.log_history})
     plot_training_curves(state.log_history, output / "training_curves.png")
     if not measured:
+        for folder in ("overlays", "failures"):  # an earlier run's
+            clear_comparisons(output / folder)
         return
     shown = "test" if "test" in measured else "validation"
     # Who wants no pictures of the data in the run wants none of failures.

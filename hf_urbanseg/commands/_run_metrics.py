@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError, DataError
 
@@ -125,12 +126,5 @@ def _check_frames(path: Path, data: LoadedData, split: str) -> None:
 
 def _read_splits(path: Path) -> Mapping | None:
     """Frame names by split; None where the model came without them."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # names such as 000001 stay words
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError("frame names by split", type(error).__name__, "restore the file", path) from error
-    if not isinstance(content, dict):
-        raise DataError("frame names by split", type(content).__name__, "restore the file", path)
-    return content
+    # BaseLoader keeps names such as 000001 words.
+    return read_mapping(path, "split", yaml.BaseLoader) if path.is_file() else None

@@ -39,10 +39,11 @@ def save_pictures(
     picked = set() if overlays is None else pick_evenly(len(rows), overlays)
     chosen = {choice.index: choice for choice in choose_card_failures(images)[:failures]}
     try:
-        for name, wanted in (("overlays", overlays is not None), ("failures", True)):
-            if wanted:
-                (output / name).mkdir(parents=True, exist_ok=True)
+        for name, indices in (("overlays", picked), ("failures", chosen)):
+            if name == "failures" or overlays is not None:
                 clear_comparisons(output / name)
+            if indices:
+                (output / name).mkdir(parents=True, exist_ok=True)
         for index in sorted(picked | chosen.keys()):
             row = rows[index]
             image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.png"

@@ -84,6 +84,27 @@ def test_prediction_plan__refuses_what_makes_no_sense(options, message):
             "4 passes: ratios 0.5 1.75 of 64x96 (height x width), with and without flip",
         ),
         (PredictionPlan(window=(64, 96)), (1, 1), 1, "single scale of the image's own size, sliding window 64x96"),
+        (
+            PredictionPlan((0.5, 1.0), flip=True, window=(64, 96), stride=(48, 32)),
+            None,
+            4,
+            "4 passes: ratios 0.5 1 of the image's own size, with and without flip, sliding window 64x96, stride 48x32",
+        ),
+        # The default, said or not: two thirds, whole pixels.
+        (
+            PredictionPlan(window=(64, 96), stride=(42, 64)),
+            None,
+            1,
+            "single scale of the image's own size, sliding window 64x96",
+        ),
+        (
+            PredictionPlan(window=(64, 96), stride=(42, 63)),
+            None,
+            1,
+            "single scale of the image's own size, sliding window 64x96, stride 42x63",
+        ),
+        # Ratios as they are, and as short as they can be.
+        (PredictionPlan((1 / 3, 2.0, 1.25)), None, 3, "3 passes: ratios 0.3333333333333333 2 1.25"),
     ],
 )
 def test_describe__says_what_is_done(plan, base_size, passes, text):

@@ -9,6 +9,7 @@ from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.failure_cases import (
     Confusion,
     FailureCase,
+    choose_card_failures,
     choose_failure_cases,
     count_confusions,
     describe_rule,
@@ -97,6 +98,19 @@ def test_choose_failure_cases__equal_images_in_their_order():
 def test_choose_failure_cases__refuses_a_negative_number():
     with pytest.raises(ConfigError, match="0 or more failure cases; found -1"):
         choose_failure_cases(_counts([(1, 1, 1)] * 3), per_class=-1)
+
+
+def test_choose_card_failures__three_of_lowest_miou_then_classes_eight_at_most():
+    classes = [f"class {index}" for index in range(9)]
+    rows = np.zeros((12, 9, 3), np.int64)
+    for index in range(3):  # road of images 0 to 2: IoU 0.3, 0.1, 0.2
+        rows[index, 0] = [(300, 100, 200)[index], 1000, (300, 100, 200)[index]]
+    for index in range(9):  # image 3 + i is the worst for class i, with an IoU of at least 0.4
+        rows[3 + index, index] = [400 + index, 1000, 400 + index]
+    images = _counts(*rows.tolist(), classes=classes)
+    # Image 1 is the worst for class 0, too, so image 3 is none; 4 to 8 are the worst for classes 1 to 5.
+    assert [choice.index for choice in choose_card_failures(images)] == [1, 2, 0, 4, 5, 6, 7, 8]
+    assert choose_card_failures(images.select([3, 4]))[0].reasons[0] == "lowest mIoU of 2 images"
 
 
 def test_describe_rule__names_the_numbers():

@@ -7,7 +7,16 @@ from PIL import Image
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
-from hf_urbanseg.reports.overlays import FADED_VOID, blend, colorize, error_map, mark_errors, save_comparison
+from hf_urbanseg.reports.overlays import (
+    FADED_VOID,
+    blend,
+    clear_comparisons,
+    colorize,
+    error_map,
+    mark_errors,
+    name_picture,
+    save_comparison,
+)
 
 REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -171,3 +180,92 @@ def test_error_map__refuses_another_size():
         error_map(image, label.T, label, CITYSCAPES)
     with pytest.raises(DataError, match="a label of the image's size 4x6"):
         error_map(image, label, label.T, CITYSCAPES)
+
+
+def _save(path, **options):
+    train_ids = np.zeros((90, 300), np.uint8)
+    save_comparison(path, np.full((90, 300, 3), 99, np.uint8), train_ids, train_ids, CITYSCAPES, "a frame", **options)
+    return np.array(Image.open(path))
+
+
+def test_save_comparison__note_under_the_title(tmp_path):
+    plain, noted = _save(tmp_path / "a.png"), _save(tmp_path / "b.png", note="short\n" + "long words " * 30)
+    added = len(noted) - len(plain)
+    assert added > 0
+    assert added % 26 == 0
+    lines = added // 26
+    assert lines >= 4  # the second paragraph takes three lines of this width at least
+    # The note stands between the title and the panels, which are as before.
+    assert np.array_equal(noted[:42], plain[:42])
+    assert np.array_equal(noted[42 + added :], plain[42:])
+    for line in range(lines):
+        assert (noted[42 + 26 * line : 68 + 26 * line] < 100).any()
+
+
+def test_save_comparison__whole_or_not_at_all(tmp_path, monkeypatch):
+    before = _save(tmp_path / "a.png")
+
+    def fail(self, file, *args, **options):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        _save(tmp_path / "a.png", note="another")
+    assert np.array_equal(np.array(Image.open(tmp_path / "a.png")), before)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["a.png"]
+
+
+def test_clear_comparisons__ours_alone(tmp_path):
+    _save(tmp_path / "ours.png")
+    _save(tmp_path / "ours.jpeg")  # not a name we give
+    (tmp_path / "deep").mkdir()
+    _save(tmp_path / "deep" / "ours.png")
+    Image.new("RGB", (3, 3)).save(tmp_path / "theirs.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "notes.md").write_text("mine")
+    clear_comparisons(tmp_path)
+    kept = {"ours.jpeg", "deep", "theirs.png", "broken.png", "notes.md"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert (tmp_path / "deep" / "ours.png").exists()
+    clear_comparisons(tmp_path / "not there")
+
+
+@pytest.mark.parametrize(
+    "name", ["000012_10", "aachen_000000_000019", "0001.png", "a b", "Straße (1)", "train=1,x@y+z", "x" * 200]
+)
+def test_name_picture__usual_names_stay(name):
+    assert name_picture(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train/0001",
+        "../../etc/x",
+        "/abs/x",
+        "a\\b",
+        ".hidden",
+        "..",
+        "",
+        "a\nb",
+        "a:b",
+        "x" * 201,
+        "道" * 80,
+        "a\0b",
+        "\udc80",
+    ],
+)
+def test_name_picture__others_name_a_plain_visible_file(name, tmp_path):
+    found = name_picture(name)
+    path = tmp_path / f"{found}.png"
+    path.write_bytes(b"")
+    assert list(tmp_path.iterdir()) == [path]
+    assert found.isprintable()
+    assert "\\" not in found
+    assert not found.startswith(".")
+
+
+def test_name_picture__keeps_frames_apart():
+    names = ["a/b", "a_b", "a\\b", "a:b", ".a_b", "x" * 300, "x" * 301, "道" * 99, "道" * 98]
+    assert len({name_picture(name) for name in names}) == len(names)
