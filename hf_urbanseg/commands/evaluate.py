@@ -53,7 +53,7 @@ class EvaluateArguments:
         "folder of `--model` itself the split is measured anew and the rest of metrics.json stays.",
     )
     report: str | None = option(None, "HTML file with tables, charts and failure cases; opens without a network.")
-    failures: int = option(8, "Worst images in the report.")
+    failures: int = option(8, "Worst images in the report; in the folder of `--model` itself, pictures of failures.")
     failures_per_class: int = option(1, "Worst images for each class in the report.")
 
     def __post_init__(self):
@@ -169,7 +169,7 @@ def _write_output(
     except OSError as error:
         raise ConfigError("a folder to write to", error.strerror or f"{error}", "name another", folder) from error
     # The card tells of the failures of test, else validation; those of an earlier measurement would be others.
-    if split == ("test" if "test" in metrics["splits"] else sorted(metrics["splits"])[0]):
+    if split == next((name for name in ("test", "validation") if name in metrics["splits"]), split):
         save_pictures(folder, predictor, data, split, measurement, None, min(args.failures, CARD_FAILURES))
 
 

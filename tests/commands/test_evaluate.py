@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,12 @@ import numpy as np
 import pytest
 
 from hf_urbanseg.commands import evaluate
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.hub.cards.model_card import write_model_card
+from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.reports.failure_cases import choose_failure_cases
+from hf_urbanseg.reports.run_files import describe_environment
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -75,6 +81,102 @@ def test_evaluate__multi_scale_and_report(run, tmp_path, evaluate_run, capsys):
     assert re.search(rf"1\.\s*{worst}", page)
     assert "crop_size" in page  # the recipe that made the model
     assert str(report) in capsys.readouterr().out
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The run in a folder of its own, to be changed."""
+    shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
+    return tmp_path / "copy"
+
+
+def _files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_evaluate__own_folder_keeps_what_training_recorded(copy, monkeypatch):
+    before, metrics = _files(copy), json.loads((copy / "metrics.json").read_text())
+    metrics["environment"] = {"device": "the machine of training", "hf_urbanseg": "0.0.1"}
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    # Written another way, and still the same folder.
+    monkeypatch.chdir(copy.parent)
+    options = ["--num_workers", "0", "--flip", "true", "--sliding_window", "48", "96", "--stride", "40", "48"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", "copy", "--output", str(copy), *options])
+    evaluate.main()
+    found = json.loads((copy / "metrics.json").read_text())
+    entry = found["splits"].pop("test")
+    assert entry["environment"] == describe_environment()
+    assert entry["protocol"].endswith("with and without flip, sliding window 48x96, stride 40x48")
+    assert entry["confusion_matrix"] != metrics["splits"].pop("test")["confusion_matrix"]
+    assert found == metrics  # validation, selection, data, training and its environment
+    after = _files(copy)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    pictures = {name for name in changed if name.startswith("failures/")}
+    assert changed - pictures == {
+        "metrics.json", "per_image_test.json", "per_class_test.md", "per_class_test.csv", "per_class_test.png",
+    }  # fmt: skip
+    # The pictures are of this measurement: other frames fail, or they look otherwise.
+    images = ImageCounts.from_dict(json.loads(after["per_image_test.json"]))
+    failures = {f"failures/{images.names[choice.index]}.png" for choice in choose_failure_cases(images, 3, 1)[:8]}
+    assert {name for name in after if name.startswith("failures/")} == failures
+    assert pictures
+
+
+def test_evaluate__own_folder_other_split_leaves_the_pictures(copy, monkeypatch):
+    before = _files(copy)
+    options = ["--num_workers", "0", "--split", "validation"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(copy), "--output", str(copy), *options])
+    evaluate.main()
+    after = _files(copy)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"metrics.json"}
+    found, metrics = (json.loads(files["metrics.json"]) for files in (after, before))
+    assert found["splits"]["validation"].pop("environment") == describe_environment()
+    assert found == metrics  # the very numbers of the run
+
+
+def test_evaluate__run_without_metrics_becomes_publishable(copy, monkeypatch):
+    recorded = json.loads((copy / "metrics.json").read_text())
+    for name in ("metrics.json", "README.md", "per_image_test.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "failures")
+    with pytest.raises(ModelError, match=r"scripts/evaluate\.py --model RUN --output RUN"):
+        collect_repository(copy)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(copy), "--output", str(copy), "--num_workers", "0"])
+    evaluate.main()
+    metrics = json.loads((copy / "metrics.json").read_text())
+    entry = metrics["splits"]["test"]
+    assert entry.pop("environment") == describe_environment()
+    assert metrics["splits"] == {"test": recorded["splits"]["test"]}
+    assert metrics["data"] == recorded["data"] | {"notes": ["splits: as listed in splits.yaml"]}
+    assert "environment" not in metrics  # where it was trained isn't known
+    assert write_model_card(copy)
+    files = collect_repository(copy)
+    assert {"metrics.json", "README.md", "per_image_test.json", "config.json", "model.safetensors"} <= files.keys()
+    card = (copy / "README.md").read_text()
+    assert f"{100 * entry['mean_iou']:.2f}" in card
+    pictures = [name for name in files if name.startswith("failures/")]
+    assert pictures
+    assert all(name in card for name in pictures)
+
+
+def test_evaluate__other_data_never_stands_in_for_the_runs(copy, tmp_path, fails):
+    before = _files(copy)
+    line = fails(evaluate.main, "--model", copy, "--output", copy, "--dataset", "synthetic", "--num_workers", 0)
+    assert "splits.yaml: expected the 4 frames of test that the run recorded" in line
+    assert _files(copy) == before
+
+
+def test_evaluate__another_models_folder_is_left_alone(run, copy, fails):
+    before = _files(copy)
+    line = fails(evaluate.main, "--model", run, "--output", copy, "--num_workers", 0)
+    assert "found another model's (model.safetensors); name another `--output`" in line
+    (copy / "model.safetensors").unlink()
+    (copy / "recipe.yaml").unlink()
+    assert "metrics.json of a training run" in fails(evaluate.main, "--model", run, "--output", copy)
+    (copy / "metrics.json").write_text("{")
+    assert "metrics.json: expected the metrics.json of a run" in fails(evaluate.main, "--model", run, "--output", copy)
+    before |= {"metrics.json": b"{"}
+    assert _files(copy) == {name: before[name] for name in before.keys() - {"model.safetensors", "recipe.yaml"}}
 
 
 def test_evaluate__wrong_classes(run, kitti, tmp_path, fails):

@@ -24,9 +24,11 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from hf_urbanseg.commands import finetune
 from hf_urbanseg.config import ModelArguments
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
 from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.reports.failure_cases import choose_failure_cases
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -44,6 +46,41 @@ def test_finetune__leaves_everything(run):
     splits = yaml.load((run / "splits.yaml").read_text(), yaml.BaseLoader)
     assert {split: len(frames) for split, frames in splits.items()} == {"train": 11, "validation": 1, "test": 4}
     assert json.loads((run / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 192}
+
+
+def test_finetune__pictures_of_the_failures_on_the_card(run):
+    images = ImageCounts.from_dict(json.loads((run / "per_image_test.json").read_text()))
+    names = {images.names[choice.index] for choice in choose_failure_cases(images, 3, 1)[:8]}
+    assert {path.name for path in (run / "failures").iterdir()} == {f"{name}.png" for name in names}
+    card = (run / "README.md").read_text()
+    for name in names:
+        assert f"failures/{name}.png" in card
+
+
+def test_finetune__no_overlays_no_pictures_of_failures(words, kitti, run, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    (output / "failures" / "mine.md").write_text("kept")
+    argv = words(data_dir=kitti, output_dir=output, num_overlays=0, max_steps=1)
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *argv, "--overwrite"])
+    finetune.main()
+    left = {path.name for folder in ("failures", "overlays") for path in (output / folder).iterdir()}
+    assert left == {"mine.md"}  # none of the run that was there before
+    assert "failures/" not in (output / "README.md").read_text()
+
+
+def test_finetune__nothing_measured_leaves_no_earlier_pictures(words, kitti, run, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    names = [path.stem for path in sorted((kitti / "training" / "image_2").iterdir())]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump({"train": names}))
+    argv = words(
+        data_dir=kitti, output_dir=output, max_steps=1, split_file=tmp_path / "all.yaml", validation_fraction=0
+    )
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *argv, "--overwrite"])
+    finetune.main()
+    assert json.loads((output / "metrics.json").read_text())["splits"] == {}
+    assert not [*(output / "failures").iterdir(), *(output / "overlays").iterdir()]
 
 
 def test_finetune__metrics_agree_with_table_and_constant_guess(run):
@@ -168,6 +205,7 @@ def test_finetune__two_processes(words, kitti, tmp_path, launch):
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["training"]["processes"] == 2
     assert result.stdout.count("Everything is in") == 1  # one process speaks
+    assert list((output / "failures").glob("*.png"))
     reported = metrics["splits"]["test"]["confusion_matrix"]
     alone = tmp_path / "alone"
     command = [sys.executable, SCRIPTS / "evaluate.py", "--model", output, "--output", alone]
