@@ -170,7 +170,7 @@ def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
         raise DataError('"id": "name" pairs', f"{id2label!r}"[:80], fix, source)
     names, spelt = {}, {}
     for key, class_name in id2label.items():
-        if isinstance(key, bool) or not re.fullmatch(r"-?\d+", str(key)):
+        if not re.fullmatch(r"-?\d+", str(key)):
             raise DataError('"id": "name" pairs', f"`{key}` as an id", fix, source)
         label_id = int(key)
         if not -1 <= label_id <= IGNORE_INDEX:
