@@ -201,7 +201,7 @@ def _label_space_of(dataset: str, label_space: str | None, commit: str | None = 
         raise DataError(
             "label_space.json or id2label.json in the data set",
             "neither",
-            "say its classes by `--label_space`",
+            "give its classes by `--label_space`, such as a JSON file of `id: name` pairs",
             dataset,
         )
     return space

@@ -1,5 +1,6 @@
 """Data sets on the Hub: downloaded into the cache of `datasets`, or streamed into memory."""
 
+import difflib
 import errno
 import logging
 import os
@@ -13,7 +14,7 @@ import datasets
 import huggingface_hub
 import pyarrow as pa
 from datasets.fingerprint import Hasher
-from datasets.table import InMemoryTable, table_cast
+from datasets.table import CastError, InMemoryTable, table_cast
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from hf_urbanseg.errors import DataError
@@ -239,31 +240,35 @@ def _describe_contents(chain: list[BaseException]) -> tuple[str, str] | None:
     """What `datasets` says about configurations, empty splits and columns, none of which is a fault of the way here."""
     message = str(chain[0])
     if empty := re.search(r'Instruction "(.*?)" corresponds to no data', message):
-        return (
-            f"no rows in the split {empty[1]}",
-            "push the set with them or without the split, or read another revision",
-        )
-    if other := next((one for one in chain if type(one).__name__ == "CastError"), None):
-        # Lines `name: type`, those of a struct indented, perhaps with metadata; then the features of the first file.
-        theirs, _, first = str(other).partition("\nto\n")
-        theirs = theirs.partition("\n-- schema metadata")[0]
-        columns = ", ".join(re.findall(r"^([^\s:-][^:\n]*): ", theirs, re.MULTILINE))
-        usual = ", ".join(re.findall(r"'([^']+)': [A-Z]", first))
+        fix = "push the set with them or without the split, or read another revision"
+        return f"no rows in the split {empty[1]}", fix
+    if other := next((one for one in chain if isinstance(one, CastError)), None):
+        columns, usual = _list_few(other.table_column_names), _list_few(other.requested_column_names)
         fix = "push them with the same columns, or choose files that have them by `--dataset_config`"
         return f"files of different columns, {columns} beside {usual}", fix
+    choose = "choose one by `--dataset_config`"
     if several := re.search(r"Config name is missing.*?\[(.*?)\]", message, re.DOTALL):
-        there = several[1].replace("'", "")
-        return f"several configurations, {there}", "choose one by `--dataset_config`"
+        return f"several configurations, {_list_few(several[1].split(', '))}", choose
     if several := re.search(r"There are multiple '.*?' configurations in the cache: (.*?)\n", message):
-        return f"several configurations in the cache, {several[1]}", "choose one by `--dataset_config`"
+        return f"several configurations in the cache, {_list_few(several[1].split(', '))}", choose
     if unknown := re.search(r"BuilderConfig '(.*?)' not found\. Available: \[(.*?)\]", message):
-        there = unknown[2].replace("'", "")
+        there = _list_few(unknown[2].split(", "), unknown[1])
         return f"no configuration `{unknown[1]}` among {there}", "correct `--dataset_config`"
     if unknown := re.search(r"find cache for .*? for config '(.*?)'.*?in the cache: \[(.*?)\]", message, re.DOTALL):
-        there = unknown[2].replace("'", "")
         fix = "correct `--dataset_config`, or unset HF_HUB_OFFLINE to download it"
+        there = _list_few(unknown[2].split(", "), unknown[1])
         return f"no configuration `{unknown[1]}` among those in the cache, {there}", fix
     return None
+
+
+def _list_few(names: list[str], wanted: str | None = None, limit: int = 20) -> str:
+    """The names, the ones most like `wanted` first where there are too many; some sets have hundreds."""
+    names = [name.strip("'") for name in names]
+    if len(names) <= limit:
+        return ", ".join(names)
+    near = difflib.get_close_matches(wanted, names) if wanted else []
+    shown = list(dict.fromkeys([*near, *names]))[:limit]
+    return f"{', '.join(shown)} and {len(names) - limit} more"
 
 
 def _shorten(error: BaseException) -> str:

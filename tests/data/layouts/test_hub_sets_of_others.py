@@ -124,6 +124,16 @@ def test_load_data__a_configuration_of_a_set_without_any(upload, streaming):
         load(streaming, dataset_config="fine")
 
 
+@pytest.mark.parametrize("streaming", MODES)
+def test_load_data__of_many_configurations_the_likely_ones_are_listed(upload, streaming):
+    lines = [f"- {{config_name: c{i:03d}, data_files: c{i:03d}.parquet}}" for i in range(300)]
+    upload({"README.md": "\n".join(["---", "configs:", *lines, "---"]).encode(), "c000.parquet": parquet(1)})
+    with pytest.raises(DataError, match=r"several configurations, c000, c001, [c\d, ]* c019 and 280 more; choose one"):
+        load(streaming)
+    with pytest.raises(DataError, match=r"no configuration `c2_99` among c299, [c\d, ]* and 280 more; correct"):
+        load(streaming, dataset_config="c2_99")
+
+
 def test_load_data__a_configuration_of_a_revision(two, upload):
     old = two.repository("user/set", "dataset").branches["main"]
     upload({"coarse/train.parquet": parquet(3, 70)})
