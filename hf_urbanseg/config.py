@@ -76,7 +76,9 @@ class RunArguments:
     """Which recipe, and what the run leaves behind."""
 
     recipe: str = option("demo", "Recipe inside the package, or a YAML file; options on the command line win.")
-    num_overlays: int = option(6, "Pictures of prediction beside label, evenly picked from the held-out split.")
+    num_overlays: int = option(
+        6, "Pictures of prediction beside label, evenly picked from the held-out split; 0: none, nor of failures."
+    )
 
 
 @dataclass

@@ -126,7 +126,21 @@ def read_result(run: LadderRun, split: str, seconds: float) -> RunResult:
 
 
 def read_metrics(run: LadderRun) -> dict:
-    return json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    """metrics.json of a finished run.
+
+    Raises:
+        DataError: It is damaged, or not what training wrote.
+    """
+    path = run.folder / "metrics.json"
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("splits", "selection", "training", "environment") if not metrics.get(key)]
+    except (OSError, ValueError, AttributeError) as error:
+        missing = [type(error).__name__]
+    if missing:
+        fix = "restore it, or delete the run's folder to train it again"
+        raise DataError("the metrics.json of a training run", f"no {', '.join(missing)}", fix, path)
+    return metrics
 
 
 def describe_measurement(runs: Mapping, metrics: Mapping, split: str) -> list[str]:

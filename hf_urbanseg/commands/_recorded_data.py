@@ -1,5 +1,6 @@
 """The data and splits a run was trained on, recalled from what it left beside its model."""
 
+import contextlib
 import logging
 from dataclasses import asdict, fields, replace
 
@@ -69,4 +70,8 @@ def recall_data_arguments(data_args: DataArguments, model: str, revision: str | 
     (recalled,) = parse_arguments((DataArguments,), [], recorded, recipe)
     if recalled.dataset != "synthetic" and recalled.split_file is None:
         recalled = replace(recalled, split_file=str(find_file(model, "splits.yaml", revision)))
+    if recalled.dataset not in (None, "synthetic") and recalled.label_space is None:
+        # What names of classes mean is told from them (`label_space_from_names`); the run's own reading counts.
+        with contextlib.suppress(UrbanSegError):
+            recalled = replace(recalled, label_space=str(find_file(model, "label_space.json", revision)))
     return recalled

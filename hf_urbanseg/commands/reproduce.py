@@ -194,14 +194,13 @@ def _read_times(output: Path) -> dict[str, list[float]]:
 def _write_report(output: Path, args: ReproduceArguments, plan: Mapping, words: Sequence[str]) -> str:
     """ladder.json, ladder.md and ladder.png from whatever is finished; returns what to print at the end."""
     notes = []
-    finished = {}
+    finished, metrics = {}, {}
     for key, run in plan.items():
         try:
             if find_state(run) == "finished":
-                finished[key] = run
+                metrics[key], finished[key] = read_metrics(run), run
         except UrbanSegError as error:  # of a rung that was not asked for
             notes.append(f"Left out: {error}")
-    metrics = {key: read_metrics(run) for key, run in finished.items()}
     split = "test" if all("test" in content["splits"] for content in metrics.values()) else "validation"
     times = _read_times(output)
     results = {key: read_result(run, split, sum(times.get(run.name, []))) for key, run in finished.items()}

@@ -162,6 +162,18 @@ def test_reproduce__table_keeps_rungs_that_are_not_asked_for_now(ladder, kitti, 
     assert [rung["number"] for rung in rungs if rung["status"] == "run"] == [4, 5]
 
 
+def test_reproduce__a_run_whose_numbers_are_not_trainings_is_left_out(ladder, kitti, tmp_path, monkeypatch):
+    output = tmp_path / "ladder"
+    shutil.copytree(ladder, output)
+    metrics = metrics_of(output, "5_ohem_seed0")
+    (output / "5_ohem_seed0" / "metrics.json").write_text(json.dumps({"splits": metrics["splits"]}))
+    run(monkeypatch, kitti, output, rungs=(4,))
+    rungs = json.loads((output / "ladder.json").read_text())["rungs"]
+    assert rungs[4]["mean_iou"]["values"].keys() == {"1"}
+    left_out = "5_ohem_seed0/metrics.json: expected the metrics.json of a training run; found no selection, training"
+    assert left_out in (output / "ladder.md").read_text()
+
+
 def test_reproduce__continues_where_it_was_interrupted(ladder, kitti, tmp_path, monkeypatch):
     output = tmp_path / "ladder"
     save = UrbanSegTrainer._save_checkpoint

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from loopback_cards import read_front_matter
 from PIL import Image
 
@@ -213,3 +214,20 @@ def test_load_recorded_data__a_model_without_splits(run, kitti, caplog, tmp_path
     data = _recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti)), str(tmp_path / "model"))
     assert len(data.splits["test"]) == 2
     assert not [record for record in caplog.records if record.name.endswith("_recorded_data")]
+
+
+def test_recall_data_arguments__classes_as_the_run_read_them(run, tmp_path):
+    """What the names of a set's id2label.json mean may be told in another way by the time the run is measured."""
+    shutil.copytree(run, tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    assert _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space is None
+    options = yaml.safe_load(recipe.read_text()) | {"data_dir": None, "dataset": "user/set"}
+    recipe.write_text(yaml.safe_dump(options))
+    recalled = _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run"))
+    assert recalled.dataset == "user/set"
+    assert recalled.label_space == str(tmp_path / "run" / "label_space.json")
+    recipe.write_text(yaml.safe_dump(options | {"label_space": "cityscapes"}))
+    assert _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space == "cityscapes"
+    (tmp_path / "run" / "label_space.json").unlink()
+    recipe.write_text(yaml.safe_dump(options))
+    assert _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space is None

@@ -131,14 +131,15 @@ def choose_columns(
     return image, _choose_column(features, label_column, LABEL_COLUMNS, "label", source)
 
 
-def _choose_column(features: Mapping, chosen: str | None, usual: tuple[str, ...], kind: str, source: str) -> str:
+def _choose_column(features: Mapping, chosen: str | None, usual: tuple[str, ...], role: str, source: str) -> str:
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     column = chosen if chosen is not None else next((name for name in usual if name in images), None)
     if column not in images:
+        there = [name if name in images else f"{name} ({type(kind).__name__})" for name, kind in features.items()]
         raise DataError(
             f"an image column `{chosen}`" if chosen else f"an image column named {', '.join(usual)}",
-            f"image columns {', '.join(images) or '(none)'} among {', '.join(features)}",
-            f"name one with `--{kind}_column`, or give folders of image files as `--data_dir`",
+            f"image columns {', '.join(images) or '(none)'} among {', '.join(there)}",
+            f"name one of pictures with `--{role}_column`, or give folders of image files as `--data_dir`",
             source,
         )
     return column
@@ -147,9 +148,9 @@ def _choose_column(features: Mapping, chosen: str | None, usual: tuple[str, ...]
 def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:
     for column in NAME_COLUMNS:
         if column in rows.column_names and rows.features[column] in (_STRING, _LARGE_STRING, *_INTEGERS):
-            names = [str(value) for value in rows[column]]
-            if len(set(names)) == len(names) and "" not in names:
-                return names
+            names = list(rows[column])
+            if len(set(names)) == len(names) and not {"", None} & set(names):
+                return [str(name) for name in names]
     return [f"{split}_{index:06d}" for index in range(len(rows))]
 
 

@@ -43,6 +43,8 @@ def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | Non
             task_name="Semantic segmentation",
             dataset_type=summary.data_name if summary.data_is_hub else slugify(summary.data_name),
             dataset_name=flatten(summary.data_title),
+            dataset_config=summary.recipe.get("dataset_config"),
+            dataset_revision=summary.recipe.get("dataset_revision"),
             dataset_split=split,
             metric_type=key,
             metric_name=name,

@@ -81,9 +81,10 @@ class RunSummary:
 
     @property
     def splits(self) -> Mapping[str, Mapping]:
-        """Scores by measured split, the one that counts first: test, else validation."""
+        """Scores by measured split, the one that counts first: test, else validation, else what there is."""
         splits = self.metrics.get("splits") or {}
-        return {split: splits[split] for split in sorted(splits, key=lambda split: (split != "test", split))}
+        rank = {"test": 0, "validation": 1}
+        return {split: splits[split] for split in sorted(splits, key=lambda split: (rank.get(split, 2), split))}
 
     @property
     def trained_with(self) -> str:

@@ -9,9 +9,9 @@ from hf_urbanseg.hub.cards.licence import recognise_data
 from hf_urbanseg.hub.cards.markdown import escape_markdown, join_names
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning.local_paths import is_absolute, last_name
-from hf_urbanseg.reports.failure_cases import choose_failure_cases
+from hf_urbanseg.reports.failure_cases import choose_card_failures
+from hf_urbanseg.reports.overlays import name_picture
 
-_FAILURES = 8
 _PLACES = {
     "kitti": "KITTI's images were taken from one car in and around one town, Karlsruhe, in daylight",
     "cityscapes": "Cityscapes' images were taken from one car in cities of Germany and its neighbours, in daylight and "
@@ -80,9 +80,9 @@ def describe_failures(summary: RunSummary, split: str, pictures: bool) -> list[d
             "name": images.names[choice.index],
             "mean_iou": float(images.mean_iou[choice.index]),
             "reasons": choice.reasons,
-            "picture": by_name.get(images.names[choice.index]),
+            "picture": by_name.get(name_picture(images.names[choice.index])),
         }
-        for choice in choose_failure_cases(images, 3, 1)[:_FAILURES]
+        for choice in choose_card_failures(images)
     ]
 
 

@@ -70,7 +70,7 @@ def test_normalise_columns__a_class_label_is_not_a_label_image():
     features = Features({"image": Image(), "label": ClassLabel(names=["image_2", "semantic"])})
     rows = Dataset.from_dict({"image": [{"bytes": png_bytes(), "path": None}], "label": [0]}, features=features)
     with pytest.raises(
-        DataError, match=r"user/name: .*found image columns image among image, label; .*`--label_column`"
+        DataError, match=r"user/name: .*found image columns image among image, label \(ClassLabel\); .*`--label_column`"
     ):
         normalise(rows)
 

@@ -14,6 +14,7 @@ from hf_urbanseg.hub.cards.sections import describe_failures, describe_limits, m
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.reports.overlays import name_picture
 from hf_urbanseg.reports.run_files import write_json
 
 
@@ -159,9 +160,19 @@ def test_describe_failures__a_picture_of_the_failure_before_an_overlay(tmp_path)
     assert describe_failures(summary, "train", True) == []
 
 
+def test_describe_failures__a_frame_whose_name_cannot_name_a_file(tmp_path):
+    run = build_card_run(tmp_path / "run")
+    counts = json.loads((run / "per_image_test.json").read_text().replace("000000_10", "train/seq 1/.x"))
+    write_json(run / "per_image_test.json", counts)
+    (run / "failures").mkdir()
+    (run / "failures" / f"{name_picture('train/seq 1/.x')}.png").write_bytes(b"x")
+    shown = {case["name"]: case["picture"] for case in describe_failures(RunSummary.read(run), "test", True)}
+    assert shown["train/seq 1/.x"] == f"failures/{name_picture('train/seq 1/.x')}.png"
+
+
 def test_describe_failures__no_more_than_a_reader_looks_at(tmp_path, monkeypatch):
     summary = RunSummary.read(build_card_run(tmp_path / "run"))
     every = describe_failures(summary, "test", False)
     assert len(every) > 2
-    monkeypatch.setattr("hf_urbanseg.hub.cards.sections._FAILURES", 2)
+    monkeypatch.setattr("hf_urbanseg.reports.failure_cases.CARD_FAILURES", 2)
     assert describe_failures(summary, "test", False) == every[:2]
