@@ -10,6 +10,7 @@ from pathlib import Path
 import accelerate
 import albumentations
 import datasets
+import huggingface_hub
 import numpy as np
 import torch
 import transformers
@@ -33,6 +34,9 @@ def describe_environment() -> dict:
         "accelerate": accelerate.__version__,
         "datasets": datasets.__version__,
         "albumentations": albumentations.__version__,
+        "huggingface_hub": huggingface_hub.__version__,
+        "numpy": np.__version__,
+        **({"cuda": torch.version.cuda} if torch.version.cuda else {}),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores",
         "system": platform.system(),
     }
