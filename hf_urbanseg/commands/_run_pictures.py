@@ -22,7 +22,7 @@ def save_pictures(
     overlays: int | None,
     failures: int = CARD_FAILURES,
 ) -> None:
-    """Writes `overlays/<frame>.png` and `failures/<frame>.png` in place of those of an earlier measurement.
+    """Writes `overlays/<frame>.jpg` and `failures/<frame>.jpg` in place of those of an earlier measurement.
 
     Images are predicted again, each once, because to keep every prediction would take memory without bound.
 
@@ -46,7 +46,7 @@ def save_pictures(
                 (output / name).mkdir(parents=True, exist_ok=True)
         for index in sorted(picked | chosen.keys()):
             row = rows[index]
-            image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.png"
+            image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
             shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
             title = f"{split}: {row['name']}"
             if index in picked:

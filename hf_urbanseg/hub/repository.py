@@ -34,11 +34,11 @@ _INPUTS = (
 )
 _RESULTS = (
     "README.md", "metrics.json", "log_history.json", "training_curves.png", "report.html",
-    "per_class_*.md", "per_class_*.csv", "per_class_*.png", "per_image_*.json", "overlays/*.png",
+    "per_class_*.md", "per_class_*.csv", "per_class_*.png", "per_image_*.json", "overlays/*.png", "overlays/*.jpg",
     "failures/*.png", "failures/*.jpg", "failures/*.md", "failures/*.json", "failures/*.html",
 )  # fmt: skip
 # Of them, those made from the data's images, which have a licence of their own.
-_PICTURES = ("report.html", "overlays/*.png", "failures/*.png", "failures/*.jpg", "failures/*.html")
+_PICTURES = ("report.html", "overlays/*.png", "overlays/*.jpg", "failures/*.png", "failures/*.jpg", "failures/*.html")
 # TensorBoard's
 _EVENTS = ("runs/events.out.tfevents.*", "runs/*/events.out.tfevents.*")
 

@@ -16,7 +16,7 @@ from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 _WRONG, _VOID = (255, 40, 40), (128, 128, 128)
 _GAP = 12
-_MARK = ("Software", "hf_urbanseg")
+_MARK, _SOFTWARE = "hf_urbanseg", 305  # the program that made a picture, and the tag that EXIF has for it
 """What tells our pictures from those that others put into the same folder."""
 FADED_VOID = (250, 240, 205)
 """Colour of pixels without a label in `error_map`: cream, which no class of a street has."""
@@ -107,12 +107,13 @@ def save_comparison(
     title: str,
     note: str = "",
 ) -> None:
-    """Writes one PNG, whole or not at all: image, prediction, label and errors, with a legend of what occurs.
+    """Writes one picture, whole or not at all: image, prediction, label and errors, with a legend of what occurs.
 
     Wide frames are stacked, others are in two columns; small frames are enlarged so that the text fits. The file is
     marked as ours, for `clear_comparisons`.
 
     Args:
+        path: A `.jpg` of a KITTI frame has 0.6 MB and takes 20 ms to write, a `.png` 2 MB and half a second.
         image: RGB.
         title: In bold at the top; `note` under it in smaller letters, a paragraph for each of its lines.
 
@@ -184,10 +185,21 @@ def save_comparison(
         y = legend_top + (index // per_row) * line + line // 2
         _swatch(draw, x, y, color)
         draw.text((x + 22, y), name, _INK, font, anchor="lm")
-    path, mark = Path(path), PngImagePlugin.PngInfo()
-    mark.add_text(*_MARK)
+    _write(sheet, Path(path))
+
+
+def _write(sheet: Image.Image, path: Path) -> None:
+    if path.suffix == ".jpg":
+        mark = Image.Exif()
+        mark[_SOFTWARE] = _MARK
+        # Full colour resolution: the edges of coloured areas and letters stay clean.
+        options = {"format": "JPEG", "quality": 90, "subsampling": 0, "exif": mark}
+    else:
+        mark = PngImagePlugin.PngInfo()
+        mark.add_text("Software", _MARK)
+        options = {"format": "PNG", "pnginfo": mark}
     staged = path.with_name(f".{path.name}.tmp")
-    sheet.save(staged, format="PNG", pnginfo=mark)
+    sheet.save(staged, **options)
     os.replace(staged, path)
 
 
@@ -203,10 +215,10 @@ def name_picture(name: str) -> str:
 
 def clear_comparisons(folder: str | Path) -> None:
     """Removes the pictures that `save_comparison` wrote into a folder; whatever else is there stays."""
-    for path in Path(folder).glob("*.png"):
+    for path in (*Path(folder).glob("*.png"), *Path(folder).glob("*.jpg")):
         try:
             with Image.open(path) as picture:
-                ours = picture.info.get(_MARK[0]) == _MARK[1]
+                ours = _MARK in (picture.info.get("Software"), picture.getexif().get(_SOFTWARE))
         except OSError:
             continue
         if ours:

@@ -42,7 +42,7 @@ def test_finetune__leaves_everything(run):
     names = {path.name for path in run.iterdir()}
     assert expected <= names
     assert not [name for name in names if "staging" in name or name.endswith((".tmp", ".bin"))]
-    assert len(list((run / "overlays").glob("*.png"))) == 2
+    assert len(list((run / "overlays").glob("*.jpg"))) == 2
     splits = yaml.load((run / "splits.yaml").read_text(), yaml.BaseLoader)
     assert {split: len(frames) for split, frames in splits.items()} == {"train": 11, "validation": 1, "test": 4}
     assert json.loads((run / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 192}
@@ -51,10 +51,10 @@ def test_finetune__leaves_everything(run):
 def test_finetune__pictures_of_the_failures_on_the_card(run):
     images = ImageCounts.from_dict(json.loads((run / "per_image_test.json").read_text()))
     names = {images.names[choice.index] for choice in choose_failure_cases(images, 3, 1)[:8]}
-    assert {path.name for path in (run / "failures").iterdir()} == {f"{name}.png" for name in names}
+    assert {path.name for path in (run / "failures").iterdir()} == {f"{name}.jpg" for name in names}
     card = (run / "README.md").read_text()
     for name in names:
-        assert f"failures/{name}.png" in card
+        assert f"failures/{name}.jpg" in card
 
 
 def test_finetune__no_overlays_no_pictures_of_failures(words, kitti, run, tmp_path, monkeypatch):
@@ -205,7 +205,7 @@ def test_finetune__two_processes(words, kitti, tmp_path, launch):
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["training"]["processes"] == 2
     assert result.stdout.count("Everything is in") == 1  # one process speaks
-    assert list((output / "failures").glob("*.png"))
+    assert list((output / "failures").glob("*.jpg"))
     reported = metrics["splits"]["test"]["confusion_matrix"]
     alone = tmp_path / "alone"
     command = [sys.executable, SCRIPTS / "evaluate.py", "--model", output, "--output", alone]

@@ -81,18 +81,18 @@ def test_save_pictures__failures_and_overlays_of_their_own_frames(tmp_path, data
     save_pictures(tmp_path, predictor, data, "test", measurement, 2)
     # The three of lowest mIoU; b is the worst for road and car, too. The first and the last of the split.
     c = next(name for name in drawn if "train_c" in name)
-    assert _files(tmp_path) == {"failures/b.png", "failures/e.png", c, "overlays/a.png", "overlays/e.png"}
+    assert _files(tmp_path) == {"failures/b.jpg", "failures/e.jpg", c, "overlays/a.jpg", "overlays/e.jpg"}
     assert c.startswith("failures/train_c-")
-    for name, wrong in (("failures/b.png", 90), ("failures/e.png", 70), (c, 50), ("overlays/a.png", 10)):
+    for name, wrong in (("failures/b.jpg", 90), ("failures/e.jpg", 70), (c, 50), ("overlays/a.jpg", 10)):
         image, prediction, label, title, _ = drawn[name]
         assert image == wrong  # the row of that name, not another one
         assert np.array_equal(prediction, _prediction(wrong))
         assert (label == 0).all()  # train ids, not label ids
         assert title.startswith("test: ")
-    assert drawn["overlays/a.png"][3:] == ("test: a", "")
+    assert drawn["overlays/a.jpg"][3:] == ("test: a", "")
     # IoU 10 % of road, 0 of car.
-    assert drawn["failures/b.png"][3] == "test: b, mIoU 5.00 %"
-    assert drawn["failures/b.png"][4].splitlines() == [
+    assert drawn["failures/b.jpg"][3] == "test: b, mIoU 5.00 %"
+    assert drawn["failures/b.jpg"][4].splitlines() == [
         "lowest mIoU of 5 images",
         "worst for road: IoU 10.0 %, 90 pixels missed, 0 claimed falsely",
         "worst for car: IoU 0.0 %, 0 pixels missed, 90 claimed falsely",
@@ -100,7 +100,7 @@ def test_save_pictures__failures_and_overlays_of_their_own_frames(tmp_path, data
     assert sorted(predictor.asked) == [10, 50, 70, 90]  # once each, e for both of its pictures
 
 
-@pytest.mark.parametrize(("failures", "expected"), [(0, set()), (1, {"failures/b.png"})])
+@pytest.mark.parametrize(("failures", "expected"), [(0, set()), (1, {"failures/b.jpg"})])
 def test_save_pictures__as_many_failures_as_asked_for(tmp_path, data, measurement, failures, expected):
     predictor = Known()
     save_pictures(tmp_path, predictor, data, "test", measurement, 0, failures)
@@ -119,7 +119,7 @@ def test_save_pictures__replaces_its_own_and_no_others(tmp_path, data, measureme
     save_pictures(tmp_path, Known(), data, "test", measurement, None, 1)
     kept = {name for name in before if name.startswith("overlays/")}
     assert len(kept) == 5
-    assert _files(tmp_path) == theirs | kept | {"failures/b.png"}
+    assert _files(tmp_path) == theirs | kept | {"failures/b.jpg"}
     save_pictures(tmp_path, Known(), data, "test", measurement, 0, 0)
     assert _files(tmp_path) == theirs
 

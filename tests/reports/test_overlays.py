@@ -216,8 +216,26 @@ def test_save_comparison__whole_or_not_at_all(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["a.png"]
 
 
+def test_save_comparison__as_jpeg_the_colours_stay(tmp_path):
+    """Within 3 of 255 inside of areas, so that a legend's colours are still the picture's."""
+    exact = _save(tmp_path / "a.png").astype(int)
+    _save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "JPEG"
+        found = np.asarray(picture.convert("RGB")).astype(int)
+    assert found.shape == exact.shape
+    # Pixels whose blocks of 8 x 8 are of one colour, corners included.
+    down = np.all([(np.roll(exact, shift, 0) == exact).all(-1) for shift in range(-8, 9)], axis=0)
+    across = np.all([(np.roll(exact, shift, 1) == exact).all(-1) for shift in range(-8, 9)], axis=0)
+    flat = across & np.all([np.roll(down, shift, 1) for shift in range(-8, 9)], axis=0)
+    assert flat.mean() > 0.3
+    assert np.abs(found - exact)[flat].max() <= 3
+
+
 def test_clear_comparisons__ours_alone(tmp_path):
     _save(tmp_path / "ours.png")
+    _save(tmp_path / "ours.jpg")
+    Image.new("RGB", (3, 3)).save(tmp_path / "theirs.jpg")
     _save(tmp_path / "ours.jpeg")  # not a name we give
     (tmp_path / "deep").mkdir()
     _save(tmp_path / "deep" / "ours.png")
@@ -225,7 +243,7 @@ def test_clear_comparisons__ours_alone(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "notes.md").write_text("mine")
     clear_comparisons(tmp_path)
-    kept = {"ours.jpeg", "deep", "theirs.png", "broken.png", "notes.md"}
+    kept = {"ours.jpeg", "deep", "theirs.png", "theirs.jpg", "broken.png", "notes.md"}
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert (tmp_path / "deep" / "ours.png").exists()
     clear_comparisons(tmp_path / "not there")
