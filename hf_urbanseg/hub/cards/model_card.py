@@ -17,7 +17,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.cards.citations import BIBTEX, choose_citations
 from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
 from hf_urbanseg.hub.cards.licence import Licence, choose_licence
-from hf_urbanseg.hub.cards.markdown import render_markdown
+from hf_urbanseg.hub.cards.markdown import format_percent, render_markdown
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import (
     describe_failures,
@@ -70,8 +70,9 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "licence": licence,
         "split": shown,
         "scores": scores,
-        "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
-        "columns": _columns(scores),
+        "rows": (rows := build_class_table(scores, summary.label_space) if scores.get("iou") else []),
+        "columns": (columns := _columns(scores)),
+        "dashes": any(format_percent(row[key]) == "–" for row in rows for key, _ in columns),
         "selection": describe_selection(summary, shown),
         "command": measure_command(summary, shown, repo_id or f"user/{slugify(summary.folder)}") if shown else "",
         "failures": describe_failures(summary, shown, pictures) if shown else [],

@@ -91,12 +91,17 @@ def test_build_model_card__a_score_of_nan_is_a_dash(tmp_path):
     metrics = json.loads((run / "metrics.json").read_text())
     scores = metrics["splits"]["test"]
     for key in ("iou", "accuracy", "precision", "dice", "boundary_iou"):
+        scores[key] = dict.fromkeys(scores[key], 0.5)
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "A dash is" not in build_model_card(run)
+    for key in ("iou", "accuracy", "precision", "dice", "boundary_iou"):
         scores[key]["building"] = float("nan")
     scores["mean_accuracy"] = scores["mean_boundary_iou"] = None
     (run / "metrics.json").write_text(json.dumps(metrics))
     card = build_model_card(run)
     tables = read_tables(card)
     assert tables["id"][3][2:7] == ["–"] * 5
+    assert "A dash is a score that doesn't exist" in card
     assert tables["id"][-1][6] == "–"
     assert tables["split"][1][4] == "–"
     assert "nan" not in card.lower().replace("anan", "")
