@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.commands._finetune_push import push_end, start_publisher, write_card
 from hf_urbanseg.commands._finetune_report import write_report
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import (
@@ -34,12 +34,8 @@ from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.hub.background import BackgroundPublisher
-from hf_urbanseg.hub.callback import PublishCallback
-from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
-from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
@@ -141,7 +137,7 @@ def _finetune() -> None:
     if args.should_save:
         output.mkdir(parents=True, exist_ok=True)
         _write_inputs(output, arguments, data, counts, weights, loss_args.class_weights)
-    publisher = _start_publisher(trainer, output) if pushes and args.should_save else None
+    publisher = start_publisher(trainer, output) if pushes and args.should_save else None
     _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=args.resume)
     if args.export_ema:
@@ -160,13 +156,11 @@ def _finetune() -> None:
             "processes": args.world_size,
             "seed": args.seed,
         })  # fmt: skip
-        _write_card(output, args.hub_model_id if pushes else None, args.hub_pictures)
+        write_card(output, args.hub_model_id if pushes else None, args.hub_pictures)
     trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
     trainer.accelerator.end_training()
     if publisher is not None:
-        files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token, args.hub_pictures)
-        publisher.submit(files, f"The trained model, step {trained.global_step}", "final")
-        print(publisher.finish(args.hub_timeout).line)
+        print(push_end(publisher, trainer, output))
 
 
 class _FirstStep(TrainerCallback):
@@ -251,18 +245,6 @@ def _build_stock_model(args: ModelArguments, space: LabelSpace):
     return load_pretrained_model(args.model_name_or_path, space, args.model_revision, **overrides)
 
 
-def _start_publisher(trainer: UrbanSegTrainer, output: Path) -> BackgroundPublisher:
-    args = trainer.args
-    publisher = BackgroundPublisher(
-        output, args.hub_model_id,
-        token=args.hub_token, private=args.hub_private_repo, revision=args.hub_revision,
-        tensorboard=args.hub_tensorboard, pictures=args.hub_pictures,
-    )  # fmt: skip
-    if args.hub_strategy == "every_save":
-        trainer.add_callback(PublishCallback(publisher, args.hub_tensorboard, args.hub_token))
-    return publisher
-
-
 def _describe(data: LoadedData, inspection: Inspection, model, eval_size) -> None:
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.splits.items())
     logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
@@ -298,14 +280,6 @@ def _write_inputs(output: Path, arguments: tuple, data: LoadedData, counts, weig
             scheme=choice, counts=counts, source=f"{data.name}, train, {len(data.splits['train'])} images",
         )  # fmt: skip
     plot_class_distribution(counts, data.label_space, output / "class_distribution.png", weights=weights)
-
-
-def _write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
-    """The last file of a run, and not worth its push: publish.py writes the card again."""
-    try:
-        write_model_card(output, repo_id, pictures)
-    except Exception as error:
-        logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _export(trainer: UrbanSegTrainer, output: Path) -> None:

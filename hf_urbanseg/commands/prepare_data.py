@@ -23,7 +23,7 @@ from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.hub.cards.dataset_card import choose_terms
-from hf_urbanseg.hub.client import bound_requests, clean_token
+from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.recipe import parse_arguments
@@ -60,7 +60,6 @@ def main() -> None:
 
 def _prepare() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    bound_requests()
     data, options = parse_arguments([DataArguments, PrepareArguments], description=__doc__)
     output = Path(options.output).expanduser().absolute()
     check_output(output, options.overwrite)

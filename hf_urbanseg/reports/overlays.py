@@ -113,7 +113,7 @@ def save_comparison(
     marked as ours, for `clear_comparisons`.
 
     Args:
-        path: A `.jpg` of a KITTI frame has 0.6 MB and takes 20 ms to write, a `.png` 2 MB and half a second.
+        path: `.jpg`, or `.png`, which is larger and slower (benchmarks/pictures.py).
         image: RGB.
         title: In bold at the top; `note` under it in smaller letters, a paragraph for each of its lines.
 

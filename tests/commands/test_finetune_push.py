@@ -3,14 +3,18 @@
 import importlib.util
 import json
 import math
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from run_folders import read_content
 from safetensors.torch import load
 
-from hf_urbanseg.commands import finetune
+from hf_urbanseg.commands import finetune, publish
+from hf_urbanseg.hub.repository import collect_repository
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CANARY = "hf_" + "CanaryOfTheTests" * 2
@@ -79,6 +83,49 @@ def test_push__an_outage_costs_nothing_and_is_owed(hub, push, run_with_hub, how)
     assert {path: content for path, content in files_of(output).items() if path not in ("push.json", "README.md")} == {
         path: content for path, content in before.items() if path != "README.md"
     }
+
+
+KINDS = ["refuse", "reset", "cut", "lost", "hang", 401, 403, 409, 413, 429, 500]
+EVERY_REQUEST = "HF_URBANSEG_TEST_EVERY_REQUEST"
+
+
+@pytest.mark.parametrize("how", KINDS, ids=str)
+def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, capsys, how):
+    """From the first commit on; with HF_URBANSEG_TEST_EVERY_REQUEST=1 from the first and last request of each kind on,
+    which takes 20 minutes. Training ends with the weights of an undisturbed run, and publish.py completes the push."""
+    hub = hub_here
+
+    def train(output) -> str:
+        argv = words(
+            data_dir=kitti, output_dir=output, num_overlays=0, push_to_hub="true", hub_model_id="user/tiny",
+            max_steps=2, eval_steps=1, save_steps=1, hub_timeout=2,
+        )  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["finetune", *argv])
+        finetune.main()
+        return capsys.readouterr().out
+
+    assert "pushed to" in train(tmp_path / "whole")
+    weights, names = (tmp_path / "whole" / "model.safetensors").read_bytes(), hub.names()
+    found = {names.index(name) for name in names} | {len(names) - 1 - names[::-1].index(name) for name in names}
+    for at in sorted(found) if os.environ.get(EVERY_REQUEST) else [names.index("commit")]:
+        hub.repositories.clear()
+        hub.requests.clear()
+        hub.fail(how, at=at + 1, times=math.inf)
+        output = tmp_path / f"dying_{at}"
+        assert "owed to user/tiny: " in train(output)
+        owed = json.loads((output / "push.json").read_text())
+        assert owed["owed"][-1] == "final"
+        assert owed["failure"]["text"]
+        assert (output / "model.safetensors").read_bytes() == weights
+        hub.heal()
+        before = {path: content for path, content in files_of(output).items() if path not in ("push.json", "README.md")}
+        monkeypatch.setattr(sys, "argv", ["publish", str(output)])
+        publish.main()
+        capsys.readouterr()
+        assert json.loads((output / "push.json").read_text())["owed"] == []
+        local = {path: read_content(content) for path, content in collect_repository(output).items()}
+        assert hub.tree("user/tiny") == local
+        assert {path: files_of(output)[path] for path in before} == before
 
 
 def test_push__weights_do_not_depend_on_it(hub, push, run):
