@@ -130,5 +130,5 @@ def measure(
     return Measurement(matrix.matrix.cpu(), builder.build())
 
 
-def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> np.ndarray:
-    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_classes, IGNORE_INDEX)
+def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: int) -> np.ndarray:
+    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_labels, IGNORE_INDEX)

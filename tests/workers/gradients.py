@@ -73,7 +73,7 @@ def build_trainer(
     return UrbanSegTrainer(
         model,
         args,
-        build_loss(num_classes=CITYSCAPES.num_labels, **LOSSES[loss]),
+        build_loss(num_labels=CITYSCAPES.num_labels, **LOSSES[loss]),
         TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed),
         EvalDataset(rows["validation"], CITYSCAPES, image_processor),
         image_processor,
