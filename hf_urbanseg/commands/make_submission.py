@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.commands.predict import check_images, read_image
+from hf_urbanseg.commands.predict import check_images
 from hf_urbanseg.config import PlanArguments, check_device, option
 from hf_urbanseg.data.submission import (
     check_submission,
@@ -17,6 +17,7 @@ from hf_urbanseg.data.submission import (
     write_submission,
 )
 from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.recipe import parse_arguments
