@@ -28,11 +28,6 @@ SIZES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(params=["rows", "few rows", "images"])
 def _cut(request, monkeypatch):
     if request.param == "few rows":
