@@ -128,10 +128,6 @@ class MeanIoU(evaluate.Metric):
         self._confusion_matrix.reset()
         return scores
 
-    def _compute(self, predictions, references) -> dict:
-        """The base class's hook; `compute` doesn't pass through it because nothing is cached."""
-        return self.compute(predictions=predictions, references=references)
-
 
 def _as_integers(mask) -> torch.Tensor:
     mask = torch.as_tensor(np.asarray(mask) if not isinstance(mask, torch.Tensor) else mask)
