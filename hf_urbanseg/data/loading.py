@@ -26,7 +26,7 @@ from hf_urbanseg.data.layouts.saved_sets import (
 )
 from hf_urbanseg.data.splits import UNSPLIT, arrange_splits
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,16 @@ class LoadedData:
     label_space: LabelSpace
     name: str
     notes: tuple[str, ...]
+
+    def get_split(self, split: str) -> Dataset:
+        """The rows of a split that a user names.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        if split not in self.splits:
+            raise ConfigError(f"a split of {', '.join(self.splits)}", f"`{split}`", "choose one with `--split`")
+        return self.splits[split]
 
 
 @dataclass(frozen=True)

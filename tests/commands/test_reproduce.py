@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hf_urbanseg.commands._ladder_runs import describe_measurement, describe_options, plan_runs
 from PIL import Image
 from safetensors.torch import load_file
 
 from hf_urbanseg.commands import _ladder_runs, _start, finetune, reproduce
-from hf_urbanseg.commands._ladder_runs import describe_measurement, describe_options, plan_runs
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.trainer import UrbanSegTrainer

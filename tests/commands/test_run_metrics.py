@@ -4,8 +4,8 @@ import json
 
 import pytest
 from datasets import Dataset
-
 from hf_urbanseg.commands._run_metrics import check_output, is_own_folder, merge_metrics, read_metrics
+
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import LabelSpace

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageColumn
+from hf_urbanseg.commands._run_pictures import pick_evenly, save_pictures
 from PIL import Image
 
 from hf_urbanseg.commands import _run_pictures
-from hf_urbanseg.commands._run_pictures import pick_evenly, save_pictures
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement

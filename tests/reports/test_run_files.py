@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json, write_yaml
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.bootstrap import bootstrap_mean_iou
 from hf_urbanseg.metrics.image_counts import ImageCountsBuilder
-from hf_urbanseg.reports.run_files import describe_environment, describe_scores, write_json, write_yaml
 
 SPACE = LabelSpace("three", ("road", "car", "sky"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)), {0: 0, 1: 1, 2: 2})
 # Row = label: 6 road (4 right), 4 car (3 right), no sky anywhere.
