@@ -30,7 +30,7 @@ _HOMES = {
     "RunFolder": "runs.folder",
     "UrbanSegError": "errors",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

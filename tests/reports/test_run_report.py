@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageColumn
-from hf_urbanseg.commands._run_pictures import pick_evenly, save_pictures
 from PIL import Image
 
-from hf_urbanseg.commands import _run_pictures
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCountsBuilder
+from hf_urbanseg.reports import run_report
+from hf_urbanseg.reports.run_report import pick_evenly, save_pictures
+from hf_urbanseg.runs.folder import RunFolder
 
 FEATURES = Features({"image": ImageColumn(), "label": ImageColumn(), "name": Value("string")})
 # Wrong pixels, road called car, of 100 in each of five frames.
@@ -62,13 +63,13 @@ def measurement():
 @pytest.fixture
 def drawn(monkeypatch):
     """What was drawn, by folder and file; the picture itself as ever."""
-    seen, draw = {}, _run_pictures.save_comparison
+    seen, draw = {}, run_report.save_comparison
 
     def save(path, image, prediction, label, space, title, note=""):
         seen[f"{path.parent.name}/{path.name}"] = (np.asarray(image)[0, 0, 0], prediction, label, title, note)
         draw(path, image, prediction, label, space, title, note)
 
-    monkeypatch.setattr(_run_pictures, "save_comparison", save)
+    monkeypatch.setattr(run_report, "save_comparison", save)
     return seen
 
 
@@ -78,7 +79,7 @@ def _files(folder):
 
 def test_save_pictures__failures_and_overlays_of_their_own_frames(tmp_path, data, measurement, drawn):
     predictor = Known()
-    save_pictures(tmp_path, predictor, data, "test", measurement, 2)
+    save_pictures(RunFolder(tmp_path), predictor, data, "test", measurement, 2)
     # The three of lowest mIoU; b is the worst for road and car, too. The first and the last of the split.
     c = next(name for name in drawn if "train_c" in name)
     assert _files(tmp_path) == {"failures/b.jpg", "failures/e.jpg", c, "overlays/a.jpg", "overlays/e.jpg"}
@@ -103,31 +104,31 @@ def test_save_pictures__failures_and_overlays_of_their_own_frames(tmp_path, data
 @pytest.mark.parametrize(("failures", "expected"), [(0, set()), (1, {"failures/b.jpg"})])
 def test_save_pictures__as_many_failures_as_asked_for(tmp_path, data, measurement, failures, expected):
     predictor = Known()
-    save_pictures(tmp_path, predictor, data, "test", measurement, 0, failures)
+    save_pictures(RunFolder(tmp_path), predictor, data, "test", measurement, 0, failures)
     assert _files(tmp_path) == expected
     assert len(predictor.asked) == len(expected)
 
 
 def test_save_pictures__replaces_its_own_and_no_others(tmp_path, data, measurement):
-    save_pictures(tmp_path, Known(), data, "test", measurement, 5)
+    save_pictures(RunFolder(tmp_path), Known(), data, "test", measurement, 5)
     before = _files(tmp_path)
     theirs = {"failures/notes.md", "failures/photo.png", "failures/broken.png", "overlays/photo.png"}
     for name in theirs:
         (tmp_path / name).write_bytes(b"mine")
     for folder in ("failures", "overlays"):
         Image.new("RGB", (2, 2)).save(tmp_path / folder / "photo.png")
-    save_pictures(tmp_path, Known(), data, "test", measurement, None, 1)
+    save_pictures(RunFolder(tmp_path), Known(), data, "test", measurement, None, 1)
     kept = {name for name in before if name.startswith("overlays/")}
     assert len(kept) == 5
     assert _files(tmp_path) == theirs | kept | {"failures/b.jpg"}
-    save_pictures(tmp_path, Known(), data, "test", measurement, 0, 0)
+    save_pictures(RunFolder(tmp_path), Known(), data, "test", measurement, 0, 0)
     assert _files(tmp_path) == theirs
 
 
 def test_save_pictures__no_room_is_one_line(tmp_path, data, measurement):
     (tmp_path / "failures").write_text("a file")
     with pytest.raises(ConfigError, match="pictures that can be written"):
-        save_pictures(tmp_path, Known(), data, "test", measurement, 0)
+        save_pictures(RunFolder(tmp_path), Known(), data, "test", measurement, 0)
 
 
 @pytest.mark.parametrize(

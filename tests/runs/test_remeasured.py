@@ -4,11 +4,12 @@ import json
 
 import pytest
 from datasets import Dataset
-from hf_urbanseg.commands._run_metrics import check_output, is_own_folder, merge_metrics, read_metrics
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.runs.folder import RunFolder
+from hf_urbanseg.runs.remeasured import check_output, is_own_folder, merge_metrics
 
 SPACE = LabelSpace("two", ("road", "car"), ((1, 1, 1), (2, 2, 2)), {0: 0, 1: 1})
 TRAINED = {
@@ -46,7 +47,7 @@ def run(tmp_path):
 
 
 def test_merge_metrics__only_the_split_changes(run, data):
-    found = merge_metrics(run, "test", {"mean_iou": 0.75}, {"device": "a laptop"}, data)
+    found = merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {"device": "a laptop"}, data)
     entry = {"mean_iou": 0.75, "environment": {"device": "a laptop"}}  # nothing is left of the entry before
     assert found == TRAINED | {"splits": {"validation": TRAINED["splits"]["validation"], "test": entry}}
 
@@ -54,7 +55,7 @@ def test_merge_metrics__only_the_split_changes(run, data):
 def test_merge_metrics__a_split_that_was_not_measured(run, data):
     content = TRAINED | {"splits": {"validation": TRAINED["splits"]["validation"]}}
     (run / "metrics.json").write_text(json.dumps(content))
-    found = merge_metrics(run, "test", {"mean_iou": 0.75}, {}, data)
+    found = merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {}, data)
     assert found["splits"] == content["splits"] | {"test": {"mean_iou": 0.75, "environment": {}}}
 
 
@@ -65,10 +66,10 @@ def test_merge_metrics__none_before(run, data):
         "splits": {"test": {"mean_iou": 0.75, "environment": {"device": "x"}}},
         "data": {"name": "kitti", "images": {"train": 2, "test": 2, "validation": 1}, "notes": ["cut"]},
     }
-    assert merge_metrics(run, "test", {"mean_iou": 0.75}, {"device": "x"}, data) == expected
+    assert merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {"device": "x"}, data) == expected
     # A model that came without splits may have been trained on anything.
     (run / "splits.yaml").unlink()
-    assert merge_metrics(run, "test", {"mean_iou": 0.75}, {"device": "x"}, data) == {"splits": expected["splits"]}
+    assert merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {"device": "x"}, data) == {"splits": expected["splits"]}
 
 
 def test_is_own_folder__by_place_and_not_by_spelling(run, tmp_path, monkeypatch):
@@ -132,19 +133,19 @@ def test_check_output__other_frames_in_the_own_folder(run, data, names, found):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('{"splits": {"test"', "JSONDecodeError"),
-        ("", "JSONDecodeError"),
-        ("[]", "something else"),
-        ('{"loss": 1}', "something else"),
-        ('{"splits": []}', "something else"),
-        ('{"splits": {"test": 0.5}}', "something else"),
+        ('{"splits": {"test"', "JSON; found "),
+        ("", "JSON; found "),
+        ("[]", "a JSON object; found list"),
+        ('{"loss": 1}', "the metrics of a run, with `splits`; found something else"),
+        ('{"splits": []}', "the metrics of a run, with `splits`; found something else"),
+        ('{"splits": {"test": 0.5}}', "the metrics of a run, with `splits`; found something else"),
     ],
 )
 def test_read_metrics__damaged_is_refused_and_kept(tmp_path, data, run, text, found):
     for folder, model in ((run, run), (tmp_path, run)):
         path = folder / "metrics.json"
         path.write_text(text)
-        for read in (lambda: read_metrics(path), lambda: check_output(folder, str(model), data, "test")):  # noqa: B023
-            with pytest.raises(DataError, match=rf"metrics.json: expected the metrics.json of a run; found {found}"):
+        for read in (lambda: RunFolder(folder).read_metrics(), lambda: check_output(folder, str(model), data, "test")):  # noqa: B023
+            with pytest.raises(DataError, match=rf"metrics.json: expected {found}"):
                 read()
         assert path.read_text() == text

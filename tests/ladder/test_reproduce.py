@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hf_urbanseg.commands._ladder_runs import describe_measurement, describe_options, plan_runs
 from PIL import Image
 from safetensors.torch import load_file
 
-from hf_urbanseg.commands import _ladder_runs, _start, finetune, reproduce
+from hf_urbanseg.commands import finetune, reproduce
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.ladder import checks, processes, running
+from hf_urbanseg.ladder.notes import describe_measurement, describe_options
+from hf_urbanseg.ladder.plan import plan_runs
 from hf_urbanseg.trainer import UrbanSegTrainer
 
 OPTIONS = {
@@ -44,13 +46,10 @@ def kitti(tmp_path_factory):
 
 def finetune_here(words) -> int:
     """finetune in this process: a new one would take seconds to import torch."""
-    argv, sys.argv = sys.argv, ["finetune.py", *words]
     try:
-        finetune.main()
+        finetune.main(words)
     except SystemExit as stop:
         return stop.code
-    finally:
-        sys.argv = argv
     return 0
 
 
@@ -74,10 +73,9 @@ class Starts:
 
 def run(monkeypatch, data, output, *words, extra=TINY, starts=None, rungs=(4, 5), seeds=(0, 1)) -> Starts:
     starts = starts or Starts()
-    monkeypatch.setattr(reproduce, "start_finetune", starts)
+    monkeypatch.setattr(running, "start_finetune", starts)
     argv = ["ladder", "--data_dir", data, "--output_dir", output, "--rungs", *rungs, "--seeds", *seeds, *words]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in ["reproduce.py", *argv, "--", *extra]])
-    reproduce.main()
+    reproduce.main([str(word) for word in [*argv, "--", *extra]])
     return starts
 
 
@@ -170,7 +168,7 @@ def test_reproduce__a_run_whose_numbers_are_not_trainings_is_left_out(ladder, ki
     run(monkeypatch, kitti, output, rungs=(4,))
     rungs = json.loads((output / "ladder.json").read_text())["rungs"]
     assert rungs[4]["mean_iou"]["values"].keys() == {"1"}
-    left_out = "5_ohem_seed0/metrics.json: expected the metrics.json of a training run; found no selection, training"
+    left_out = "5_ohem_seed0/metrics.json: expected the metrics of a training run; found no selection, training"
     assert left_out in (output / "ladder.md").read_text()
 
 
@@ -237,8 +235,8 @@ def test_reproduce__everything_missing_is_named_before_the_first_run(tmp_path, m
     def no_network(name, *_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(_ladder_runs, "try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr(_ladder_runs, "hf_hub_download", no_network)
+    monkeypatch.setattr(checks, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "hf_hub_download", no_network)
     starts = Starts()
     output = tmp_path / "out"
     error, problems = fails(
@@ -256,20 +254,18 @@ def test_reproduce__weights_in_a_folder_or_the_cache(kitti, ladder, tmp_path, mo
     folder = tmp_path / "model"
     folder.mkdir()
     plan = plan_runs("b0", [0], tmp_path, ["--data_dir", str(kitti), "--model_name_or_path", str(folder)])
-    (problem,) = _ladder_runs.find_problems([plan[1, 0], plan[2, 0]])
+    (problem,) = checks.find_problems([plan[1, 0], plan[2, 0]])
     assert str(problem).startswith(f"{folder}: expected a model folder with config.json and weights")
     for name in ("config.json", "model.safetensors"):
         shutil.copy(ladder / "5_ohem_seed0" / name, folder)
-    assert _ladder_runs.find_problems([plan[1, 0]]) == []
+    assert checks.find_problems([plan[1, 0]]) == []
 
     cached = {"config.json", "pytorch_model.bin"}
-    monkeypatch.setattr(
-        _ladder_runs, "try_to_load_from_cache", lambda _, f, revision: f"/cache/{f}" if f in cached else None
-    )
+    monkeypatch.setattr(checks, "try_to_load_from_cache", lambda _, f, revision: f"/cache/{f}" if f in cached else None)
     plan = plan_runs("b0", [0], tmp_path, ["--data_dir", str(kitti)])
-    assert _ladder_runs.find_problems([plan[1, 0]]) == []
+    assert checks.find_problems([plan[1, 0]]) == []
     cached.discard("pytorch_model.bin")
-    (problem,) = _ladder_runs.find_problems([plan[1, 0]])  # the tests are offline
+    (problem,) = checks.find_problems([plan[1, 0]])  # the tests are offline
     assert "nvidia/mit-b0" in str(problem)
 
 
@@ -301,9 +297,8 @@ def test_reproduce__a_failing_run_names_its_log(kitti, tmp_path, monkeypatch, ca
 )
 def test_reproduce__bad_words_are_one_line(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
     with pytest.raises(SystemExit) as stop:
-        reproduce.main()
+        reproduce.main(words)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: expected ")
@@ -340,10 +335,10 @@ def test_describe_options__rungs_that_add_nothing(tmp_path):
 
 def test_start_finetune__a_real_process(kitti, tmp_path):
     log = tmp_path / "logs" / "run.log"
-    assert _start.start_finetune([], ["--recipe", "nothing"], log, "run") == 2
+    assert processes.start_finetune([], ["--recipe", "nothing"], log, "run") == 2
     text = log.read_text()
     assert text.startswith("error: expected a recipe of demo")
-    assert _start.describe_end(log) == f" ({text.strip().removeprefix('error: ')})"
+    assert processes.describe_end(log) == f" ({text.strip().removeprefix('error: ')})"
 
 
 def launcher(tmp_path, body: str) -> list[str]:
@@ -356,26 +351,26 @@ def test_start_finetune__keeps_the_log_and_the_exit_status(tmp_path):
     log = tmp_path / "run.log"
     command = launcher(tmp_path, "print('out', *sys.argv[1:], flush=True); sys.exit('err')")
     for _ in range(2):
-        assert _start.start_finetune(command, ["--seed", "3"], log, "run") == 1
-    assert log.read_text() == "out -m hf_urbanseg.commands finetune --seed 3\nerr\n" * 2
-    assert _start.describe_end(log) == " (err)"
+        assert processes.start_finetune(command, ["--seed", "3"], log, "run") == 1
+    assert log.read_text() == "out -m hf_urbanseg finetune --seed 3\nerr\n" * 2
+    assert processes.describe_end(log) == " (err)"
     with pytest.raises(ConfigError, match="`--launcher` that starts"):
-        _start.start_finetune([str(tmp_path / "no_such_program")], [], log, "run")
+        processes.start_finetune([str(tmp_path / "no_such_program")], [], log, "run")
 
 
-@pytest.mark.skipif(_start.flock is None, reason="needs POSIX file locks")
+@pytest.mark.skipif(processes.flock is None, reason="needs POSIX file locks")
 def test_start_finetune__not_beside_a_run_that_is_left_over(tmp_path):
     log = tmp_path / "run.log"
     # As after kill -9 of the ladder: the training process goes on, with its log as output.
     with log.open("ab") as file:
-        _start.flock(file, _start.LOCK_EX)
+        processes.flock(file, processes.LOCK_EX)
         left_over = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=file)
     try:
         with pytest.raises(ConfigError, match="expected no process in this run's folder; found one at work"):
-            _start.start_finetune(launcher(tmp_path, ""), [], log, "run")
+            processes.start_finetune(launcher(tmp_path, ""), [], log, "run")
     finally:
         left_over.communicate(b"\n")
-    assert _start.start_finetune(launcher(tmp_path, ""), [], log, "run") == 0
+    assert processes.start_finetune(launcher(tmp_path, ""), [], log, "run") == 0
 
 
 def test_start_finetune__ends_its_process_when_terminated(tmp_path):
@@ -389,6 +384,6 @@ def test_start_finetune__ends_its_process_when_terminated(tmp_path):
     )
     start = time.time()
     with pytest.raises(KeyboardInterrupt):
-        _start.start_finetune(command, [], log, "run")
+        processes.start_finetune(command, [], log, "run")
     assert ended.exists()
     assert time.time() - start < 50
