@@ -117,9 +117,6 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
         if "train" not in data.splits:
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
         inspection = inspect_pairs(data.splits, data.label_space, progress=args.should_save)
-    if "validation" not in data.splits:
-        logger.warning("there is no validation split: the last step is exported, nothing is selected")
-        args.eval_strategy, args.load_best_model_at_end = transformers.IntervalStrategy.NO, False
 
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
     set_seed(args.seed)

@@ -1,15 +1,15 @@
-"""Images and videos as a user names them: what there is, and reading one with everything that can be wrong."""
+"""Images and videos as a user names them: what there is, and whether it can be read."""
 
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageFile, ImageOps
 from tqdm.auto import tqdm
 
 from hf_urbanseg.data.video import VIDEO_SUFFIXES
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.inference.images import read_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
@@ -44,30 +44,6 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
 
 def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def read_image(path: Path) -> Image.Image:
-    """Reads an image as 8-bit RGB, turned the way its EXIF orientation says.
-
-    Raises:
-        DataError: Not readable to the last byte, or more than 8 bits per channel.
-    """
-    # `datasets` lets the whole process read truncated files as grey.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG":
-                image.verify()  # decoding skips the checksums
-        with Image.open(path) as image:
-            # Pillow opens 16-bit colour as mode RGB and drops the low bytes; only the raw mode tells.
-            raw_modes = [args if isinstance(args, str) else str(args[0]) for *_, args in image.tile if args]
-            deep = image.mode[0] in "IF" or any(";16" in raw_mode for raw_mode in raw_modes)
-            if not deep:
-                return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError("a readable image", reason, "replace the file or leave it out", path) from error
-    raise DataError("8 bits per channel", f"mode {image.mode} with more", "convert it to an 8-bit image", path)
 
 
 def check_images(paths: list[Path]) -> None:
