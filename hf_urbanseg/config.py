@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hf_urbanseg.data.layouts.saved_sets import IMAGE_COLUMNS, LABEL_COLUMNS
+from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import REPORT_RATIOS, PredictionPlan
 

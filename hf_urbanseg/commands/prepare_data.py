@@ -15,11 +15,12 @@ from datasets import Dataset, DatasetDict, Image
 from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import DataArguments, option
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
-from hf_urbanseg.data.layouts.folders import FEATURES
-from hf_urbanseg.data.layouts.saved_sets import LABEL_SPACE_FILE, SOURCE_FILE, is_saved_set, read_source
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.hub.cards.dataset_card import choose_terms

@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-UNSPLIT = "all"
 
 
 def cut_names(

@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from hf_urbanseg.data.layouts.archive import extract_folders
-from hf_urbanseg.data.layouts.folders import list_images
+from hf_urbanseg.data.archive import extract_folders
+from hf_urbanseg.data.image_files import list_images
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 

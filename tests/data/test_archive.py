@@ -3,8 +3,8 @@ import zipfile
 
 import pytest
 
-from hf_urbanseg.data.layouts import archive
-from hf_urbanseg.data.layouts.archive import cache_folder, extract_folders
+from hf_urbanseg.data import archive
+from hf_urbanseg.data.archive import cache_folder, extract_folders
 from hf_urbanseg.errors import DataError
 
 FOLDERS = ["training/image_2", "training/semantic"]

@@ -11,6 +11,8 @@ from hf_urbanseg.errors import DataError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 FEATURES = Features({"image": Image(), "label": Image(), "name": Value("string")})
 """The columns of every split. `Image()` has no mode: a mode would convert palette labels into colours' brightness."""
+UNSPLIT = "all"
+"""The name of the only split of data that has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -88,32 +90,3 @@ def build_dataset(frames: list[Frame]) -> Dataset:
         "name": [frame.name for frame in frames],
     }
     return Dataset.from_dict(columns, features=FEATURES)
-
-
-def load_described_folders(data_dir: Path, folders: Mapping, source: str) -> dict[str, Dataset]:
-    """The splits of a folder that a label-space file describes.
-
-    Args:
-        data_dir: What the described folders are relative to.
-        folders: `splits` (split name -> `images`, `labels`) or one pair `images`, `labels`; optional `image_suffix`
-            and `label_suffix`, taken off the stems before pairing.
-        source: The label-space file, named in errors.
-
-    Returns:
-        Datasets by split name; a single pair of folders is under `all`.
-    """
-    suffixes = (folders.get("image_suffix") or "", folders.get("label_suffix") or "")
-    if ("splits" in folders) == ("images" in folders or "labels" in folders):
-        raise DataError("either `splits` or `images` and `labels`", "both or neither", "keep one form", source)
-    pairs = folders.get("splits", {"all": folders})
-    if not isinstance(pairs, Mapping) or not pairs:
-        raise DataError("`splits` with train, validation or test", f"{pairs!r}", "list the folders of each", source)
-    found = {}
-    for split, pair in pairs.items():
-        if "splits" in folders and split not in ("train", "validation", "test"):
-            raise DataError("splits named train, validation, test", f"`{split}`", "rename it", source)
-        if not isinstance(pair, Mapping) or not {"images", "labels"} <= set(pair):
-            raise DataError("`images` and `labels`", f"{pair!r} for {split}", "name both folders", source)
-        images, labels = data_dir / str(pair["images"]), data_dir / str(pair["labels"])
-        found[split] = build_dataset(pair_folders(images, labels, *map(str, suffixes)))
-    return found
