@@ -42,8 +42,8 @@ def test_list_images__empty_missing_or_nested(tmp_path):
 
 
 def test_pair_folders__sorted_pairs(tmp_path):
-    frames = pair_folders(*make_pairs(tmp_path / "images", tmp_path / "labels", "ba"))
-    assert [(frame.name, frame.image.name, frame.label.name) for frame in frames] == [
+    pairs = pair_folders(*make_pairs(tmp_path / "images", tmp_path / "labels", "ba"))
+    assert [(name, image.name, label.name) for name, (image, label) in pairs.items()] == [
         ("a", "a.jpg", "a.png"),
         ("b", "b.jpg", "b.png"),
     ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hf_urbanseg.data.image_files import Frame, build_dataset, list_images, pair_frames
+from hf_urbanseg.data.image_files import build_dataset, pair_folders
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
 
@@ -48,7 +48,7 @@ def _group_by_city(names: list[str]) -> list[list[str]]:
     return list(cities.values())
 
 
-def _pair_cities(root: Path, split: str, label_suffix: str) -> list[Frame]:
+def _pair_cities(root: Path, split: str, label_suffix: str) -> dict[str, tuple[Path, Path]]:
     images_at, labels_at = root / IMAGES / split, root / LABELS / split
     # Of both sides, so that a city without images is noticed as much as one without labels.
     cities = sorted(
@@ -56,8 +56,5 @@ def _pair_cities(root: Path, split: str, label_suffix: str) -> list[Frame]:
     )
     if not cities:
         raise DataError("one folder per city", "none", "unpack the official archive here", images_at)
-    frames = []
-    for city in cities:
-        images, labels = list_images(images_at / city, "_leftImg8bit"), list_images(labels_at / city, label_suffix)
-        frames += pair_frames(images, labels, images_at / city, labels_at / city)
-    return frames
+    of_cities = (pair_folders(images_at / city, labels_at / city, "_leftImg8bit", label_suffix) for city in cities)
+    return dict(pair for pairs in of_cities for pair in pairs.items())

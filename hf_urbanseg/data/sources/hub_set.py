@@ -135,13 +135,11 @@ def _stream(split: str, rows: datasets.IterableDataset, request: DataRequest, co
 @contextmanager
 def _fewer_retries() -> Iterator[None]:
     """Leaves out the retries of `datasets` (20, 5 to 60 s apart) around those of `huggingface_hub` (5 in 23 s)."""
-    limits = dict.fromkeys(("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"), 1)
-    waits = ("READ_RETRY", "READ_SERVER_UNAVAILABLE_RETRY", "READ_RATE_LIMIT_RETRY", "OPEN_RETRY")
-    limits |= {f"STREAMING_{wait}_INTERVAL": 0 for wait in waits}
-    before = {name: getattr(datasets.config, name) for name in limits if hasattr(datasets.config, name)}
+    limits = re.compile(r"STREAMING_\w+_(MAX_RETRIES|INTERVAL)")
+    before = {name: value for name, value in vars(datasets.config).items() if limits.fullmatch(name)}
     try:
         for name in before:
-            setattr(datasets.config, name, limits[name])
+            setattr(datasets.config, name, int(name.endswith("RETRIES")))
         yield
     finally:
         for name, value in before.items():
