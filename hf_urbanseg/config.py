@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hf_urbanseg.data.layouts.saved_sets import IMAGE_COLUMNS, LABEL_COLUMNS
+from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import REPORT_RATIOS, PredictionPlan
 

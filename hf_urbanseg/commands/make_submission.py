@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     args, plan_args = parse_command_line((SubmissionArguments, PlanArguments), argv, __doc__, usage)
     from hf_urbanseg.data.submission import check_submission, find_images, get_benchmark, write_submission
     from hf_urbanseg.errors import DataError
-    from hf_urbanseg.inference.image_files import check_images
+    from hf_urbanseg.inference.input_files import check_images
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.labels import CITYSCAPES
     from hf_urbanseg.reports.prediction_files import predict_label_ids

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     args, plan_args = parse_command_line((PredictArguments, PlanArguments), argv, __doc__, usage)
     from hf_urbanseg.data.video import inspect_video
     from hf_urbanseg.errors import DataError
-    from hf_urbanseg.inference.image_files import check_images, find_inputs, is_video
+    from hf_urbanseg.inference.input_files import check_images, find_inputs, is_video
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
     from hf_urbanseg.reports.prediction_video import VideoOptions, predict_video

@@ -38,7 +38,7 @@ class DecodedCache:
         self.memory, table = np.empty(int(self.starts[-1]), np.uint8), label_space.train_id_table
 
         def fill(index: int) -> None:
-            row, (image, label) = rows[index], self._slices(index)
+            row, (image, label) = rows[index], self[index]
             image[:] = np.asarray(row["image"].convert("RGB"))
             label[:] = table[np.asarray(row["label"])]
 
@@ -51,9 +51,6 @@ class DecodedCache:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._slices(index)
-
-    def _slices(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         (height, width), start = self.sizes[index], int(self.starts[index])
         middle, end = start + 3 * height * width, int(self.starts[index + 1])
         return self.memory[start:middle].reshape(height, width, 3), self.memory[middle:end].reshape(height, width)

@@ -53,11 +53,8 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     shipped = shipped_label_spaces()
     path = shipped.get(name_or_path) or Path(name_or_path).expanduser()
     if path.suffix not in (".yaml", ".yml", ".json"):
-        raise DataError(
-            f"`label_space` of {', '.join([*BUILT_IN, *shipped])}, or a .yaml file",
-            f"`{name_or_path}`",
-            "choose one or write a file",
-        )
+        expected = f"`label_space` of {', '.join([*BUILT_IN, *shipped])}, or a .yaml file"
+        raise DataError(expected, f"`{name_or_path}`", "choose one or write a file")
     description = read_mapping(path, "label space")
     if description and all(re.fullmatch(r"-?\d+", str(key)) for key in description):
         description = {"id2label": description}
@@ -85,13 +82,8 @@ def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
         DataError: Unreadable, not YAML, no mapping, or a key twice.
     """
     try:
-        reader = loader(path.read_text(encoding="utf-8"))
-        try:
-            node = reader.get_single_node()
-            twice = _find_key_twice(node)
-            content = None if node is None else reader.construct_document(node)
-        finally:
-            reader.dispose()
+        text = path.read_text(encoding="utf-8")
+        twice, content = _find_key_twice(yaml.compose(text, loader)), yaml.load(text, loader)
     except OSError as error:
         raise DataError(f"a readable {kind} file", error.strerror or str(error), "check the path", path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -99,25 +91,19 @@ def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
     if not isinstance(content, dict):
         raise DataError(f"a {kind} file of `key: value` lines", f"{type(content).__name__}", "correct the file", path)
     if twice is not None:  # the last one would win, and a class would be gone
-        raise DataError(
-            "every key once", f"`{twice.value}` again in line {twice.start_mark.line + 1}", "keep one", path
-        )
+        found = f"`{twice.value}` again in line {twice.start_mark.line + 1}"
+        raise DataError("every key once", found, "keep one", path)
     return content
 
 
 def _find_key_twice(node: yaml.Node | None) -> yaml.Node | None:
-    if isinstance(node, yaml.SequenceNode):
-        return next(filter(None, map(_find_key_twice, node.value)), None)
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    seen = set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            return key
-        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        if found := _find_key_twice(value):
-            return found
-    return None
+    below = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        keys, below = zip(*node.value, strict=True) if node.value else ((), ())
+        spelt = [key.value for key in keys]
+        if twice := [key for index, key in enumerate(keys) if key.value in spelt[:index]]:
+            return twice[0]
+    return next(filter(None, map(_find_key_twice, below)), None)
 
 
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
@@ -189,8 +175,7 @@ def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
 def _guess_void(names: Mapping[int, str]) -> list[int]:
     plain = {label_id: _plain(name) for label_id, name in names.items()}
     like_cityscapes = {"out of roi", "rectification border"} & set(plain.values())
-    void = (*VOID_NAMES, EGO_VEHICLE) if like_cityscapes else VOID_NAMES
-    return [label_id for label_id, name in plain.items() if name in void]
+    return [i for i, name in plain.items() if name in VOID_NAMES or (name == EGO_VEHICLE and like_cityscapes)]
 
 
 def _plain(name: str) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
 
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
-from hf_urbanseg.data.layouts.folders import FEATURES
-from hf_urbanseg.data.layouts.saved_sets import LABEL_SPACE_FILE, SOURCE_FILE, is_saved_set, read_source
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
+from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import write_json, written_whole

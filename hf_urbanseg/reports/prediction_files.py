@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from hf_urbanseg.data.submission import encode_label_ids
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import written_whole
-from hf_urbanseg.inference.image_files import is_video
 from hf_urbanseg.inference.images import read_image
+from hf_urbanseg.inference.input_files import is_video
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.overlays import blend, colorize

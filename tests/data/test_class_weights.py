@@ -129,16 +129,9 @@ def test_compute_class_weights__effective_number_ignores_counts_far_above_its_li
             {"scheme": "inverse"},
             "expected a scheme of inverse_log, effective_number, enet, median_frequency, none",
         ),
-        ([1, 2], {"scheme": "enet", "beta": 0.9}, "expected options that `enet` knows; found `beta`; remove it."),
         ([1, 2], {"scheme": "effective_number", "beta": 1.0}, "expected `beta` of at least 0 and below 1; found 1.0"),
         ([1, 2], {"scheme": "effective_number", "beta": float("nan")}, "below 1; found nan"),
-        ([1, 2], {"scheme": "median_frequency"}, "expected counts per image (N, C) for `median_frequency`; found"),
         ([0, 0], {}, "expected pixels of at least one class; found counts of zero everywhere"),
-        ([3, -4], {}, "expected counts that are whole and not negative; found -4"),
-        ([3, 0.5], {}, "expected counts that are whole and not negative; found 0.5"),
-        ([3, float("nan")], {}, "expected whole-number counts; found"),
-        ([], {}, "expected counts as (C,) or (N, C); found shape (0,)"),
-        ([[[1]]], {}, "expected counts as (C,) or (N, C); found shape (1, 1, 1)"),
     ],
 )
 def test_compute_class_weights__refuses(counts, options, message):

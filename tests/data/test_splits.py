@@ -135,7 +135,7 @@ def test_arrange_splits__keep_together():
 
 
 def test_arrange_splits__keep_together_names_an_unknown_frame():
-    with pytest.raises(DataError, match=r"the data: .*`keep_together`; found `bad`; correct it"):
+    with pytest.raises(DataError, match=r"the data: .*`keep_together`; found `bad`; correct or remove it"):
         arrange({"all": rows("abc")}, keep_together=["a,bad"])
 
 

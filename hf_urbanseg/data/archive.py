@@ -30,7 +30,7 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
         folders: Folders inside it, such as `training/image_2`, at the top or below one enclosing folder.
 
     Raises:
-        DataError: Not a readable .zip, a folder without files, or a member that would land outside the cache.
+        DataError: Not a readable .zip, a folder without files, or no room.
     """
     status = archive.stat()
     key = f"{archive.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{' '.join(folders)}"
@@ -50,19 +50,16 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise DataError(
-            "room to unpack the archive",
-            f"{error.strerror or error} at {error.filename or target.parent}",
-            "free some space or point `HF_URBANSEG_CACHE` elsewhere",
-            archive,
-        ) from error
+        found = f"{error.strerror or error} at {error.filename or target.parent}"
+        fix = "free some space or point `HF_URBANSEG_CACHE` elsewhere"
+        raise DataError("room to unpack the archive", found, fix, archive) from error
     return target
 
 
 def _extract(archive: Path, folders: Sequence[str], target: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as bundle:
-            for info, relative in _wanted_members(bundle, archive, folders):
+            for relative, info in _wanted_members(bundle, archive, folders).items():
                 path = target / relative
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with bundle.open(info) as source, open(path, "wb") as destination:
@@ -72,27 +69,22 @@ def _extract(archive: Path, folders: Sequence[str], target: Path) -> None:
         raise DataError("a complete .zip archive", f"{error}", "download it again", archive) from error
 
 
-def _wanted_members(bundle: zipfile.ZipFile, archive: Path, folders: Sequence[str]) -> list[tuple]:
-    found, targets = [], set()
+def _wanted_members(bundle: zipfile.ZipFile, archive: Path, folders: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
+    found: dict[str, zipfile.ZipInfo] = {}
     for info in bundle.infolist():
         member = PurePosixPath(info.filename)
-        if member.is_absolute() or ".." in member.parts or "\\" in info.filename:
-            raise DataError(
-                "members with plain relative paths", f"`{info.filename}`", "don't trust this archive", archive
-            )
         if info.is_dir() or member.name.startswith(".") or member.parts[0] == "__MACOSX":
             continue
         for folder in folders:
-            if member.parent == PurePosixPath(folder) or member.parent == PurePosixPath(member.parts[0], folder):
+            if member.parent in (PurePosixPath(folder), PurePosixPath(member.parts[0], folder)):
+                # Of a member's path only its last part is used, so none can land outside the cache.
                 relative = f"{folder}/{member.name}"
-                if relative in targets:
+                if relative in found:
                     raise DataError("each file once", f"`{relative}` twice", "remove one copy", archive)
-                targets.add(relative)
-                found.append((info, relative))
+                found[relative] = info
     for folder in folders:
-        if not any(relative.startswith(f"{folder}/") for _, relative in found):
+        if not any(relative.startswith(f"{folder}/") for relative in found):
             some = ", ".join(info.filename for info in bundle.infolist()[:3]) or "an empty archive"
-            raise DataError(
-                f"files in `{folder}/`", some, "give the official data_semantics.zip or unpack the archive", archive
-            )
+            fix = "give the official data_semantics.zip or unpack the archive"
+            raise DataError(f"files in `{folder}/`", some, fix, archive)
     return found

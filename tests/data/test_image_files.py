@@ -1,25 +1,14 @@
 import numpy as np
 import pytest
-from PIL import Image
+from made_pictures import with_palette, write_flat, write_pair
 
-from hf_urbanseg.data.layouts.folders import FEATURES, build_dataset, list_images, load_described_folders, pair_folders
+from hf_urbanseg.data.image_files import FEATURES, build_dataset, list_images, pair_folders
 from hf_urbanseg.errors import DataError
-
-
-def write_image(path, value=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(path)
-
-
-def write_label(path, value=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((4, 6), value, np.uint8)).save(path)
 
 
 def make_pairs(images, labels, names="ab"):
     for name in names:
-        write_image(images / f"{name}.jpg")
-        write_label(labels / f"{name}.png")
+        write_pair(images, labels, name, image_end=".jpg")
     return images, labels
 
 
@@ -47,14 +36,14 @@ def test_list_images__empty_missing_or_nested(tmp_path):
         list_images(tmp_path)
     with pytest.raises(DataError, match="found no such folder"):
         list_images(tmp_path / "none")
-    write_image(tmp_path / "city" / "a.png")
+    write_flat(tmp_path / "city" / "a.png")
     with pytest.raises(DataError, match="found city; put the files directly into this folder"):
         list_images(tmp_path)
 
 
 def test_pair_folders__sorted_pairs(tmp_path):
-    frames = pair_folders(*make_pairs(tmp_path / "images", tmp_path / "labels", "ba"))
-    assert [(frame.name, frame.image.name, frame.label.name) for frame in frames] == [
+    pairs = pair_folders(*make_pairs(tmp_path / "images", tmp_path / "labels", "ba"))
+    assert [(name, image.name, label.name) for name, (image, label) in pairs.items()] == [
         ("a", "a.jpg", "a.png"),
         ("b", "b.jpg", "b.png"),
     ]
@@ -76,19 +65,17 @@ def test_pair_folders__label_without_image(tmp_path):
 
 
 def test_pair_folders__jpeg_label(tmp_path):
-    write_image(tmp_path / "images" / "a.png")
-    write_image(tmp_path / "labels" / "a.jpg")
+    write_flat(tmp_path / "images" / "a.png")
+    write_flat(tmp_path / "labels" / "a.jpg")
     with pytest.raises(DataError, match=r"a\.jpg: expected a lossless label file; found JPEG"):
         pair_folders(tmp_path / "images", tmp_path / "labels")
 
 
 def test_build_dataset__palette_label_keeps_indices_not_brightness(tmp_path):
     indices = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    label = Image.fromarray(indices, "P")
-    label.putpalette([255 - value for value in range(256) for _ in range(3)])  # brightness differs from the index
-    write_image(tmp_path / "i" / "a.png")
+    write_flat(tmp_path / "i" / "a.png")
     (tmp_path / "l").mkdir()
-    label.save(tmp_path / "l" / "a.png")
+    with_palette(indices).save(tmp_path / "l" / "a.png")
     dataset = build_dataset(pair_folders(tmp_path / "i", tmp_path / "l"))
     assert dataset.features == FEATURES
     assert dataset[0]["label"].mode == "P"
@@ -101,43 +88,3 @@ def test_build_dataset__survives_a_change_of_folder(tmp_path, monkeypatch):
     dataset = build_dataset(pair_folders(*map(type(tmp_path), ("i", "l"))))
     monkeypatch.chdir("/")
     assert dataset[0]["image"].size == (6, 4)
-
-
-def test_load_described_folders__splits_with_suffixes(tmp_path):
-    write_image(tmp_path / "train" / "x" / "a_rgb.png")
-    write_label(tmp_path / "train" / "y" / "a_L.png")
-    write_image(tmp_path / "val" / "b_rgb.png")
-    write_label(tmp_path / "val" / "b_L.png")
-    folders = {
-        "splits": {"train": {"images": "train/x", "labels": "train/y"}, "test": {"images": "val", "labels": "val"}},
-        "image_suffix": "_rgb",
-        "label_suffix": "_L",
-    }
-    found = load_described_folders(tmp_path, folders, "my.yaml")
-    assert {split: list(rows["name"]) for split, rows in found.items()} == {"train": ["a"], "test": ["b"]}
-
-
-def test_load_described_folders__one_pair_is_unsplit(tmp_path):
-    make_pairs(tmp_path / "images", tmp_path / "labels", "abc")
-    found = load_described_folders(tmp_path, {"images": "images", "labels": "labels"}, "my.yaml")
-    assert list(found) == ["all"]
-    assert list(found["all"]["name"]) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("folders", "message"),
-    [
-        ({"image_suffix": "_x"}, "either `splits` or `images` and `labels`"),
-        ({"splits": {}, "images": "a", "labels": "b"}, "either `splits` or `images` and `labels`"),
-        ({"images": "a"}, "`images` and `labels`"),
-        ({"splits": {}}, "`splits` with train, validation or test"),
-        ({"splits": {"val": {"images": "a", "labels": "b"}}}, "found `val`; rename it"),
-        ({"splits": {"train": {"images": "a"}}}, "`images` and `labels`"),
-        ({"splits": {"train": "a"}}, "`images` and `labels`"),
-    ],
-)
-def test_load_described_folders__bad_description_names_the_file(tmp_path, folders, message):
-    with pytest.raises(DataError) as caught:
-        load_described_folders(tmp_path, folders, "my.yaml")
-    assert str(caught.value).startswith("my.yaml: ")
-    assert message in str(caught.value)

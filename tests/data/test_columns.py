@@ -1,33 +1,20 @@
-import io
-import json
-
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PillowImage
+from made_pictures import encode, with_palette
 
-from hf_urbanseg.data.layouts.folders import FEATURES
-from hf_urbanseg.data.layouts.saved_sets import load_saved_set, normalise_columns, read_own_label_space, read_source
+from hf_urbanseg.data.columns import normalise_columns
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.labels import CITYSCAPES
 
 INDICES = np.arange(24, dtype=np.uint8).reshape(4, 6)
-
-
-def png_bytes(mode="L"):
-    picture = PillowImage.fromarray(INDICES)
-    if mode == "P":
-        picture = PillowImage.fromarray(INDICES, "P")
-        picture.putpalette([255 - value for value in range(256) for _ in range(3)])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+GREY, PALETTE = encode(INDICES), encode(with_palette(INDICES))
 
 
 def make_rows(count=2, image="image", label="label", label_feature=None, **columns):
     data = {
-        image: [{"bytes": png_bytes(), "path": None}] * count,
-        label: [{"bytes": png_bytes("P"), "path": None}] * count,
+        image: [{"bytes": GREY, "path": None}] * count,
+        label: [{"bytes": PALETTE, "path": None}] * count,
     }
     features = {image: Image(), label: label_feature or Image()}
     for name, values in columns.items():
@@ -52,7 +39,7 @@ def test_normalise_columns__palette_labels_keep_their_bytes(feature):
     rows = normalise(make_rows(label_feature=feature))
     assert rows[0]["label"].mode == "P"
     np.testing.assert_array_equal(np.asarray(rows[0]["label"]), INDICES)
-    assert rows.cast_column("label", Image(decode=False))[0]["label"]["bytes"] == png_bytes("P")
+    assert rows.cast_column("label", Image(decode=False))[0]["label"]["bytes"] == PALETTE
 
 
 @pytest.mark.parametrize(("image", "label"), [("pixel_values", "semantic_segmentation"), ("img", "annotation")])
@@ -68,7 +55,7 @@ def test_normalise_columns__given_columns_win_over_the_guess():
 
 def test_normalise_columns__a_class_label_is_not_a_label_image():
     features = Features({"image": Image(), "label": ClassLabel(names=["image_2", "semantic"])})
-    rows = Dataset.from_dict({"image": [{"bytes": png_bytes(), "path": None}], "label": [0]}, features=features)
+    rows = Dataset.from_dict({"image": [{"bytes": GREY, "path": None}], "label": [0]}, features=features)
     with pytest.raises(
         DataError, match=r"user/name: .*found image columns image among image, label \(ClassLabel\); .*`--label_column`"
     ):
@@ -116,7 +103,7 @@ def test_normalise_columns__two_splits_of_one_kind_or_none():
 
 def test_normalise_columns__unlabelled_split_is_left_out_and_a_gap_refused():
     features = Features({"image": Image(), "label": Image()})
-    picture = {"bytes": png_bytes(), "path": None}
+    picture = {"bytes": GREY, "path": None}
     unlabelled = Dataset.from_dict({"image": [picture] * 2, "label": [None] * 2}, features=features)
     splits, notes = normalise_columns(DatasetDict({"train": make_rows(), "test": unlabelled}), None, None, "user/name")
     assert list(splits) == ["train"]
@@ -124,41 +111,3 @@ def test_normalise_columns__unlabelled_split_is_left_out_and_a_gap_refused():
     gap = Dataset.from_dict({"image": [picture] * 2, "label": [None, picture]}, features=features)
     with pytest.raises(DataError, match="an image and a label in every row; found empty ones in train"):
         normalise_columns(DatasetDict({"train": gap}), None, None, "user/name")
-
-
-def test_load_saved_set__dict_and_single(tmp_path):
-    DatasetDict({"train": make_rows()}).save_to_disk(tmp_path / "dict")
-    make_rows(3).save_to_disk(tmp_path / "single")
-    assert list(load_saved_set(tmp_path / "dict")) == ["train"]
-    assert {split: len(rows) for split, rows in load_saved_set(tmp_path / "single").items()} == {"all": 3}
-
-
-@pytest.mark.parametrize("lost", ["train/state.json", "train/dataset_info.json", "train/data-00000-of-00001.arrow"])
-@pytest.mark.parametrize("left", [None, b"", b"{}"])
-def test_load_saved_set__damaged(tmp_path, lost, left):
-    DatasetDict({"train": make_rows()}).save_to_disk(tmp_path)
-    (tmp_path / lost).unlink()
-    if left is not None:
-        (tmp_path / lost).write_bytes(left)
-    if (lost, left) == ("train/dataset_info.json", b"{}"):
-        return  # complete again: the features are in the Arrow file too
-    with pytest.raises(DataError, match="expected a complete saved set"):
-        load_saved_set(tmp_path)
-
-
-def test_read_own_label_space__from_a_folder(tmp_path):
-    assert read_own_label_space(str(tmp_path)) is None
-    (tmp_path / "id2label.json").write_text('{"0": "road", "1": "kerb"}')
-    assert read_own_label_space(str(tmp_path)).names == ("road", "kerb")
-    (tmp_path / "label_space.json").write_text(json.dumps(CITYSCAPES.to_dict()))
-    assert read_own_label_space(str(tmp_path)) == CITYSCAPES
-
-
-def test_read_source__words_or_an_error(tmp_path):
-    assert read_source(str(tmp_path)) == {}
-    (tmp_path / "source.json").write_text('{"origin": "kitti", "notes": ["test: none"], "more": 1}')
-    assert read_source(str(tmp_path)) == {"origin": "kitti", "license": None, "notes": ["test: none"]}
-    for wrong in ('{"notes": "test"}', '{"origin": 3}', '{"notes": [3]}'):
-        (tmp_path / "source.json").write_text(wrong)
-        with pytest.raises(DataError, match=r"source\.json: expected `origin` and `license` as words"):
-            read_source(str(tmp_path))
