@@ -328,12 +328,6 @@ def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alon
         assert sample["index"] == index
 
 
-def test_eval_dataset__is_the_same_every_time(rows):
-    dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 32)))
-    assert torch.equal(dataset[1]["views"][0], dataset[1]["views"][0])
-    assert not torch.equal(dataset[1]["views"][0], dataset[2]["views"][0])
-
-
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_eval_dataset__workers_make_the_scales(rows, context):
     sizes = partial(PredictionPlan((1.0, 1.5), flip=True).input_sizes, (32, 96))
