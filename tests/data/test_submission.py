@@ -214,7 +214,7 @@ def damaged(content):
         ({SECOND: None}, "other.zip: expected 3 files for KITTI test; found 2, without 000001_10; predict the missing"),
         ({"000001_10.png": flat(26)}, f"expected one file per image; found `{SECOND}` and `000001_10.png`"),
         ({"semantic/readme.txt": b"hello"}, "only files like `semantic/000000_10.png`; found `semantic/readme.txt`"),
-        ({SECOND: None, "semantic/1.png": flat(26)}, "only files like `semantic/000000_10.png`; found `semantic/1.png`"),
+        ({SECOND: None, "semantic/1.png": flat(26)}, "files like `semantic/000000_10.png`; found `semantic/1.png`"),
         ({SECOND: flat(26, (20, 40))}, "000001_10.png: expected its image's size, 20x41 (height x width); found 20x40"),
         ({SECOND: flat(0, (20, 41, 3))}, "000001_10.png: expected a PNG of one 8-bit channel; found PNG, mode RGB"),
         ({SECOND: png(Image.new("P", (41, 20)))}, "expected a PNG of one 8-bit channel; found PNG, mode P"),
