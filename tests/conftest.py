@@ -55,3 +55,20 @@ def launch(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
 
     return run
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys):
+    """Runs a command that must refuse: status 2 and one line, which is returned."""
+
+    def run(main, *argv) -> str:
+        words = [str(word) for word in argv]
+        monkeypatch.setattr(sys, "argv", ["command", *words])  # where misplaced tokens are looked for
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kitti, saved_set, synthetic
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.data.splits import arrange_splits
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,16 @@ class LoadedData:
     label_space: LabelSpace
     name: str
     notes: tuple[str, ...]
+
+    def get_split(self, split: str) -> Dataset:
+        """The rows of a split that a user names.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        if split not in self.splits:
+            raise ConfigError(f"a split of {', '.join(self.splits)}", f"`{split}`", "choose one with `--split`")
+        return self.splits[split]
 
 
 def load_data(

@@ -14,6 +14,8 @@ from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+SPLITS_FILE = "splits.yaml"
+"""Beside a prepared set, and in a run's folder."""
 
 
 def cut_names(

@@ -26,7 +26,7 @@ class DiceLoss(nn.Module):
     labelled pixels, L their number.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         smooth (`float`, defaults to 0.0): 0 or more, in pixels. Not needed against division by zero (a class without
             pixels is not in the mean), so 0 is Dice itself; a positive value lets go of classes of few pixels.
         scope (`str`, defaults to `"process"`): which pixels a class is summed over. `"process"`: those of one
@@ -55,7 +55,7 @@ class DiceLoss(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_labels: int,
         smooth: float = 0.0,
         scope: Literal["process", "global"] = "process",
         ignore_index: int = IGNORE_INDEX,
@@ -65,7 +65,7 @@ class DiceLoss(nn.Module):
             raise ConfigError("`smooth` of 0 or more", f"{smooth}", "correct it")
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
-        self.num_classes, self.smooth, self.scope, self.ignore_index = num_classes, float(smooth), scope, ignore_index
+        self.num_labels, self.smooth, self.scope, self.ignore_index = num_labels, float(smooth), scope, ignore_index
         self.diagnostics: dict[str, Tensor] = {}
         self.release()
 
@@ -76,7 +76,7 @@ class DiceLoss(nn.Module):
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         """1 for a batch with a labelled pixel, else 0: fp64 scalar, additive over batches and ranks."""
-        return (count_class_pixels(labels, self.num_classes, self.ignore_index).sum() > 0).double()
+        return (count_class_pixels(labels, self.num_labels, self.ignore_index).sum() > 0).double()
 
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
@@ -113,7 +113,7 @@ class DiceLoss(nn.Module):
         return loss.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
     def _compute_sums(self, logits: Tensor, labels: Tensor) -> _Sums:
-        pixels = count_class_pixels(labels, self.num_classes, self.ignore_index).double()
+        pixels = count_class_pixels(labels, self.num_labels, self.ignore_index).double()
         with torch.autocast(logits.device.type, enabled=False):
             probs = upsample_logits(logits, labels.shape[-2:]).softmax(1)
             valid = labels != self.ignore_index

@@ -13,7 +13,7 @@ class LovaszSoftmaxLoss(nn.Module):
     Sorts the pixels of every class of an image: the dearest loss here.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape:
@@ -31,14 +31,14 @@ class LovaszSoftmaxLoss(nn.Module):
     name = "lovasz"
     needs_collection = False
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX):
+    def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX):
         super().__init__()
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.num_labels, self.ignore_index = num_labels, ignore_index
         self.diagnostics: dict[str, Tensor] = {}
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         """Number of images with a labelled pixel: fp64 scalar, additive over batches and ranks."""
-        count_class_pixels(labels, self.num_classes, self.ignore_index)  # for its check
+        count_class_pixels(labels, self.num_labels, self.ignore_index)  # for its check
         return (labels != self.ignore_index).flatten(1).any(1).sum().double()
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:

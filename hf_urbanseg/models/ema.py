@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_urbanseg.errors import CheckpointError, ConfigError, ModelError
+from hf_urbanseg.models.loading import find_difference
 
 EMA_WEIGHTS = "ema.safetensors"
 _PARAMETERS, _BUFFERS, _STEP = "parameters.", "buffers.", "step"
@@ -73,7 +74,7 @@ class ExponentialMovingAverage:
         """
         model = self._model if model is None else model
         tensors = _tensors(model)
-        different = _find_difference(self._average, tensors, precision=False)
+        different = find_difference(self._average, tensors)
         if different:
             raise ModelError("the model that was averaged", different, "swap into a model of the same architecture")
         own = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -93,7 +94,7 @@ class ExponentialMovingAverage:
         Raises:
             CheckpointError: Tensors missing, unexpected, or of another shape or precision.
         """
-        different = _find_difference(self.state_dict(), state)
+        different = find_difference(self.state_dict(), state, same_precision=True)
         if different:
             raise CheckpointError(
                 "averages of this very model", different, "resume with the options the run was started with", path
@@ -136,16 +137,3 @@ def _precision(tensor: Tensor) -> torch.dtype:
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     for name, tensor in source.items():
         target[name].copy_(tensor)
-
-
-def _find_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], precision: bool = True) -> str | None:
-    """In words, the first tensor by name that differs in presence, shape or `precision`."""
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"no `{name}`"
-        if name not in expected:
-            return f"`{name}` besides"
-        here, there = expected[name], found[name]
-        if here.shape != there.shape or (precision and here.dtype != there.dtype):
-            return f"`{name}` {tuple(there.shape)} {there.dtype} instead of {tuple(here.shape)} {here.dtype}"
-    return None

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hf_urbanseg.reports.run_files import describe_scores, write_json
 from PIL import Image
 
 from hf_urbanseg.commands.compare import main
@@ -13,7 +14,6 @@ from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_image_processor, build_random_model
-from hf_urbanseg.reports.run_files import describe_scores, write_json
 
 
 @pytest.fixture(scope="module")

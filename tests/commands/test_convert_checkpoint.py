@@ -17,8 +17,9 @@ from hf_urbanseg.commands.convert_checkpoint import main
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
-from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model
 from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoint_file
+from hf_urbanseg.models.loading import quiet_transformers
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(

@@ -8,12 +8,12 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from hf_urbanseg.commands._predict_video import draw_rate
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.commands import predict
-from hf_urbanseg.commands._predict_video import draw_rate
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, inspect_video, open_video_writer, read_frames
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.plan import PredictionPlan

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hf_urbanseg.reports.run_files import write_json, write_yaml
+from hf_urbanseg.reports.split_files import write_split_files
 from loopback_cards import read_front_matter
 from PIL import Image
 
@@ -27,8 +29,6 @@ from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
-from hf_urbanseg.reports.run_files import write_json, write_yaml
-from hf_urbanseg.reports.split_files import write_split_files
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 # Not what any seed of the usual cut would give.

@@ -210,7 +210,10 @@ def test_swap__into_another_model():
 
 def test_swap__another_architecture():
     ema = ExponentialMovingAverage(build())
-    with pytest.raises(ModelError, match=r"no `buffers\.1\.num_batches_tracked`; swap into"), ema.swap(nn.Linear(3, 4)):
+    with (
+        pytest.raises(ModelError, match=r"`buffers\.1\.num_batches_tracked` missing; swap into"),
+        ema.swap(nn.Linear(3, 4)),
+    ):
         pass
 
 
@@ -253,11 +256,14 @@ def test_load_state_dict__does_not_keep_what_it_was_given():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda state: state.pop("parameters.2.bias"), "no `parameters.2.bias`"),
-        (lambda state: state.pop("step"), "no `step`"),
-        (lambda state: state.update({"parameters.9": torch.zeros(1)}), "`parameters.9` besides"),
+        (lambda state: state.pop("parameters.2.bias"), "`parameters.2.bias` missing"),
+        (lambda state: state.pop("step"), "`step` missing"),
+        (lambda state: state.update({"parameters.9": torch.zeros(1)}), "`parameters.9` left over"),
         (lambda state: state.update({"parameters.2.bias": torch.zeros(3)}), "`parameters.2.bias` (3,)"),
-        (lambda state: state.update({"parameters.2.bias": torch.zeros(2).double()}), "torch.float64 instead of (2,)"),
+        (
+            lambda state: state.update({"parameters.2.bias": torch.zeros(2).double()}),
+            "as torch.float64 instead of torch.float32",
+        ),
     ],
 )
 def test_load__different_tensors_change_nothing(tmp_path, change, words):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.loading import first_line
 
 _TENSORS = ("state_dict", "model")
 """Keys under which files hold their tensors; a file may also be nothing but them."""
@@ -105,7 +106,5 @@ def _find_class_names(meta: dict) -> tuple[str, ...] | None:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
-    return ModelError(
-        "a file written by torch.save", f"{type(error).__name__}: {reason[:200]}", "download or copy it again", path
-    )
+    reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+    return ModelError("a file written by torch.save", reason, "download or copy it again", path)

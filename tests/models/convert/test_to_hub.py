@@ -11,10 +11,11 @@ from transformers import SegformerForSemanticSegmentation, SegformerModel
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import SIZES, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.build import SIZES, load_pretrained_model
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderForSemanticSegmentation
 from hf_urbanseg.models.convert.files import CheckpointFile, read_checkpoint_file
 from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
+from hf_urbanseg.models.loading import quiet_transformers
 
 _spec = importlib.util.spec_from_file_location(
     "segformer_references", Path(__file__).with_name("segformer_references.py")
