@@ -2,7 +2,6 @@
 
 import colorsys
 import difflib
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _find_key_twice(node: yaml.Node | None) -> yaml.Node | None:
 
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
     """Writes JSON that `read_label_space` reads back."""
-    path.write_text(json.dumps(label_space.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(path, label_space.to_dict())
 
 
 def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Sequence[int] | None = None) -> LabelSpace:
