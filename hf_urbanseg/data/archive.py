@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import written_whole
 
 
 def cache_folder() -> Path:
@@ -42,13 +43,8 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
         # The lock is the kernel's, so it goes with its holder, and a partial folder seen under it is always stale.
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                partial = target.with_name(f".{target.name}.partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                try:
+                with written_whole(target, folder=True) as partial:
                     _extract(archive, folders, partial)
-                    partial.rename(target)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         found = f"{error.strerror or error} at {error.filename or target.parent}"
         fix = "free some space or point `HF_URBANSEG_CACHE` elsewhere"

@@ -1,15 +1,13 @@
 """Pixel counts per class -> weights of the loss."""
 
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import read_json, write_json
 from hf_urbanseg.labels import LabelSpace
 
 Scheme = Literal["inverse_log", "effective_number", "enet", "median_frequency", "none"]
@@ -104,24 +102,15 @@ def save_class_weights(
         source: Which data and split the pixels were counted on.
 
     Raises:
-        ConfigError: The file can't be written.
+        DataError: The file can't be written.
     """
-    path = Path(path)
     content = {
         "scheme": scheme,
         "weights": dict(zip(label_space.names, map(float, weights), strict=True)),
         "counts": dict(zip(label_space.names, map(int, counts), strict=True)),
         "source": source,
     }
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(staged, path)
-    except OSError as error:
-        with suppress(OSError):
-            staged.unlink()
-        raise ConfigError("a file that can be written", error.strerror or str(error), "choose another", path) from error
+    write_json(path, content, indent=2)
 
 
 def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
@@ -132,15 +121,13 @@ def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
 
     Raises:
         ConfigError: No such file, other classes than the label space's, or a weight that isn't finite and positive.
+        DataError: The file is unreadable or no JSON.
     """
-    again = "write the file anew with scripts/class_weights.py"
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("a readable file of class weights", error.strerror or str(error), again, path) from error
-    except ValueError as error:  # of JSON and of UTF-8
-        raise ConfigError("JSON", f"{error}", again, path) from error
-    weights = content.get("weights") if isinstance(content, Mapping) else None
+    again = "write the file anew with `urbanseg class-weights`"
+    content = read_json(path)
+    if content is None:
+        raise ConfigError("a file of class weights", "no such file", again, path)
+    weights = content.get("weights")
     if not isinstance(weights, Mapping):
         raise ConfigError("a mapping `weights` of class names to numbers", "none", again, path)
     missing = [name for name in label_space.names if name not in weights]

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_yaml
 
 SPLITS = ("train", "validation", "test")
 SPLITS_FILE = "splits.yaml"
@@ -159,8 +160,8 @@ def write_split_file(path: str | Path, splits: Mapping[str, Dataset | Sequence[s
         path: Overwritten if it exists.
         splits: Rows with a column `name`, or the names themselves.
     """
-    listed = {split: list(rows["name"] if isinstance(rows, Dataset) else rows) for split, rows in splits.items()}
-    Path(path).write_text(yaml.safe_dump(listed, sort_keys=False), encoding="utf-8")
+    named = {split: rows["name"] if isinstance(rows, Dataset) else rows for split, rows in splits.items()}
+    write_yaml(path, {split: list(names) for split, names in named.items()})
 
 
 def _select(rows: Dataset, names: Iterable[str]) -> Dataset:

@@ -8,7 +8,6 @@ Sources:
         made here add `_pred_labelIds` and have no folders.
 """
 
-import os
 import re
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from PIL import Image
 from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
 from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.files import written_whole
 from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
@@ -149,8 +149,7 @@ def write_submission(
     Raises:
         DataError: The zip can't be written, or is not right.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as staged:
         with zipfile.ZipFile(staged, "w") as bundle:
             for name, content in files:
                 # Without a date; PNGs are compressed already.
@@ -158,11 +157,6 @@ def write_submission(
                 info.create_system, info.external_attr = 3, 0o644 << 16
                 bundle.writestr(info, content)
         check_submission(staged, benchmark, images)
-        os.replace(staged, path)
-    except OSError as error:
-        raise DataError("room for the zip", error.strerror or str(error), "choose another `--output`", path) from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def check_submission(path: Path, benchmark: Benchmark, images: Mapping[str, Path]) -> None:

@@ -101,38 +101,34 @@ def test_extract_folders__unsafe_member(tmp_path, cache, name):
     assert not [found for found in tmp_path.rglob("evil*") if target not in found.parents]
 
 
-def test_extract_folders__not_a_zip(tmp_path):
-    path = tmp_path / "data.zip"
-    path.write_bytes(b"<html>404</html>")
-    with pytest.raises(DataError, match=r"data\.zip: expected a complete \.zip archive; found .*; download it again"):
-        extract_folders(path, FOLDERS)
-
-
-def test_extract_folders__damaged_member(tmp_path, cache):
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda content: b"<html>404</html>", "File is not a zip file; download it again"),
+        (lambda content: content[:-40], "File is not a zip file; download it again"),
+        (lambda content: content.replace(b"label", b"lavel"), "Bad CRC-32"),
+    ],
+)
+def test_extract_folders__damaged(tmp_path, cache, damage, found):
     path = write_zip(tmp_path / "data.zip", MEMBERS, zipfile.ZIP_STORED)
-    path.write_bytes(path.read_bytes().replace(b"label", b"lavel"))
-    with pytest.raises(DataError, match="Bad CRC-32"):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"data\.zip: expected a complete \.zip archive; found {found}"):
         extract_folders(path, FOLDERS)
     assert [name for name in files_below(cache) if not name.endswith(".lock")] == []
 
 
-def test_extract_folders__truncated_download(tmp_path):
-    path = write_zip(tmp_path / "data.zip", MEMBERS)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match="a complete"):
-        extract_folders(path, FOLDERS)
-
-
-def test_extract_folders__no_such_members(tmp_path):
-    path = write_zip(tmp_path / "data.zip", {"training/image_2/a.png": b"x", "readme.txt": b"x"})
-    with pytest.raises(DataError, match=r"files in `training/semantic/`; found training/image_2/a.png, readme.txt"):
-        extract_folders(path, FOLDERS)
-
-
-def test_extract_folders__one_file_from_two_places(tmp_path):
-    path = write_zip(tmp_path / "data.zip", MEMBERS | {"copy/training/semantic/000000_10.png": b"other"})
-    with pytest.raises(DataError, match=r"each file once; found `training/semantic/000000_10.png` twice"):
-        extract_folders(path, FOLDERS)
+@pytest.mark.parametrize(
+    ("members", "found"),
+    [
+        ({"training/image_2/a.png": b"x", "readme.txt": b"x"},
+         "files in `training/semantic/`; found training/image_2/a.png, readme.txt"),
+        (MEMBERS | {"copy/training/semantic/000000_10.png": b"other"},
+         "each file once; found `training/semantic/000000_10.png` twice"),
+    ],
+)  # fmt: skip
+def test_extract_folders__other_members(tmp_path, members, found):
+    with pytest.raises(DataError, match=found):
+        extract_folders(write_zip(tmp_path / "data.zip", members), FOLDERS)
 
 
 def test_extract_folders__cache_that_cannot_be_written(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from made_pictures import encode, with_palette
 
 from hf_urbanseg.data.columns import normalise_columns
@@ -72,17 +72,29 @@ def test_normalise_columns__unknown_given_column():
         normalise(make_rows(), "left")
 
 
+NUMBERED = ["validation_000000", "validation_000001"]
+
+
 @pytest.mark.parametrize(
-    ("columns", "expected"),
+    ("cells", "kind", "expected"),
     [
-        ({"filename": ["x.png", "y.png"]}, ["x.png", "y.png"]),
-        ({"id": [7, 3]}, ["7", "3"]),
-        ({"id": [7, 7]}, ["validation_000000", "validation_000001"]),
-        ({}, ["validation_000000", "validation_000001"]),
+        (["y.png", "x.png"], Value("string"), ["y.png", "x.png"]),
+        (["y.png", "x.png"], Value("large_string"), ["y.png", "x.png"]),
+        ([7, 3], Value("int64"), ["7", "3"]),
+        ([7, 7], Value("int64"), NUMBERED),
+        (["a", ""], Value("string"), NUMBERED),
+        (["a", None], Value("string"), NUMBERED),
+        ([0.5, 1.5], Value("float64"), NUMBERED),
+        ([["a"], ["b"]], List(Value("string")), NUMBERED),
     ],
 )
-def test_normalise_columns__names(columns, expected):
-    assert list(normalise(make_rows(**columns), split="dev")["name"]) == expected
+def test_normalise_columns__names(cells, kind, expected):
+    rows = make_rows().add_column("id", cells, feature=kind)
+    assert list(normalise(rows, split="dev")["name"]) == expected
+
+
+def test_normalise_columns__rows_without_names_are_numbered():
+    assert list(normalise(make_rows(), split="dev")["name"]) == NUMBERED
 
 
 @pytest.mark.parametrize("theirs", ["val", "valid", "dev", "Validation"])

@@ -1,4 +1,8 @@
+import errno
+
 import pytest
+from datasets import config
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
@@ -32,14 +36,18 @@ def line_of(error, dataset="user/set"):
         (httpx.ReadTimeout("slow"), "found no answer from the Hub in time; check the network"),
         (httpx.ConnectError("refused"), "or one that broke off (ConnectError); check the network"),
         (OfflineModeIsEnabled("off"), "found offline mode, and no earlier download; unset HF_HUB_OFFLINE"),
-        (KeyError("column"), "found KeyError: 'column'; correct the id"),
+        (OSError(errno.ENOSPC, "No space left"), "home (No space left); free some, move the cache to a larger disk"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "(Quota exceeded); free some, move the cache to a larger disk by HF"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "found Permission denied at /a/b; correct the"),
+        (OSError(errno.EROFS, "Read-only file system"), "found Read-only file system; correct the permissions, or"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_hub_errors_in_one_line__by_type_and_status(monkeypatch, error, message, wrapped):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    if wrapped and not isinstance(error, KeyError):
-        outer = RuntimeError("of another library")
+    monkeypatch.setattr(config, "HF_CACHE_HOME", "/the/home")
+    if wrapped:
+        outer = DatasetGenerationError("An error occurred while generating the dataset")
         outer.__cause__ = error
         error = outer
     line = line_of(error)
@@ -51,3 +59,12 @@ def test_hub_errors_in_one_line__by_type_and_status(monkeypatch, error, message,
 def test_hub_errors_in_one_line__our_own_get_the_name_of_the_set():
     assert line_of(DataError("a", "b", "c")) == "user/set: expected a; found b; c."
     assert line_of(DataError("a", "b", "c", "file")) == "file: expected a; found b; c."
+
+
+def test_hub_errors_in_one_line__else_in_its_own_words(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    error = ValueError("https://cdn.example/a?Signature=secret said,\nas the next release may, no to hf_" + "x" * 34)
+    words = "found ValueError: <address> said, as the next release may, no to <token>; correct the "
+    assert line_of(error).endswith(f"{words}id, `--dataset_revision` or `--dataset_config`, whichever it means.")
+    assert f"{words}folder or `--dataset_config`" in line_of(error, str(tmp_path))
+    assert len(line_of(ValueError("word " * 1000))) < 400

@@ -35,9 +35,7 @@ def cityscapes(tmp_path):
     ):
         for index in range(count):
             images, labels = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
-            name = f"{city}_{index:06d}_000019"
-            write_pair(images, labels, name, 7, "_leftImg8bit.png", "_gtFine_labelIds.png")
-            write_pair(images, labels, name, 0, "_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+            write_pair(images, labels, f"{city}_{index:06d}_000019", 7, "_leftImg8bit.png", "_gtFine_labelIds.png")
     return root
 
 
@@ -89,11 +87,6 @@ def test_load_data__cityscapes(cityscapes):
     assert names(loaded, "test") == ["lindau_000000_000019", "lindau_000001_000019"]
     assert loaded.notes[0].startswith("Cityscapes: the official val cities are our test")
     assert loaded.notes[1:] == ("validation: 5 of 20 training frames, seed 0",)
-
-
-def test_load_data__cityscapes_train_ids_reads_the_other_files(cityscapes):
-    loaded = load_data(data_dir=str(cityscapes), label_space="cityscapes_train_ids")
-    assert np.unique(np.asarray(loaded.splits["train"][0]["label"])).tolist() == [0]
 
 
 def test_load_data__described_folders(tmp_path):

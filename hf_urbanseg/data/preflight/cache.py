@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ import numpy as np
 from datasets import DatasetDict
 
 from hf_urbanseg.data.preflight.pair_files import PairInspection
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import written_whole
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -75,14 +76,8 @@ def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> N
         row = [("name", f"U{longest}"), ("size", np.int64, 2), ("counts", np.int64, 256), ("digest", "U64")]
         rows = [(pair.name, pair.size, pair.label_counts, pair.image_digest) for pair in found]
         arrays[split] = np.array(rows, row)
-    staged = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            staged = Path(file.name)
+        with written_whole(path) as staged, open(staged, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(staged, path)
-    except OSError as error:
-        logger.info("Preflight results aren't kept: %s.", error)
-        if staged is not None:
-            staged.unlink(missing_ok=True)
+    except DataError as error:
+        logger.info("Preflight results aren't kept: %s", error)

@@ -1,6 +1,5 @@
 """Data sets of a loopback Hub, read by the real client: what arrives, and one line for whatever goes wrong."""
 
-import errno
 import math
 import re
 import time
@@ -10,7 +9,6 @@ import loopback_api
 import pytest
 from datasets import Image, Value, arrow_dataset
 from datasets import config as datasets_config
-from datasets.exceptions import DatasetGenerationError
 from datasets.utils import file_utils
 from huggingface_hub import constants
 from loopback_requests import answer_refusal
@@ -253,16 +251,6 @@ def test_load__offline_from_an_earlier_download(stored, monkeypatch):
     assert len(stored.requests) == asked
 
 
-def test_load__no_signed_address_and_no_token_in_the_line(stored, monkeypatch):
-    def fail(*_, **__):
-        raise OSError("https://cdn.example/a?Signature=secret said\nno to hf_" + "x" * 34)
-
-    monkeypatch.setattr(hub_set.datasets, "load_dataset", fail)
-    with pytest.raises(DataError) as bad:
-        load()
-    assert "found OSError: <address> said no to <token>; correct" in str(bad.value)
-
-
 @pytest.mark.parametrize("streaming", MODES)
 def test_load__gated(stored, monkeypatch, streaming):
     """Everybody may look at a gated set's page; the files ask for its terms to be accepted."""
@@ -276,30 +264,6 @@ def test_load__gated(stored, monkeypatch, streaming):
     monkeypatch.setattr(loopback_api, "handle", gated)
     with pytest.raises(DataError, match=r"is a gated dataset .*; accept the terms on .*`hf auth login`"):
         load(streaming)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OSError(errno.ENOSPC, "No space left"), r"found no room for the cache in \S+home \(No space left\); free"),
-        (OSError(errno.EDQUOT, "Quota exceeded"), r"\(Quota exceeded\); .* HF_HOME, or add `--streaming true`"),
-        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), r"found Permission denied at /a/b; correct the"),
-        (OSError(errno.EROFS, "Read-only file system"), r"found Read-only file system; .*move the cache by HF_HOME"),
-        (ValueError("Whatever the next release says,\nin its own words"),
-         r"found ValueError: Whatever the next release says, in its own words; correct the id, `--dataset_rev"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_load__what_the_library_raises_for_reasons_of_its_own(stored, monkeypatch, error, message, wrapped):
-    def fail(*_, **__):
-        if wrapped and isinstance(error, OSError):
-            raise DatasetGenerationError("An error occurred while generating the dataset") from error
-        raise error
-
-    monkeypatch.setattr(hub_set.datasets, "load_dataset", fail)
-    with pytest.raises(DataError, match=rf"^user/set: expected .*{message}") as bad:
-        load()
-    assert "\n" not in str(bad.value)
 
 
 def test_load__a_loading_script(upload):
