@@ -174,7 +174,7 @@ def test_evaluate__another_models_folder_is_left_alone(run, copy, fails):
     (copy / "recipe.yaml").unlink()
     assert "metrics.json of a training run" in fails(evaluate.main, "--model", run, "--output", copy)
     (copy / "metrics.json").write_text("{")
-    assert "metrics.json: expected the metrics.json of a run" in fails(evaluate.main, "--model", run, "--output", copy)
+    assert "metrics.json: expected JSON; found" in fails(evaluate.main, "--model", run, "--output", copy)
     before |= {"metrics.json": b"{"}
     assert _files(copy) == {name: before[name] for name in before.keys() - {"model.safetensors", "recipe.yaml"}}
 
