@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.data.label_space_files import read_mapping
-from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import read_json, write_json, write_yaml

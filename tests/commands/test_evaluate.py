@@ -54,7 +54,7 @@ def test_evaluate__counts_per_image_add_up(run):
 
 def test_evaluate__two_processes_same_numbers(run, tmp_path, launch):
     words = ["--model", run, "--output", tmp_path / "two", "--num_workers", 0, "--device", "cpu"]
-    result = launch(SCRIPTS / "evaluate.py", *words)
+    result = launch("-m", "hf_urbanseg", "evaluate", *words)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("test mIoU") == 1  # one process speaks
     for name in ("per_image_test.json", "per_class_test.csv"):
@@ -217,7 +217,7 @@ def test_evaluate__output_that_can_not_be_made(run, tmp_path, fails):
 
 def test_evaluate__script_starts(run):
     result = subprocess.run(
-        [sys.executable, SCRIPTS / "evaluate.py", "--help"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "hf_urbanseg", "evaluate", "--help"], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0
     assert "--multi_scale" in result.stdout

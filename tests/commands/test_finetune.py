@@ -208,7 +208,7 @@ def test_finetune__two_processes(words, kitti, tmp_path, launch):
     assert list((output / "failures").glob("*.jpg"))
     reported = metrics["splits"]["test"]["confusion_matrix"]
     alone = tmp_path / "alone"
-    command = [sys.executable, SCRIPTS / "evaluate.py", "--model", output, "--output", alone]
+    command = [sys.executable, "-m", "hf_urbanseg", "evaluate", "--model", output, "--output", alone]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert json.loads((alone / "metrics.json").read_text())["splits"]["test"]["confusion_matrix"] == reported
     assert (alone / "per_image_test.json").read_text() == (output / "per_image_test.json").read_text()

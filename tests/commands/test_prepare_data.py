@@ -7,8 +7,8 @@ from PIL import Image as PillowImage
 from prepared_sets import in_a_folder_of_its_own, png, refused, run, small_kitti, undecoded  # noqa: F401
 
 from hf_urbanseg.commands import prepare_data
-from hf_urbanseg.commands.prepare_data import write_prepared_set
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.prepared_sets import write_prepared_set
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 

@@ -69,7 +69,9 @@ def test_merge_metrics__none_before(run, data):
     assert merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {"device": "x"}, data) == expected
     # A model that came without splits may have been trained on anything.
     (run / "splits.yaml").unlink()
-    assert merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {"device": "x"}, data) == {"splits": expected["splits"]}
+    assert merge_metrics(RunFolder(run), "test", {"mean_iou": 0.75}, {"device": "x"}, data) == {
+        "splits": expected["splits"]
+    }
 
 
 def test_is_own_folder__by_place_and_not_by_spelling(run, tmp_path, monkeypatch):
