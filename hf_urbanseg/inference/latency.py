@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig
 
-from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.upsampling import upsample_argmax
 
 logger = logging.getLogger(__name__)
@@ -54,13 +53,10 @@ class Timings:
 
     def to_dict(self) -> dict:
         """Milliseconds, for JSON; None for a percentile of too few passes."""
-        percentiles = {f"p{percent}": self.percentile(percent) for percent in (10, 90, 99)}
-        values = {"median": self.median, **percentiles, "min": min(self.seconds), "max": max(self.seconds)}
-        return {
-            **{f"{name}_ms": None if value is None else 1000 * value for name, value in values.items()},
-            "images_per_second": self.images_per_second,
-            "passes": len(self.seconds),
-        }
+        values = {"median": self.median} | {f"p{percent}": self.percentile(percent) for percent in (10, 90, 99)}
+        values |= {"min": min(self.seconds), "max": max(self.seconds)}
+        values = {f"{name}_ms": None if value is None else 1000 * value for name, value in values.items()}
+        return values | {"images_per_second": self.images_per_second, "passes": len(self.seconds)}
 
 
 @dataclass(frozen=True)
@@ -122,14 +118,7 @@ def measure_latency(
         repeats: Passes to measure.
         warmup: Passes before; more, up to four times as many, until two medians of 3 agree within 5 %.
         seconds: Limit for the warm-up and for the measurement, each; at least 1 and 3 passes are made all the same.
-
-    Raises:
-        ConfigError: A number or size out of range.
     """
-    _check(image_size, batch_size, precision)
-    for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0)):
-        if value < least:
-            raise ConfigError(f"`{name}` of at least {least}", f"{value}", "correct it")
     device = next(model.parameters()).device
     if next(model.parameters()).dtype != DTYPES[precision]:
         model = copy.deepcopy(model).to(DTYPES[precision])
@@ -195,11 +184,7 @@ def measure_peak_memory(
         batch_size: Images per pass.
         precision: Of weights, input and activations.
         device: Where.
-
-    Raises:
-        ConfigError: A number or size out of range.
     """
-    _check(image_size, batch_size, precision)
     device = torch.device(device)
     if device.type == "cuda":
         model = _build_model(config, precision).to(device)
@@ -278,12 +263,3 @@ def _count_bytes(model: torch.nn.Module) -> int:
 def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _check(image_size: Sequence[int], batch_size: int, precision: str) -> None:
-    if len(image_size) != 2 or min(image_size) < 32:
-        raise ConfigError("`image_size` as height and width of 32 or more", f"{list(image_size)}", "correct it")
-    if batch_size < 1:
-        raise ConfigError("`batch_size` of at least 1", f"{batch_size}", "correct it")
-    if precision not in DTYPES:
-        raise ConfigError(f"a precision of {', '.join(DTYPES)}", f"`{precision}`", "choose one of them")
