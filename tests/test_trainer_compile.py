@@ -133,9 +133,9 @@ def test_trainer__refuses_what_cannot_compile(worker, tmp_path, options):
 
 def test_check_compiler__names_the_missing_one(tmp_path):
     code = (
-        "from hf_urbanseg.commands._run import run_command\n"
+        "from hf_urbanseg.command_line import command\n"
         "from hf_urbanseg.models.compilation import check_compiler\n"
-        "run_command(lambda: check_compiler('cpu'))"
+        "command(lambda argv: check_compiler('cpu'))([])"
     )
     # A cache of its own: what was compiled before needs no compiler.
     missing = {"CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

@@ -129,7 +129,7 @@ def test_predict__takes_whatever_holds_an_image(model, processor, tmp_path):
         (Image.new("I;16", (4, 4)), "a picture of mode I;16"),
         ("nowhere.png", "FileNotFoundError"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_predict__says_what_is_no_image(model, processor, image, found):
     for one in (image, [image]):

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hf_urbanseg.reports.run_files import describe_scores, write_json
 from sklearn.metrics import jaccard_score
 
 from hf_urbanseg.errors import ConfigError, DataError
@@ -11,7 +12,6 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_config, build_random_model
 from hf_urbanseg.reports.comparison import MeasuredRun, compare_runs, load_measurement, name_runs
-from hf_urbanseg.reports.run_files import describe_scores, write_json
 
 
 def draw_pixels(seed, right=0.6, images=6, classes=5):
