@@ -20,7 +20,7 @@ from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.inference.predictor import Predictor, build_label_space
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.recipe import parse_arguments
-from hf_urbanseg.reports.comparison import Comparison, compare_runs, load_measurement, name_runs
+from hf_urbanseg.reports.comparison import Comparison, compare_runs
 from hf_urbanseg.reports.comparison_files import (
     ImagePictures,
     write_comparison_csv,
@@ -28,6 +28,7 @@ from hf_urbanseg.reports.comparison_files import (
     write_comparison_table,
 )
 from hf_urbanseg.reports.comparison_plots import plot_miou_over_gmac
+from hf_urbanseg.reports.measured_runs import load_measurement, name_runs
 
 _ROUNDING = 1e-3
 """Share of an image's pixels that another device or version may predict otherwise."""
