@@ -9,8 +9,8 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.reports.failure_cases import CARD_FAILURES, choose_card_failures
+from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
-from hf_urbanseg.reports.pages import format_percent
 
 
 def save_pictures(

@@ -32,11 +32,11 @@ from hf_urbanseg.commands._start import describe_end, start_finetune
 from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.reports.formats import format_seconds
 from hf_urbanseg.reports.ladder import (
     RUNGS,
     build_ladder,
     describe_score,
-    format_seconds,
     plot_ladder,
     write_ladder_table,
 )
