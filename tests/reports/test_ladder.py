@@ -8,7 +8,6 @@ from hf_urbanseg.reports.ladder import (
     RunResult,
     build_ladder,
     describe_score,
-    format_seconds,
     plot_ladder,
     write_ladder_table,
 )
@@ -119,13 +118,6 @@ def test_plot_ladder__blue_for_ours_and_grey_for_the_report(tmp_path, results):
     grey = (np.abs(pixels - 0x8A).sum(2) < 10).sum()
     assert (blue > 100) == bool(results)
     assert grey > 200
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.21, "4.2 s"), (60, "0:01:00"), (3599.6, "1:00:00"), (90_061, "25:01:01")]
-)
-def test_format_seconds__values(seconds, text):
-    assert format_seconds(seconds) == text
 
 
 def test_describe_score__one_seed_has_no_spread():
