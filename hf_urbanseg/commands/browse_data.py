@@ -19,7 +19,6 @@ from hf_urbanseg.recipe import load_recipe, parse_arguments
 from hf_urbanseg.reports.contact_sheet import Cell, save_contact_sheet
 from hf_urbanseg.reports.data_pages import (
     ChosenFrame,
-    DataPage,
     Preview,
     choose_frames,
     describe_choice,
@@ -77,19 +76,21 @@ def _browse() -> None:
     title = f"Labelled pixels: {data.name}, {args.split}, {len(image_counts)} images"
     plot_class_distribution(image_counts.sum(0), data.label_space, chart, title=title)
     frames = choose_frames(image_counts, args.num_samples)
-    page = DataPage(
+    samples = _draw_samples(data, args.split, frames, image_counts, output)
+    augmented = _draw_augmented(data, args, augmentation, image_counts, output)
+    write_data_page(
+        output / "index.html",
         data=data,
         split=args.split,
         inspection=inspection,
         image_counts=image_counts,
         frames=frames,
-        samples=_draw_samples(data, args.split, frames, image_counts, output),
-        augmented=_draw_augmented(data, args, augmentation, image_counts, output),
+        samples=samples,
+        augmented=augmented,
         augmentation=asdict(augmentation) | {"seed": args.seed},
         distribution=chart,
     )
-    write_data_page(page, output / "index.html")
-    pictures = ["class_distribution.png", "samples.png", *(["augmentations.png"] if page.augmented else [])]
+    pictures = ["class_distribution.png", "samples.png", *(["augmentations.png"] if augmented else [])]
     print(f"Wrote {output / 'index.html'} and beside it {', '.join(pictures)}.")
 
 

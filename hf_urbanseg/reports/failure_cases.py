@@ -10,7 +10,6 @@ from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import check_sizes
 
 LEAST_SHARE = 1e-4
