@@ -13,7 +13,7 @@ from hf_urbanseg.metrics.bootstrap import Interval, PairedResult, bootstrap_mean
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.complexity import count_macs, count_parameters
 
-_MEASURE = "train with scripts/finetune.py, or measure a model with `scripts/evaluate.py --output FOLDER`"
+_MEASURE = "train with `urbanseg finetune`, or measure a model with `urbanseg evaluate --output FOLDER`"
 
 
 @dataclass(frozen=True, eq=False)

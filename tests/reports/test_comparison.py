@@ -70,7 +70,7 @@ def test_load_measurement__cost_is_that_of_the_report(tmp_path):
 @pytest.mark.parametrize("name", ["per_image_test.json", "metrics.json", "config.json"])
 def test_load_measurement__a_missing_file_is_named_with_what_writes_it(tmp_path, name):
     (write_run(tmp_path / "run") / name).unlink()
-    with pytest.raises(DataError, match=r"scripts/finetune.py.*scripts/evaluate.py --output") as caught:
+    with pytest.raises(DataError, match=r"urbanseg finetune.*urbanseg evaluate --output") as caught:
         load_measurement(tmp_path / "run", "test")
     assert str(caught.value).startswith(f"{tmp_path / 'run' / name}: ")
 
