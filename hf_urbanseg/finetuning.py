@@ -90,9 +90,11 @@ def parse_finetuning(
         ConfigError: An unknown recipe or option, or a value that can't be.
     """
     options = dict(options or {})
-    chosen = {key: find_option(argv, key) or options.get(key) for key in ("recipe", "size", "init")}
+    names = ("recipe", "size", "init", "model_name_or_path")
+    chosen = {name: find_option(argv, name) or options.get(name) for name in names}
     recipe = chosen["recipe"] or recipe or RunArguments.recipe
-    content = load_recipe(recipe, chosen["size"], chosen["init"] == "random")
+    own_model = chosen["init"] == "random" or chosen["model_name_or_path"] is not None
+    content = load_recipe(recipe, chosen["size"], any_size=own_model)
     types = tuple(FinetuneArguments.__annotations__.values())
     return FinetuneArguments(*parse_arguments(types, argv, content, recipe, options))
 

@@ -53,9 +53,9 @@ def parse_arguments(
 def find_option(argv: Sequence[str], name: str) -> str | None:
     """The last value of an option, before the rest is parsed."""
     found = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for index, word in enumerate(argv):
         if word == f"--{name}":
-            found = following
+            found = next(iter(argv[index + 1 :]), None)
         elif word.startswith(f"--{name}="):
             found = word.partition("=")[2]
     return found

@@ -25,7 +25,7 @@ def load_recipe(name_or_path: str, size: str | None = None, any_size: bool = Fal
     Args:
         name_or_path: Which.
         size: One of its sizes; None takes the default.
-        any_size: For a size it doesn't know take the default's options, too (for random weights, which any size has).
+        any_size: For a size it doesn't know take the default's options, too: for a model of one's own.
 
     Raises:
         ConfigError: No such recipe, base or size, not a YAML mapping, or bases that go round in a circle.

@@ -384,9 +384,7 @@ class UrbanSegTrainer(Trainer):
 
     def use_averaged_weights(self) -> None:
         """Puts the averages into the model for good, to measure and export them."""
-        with self.ema.swap():
-            averaged = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(averaged)
+        self.ema.use()
 
     def _load_all_weights(self, checkpoint: str) -> None:
         load_weights(self.model, checkpoint)

@@ -20,6 +20,7 @@ from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent / "workers"))
 from compiled import LAYOUTS, SMALL, compute_gradients
+from gradients import relative_error
 
 WORKERS = Path(__file__).parent / "workers"
 # Neither needs a C++ compiler. The first traces alone, which decides how often a model is compiled; the second also
@@ -36,12 +37,6 @@ RUN = {
 def _nothing_compiled_before():
     torch._dynamo.reset()
     counters.clear()
-
-
-def relative_error(gradients, reference):
-    assert gradients.keys() == reference.keys()
-    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
-    return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
 
 
 class CountGraphs(TrainerCallback):

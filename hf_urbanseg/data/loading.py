@@ -17,8 +17,8 @@ from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 
-_OF_DATASET = (synthetic, hub_set)
-_OF_DATA_DIR = (saved_set, described_folders, kitti, cityscapes)
+DATASET_SOURCES = (synthetic, hub_set)
+DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes)
 """Asked in this order; a new layout is a module in `sources` and its name here."""
 
 
@@ -96,12 +96,20 @@ def load_data(
         if given and dataset in (None, "synthetic"):
             raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{where}`", f"leave `--{name}` out", where)
     space, folders = read_label_space(label_space) if label_space else (None, {})
-    path = None if data_dir is None else Path(data_dir).expanduser()
-    of_set = (image_column, label_column, dataset_revision, dataset_config, streaming)
-    request = DataRequest(path, dataset, label_space, space, folders, *of_set)
+    request = DataRequest(
+        path=None if data_dir is None else Path(data_dir).expanduser(),
+        dataset=dataset,
+        label_space_name=label_space,
+        label_space=space,
+        folders=folders,
+        image_column=image_column,
+        label_column=label_column,
+        revision=dataset_revision,
+        config=dataset_config,
+        streaming=streaming,
+    )
     try:
-        source = _find_source(request)
-        found = source.load(request)
+        found = _find_source(request).load(request)
     except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
         what = f"{error.strerror or error} at {error.filename or where}"
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
@@ -117,7 +125,7 @@ def _find_source(request: DataRequest):
     """The module of `sources` that reads what is asked for."""
     path = request.path
     if path is None:
-        if source := next((one for one in _OF_DATASET if one.matches(request)), None):
+        if source := next((one for one in DATASET_SOURCES if one.matches(request)), None):
             return source
         found = f"`{request.dataset}`, which is none"
         raise DataError("`synthetic`, a Hub id `user/name` or a folder", found, "correct `--dataset`")
@@ -127,11 +135,11 @@ def _find_source(request: DataRequest):
         raise DataError("a folder or .zip archive", "no such path", fix, path)
     if path.is_file() and path.suffix.lower() != ".zip":
         raise DataError("a folder or .zip archive", "a file of another kind", "give the folder around it", path)
-    if source := next((one for one in _OF_DATA_DIR if one.matches(request)), None):
+    if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):
         return source
     inside = sorted(entry.name for entry in path.iterdir())
     raise DataError(
-        ", or ".join(one.LOOKS_LIKE for one in _OF_DATA_DIR),
+        ", or ".join(one.LOOKS_LIKE for one in DATA_DIR_SOURCES),
         f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder",
         "check `--data_dir`, or describe the folders in a YAML file as `--label_space`",
         path,

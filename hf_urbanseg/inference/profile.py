@@ -63,21 +63,7 @@ def measure_costs(
     memory = measure_peak_memory(config, image_size, batch_size, precision, device)
     model = AutoModelForSemanticSegmentation.from_config(config, dtype=DTYPES[precision]).to(device)
     latency = measure_latency(model, image_size, batch_size, precision, repeats, warmup, seconds)
-    return {
-        "memory": memory
-        and {
-            "weights_bytes": memory.weights,
-            "working_bytes": memory.working,
-            "peak_bytes": memory.total,
-            "method": memory.method,
-        },
-        "latency": {
-            "logits": latency.logits.to_dict(),
-            "label_map": latency.label_map.to_dict(),
-            "warmup_passes": latency.warmup_passes,
-            "is_warm": latency.is_warm,
-        },
-    }
+    return {"memory": memory, "latency": latency}
 
 
 def describe_device(device: str) -> dict:

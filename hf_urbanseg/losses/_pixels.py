@@ -17,6 +17,12 @@ def upsample_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tenso
     return nn.functional.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def divide(total: Tensor, normalizer: Tensor | float) -> Tensor:
+    """`total / normalizer` in the precision of `total`; `total` itself, which is 0, where the normaliser is 0."""
+    normalizer = torch.as_tensor(normalizer, device=total.device)
+    return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+
+
 def count_class_pixels(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
     """Pixels per class, without the ignored ones.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixel_sum import PixelLoss, sum_pixel_losses
-from hf_urbanseg.losses._pixels import count_class_pixels
+from hf_urbanseg.losses._pixels import count_class_pixels, divide
 
 Normalizer = Literal["valid_pixels", "weight_sum"]
 
@@ -79,9 +79,8 @@ class CrossEntropyLoss(nn.Module):
     ) -> Tensor:
         if normalizer is None:
             normalizer = self.compute_normalizer(labels)
-        normalizer = torch.as_tensor(normalizer, device=logits.device)
         total = sum_pixel_losses(logits, labels, self.class_weights, self.ignore_index, pixel_loss)
-        return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+        return divide(total, normalizer)
 
 
 def _weigh(cross_entropy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.losses._pixels import count_class_pixels, upsample_logits
+from hf_urbanseg.losses._pixels import count_class_pixels, divide, upsample_logits
 
 
 class _Sums(NamedTuple):
@@ -66,7 +66,6 @@ class DiceLoss(nn.Module):
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
         self.num_labels, self.smooth, self.scope, self.ignore_index = num_labels, float(smooth), scope, ignore_index
-        self.diagnostics: dict[str, Tensor] = {}
         self.release()
 
     @property
@@ -97,10 +96,9 @@ class DiceLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         own = self._compute_sums(logits, labels)
         labelled = own.pixels.sum() > 0
-        normalizer = labelled.double() if normalizer is None else torch.as_tensor(normalizer, device=logits.device)
-        normalizer = torch.where(normalizer > 0, normalizer, 1)
+        normalizer = labelled.double() if normalizer is None else normalizer
         if self._settled is None:
-            loss = self._compute_loss(own) / normalizer
+            loss = divide(self._compute_loss(own), normalizer)
         else:
             # The sums are additive, the loss is not: its first-order part at the global sums is additive again, and
             # has the same gradient.
@@ -109,7 +107,7 @@ class DiceLoss(nn.Module):
                 value = self._compute_loss(whole)
                 by_intersection, by_probability = torch.autograd.grad(value, whole[:2])
             slope = by_intersection @ own.intersection + by_probability @ own.probability
-            loss = slope - slope.detach() + labelled * value.detach() / normalizer
+            loss = slope - slope.detach() + divide(labelled * value.detach(), normalizer)
         return loss.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
     def _compute_sums(self, logits: Tensor, labels: Tensor) -> _Sums:

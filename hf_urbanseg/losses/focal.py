@@ -32,7 +32,6 @@ class FocalLoss(CrossEntropyLoss):
     """
 
     name = "focal"
-    needs_collection = False
 
     def __init__(
         self,
@@ -46,7 +45,6 @@ class FocalLoss(CrossEntropyLoss):
         if not 0 <= gamma < float("inf"):
             raise ConfigError("`gamma` of 0 or more", f"{gamma}", "correct it; the paper's is 2")
         self.gamma = float(gamma)
-        self.diagnostics: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         if self.gamma == 0:

@@ -65,11 +65,6 @@ class ConfusionMatrix:
             if wrong:
                 raise ValueError(f"expected {kind} of 0..{self.num_labels - 1}; found {wrong}; map them first")
 
-    def all_reduce(self) -> None:
-        """Sums the counts over all processes of the default group; afterwards every process holds the total."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.matrix)
-
     def reset(self) -> None:
         self.matrix.zero_()
 
@@ -103,6 +98,12 @@ def count_byte_pairs(labels: np.ndarray, predictions: np.ndarray, rows: int, col
         table = table.astype(np.int64).reshape(1 + rows, 256 // step, step)
         counts += table[:, :copies, :columns].sum(1)
     return counts
+
+
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where the whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
 
 
 def _count_bytes(predictions: Tensor, labels: Tensor, classes: int) -> Tensor | None:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hf_urbanseg.errors import CheckpointError, ConfigError, ModelError
+from hf_urbanseg.errors import CheckpointError, ConfigError
 from hf_urbanseg.models.loading import find_difference
 
 EMA_WEIGHTS = "ema.safetensors"
@@ -39,10 +39,10 @@ class ExponentialMovingAverage:
         self.step = 0
         """The step of the last update, as it was given."""
         self._model = model
-        self._average = {
-            name: tensor.clone() if name.startswith(_BUFFERS) else tensor.to(_precision(tensor), copy=True)
-            for name, tensor in _tensors(model).items()
-        }
+        self._average = {name: tensor.clone() for name, tensor in _tensors(model).items()}
+        for name, tensor in self._average.items():
+            if not name.startswith(_BUFFERS):
+                self._average[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -63,26 +63,18 @@ class ExponentialMovingAverage:
         self.step = step
 
     @contextmanager
-    def swap(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
-        """Lends the averaged weights to a model: inside the `with` it has them, afterwards its own again, bit for bit.
-
-        Args:
-            model: Any model with the same tensors; None takes the one that is averaged.
-
-        Raises:
-            ModelError: It has other tensors.
-        """
-        model = self._model if model is None else model
-        tensors = _tensors(model)
-        different = find_difference(self._average, tensors)
-        if different:
-            raise ModelError("the model that was averaged", different, "swap into a model of the same architecture")
-        own = {name: tensor.clone() for name, tensor in tensors.items()}
+    def swap(self) -> Iterator[nn.Module]:
+        """Inside the `with` the model has the averaged weights, afterwards its own again, bit for bit."""
+        own = {name: tensor.clone() for name, tensor in _tensors(self._model).items()}
         try:
-            _copy(self._average, tensors)
-            yield model
+            _copy(self._average, _tensors(self._model))
+            yield self._model
         finally:
-            _copy(own, _tensors(model))
+            _copy(own, _tensors(self._model))
+
+    def use(self) -> None:
+        """Gives the model the averaged weights for good."""
+        _copy(self._average, _tensors(self._model))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages themselves, no copies, as `parameters.<name>` and `buffers.<name>`, and `step`."""
@@ -127,10 +119,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, detached, each once, under names that can't collide."""
     parameters = {_PARAMETERS + name: parameter.detach() for name, parameter in model.named_parameters()}
     return parameters | {_BUFFERS + name: buffer.detach() for name, buffer in model.named_buffers()}
-
-
-def _precision(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @torch.no_grad()

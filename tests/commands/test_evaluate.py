@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_urbanseg.reports.run_files import describe_environment
 
 from hf_urbanseg.commands import evaluate
 from hf_urbanseg.errors import ModelError
@@ -17,6 +16,7 @@ from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
+from hf_urbanseg.runs.environment import describe_environment
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -174,7 +174,7 @@ def test_evaluate__another_models_folder_is_left_alone(run, copy, fails):
     (copy / "recipe.yaml").unlink()
     assert "metrics.json of a training run" in fails(evaluate.main, "--model", run, "--output", copy)
     (copy / "metrics.json").write_text("{")
-    assert "metrics.json: expected the metrics.json of a run" in fails(evaluate.main, "--model", run, "--output", copy)
+    assert "metrics.json: expected JSON; found" in fails(evaluate.main, "--model", run, "--output", copy)
     before |= {"metrics.json": b"{"}
     assert _files(copy) == {name: before[name] for name in before.keys() - {"model.safetensors", "recipe.yaml"}}
 

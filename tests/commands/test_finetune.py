@@ -21,13 +21,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, pipeline
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from hf_urbanseg import finetuning
 from hf_urbanseg.commands import finetune
-from hf_urbanseg.config import ModelArguments
+from hf_urbanseg.config import LossArguments, ModelArguments
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
-from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -105,7 +106,7 @@ def test_finetune__metrics_agree_with_table_and_constant_guess(run):
 def test_build_model__fast_decode_head_unless_told_otherwise():
     for words, head in (("", FastSegformerDecodeHead), ("--stock_decode_head", SegformerDecodeHead)):
         (args,) = parse_arguments([ModelArguments], f"--init random --size tiny {words}".split())
-        assert type(finetune._build_model(args, CITYSCAPES).decode_head) is head
+        assert type(finetuning._build_model(args, LossArguments(), CITYSCAPES).decode_head) is head
 
 
 def test_from_pretrained__complete_and_bit_identical(run):
@@ -306,7 +307,7 @@ def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, c
 
 
 def test_finetune__a_reporter_that_is_not_installed(words, kitti, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(finetune, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(finetuning, "get_available_reporting_integrations", lambda: [])
     options = {"data_dir": kitti, "output_dir": tmp_path / "out", "report_to": "wandb"}
     assert "wandb" in _fails(monkeypatch, capsys, words(**options))
 

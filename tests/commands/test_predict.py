@@ -20,6 +20,7 @@ from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.reports.overlays import blend
+from hf_urbanseg.reports.prediction_files import write_prediction
 from hf_urbanseg.reports.prediction_video import draw_rate
 
 torch.set_num_threads(1)
@@ -269,7 +270,7 @@ def test_write_prediction__a_failed_write_leaves_the_old_file(tmp_path, monkeypa
 
     monkeypatch.setattr(Image.Image, "save", save)
     with pytest.raises(DataError, match=r"a_train_id\.png: .*found No space left on device"):
-        predict.write_prediction(tmp_path, "a", _image(4, 4), np.zeros((4, 4), np.uint8), CITYSCAPES, 0.5)
+        write_prediction(tmp_path, "a", _image(4, 4), np.zeros((4, 4), np.uint8), CITYSCAPES, 0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["a_train_id.png"]
     assert old.read_bytes() == b"old"
 

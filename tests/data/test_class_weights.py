@@ -195,7 +195,5 @@ def test_load_class_weights__refuses(tmp_path, content, message):
 
 
 def test_load_class_weights__no_file(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"none\.json: expected a file of class weights; found no such file; write"
-    ):
+    with pytest.raises(ConfigError, match=r"none\.json: expected a file of class weights; found no such file; write"):
         load_class_weights(tmp_path / "none.json", SPACE)

@@ -117,6 +117,12 @@ def compute_gradients(output_dir, batch_size: int, accumulation: int, loss: str)
     return keep.gradients
 
 
+def relative_error(gradients, reference):
+    assert gradients.keys() == reference.keys()
+    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
+    return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for loss in LOSSES:

@@ -1,7 +1,7 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
+import segformer_references as references
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import SegformerForImageClassification, SegformerForSemanticSegmentation, SegformerModel
@@ -13,12 +13,6 @@ from hf_urbanseg.models.convert.files import CheckpointFile, read_checkpoint_fil
 from hf_urbanseg.models.convert.from_hub import convert_from_hub, load_hub_model, save_checkpoint_file
 from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
 from hf_urbanseg.models.loading import quiet_transformers
-
-_spec = importlib.util.spec_from_file_location(
-    "segformer_references", Path(__file__).with_name("segformer_references.py")
-)
-references = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(references)
 
 TINY = (SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"])
 SAME = (1e-5, 1e-5)  # the Hub's epsilons, so that nothing but the tensors is compared

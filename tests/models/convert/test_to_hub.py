@@ -1,10 +1,10 @@
 import copy
-import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import segformer_references as references
 import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation, SegformerModel
@@ -16,12 +16,6 @@ from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderForSemanticS
 from hf_urbanseg.models.convert.files import CheckpointFile, read_checkpoint_file
 from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
 from hf_urbanseg.models.loading import quiet_transformers
-
-_spec = importlib.util.spec_from_file_location(
-    "segformer_references", Path(__file__).with_name("segformer_references.py")
-)
-references = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(references)
 
 TINY = (SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"])
 ENCODERS = {"nvlabs": references.NvlabsEncoder, "mmsegmentation": references.MmsegEncoder}
