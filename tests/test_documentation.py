@@ -148,6 +148,8 @@ def run(command: Command, pytest_config) -> None:
     """As the shell would, but in this process; what needs more than a test's seconds is parsed by its own parser."""
     match list(command.words):
         case ["urbanseg", *argv]:
+            if argv[0] in ("prepare-data", "convert-checkpoint"):  # others start from what it makes
+                shutil.rmtree(argv[argv.index("--output") + 1], ignore_errors=True)
             urbanseg(argv)
         case ["accelerate", "launch", *argv]:
             script, argv = parse_launch(["accelerate", "launch", *argv])
@@ -170,7 +172,7 @@ def parse_launch(words: list[str]) -> tuple[str, list[str]]:
     assert words[:2] == ["accelerate", "launch"]
     args = launch_command_parser().parse_args(words[2:])
     assert args.config_file is None or Path(args.config_file).is_file()
-    assert args.module == (args.training_script == "hf_urbanseg")
+    assert bool(args.module) == (args.training_script == "hf_urbanseg")
     return args.training_script, args.training_script_args
 
 
@@ -243,7 +245,8 @@ def test_readme__the_first_training_needs_no_configuration_of_accelerate():
 
 def test_readme__map_names_every_room_and_nothing_else():
     rows = re.search(r"^## Where is.*?(?=^## )", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[0]
-    named = {path for row in rows.splitlines() for path in re.findall(r"`([\w./]+)`", row.split("|")[1]) if "|" in row}
+    cells = [row.split("|")[1] for row in rows.splitlines() if row.startswith("| `")]
+    named = {path for cell in cells for path in re.findall(r"`([\w./]+)`", cell)}
     assert not [path for path in named if not (ROOT / path).exists()]
     package = ROOT / "hf_urbanseg"
     rooms = {f"hf_urbanseg/{path.name}" for path in package.glob("*.py") if path.name != "__init__.py"}
@@ -333,7 +336,7 @@ WRONG = [
     "urbanseg evaluate runs/demo --multiscale true",
     "accelerate launch --processes 2 scripts/finetune.py",
     "scripts/finetune.py",
-    "python benchmarks/loss.py --round 3",
+    "python benchmarks/loss.py --turns 3",
     "pip install -e .[gpu]",
     "pytest tests/nowhere.py",
 ]

@@ -50,7 +50,7 @@ def build_miniature(root: Path) -> None:
     widths, depths = SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"]
     segmentor = references.Segmentor(references.MmsegEncoder(widths, depths), references.MmsegHead(widths, 16, 19))
     torch.save({"state_dict": references.randomize(segmentor).state_dict()}, root / "mmsegmentation.pth")
-    main(["convert-checkpoint", "nvlabs.pth", "--output", "converted_before"])
+    main(["convert-checkpoint", "nvlabs.pth", "--output", "converted/nvlabs"])
 
 
 def _write_kitti(root: Path) -> None:
