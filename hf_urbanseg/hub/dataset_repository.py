@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Image
 from datasets.splits import SplitDict, SplitInfo
 
-from hf_urbanseg.data.layouts.folders import FEATURES
-from hf_urbanseg.data.layouts.saved_sets import LABEL_SPACE_FILE, SOURCE_FILE, is_saved_set, read_source
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS, write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.hub.cards.dataset_card import DataTerms, choose_terms, write_dataset_card

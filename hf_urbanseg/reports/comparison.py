@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.metrics.bootstrap import Interval, PairedResult, bootstrap_mean_iou, paired_bootstrap
-from hf_urbanseg.reports.measured_runs import MeasuredRun
+from hf_urbanseg.runs.measured import MeasuredRun
 
 
 @dataclass(frozen=True, eq=False)

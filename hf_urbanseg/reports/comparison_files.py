@@ -12,10 +12,10 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
 from hf_urbanseg.reports.formats import format_change, format_percent
-from hf_urbanseg.reports.measured_runs import MeasuredRun
 from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
 from hf_urbanseg.reports.pages import embed_figure, embed_frame, write_page
 from hf_urbanseg.reports.tables import MEAN_ROW, build_markdown_table, write_csv
+from hf_urbanseg.runs.measured import MeasuredRun
 
 _PIXELS = 230_000
 FEW_IMAGES = 30

@@ -12,8 +12,8 @@ from matplotlib.ticker import NullLocator
 
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.figures import FAINT, REPORT, build_axes
-from hf_urbanseg.reports.measured_runs import MeasuredRun
 from hf_urbanseg.reports.plot_labels import boxes_around, place_labels
+from hf_urbanseg.runs.measured import MeasuredRun
 
 COLORS = ("#2f72b8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
 BETTER, WORSE = COLORS[:2]

@@ -17,7 +17,7 @@ from prepared_sets import folder_of, in_a_folder_of_its_own, refused, run, small
 
 from hf_urbanseg.commands import finetune, publish
 from hf_urbanseg.commands._push_set import push_prepared_set
-from hf_urbanseg.data.layouts.folders import FEATURES
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.hub import dataset_repository

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hf_urbanseg.reports.run_files import write_json, write_yaml
+from hf_urbanseg.reports.split_files import write_split_files
 from loopback_cards import read_front_matter
 from PIL import Image
 
 from hf_urbanseg.commands import _recorded_data
 from hf_urbanseg.commands import publish as publish_command
 from hf_urbanseg.config import DataArguments
-from hf_urbanseg.data.layouts.kitti import load_kitti
+from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.synthetic import render_scene
@@ -27,8 +29,6 @@ from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
-from hf_urbanseg.reports.run_files import write_json, write_yaml
-from hf_urbanseg.reports.split_files import write_split_files
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 # Not what any seed of the usual cut would give.
@@ -69,7 +69,7 @@ def run(kitti, tmp_path_factory):
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    rows, entries = load_kitti(kitti / "training"), {}
+    rows, entries = load_data(data_dir=str(kitti), test_fraction=0, validation_fraction=0).splits["train"], {}
     for split in ("validation", "test"):
         chosen = rows.select([rows["name"][:].index(name) for name in SPLITS[split]])
         dataset = EvalDataset(chosen, CITYSCAPES, processor)

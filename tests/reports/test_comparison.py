@@ -7,7 +7,7 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.comparison import compare_runs
-from hf_urbanseg.reports.measured_runs import MeasuredRun
+from hf_urbanseg.runs.measured import MeasuredRun
 
 
 def count_drawn(seed, right):

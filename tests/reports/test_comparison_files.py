@@ -17,7 +17,7 @@ from hf_urbanseg.reports.comparison_files import (
     write_comparison_page,
     write_comparison_table,
 )
-from hf_urbanseg.reports.measured_runs import MeasuredRun
+from hf_urbanseg.runs.measured import MeasuredRun
 
 CLASSES = ("road", "car", "train")
 SPACE = build_label_space(dict(enumerate(CLASSES)))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from card_pages import NASTY, Page, accept, build_card_run, build_space, read_block
+from hf_urbanseg.reports.run_files import write_json
 from loopback_cards import check_card, read_front_matter
 from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
@@ -27,7 +28,6 @@ from hf_urbanseg.hub.cards.model_card import (
     write_model_card,
 )
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.reports.run_files import write_json
 
 # ---- numbers ----
 

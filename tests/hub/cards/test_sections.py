@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from card_pages import Page, build_card_run, read_block
+from hf_urbanseg.reports.run_files import write_json
 from loopback_cards import read_front_matter
 
 from hf_urbanseg.config import PlanArguments
@@ -15,7 +16,6 @@ from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.recipe import parse_arguments
 from hf_urbanseg.reports.overlays import name_picture
-from hf_urbanseg.reports.run_files import write_json
 
 
 def test_build_model_card__limits_name_classes(tmp_path):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from card_pages import Page, build_card_run
+from hf_urbanseg.reports.run_files import write_json, write_yaml
 
 from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.training import describe_training
-from hf_urbanseg.reports.run_files import write_json, write_yaml
 
 SCALES = "scales 187x621, 281x931, 375x1242, 469x1552, 562x1863, 656x2173"
 
