@@ -74,7 +74,7 @@ def write_comparison_table(comparison: Comparison, path: str | Path, num_images:
         num_images: Listed as better, and as many as worse, per run.
     """
     first, sureness = comparison.first, describe_sureness(comparison)
-    runs = build_markdown_table(_run_heads(comparison), _run_rows(comparison), words=(0, 9))
+    runs = build_markdown_table(_run_heads(comparison), _run_rows(comparison), words=(0, 8))
     heads = [f"{run.name} (%)" for run in comparison.runs]
     heads += [f"{change.run.name} - {first.name}" for change in comparison.changes]
     *rows, mean = (
