@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 
 from hf_urbanseg.errors import UrbanSegError
-from hf_urbanseg.hub.cleaning.secret_scan import hide_secrets
 from hf_urbanseg.hub.client import bound_requests
+from hf_urbanseg.hub.secrets import hide_secrets
 
 
 def run_command(command: Callable[[], None]) -> None:

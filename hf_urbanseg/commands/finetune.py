@@ -16,7 +16,6 @@ from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_urbanseg.checkpoints import list_checkpoints
-from hf_urbanseg.commands._finetune_push import push_end, start_publisher, write_card
 from hf_urbanseg.commands._finetune_report import write_report
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import (
@@ -36,6 +35,7 @@ from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
+from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head

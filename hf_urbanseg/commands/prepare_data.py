@@ -12,7 +12,6 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
 
-from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.data.label_space_files import write_label_space
@@ -22,8 +21,9 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
-from hf_urbanseg.hub.cards.dataset_card import choose_terms
+from hf_urbanseg.hub.cards.licence import choose_data_licence
 from hf_urbanseg.hub.client import clean_token
+from hf_urbanseg.hub.dataset_repository import push_prepared_set
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.recipe import parse_arguments
@@ -67,7 +67,7 @@ def _prepare() -> None:
     source = describe_source(loaded, data, options.license)
     if options.push_to_hub is not None:  # refuse before the work, not after it
         names = [name for rows in loaded.splits.values() for name in rows["name"]]
-        choose_terms(source["origin"], names, source["license"], options.private, loaded.name)
+        choose_data_licence(source["origin"], names, source["license"], options.private, loaded.name)
     inspect_pairs(loaded.splits, loaded.label_space)
     write_prepared_set(loaded, output, options.overwrite, source)
     print(f"{loaded.name}: {loaded.label_space.num_labels} classes")
@@ -81,7 +81,7 @@ def _prepare() -> None:
         try:
             result = push_prepared_set(output, ledger, options.hub_token)
         except UrbanSegError:
-            print(f"not pushed; once it can be: python scripts/publish.py {options.output}", file=sys.stderr)
+            print(f"not pushed; once it can be: `urbanseg publish {options.output}`", file=sys.stderr)
             raise
         print(f"pushed to {result.url}; train on it with --dataset {options.push_to_hub}")
 

@@ -17,16 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.commands._run import run_command
 from hf_urbanseg.config import option
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.client import bound_requests
-from hf_urbanseg.hub.dataset_repository import is_prepared_set
+from hf_urbanseg.hub.dataset_repository import is_prepared_set, push_prepared_set
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import PublishResult, check_target, publish
-from hf_urbanseg.hub.repository import Files, collect_card, collect_repository
+from hf_urbanseg.hub.repository import Files, collect_repository
 from hf_urbanseg.recipe import parse_arguments
 
 logger = logging.getLogger(__name__)
@@ -77,9 +76,9 @@ def _publish() -> None:
     if args.license is not None:
         raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
     chosen = {name: options.pop(name) for name in ("tensorboard", "pictures")}
+    if not args.dry_run and Path(args.run).is_dir():
+        write_model_card(args.run, options["repo_id"], chosen["pictures"])
     files = collect_repository(args.run, **chosen)
-    if not args.dry_run and write_model_card(args.run, options["repo_id"], chosen["pictures"]):
-        files |= collect_card(args.run)
     _print_files(files, f"{args.run} -> {options['repo_id']}")
     if args.dry_run:
         print("dry run: nothing was pushed")
@@ -89,7 +88,9 @@ def _publish() -> None:
     bound_requests(args.timeout)
     ledger.owe("final")  # until it has arrived, even if this process is killed
     try:
-        result = publish(files, message=args.message or "Upload a trained model", timeout=args.timeout, **options)
+        result = publish(
+            files, message=args.message or "Upload a trained model", beside=args.run, timeout=args.timeout, **options
+        )
     except UrbanSegError as error:
         ledger.fail(error.found)
         raise
@@ -124,7 +125,7 @@ def _name_positionals(words: list[str]) -> list[str]:
 def _choose_target(args: PublishArguments, ledger: PushLedger) -> dict:
     """What was asked for, else what the run was pushed with before; becomes the ledger's."""
     if args.repo_id is None and ledger.repo_id is None:
-        raise ConfigError("a repository", "none", f"name it: scripts/publish.py {args.run} user/name", args.run)
+        raise ConfigError("a repository", "none", f"name it: `urbanseg publish {args.run} user/name`", args.run)
     if args.repo_id not in (None, ledger.repo_id):
         if ledger.owed:
             logger.warning("%s is still owed %s; push.json forgets it now", ledger.repo_id, ", ".join(ledger.owed))

@@ -4,7 +4,8 @@ import json
 import shutil
 import sys
 
-from hf_urbanseg.commands import _finetune_push, finetune
+from hf_urbanseg.commands import finetune
+from hf_urbanseg.hub import training
 
 
 def test_records__every_training_argument_and_no_token(run):
@@ -33,7 +34,7 @@ def test_records__a_card_that_fails_costs_nothing(words, kitti, tmp_path, monkey
     def fail(*words):
         raise RuntimeError("odd\nand long")
 
-    monkeypatch.setattr(_finetune_push, "write_model_card", fail)
+    monkeypatch.setattr(training, "write_model_card", fail)
     output = tmp_path / "run"
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words(data_dir=kitti, output_dir=output, max_steps=2)])
     finetune.main()

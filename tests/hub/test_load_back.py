@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.reports.run_files import write_json, write_yaml
 from hf_urbanseg.reports.split_files import write_split_files
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 # Not what any seed of the usual cut would give.
 SPLITS = {
     "train": ["000002_10", "000005_10"],
@@ -139,12 +137,12 @@ def test_card__its_code_runs_in_a_fresh_process(published, run, kitti, run_with_
 def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_with_hub, tmp_path):
     """The data lies elsewhere, the splits come from the Hub, every score is equal to the last bit."""
     card = published.tree("user/name")["README.md"].decode()
-    command = re.search(r"^```bash\npython (scripts/evaluate\.py .*)\n```$", card, re.MULTILINE)[1].split()
-    assert command[1:] == ["--model", "user/name", "--split", "test", "--data_dir", "kitti"]
+    command = re.search(r"^```bash\nurbanseg evaluate (.*)\n```$", card, re.MULTILINE)[1].split()
+    assert command == ["--model", "user/name", "--split", "test", "--data_dir", "kitti"]
     shutil.copytree(kitti, tmp_path / "kitti")
-    words = [*command[1:], "--num_workers", "0", "--output", tmp_path / "out"]
+    words = ["-m", "hf_urbanseg.commands", "evaluate", *command, "--num_workers", "0", "--output", tmp_path / "out"]
     environment = {"HF_URBANSEG_CACHE": tmp_path / "cache", "OMP_NUM_THREADS": 1}
-    done = run_with_hub(SCRIPTS / "evaluate.py", *words, home="stranger", **environment)
+    done = run_with_hub(*words, home="stranger", **environment)
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["splits"]["test"]
     reported = json.loads((run / "metrics.json").read_text())["splits"]["test"]
     assert {**found, "constant_guess": None} == {**reported, "constant_guess": None}

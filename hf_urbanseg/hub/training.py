@@ -1,0 +1,62 @@
+"""What training pushes: a checkpoint's model at each save, the run at its end; nothing of it costs the run."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+from transformers import Trainer, TrainerCallback
+
+from hf_urbanseg.hub.background import BackgroundPublisher
+from hf_urbanseg.hub.cards.model_card import CARD, build_interim_card, read_edited_card, write_model_card
+from hf_urbanseg.hub.repository import Files, collect_checkpoint, collect_repository
+
+logger = logging.getLogger(__name__)
+
+
+class PublishCallback(TrainerCallback):
+    """Hands each saved checkpoint to a `BackgroundPublisher`, without waiting, on the process that saves.
+
+    Args:
+        publisher: Of the run.
+        tensorboard: Push event files, too.
+    """
+
+    def __init__(self, publisher: BackgroundPublisher, tensorboard: bool = False):
+        self.publisher, self.tensorboard = publisher, tensorboard
+
+    def on_save(self, args, state, control, **kwargs):
+        files = partial(self._collect, Path(args.output_dir), state.global_step, state.max_steps)
+        step = f"step {state.global_step}"
+        self.publisher.submit(files, f"Training, {step} of {state.max_steps}", step)
+
+    def _collect(self, run: Path, step: int, max_steps: int) -> Files:
+        files = collect_checkpoint(run, run / f"checkpoint-{step}", self.tensorboard)
+        return files | {CARD: read_edited_card(run) or build_interim_card(run, step, max_steps).encode()}
+
+
+def start_publisher(trainer: Trainer, output: Path) -> BackgroundPublisher:
+    """The publisher of a run, which gets each saved model if that is the strategy."""
+    args = trainer.args
+    publisher = BackgroundPublisher(
+        output, args.hub_model_id,
+        token=args.hub_token, private=args.hub_private_repo, revision=args.hub_revision,
+        tensorboard=args.hub_tensorboard, pictures=args.hub_pictures,
+    )  # fmt: skip
+    if args.hub_strategy == "every_save":
+        trainer.add_callback(PublishCallback(publisher, args.hub_tensorboard))
+    return publisher
+
+
+def push_end(publisher: BackgroundPublisher, trainer: Trainer, output: Path) -> str:
+    """Pushes the finished run, and says in a line where it is or what is owed."""
+    files = partial(collect_repository, output, trainer.args.hub_tensorboard, trainer.args.hub_pictures)
+    publisher.submit(files, f"The trained model, step {trainer.state.global_step}", "final")
+    return publisher.finish(trainer.args.hub_timeout).line
+
+
+def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
+    """The last file of a run, and not worth its push: `urbanseg publish` writes the card again."""
+    try:
+        write_model_card(output, repo_id, pictures)
+    except Exception as error:
+        logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])
