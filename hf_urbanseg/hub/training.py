@@ -51,7 +51,7 @@ def push_end(publisher: BackgroundPublisher, trainer: Trainer, output: Path) -> 
     """Pushes the finished run, and says in a line where it is or what is owed."""
     files = partial(collect_repository, output, trainer.args.hub_tensorboard, trainer.args.hub_pictures)
     publisher.submit(files, f"The trained model, step {trainer.state.global_step}", "final")
-    return publisher.finish(trainer.args.hub_timeout).line
+    return publisher.finish(trainer.args.hub_timeout)
 
 
 def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:

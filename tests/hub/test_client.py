@@ -62,9 +62,7 @@ def test_bound_requests__by_argument_environment_or_default(monkeypatch):
     assert bound_requests() == 7.5
     assert bound_requests(3) == 3
     monkeypatch.setenv("HF_URBANSEG_HUB_TIMEOUT", "soon")
-    with pytest.raises(
-        ConfigError, match="found `soon`; correct it or HF_URBANSEG_HUB_TIMEOUT"
-    ):
+    with pytest.raises(ConfigError, match="found `soon`; correct it or HF_URBANSEG_HUB_TIMEOUT"):
         bound_requests()
     for wrong in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ConfigError, match="expected a timeout above 0 seconds"):
