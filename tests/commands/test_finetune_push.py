@@ -92,7 +92,7 @@ EVERY_REQUEST = "HF_URBANSEG_TEST_EVERY_REQUEST"
 @pytest.mark.parametrize("how", KINDS, ids=str)
 def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, capsys, how):
     """From the first commit on; with HF_URBANSEG_TEST_EVERY_REQUEST=1 from the first and last request of each kind on,
-    which takes 20 minutes. Training ends with the weights of an undisturbed run, and `urbanseg publish` completes it."""
+    taking 20 minutes. Training ends with the weights of an undisturbed run, and `urbanseg publish` completes it."""
     hub = hub_here
 
     def train(output) -> str:
