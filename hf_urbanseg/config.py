@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from hf_urbanseg.data.layouts.saved_sets import IMAGE_COLUMNS, LABEL_COLUMNS
+from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import REPORT_RATIOS, PredictionPlan
 
@@ -16,6 +14,11 @@ def option(default, help_text: str, **metadata):
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def required(help_text: str, **metadata):
+    """A dataclass field without a default."""
+    return field(metadata={"help": help_text, **metadata})
 
 
 _STOCK_DECODE_HEAD = "Compute the decode head as transformers does; default: the same function, several times faster."
@@ -33,8 +36,8 @@ class DataArguments:
 
     data_dir: str | None = option(
         None,
-        "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by prepare_data, or any folder whose "
-        "--label_space file says where images and labels are.",
+        "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by `urbanseg prepare-data`, or a "
+        "folder whose --label_space file says where images and labels are.",
     )
     dataset: str | None = option(
         None,
@@ -79,6 +82,7 @@ class RunArguments:
     num_overlays: int = option(
         6, "Pictures of prediction beside label, evenly picked from the held-out split; 0: none, nor of failures."
     )
+    show: bool = option(False, "Print the recipe with all its options, and train nothing.")
 
 
 @dataclass
@@ -88,7 +92,7 @@ class ModelArguments:
     model_name_or_path: str | None = option(None, "Hub id or folder to start from.")
     model_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     init: str = option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
-    size: str = option("b0", "Size for --init random: tiny, b0 ... b5.")
+    size: str = option("b0", "tiny, b0 ... b5: which, of a recipe for several sizes, or with --init random.")
     decoder_hidden_size: int | None = option(
         None, "Width of the decode head for --init random. The report's decoders have 256 at every size."
     )
@@ -146,7 +150,7 @@ class LossArguments:
     class_weights: str = option(
         "inverse_log",
         "none, inverse_log (report), effective_number, enet, median_frequency, or a JSON file written by "
-        "class_weights.py. Schemes count the pixels of the training split.",
+        "`urbanseg class-weights`. Schemes count the pixels of the training split.",
     )
     ohem_threshold: float | None = option(
         None,
@@ -164,6 +168,82 @@ class LossArguments:
     auxiliary_stage: int = option(3, "Stage it looks at, from 1 (report's code: 3; its text: 2).")
     auxiliary_channels: int = option(256, "Its width (report's code: 256).")
     auxiliary_weight: float = option(0.4, "Weight of its cross-entropy (report: 0.4).")
+
+
+@dataclass
+class TrainingOptions:
+    """How it is trained: the options of `UrbanSegTrainingArguments` that are ours, or have our defaults."""
+
+    output_dir: str = option("runs/finetune", "Folder of the run: checkpoints while it trains, the model at the end.")
+    resume: bool = option(False, "Continue from the newest complete checkpoint in --output_dir.")
+    overwrite: bool = option(False, "Replace an earlier run in --output_dir.")
+    learning_rate: float = option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
+    head_lr_multiplier: float = option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
+    weight_decay: float = option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
+    max_steps: int = option(10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5).")
+    lr_scheduler_type: str = option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
+    lr_power: float = option(1.0, "Power of the polynomial (report: 1.0).")
+    lr_end: float = option(0.0, "Share of the learning rate that is left at the end (report: 0).")
+    lr_cycles: int = option(1, "Warm restarts: equal cycles of the polynomial (report's text; its code has 1).")
+    lr_cycle_decay: float = option(1.0, "Peak of each cycle as a share of the one before.")
+    decay_norms: bool = option(False, "Weight decay on normalisation layers too.")
+    decay_biases: bool = option(True, "Weight decay on biases (as in the report's code).")
+    warmup_steps: float = option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
+    warmup_start: float = option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
+    max_grad_norm: float = option(0.0, "Gradient clipping; 0, as in the report, is none.")
+    sync_batch_norm: bool = option(True, "SyncBatchNorm where there are several GPUs; elsewhere without effect.")
+    ema_decay: float = option(0.0, "Average the weights over steps with this decay and measure them too; 0 is off.")
+    export_ema: bool = option(False, "Select by and export the averaged weights.")
+    freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
+    torch_compile: bool = option(
+        False,
+        "Compile the training step: minutes at the start, faster on a GPU. Evaluation and saved files stay the same.",
+    )
+    gradient_checkpointing: bool = option(
+        False, "Compute the encoder's blocks again for their gradients instead of keeping what they need: less memory."
+    )
+    per_device_train_batch_size: int = option(8, "Crops per process and micro-batch.")
+    per_device_eval_batch_size: int = option(4, "Images per process in evaluation.")
+    eval_strategy: str = option("steps", "When the validation split is measured.")
+    eval_steps: float | None = option(500, "Steps between evaluations (report: 500).")
+    save_steps: float = option(500, "Steps between checkpoints; with a best model to export, as many as --eval_steps.")
+    save_total_limit: int | None = option(2, "Checkpoints kept, besides the best one.")
+    load_best_model_at_end: bool | None = option(True, "Export the checkpoint with the best validation mIoU.")
+    metric_for_best_model: str | None = option("mean_iou", "What selects it.")
+    greater_is_better: bool | None = option(True, "Larger is better.")
+    logging_steps: float = option(50, "Steps between log lines.")
+    logging_nan_inf_filter: bool = option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
+    report_to: list[str] | None = option(["none"], "`tensorboard`, `wandb`, ... or `none`.")
+    remove_unused_columns: bool | None = option(False, "Not used: the data sets here are already tensors.")
+    label_names: list[str] | None = option(["labels"], "Not used: as above.")
+    seed: int = option(42, "Seed of weights, order and augmentation.")
+    ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
+    dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
+    cache_images: str = option(
+        "auto",
+        "Keep decoded training frames in memory, 4 bytes a pixel, shared by the workers: `true`, `false`, or `auto`: "
+        "if they take up to a quarter of what is free.",
+        choices=["auto", "true", "false"],
+    )
+    dataloader_persistent_workers: bool = option(True, "Keep them from epoch to epoch; samples carry their epoch.")
+    cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
+    push_to_hub: bool = option(False, "Push to --hub_model_id while training and at the end; never costs the run.")
+    hub_model_id: str | None = option(None, "Repository on the Hub, as user/name.")
+    hub_strategy: str = option("every_save", "`every_save` pushes each saved model and the end; `end` the end alone.")
+    hub_tensorboard: bool = option(False, "Push TensorBoard's logs, too.")
+    hub_pictures: bool | None = option(
+        None, "Push what shows images of the data, too (overlays, failures, the report). Default: unless the data's "
+        "licence is known to forbid it (Cityscapes).", nargs="?", const=True
+    )  # fmt: skip
+    hub_timeout: float = option(600.0, "Seconds that the end of a run waits for its pushes; what is left is owed.")
+
+
+RARE_TRAINING_OPTIONS = (
+    "cpu_threads", "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases", "decay_norms",
+    "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout", "label_names", "logging_nan_inf_filter",
+    "lr_cycle_decay", "lr_end", "metric_for_best_model", "remove_unused_columns", "warmup_start",
+)  # fmt: skip
+"""Of `TrainingOptions`, those that few people change: the short help leaves them out."""
 
 
 @dataclass
@@ -221,6 +301,8 @@ def check_device(device: str | None) -> None:
     """Refuses a `--device` that this machine doesn't have; None is the choice of the command."""
     if device is None:
         return
+    import torch  # here, because options are also read where only `--help` is wanted
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -53,19 +53,10 @@ def build_parameter_groups(
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        part = "encoder" if id(parameter) in in_encoder else "head"
-        decayed = id(parameter) not in undecayed
-        name = part if decayed else f"{part}_no_decay"
-        group = groups.setdefault(
-            name,
-            {
-                "params": [],
-                "lr": learning_rate * (1.0 if part == "encoder" else head_lr_multiplier),
-                "weight_decay": weight_decay if decayed else 0.0,
-                "name": name,
-            },
-        )
-        group["params"].append(parameter)
+        part, rate = ("encoder", 1.0) if id(parameter) in in_encoder else ("head", head_lr_multiplier)
+        name, decay = (f"{part}_no_decay", 0.0) if id(parameter) in undecayed else (part, weight_decay)
+        group = {"params": [], "lr": learning_rate * rate, "weight_decay": decay, "name": name}
+        groups.setdefault(name, group)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -126,20 +117,6 @@ def compute_polynomial_factor(
     return factor
 
 
-def build_polynomial_schedule(
-    optimizer: Optimizer,
-    num_steps: int,
-    warmup_steps: int = 0,
-    power: float = 1.0,
-    end: float = 0.0,
-    warmup_start: float = 1e-5,
-    cycles: int = 1,
-    cycle_decay: float = 1.0,
-) -> LambdaLR:
-    """`compute_polynomial_factor` as a scheduler stepped once per optimiser step."""
-    return LambdaLR(
-        optimizer,
-        lambda step: compute_polynomial_factor(
-            step, num_steps, warmup_steps, power, end, warmup_start, cycles, cycle_decay
-        ),
-    )
+def build_polynomial_schedule(optimizer: Optimizer, num_steps: int, *options, **named_options) -> LambdaLR:
+    """`compute_polynomial_factor(step, num_steps, ...)` as a scheduler stepped once per optimiser step."""
+    return LambdaLR(optimizer, lambda step: compute_polynomial_factor(step, num_steps, *options, **named_options))

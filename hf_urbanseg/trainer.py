@@ -1,5 +1,6 @@
 """`UrbanSegTrainer`: transformers' Trainer with exact losses, whole checkpoints and streaming evaluation."""
 
+import logging
 import math
 import shutil
 import time
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from hf_urbanseg.checkpoints import (
     commit_checkpoint,
@@ -24,7 +26,8 @@ from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
+from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
+from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.metrics.mean_iou import compute_scores
@@ -35,6 +38,8 @@ from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 from hf_urbanseg.trainer_hooks import TrainerHooks
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 class UrbanSegTrainer(Trainer):
@@ -52,34 +57,47 @@ class UrbanSegTrainer(Trainer):
 
     Args:
         model: Built model whose `logits` are (N, C, h, w).
-        args: Options.
-        loss: Named parts; their weighted sum is minimised.
-        train_dataset: Augmented samples.
-        eval_dataset: Images with labels of native size; a dict of them is measured one by one.
+        args: Ours, or stock's: then what our options would add is off, and optimiser and schedule are stock's own.
+        loss: Named parts, whose weighted sum is minimised, or one of our losses.
+        train_dataset: Augmented samples, or any map-style data set of them; see Shape. An epoch is cut to whole
+            optimiser steps.
+        eval_dataset: Images with labels of native size, or any data set as for training; a dict of them is measured one
+            by one. None switches off the evaluation and the choice of the best that are on by default.
         processing_class: Image processor saved with the model.
         callbacks: As in Trainer.
 
+    Shape:
+        Samples of a data set of one's own, each image of its own size in evaluation:
+        pixel_values: (3, H, W) float, as the model takes it. labels: (H, W) integer, classes or 255.
+
     Raises:
         CheckpointError: On `train(resume_from_checkpoint=...)`, nothing complete to resume from.
-        ConfigError: `args.push_to_hub`.
+        ConfigError: `args.push_to_hub`, or a loss that has no normaliser.
+
+    Example:
+        args = TrainingArguments("runs/mine", max_steps=1000)
+        trainer = UrbanSegTrainer(model, args, loss=OhemCrossEntropyLoss(19), train_dataset=my_torch_dataset)
+        trainer.train()
     """
 
-    args: UrbanSegTrainingArguments
+    args: TrainingArguments
 
     def __init__(
         self,
         model: PreTrainedModel,
-        args: UrbanSegTrainingArguments,
-        loss: WeightedSumLoss,
-        train_dataset: TrainDataset | None = None,
-        eval_dataset: EvalDataset | dict[str, EvalDataset] | None = None,
+        args: TrainingArguments,
+        loss: WeightedSumLoss | nn.Module,
+        train_dataset: TrainDataset | Dataset | None = None,
+        eval_dataset: EvalDataset | Dataset | dict[str, EvalDataset | Dataset] | None = None,
         processing_class=None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         if args.push_to_hub:
             # Stock's push needs the Hub at start, hides failures, can hang at the end, and uploads the token.
             raise ConfigError("no `push_to_hub` in the trainer", "it", "add a `hub.callback.PublishCallback` instead")
-        if args.sync_batch_norm:
+        loss = loss if isinstance(loss, WeightedSumLoss) else WeightedSumLoss(loss)
+        self._adapt_arguments(args, eval_dataset is not None)
+        if getattr(args, "sync_batch_norm", False):
             convert_sync_batch_norm(model, args.world_size, args.device)
         if args.torch_compile:
             check_compiler(args.device, args.torch_compile_backend, args.torch_compile_mode)
@@ -98,11 +116,27 @@ class UrbanSegTrainer(Trainer):
         self.loss = loss.to(self.args.device)
         self.train_sampler: EpochSampler | None = None
         self.loss_log = LossLog(self.args.device)
-        self.ema = ExponentialMovingAverage(self.model, args.ema_decay) if args.ema_decay else None
+        ema_decay = getattr(args, "ema_decay", 0)
+        self.ema = ExponentialMovingAverage(self.model, ema_decay) if ema_decay else None
         self._step_batches: list[dict[str, Tensor]] = []
         if args.torch_compile:
             run_once(self.model)
         self.add_callback(TrainerHooks(self))
+
+    @staticmethod
+    def _adapt_arguments(args: TrainingArguments, can_evaluate: bool) -> None:
+        """Settings that stock or our defaults have and that can't hold here."""
+        if isinstance(args, UrbanSegTrainingArguments) and args.eval_strategy != "no" and not can_evaluate:
+            logger.warning("there is no `eval_dataset`: nothing is measured or selected, the last step is what stays")
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        if args.metric_for_best_model in ("loss", "eval_loss"):  # stock's default
+            logger.info("no loss is computed in evaluation: the best checkpoint is that of the highest mean IoU")
+            args.metric_for_best_model, args.greater_is_better = "mean_iou", True
+        args.remove_unused_columns = False  # by the names of the model's arguments, of which `extent` is none
+        if args.n_gpu > 1:
+            # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
+            logger.warning("one of %d GPUs is used; start with `accelerate launch` to use all", args.n_gpu)
+            args._n_gpu = 1
 
     # Data
 
@@ -115,14 +149,18 @@ class UrbanSegTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        if not isinstance(dataset, TrainDataset):
-            return super()._get_train_sampler(dataset)
         step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        self.train_sampler = EpochSampler(len(dataset), step_size, self.args.seed)
+        sampler = EpochSampler if isinstance(dataset, TrainDataset) else _IndexSampler
+        self.train_sampler = sampler(len(dataset), step_size, self.args.seed)
         return self.train_sampler
 
     def _prepare_inputs(self, inputs):
-        return normalize_batch(super()._prepare_inputs(inputs))
+        inputs = normalize_batch(super()._prepare_inputs(inputs))
+        return inputs | {"labels": inputs["labels"].long()}
+
+    def _freeze_batch_norm(self) -> None:
+        if getattr(self.args, "freeze_batch_norm", False):
+            keep_batch_norm_statistics(self.model)
 
     # Loss
 
@@ -154,8 +192,7 @@ class UrbanSegTrainer(Trainer):
         device, compiled = self.args.device, self.args.torch_compile
         model = self.model_wrapped if compiled else self.model
         self.model.train()
-        if self.args.freeze_batch_norm:
-            keep_batch_norm_statistics(self.model)
+        self._freeze_batch_norm()
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):
             for batch in batches:
                 batch = self._prepare_inputs(batch)
@@ -172,15 +209,13 @@ class UrbanSegTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
-        if self.args.freeze_batch_norm:
-            keep_batch_norm_statistics(self.model)
+        self._freeze_batch_norm()
         outputs = model(pixel_values=inputs["pixel_values"])
         normalizer = None
         if num_items_in_batch is not None:
             normalizer = dict(zip(self.loss.weights, num_items_in_batch, strict=True))
         parts = self.loss(outputs, labels, normalizer)
-        void = (labels == self.model.config.semantic_loss_ignore_index).all()
-        self.loss_log.add(parts, self.loss.diagnostics, void)
+        self.loss_log.add(parts, self.loss.diagnostics, void=(labels == IGNORE_INDEX).all())
         loss = sum(parts.values())
         if num_items_in_batch is not None:
             # DDP averages gradients over ranks; the global normaliser calls for their sum.
@@ -195,6 +230,8 @@ class UrbanSegTrainer(Trainer):
     # Optimiser
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if not isinstance(self.args, UrbanSegTrainingArguments):
+            return super().create_optimizer(model)
         if self.optimizer is None:
             args, model = self.args, self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
@@ -206,7 +243,7 @@ class UrbanSegTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.args.lr_scheduler_type != "polynomial":
+        if not isinstance(self.args, UrbanSegTrainingArguments) or self.args.lr_scheduler_type != "polynomial":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             self.lr_scheduler = build_polynomial_schedule(
@@ -246,13 +283,13 @@ class UrbanSegTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _compute_metrics(self, dataset: EvalDataset) -> dict[str, float]:
+    def _compute_metrics(self, dataset: EvalDataset | Dataset) -> dict[str, float]:
         scores = compute_scores(self.measure(dataset, autocast=True).matrix)
         metrics = {key: scores[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")}
         names = self.model.config.id2label
         return metrics | {f"iou_{names[i]}": value for i, value in enumerate(scores["iou"]) if not math.isnan(value)}
 
-    def measure(self, dataset: EvalDataset, autocast: bool = False, boundary: bool = False) -> Measurement:
+    def measure(self, dataset: EvalDataset | Dataset, autocast: bool = False, boundary: bool = False) -> Measurement:
         """Counts of a split over all ranks, each image once, at native resolution.
 
         Args:
@@ -261,6 +298,7 @@ class UrbanSegTrainer(Trainer):
             boundary: Also count for boundary IoU.
         """
         self._synchronize_buffers()
+        dataset = dataset if isinstance(dataset, EvalDataset) else TensorEvalDataset(dataset)
         # `self.model` and not what wraps it: under DDP, ranks may have different numbers of batches; compiled, images
         # of another size than the crops, and gradients being off, would each be compiled anew.
         args, names, id2label = self.args, dataset.names, self.model.config.id2label
@@ -346,11 +384,16 @@ class UrbanSegTrainer(Trainer):
 
     def use_averaged_weights(self) -> None:
         """Puts the averages into the model for good, to measure and export them."""
-        with self.ema.swap():
-            averaged = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(averaged)
+        self.ema.use()
 
     def _load_all_weights(self, checkpoint: str) -> None:
         load_weights(self.model, checkpoint)
         if self.ema is not None:
             self.ema.load(checkpoint)
+
+
+class _IndexSampler(EpochSampler):
+    """The same order without the epochs, which data sets of others don't know."""
+
+    def __iter__(self):
+        return (index for _, index in super().__iter__())

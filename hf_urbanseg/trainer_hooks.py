@@ -20,9 +20,9 @@ class TrainerHooks(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.loss_log.step = state.global_step
-        if args.load_best_model_at_end and state.best_global_step:
+        if args.load_best_model_at_end and state.best_model_checkpoint:
             # The run's folder may have been moved since the path was recorded; stock would then forget the best.
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            best = Path(args.output_dir) / Path(state.best_model_checkpoint).name
             if best not in list_checkpoints(args.output_dir):
                 raise CheckpointError(
                     f"the best checkpoint of the run, {best.name}", "none", "put it back or start anew", args.output_dir

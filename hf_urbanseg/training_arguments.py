@@ -1,81 +1,19 @@
 """`UrbanSegTrainingArguments`: transformers' TrainingArguments with our options, defaults and checks."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
 
 import torch
 from transformers import TrainingArguments
 
-from hf_urbanseg.config import option
+from hf_urbanseg.config import TrainingOptions
 from hf_urbanseg.errors import ConfigError
 
 
 @dataclass
-class UrbanSegTrainingArguments(TrainingArguments):
+class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
     """`transformers.TrainingArguments` with the report's values as defaults and the options of `UrbanSegTrainer`."""
-
-    output_dir: str = option("runs/finetune", "Folder of the run: checkpoints while it trains, the model at the end.")
-    resume: bool = option(False, "Continue from the newest complete checkpoint in --output_dir.")
-    overwrite: bool = option(False, "Replace an earlier run in --output_dir.")
-    learning_rate: float = option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
-    head_lr_multiplier: float = option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
-    weight_decay: float = option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
-    max_steps: int = option(10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5).")
-    lr_scheduler_type: str = option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
-    lr_power: float = option(1.0, "Power of the polynomial (report: 1.0).")
-    lr_end: float = option(0.0, "Share of the learning rate that is left at the end (report: 0).")
-    lr_cycles: int = option(1, "Warm restarts: equal cycles of the polynomial (report's text; its code has 1).")
-    lr_cycle_decay: float = option(1.0, "Peak of each cycle as a share of the one before.")
-    decay_norms: bool = option(False, "Weight decay on normalisation layers too.")
-    decay_biases: bool = option(True, "Weight decay on biases (as in the report's code).")
-    warmup_steps: float = option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
-    warmup_start: float = option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
-    max_grad_norm: float = option(0.0, "Gradient clipping; 0, as in the report, is none.")
-    sync_batch_norm: bool = option(True, "SyncBatchNorm where there are several GPUs; elsewhere without effect.")
-    ema_decay: float = option(0.0, "Average the weights over steps with this decay and measure them too; 0 is off.")
-    export_ema: bool = option(False, "Select by and export the averaged weights.")
-    freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
-    torch_compile: bool = option(
-        False,
-        "Compile the training step: minutes at the start, faster on a GPU. Evaluation and saved files stay the same.",
-    )
-    gradient_checkpointing: bool = option(
-        False, "Compute the encoder's blocks again for their gradients instead of keeping what they need: less memory."
-    )
-    per_device_train_batch_size: int = option(8, "Crops per process and micro-batch.")
-    per_device_eval_batch_size: int = option(4, "Images per process in evaluation.")
-    eval_strategy: str = option("steps", "When the validation split is measured.")
-    eval_steps: float | None = option(500, "Steps between evaluations (report: 500).")
-    save_steps: float = option(500, "Steps between checkpoints; with a best model to export, as many as --eval_steps.")
-    save_total_limit: int | None = option(2, "Checkpoints kept, besides the best one.")
-    load_best_model_at_end: bool | None = option(True, "Export the checkpoint with the best validation mIoU.")
-    metric_for_best_model: str | None = option("mean_iou", "What selects it.")
-    greater_is_better: bool | None = option(True, "Larger is better.")
-    logging_steps: float = option(50, "Steps between log lines.")
-    logging_nan_inf_filter: bool = option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
-    report_to: list[str] | None = option(["none"], "`tensorboard`, `wandb`, ... or `none`.")
-    remove_unused_columns: bool | None = option(False, "Not used: the data sets here are already tensors.")
-    label_names: list[str] | None = option(["labels"], "Not used: as above.")
-    seed: int = option(42, "Seed of weights, order and augmentation.")
-    ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
-    dataloader_num_workers: int = option(2, "Worker processes that load and augment, per training process.")
-    cache_images: str = option(
-        "auto",
-        "Keep decoded training frames in memory, 4 bytes a pixel, shared by the workers: `true`, `false`, or `auto`: "
-        "if they take up to a quarter of what is free.",
-        choices=["auto", "true", "false"],
-    )
-    dataloader_persistent_workers: bool = option(True, "Keep them from epoch to epoch; samples carry their epoch.")
-    cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
-    push_to_hub: bool = option(False, "Push to --hub_model_id while training and at the end; never costs the run.")
-    hub_model_id: str | None = option(None, "Repository on the Hub, as user/name.")
-    hub_strategy: str = option("every_save", "`every_save` pushes each saved model and the end; `end` the end alone.")
-    hub_tensorboard: bool = option(False, "Push TensorBoard's logs, too.")
-    hub_pictures: bool | None = option(
-        None, "Push what shows images of the data, too (overlays, failures, the report). Default: unless the data's "
-        "licence is known to forbid it (Cityscapes).", nargs="?", const=True
-    )  # fmt: skip
-    hub_timeout: float = option(600.0, "Seconds that the end of a run waits for its pushes; what is left is owed.")
 
     def __post_init__(self):
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
@@ -151,3 +89,62 @@ def _check_push(args: "UrbanSegTrainingArguments") -> None:
         raise ConfigError("`hub_strategy` of every_save or end", f"`{strategy}`", fix)
     if not args.hub_timeout >= 0:
         raise ConfigError("`hub_timeout` of 0 or more seconds", f"{args.hub_timeout}", "correct it")
+
+
+_NOT_RECORDED = {
+    # secrets
+    "hub_token", "push_to_hub_token",
+    # whoever repeats a run pushes to their own repository, if at all
+    "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision", "hub_always_push",
+    "hub_tensorboard", "hub_pictures", "hub_timeout",
+    # of this start and machine, not of the recipe
+    "recipe", "show", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
+    "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
+    # naming one switches `torch_compile` on, whatever the command line says
+    "torch_compile_backend", "torch_compile_mode",
+    # the new name of `gradient_checkpointing`, which transformers 5.17 doesn't know
+    "activation_checkpointing",
+    # follows from `eval_strategy`
+    "do_eval",
+}  # fmt: skip
+
+
+def resolve_recipe(*arguments) -> dict:
+    """The options of a run as a recipe that repeats it: ours always, stock transformers' where not at their default.
+
+    Secrets and what belongs to one start (`--resume`, devices) are left out.
+    """
+    stock = {f.name for f in fields(TrainingArguments)} - {f.name for f in fields(TrainingOptions)}
+    recipe = {}
+    for instance in arguments:
+        for f in fields(instance):
+            value = getattr(instance, f.name)
+            value = [_plain(item) for item in value] if isinstance(value, list) else _plain(value)
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            plain = (
+                value is None
+                or isinstance(value, (bool, int, float, str, dict))
+                or (isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value))
+            )
+            # Stock turns some None into False and "" into [] when it starts: still off, so not an option anybody set.
+            chosen = value != default and bool(value or default)
+            if f.init and plain and f.name not in _NOT_RECORDED and (f.name not in stock or chosen):
+                recipe[f.name] = value
+    return recipe
+
+
+def resolve_training_arguments(args: TrainingArguments) -> dict:
+    """Every training argument as it was in effect, transformers' defaults included, secrets left out; for the record.
+
+    A recipe repeats a run with the defaults of the day; this says what they were.
+    """
+    values = {f.name: _plain(getattr(args, f.name)) for f in fields(args) if f.init and "token" not in f.name}
+    return {
+        name: [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        for name, value in sorted(values.items())
+        if value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    }
+
+
+def _plain(value):
+    return value.value if isinstance(value, Enum) else value

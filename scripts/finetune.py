@@ -1,10 +1,7 @@
-import sys
-from pathlib import Path
+#!/usr/bin/env python
+"""What `accelerate launch` starts: `urbanseg finetune` by another name."""
 
-# This folder holds evaluate.py, which would hide the library of that name.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
-from hf_urbanseg.commands.finetune import main  # noqa: E402
+from hf_urbanseg.commands.finetune import main
 
 if __name__ == "__main__":
     main()

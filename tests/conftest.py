@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 WORKERS = ROOT / "tests" / "workers"
 
 # The loopback Hub and what several tests of a room share: plain modules, without a package.
-sys.path[:0] = [str(ROOT / "tests" / room) for room in ("loopback_hub", "hub", "hub/cards", "commands")]
+_ROOMS = ("loopback_hub", "hub", "hub/cards", "commands", "data", "models/convert", "documentation")
+sys.path[:0] = [str(ROOT / "tests" / room) for room in _ROOMS]
 from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
 
 
@@ -53,5 +54,22 @@ def launch(tmp_path):
             "--num_processes", str(processes), "--main_process_port", "0", str(script), *map(str, words),
         ]  # fmt: skip
         return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys):
+    """Runs a command that must refuse: status 2 and one line, which is returned."""
+
+    def run(main, *argv) -> str:
+        words = [str(word) for word in argv]
+        monkeypatch.setattr(sys, "argv", ["command", *words])  # where misplaced tokens are looked for
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
 
     return run

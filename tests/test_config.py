@@ -15,8 +15,9 @@ from hf_urbanseg.config import (
 )
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.recipe import load_recipe, parse_arguments, resolve_recipe
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.recipe import load_recipe
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 

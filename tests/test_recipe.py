@@ -13,8 +13,9 @@ from hf_urbanseg.config import (
     RunArguments,
 )
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.recipe import load_recipe, parse_arguments, recipe_names, resolve_recipe
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.recipe import load_recipe, recipe_names
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 
 ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 FOLDER = Path(__file__).parents[1] / "hf_urbanseg" / "recipes"
@@ -114,6 +115,35 @@ def test_parse_arguments__unknown_option(words):
     assert words[0] in fails(*words)
 
 
+@pytest.mark.parametrize(
+    ("word", "fix"),
+    [
+        ("--lss", "did you mean `--loss`"),
+        ("--learning-rat=3", "did you mean `--learning_rate`"),
+        ("--num_train_epoch", "did you mean `--num_train_epochs`"),  # of stock transformers
+        ("--qqqq", "see `--help`"),
+    ],
+)
+def test_parse_arguments__a_mistyped_option_names_the_nearest(word, fix):
+    assert fails(word, "3") == f"expected known options; found `{word}`; {fix}."
+
+
+def test_parse_arguments__options_of_python_win_over_the_recipe():
+    recipe = {"model_name_or_path": "nvidia/mit-b0", "max_steps": 5, "flip": 0.1}
+    options = {"model_name_or_path": None, "max_steps": 7, "train_scales": [0.5, "1.0"], "output_dir": Path("runs/x")}
+    arguments = parse_arguments(ALL, ["--seed", "3"], recipe, "mine.yaml", options)
+    model, augmentation, args = arguments[2], arguments[3], arguments[5]
+    assert (model.model_name_or_path, args.max_steps, args.seed, args.output_dir) == (None, 7, 3, "runs/x")
+    assert (augmentation.flip, augmentation.train_scales) == (0.1, ["0.5", "1.0"])
+    for wrong, line in (
+        ({"max_step": 3}, "expected known options; found `max_step`; did you mean `max_steps`."),
+        ({"max_steps": "many"}, "expected valid options; found argument --max_steps"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_arguments(ALL, [], recipe, "mine.yaml", wrong)
+        assert str(caught.value).startswith(line)  # the recipe is not blamed
+
+
 @pytest.mark.parametrize("flag", [("--learning", "3"), ("--over",)])
 def test_parse_arguments__no_abbreviations(flag):
     # A later option with the same beginning would change what they mean.
@@ -128,7 +158,12 @@ def test_load_recipe__every_shipped_recipe_parses(name):
     assert args.learning_rate == recipe["learning_rate"]
     assert augmentation.train_scales == recipe["train_scales"]
     assert model.model_name_or_path == recipe.get("model_name_or_path")
-    assert args.output_dir == f"runs/{name}"
+    # The size stands in the folder, so that runs of several sizes don't meet.
+    assert args.output_dir in (
+        f"runs/{name}",
+        f"runs/{name}".replace("ladder/", "ladder/b0_"),
+        "runs/segformer_b0_kitti",
+    )
     assert args.save_steps % args.eval_steps == 0
 
 
@@ -269,6 +304,40 @@ def test_load_recipe__a_base_that_cannot_be_read(tmp_path, base, words):
     assert all(word in line for word in words)
 
 
+SIZES = """size: b0
+output_dir: runs/x_{size}
+max_steps: 9
+model_name_or_path: nvidia/mit-{size}
+sizes:
+  tiny: {max_steps: 2, model_name_or_path: null}
+  b0:
+"""
+
+
+def test_load_recipe__one_for_several_sizes(tmp_path):
+    write(tmp_path, first=SIZES, second="base: first.yaml\nmax_steps: 7\nsizes: {tiny: {seed: 1}}\nsize: tiny\n")
+    first, second = str(tmp_path / "first.yaml"), str(tmp_path / "second.yaml")
+    of_b0 = {"size": "b0", "output_dir": "runs/x_b0", "max_steps": 9, "model_name_or_path": "nvidia/mit-b0"}
+    assert load_recipe(first) == load_recipe(first, "b0") == of_b0
+    tiny = of_b0 | {"size": "tiny", "output_dir": "runs/x_tiny", "max_steps": 2, "model_name_or_path": None}
+    assert load_recipe(first, "tiny") == tiny
+    # Own keys win over what the base says for that size; the default size is the last one named.
+    assert load_recipe(second) == tiny | {"max_steps": 7, "seed": 1}
+    assert load_recipe(second, "b0") == of_b0 | {"max_steps": 7}
+
+
+def test_load_recipe__a_size_it_does_not_know(tmp_path):
+    write(tmp_path, first=SIZES, wrong="sizes: {b0: 3}\n")
+    path = tmp_path / "first.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(str(path), "b9")
+    assert str(caught.value) == (
+        f"{path}: expected a size of tiny, b0 for this recipe; found `b9`; choose one with `--size`."
+    )
+    assert load_recipe(str(path), "b9", any_size=True) == load_recipe(str(path))  # of random weights
+    assert "`sizes` with a mapping of options for each" in load_fails(tmp_path / "wrong.yaml")
+
+
 def test_load_recipe__unknown_keys_of_a_base_are_refused(tmp_path):
     write(tmp_path, old="learning_rat: 1\n", mine="base: old.yaml\n")
     path = str(tmp_path / "mine.yaml")
@@ -280,8 +349,8 @@ def test_recipe_names__folders_come_last_and_are_part_of_the_name():
     names = recipe_names()
     kitti = ["segformer_b0_kitti", "segformer_b2_kitti", "segformer_b5_kitti"]
     assert names[:5] == ["demo", "pretrain_camvid_tiny", *kitti]
-    assert "ladder/b2_5_ohem" in names[5:]
-    assert "did you mean `ladder/b2_5_ohem`" in load_fails("b2_5_ohem")
+    assert "ladder/5_ohem" in names[6:]
+    assert "did you mean `ladder/5_ohem`" in load_fails("5_ohem")
     assert "ladder/..." in load_fails("qqq")
 
 
@@ -293,6 +362,7 @@ def test_recipe_names__every_folder_is_installed_with_the_package():
 
 ROUND_TRIPS = [
     *[load_recipe(name) for name in recipe_names()],
+    *[load_recipe(f"ladder/{rung}", size) for rung in ("1_imagenet", "7_auxiliary") for size in ("tiny", "b5")],
     {
         "num_train_epochs": 7,
         "max_steps": -1,

@@ -20,12 +20,6 @@ from hf_urbanseg.optim import compute_polynomial_factor
 WORKERS = Path(__file__).parent / "workers"
 
 
-def relative_error(gradients, reference):
-    assert gradients.keys() == reference.keys()
-    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
-    return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
-
-
 @pytest.fixture(scope="module")
 def reference_gradients(worker, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
@@ -37,7 +31,7 @@ def test_gradient__same_for_any_accumulation(worker, reference_gradients, tmp_pa
         for batch_size, accumulation in ((4, 2), (1, 8)):
             gradients = worker.compute_gradients(tmp_path, batch_size, accumulation, loss)
             # Rounding of fp32 over other batches: 0.4e-6 to 1.1e-6 over the losses.
-            assert relative_error(gradients, expected) < 2e-6, (loss, batch_size, accumulation)
+            assert worker.relative_error(gradients, expected) < 2e-6, (loss, batch_size, accumulation)
 
 
 def test_gradient__same_on_two_processes(worker, reference_gradients, launch, tmp_path):
@@ -46,16 +40,16 @@ def test_gradient__same_on_two_processes(worker, reference_gradients, launch, tm
     for loss, expected in reference_gradients.items():
         for batch_size, accumulation in worker.TWO_PROCESS_LAYOUTS:
             gradients = torch.load(tmp_path / f"{loss}_{batch_size}_{accumulation}.pt")
-            assert relative_error(gradients, expected) < 1e-6, (loss, batch_size, accumulation)
+            assert worker.relative_error(gradients, expected) < 1e-6, (loss, batch_size, accumulation)
 
 
-def test_gradient__losses_differ(reference_gradients):
+def test_gradient__losses_differ(worker, reference_gradients):
     """Else the comparisons above would prove little."""
     names = list(reference_gradients)
     for first, second in itertools.pairwise(names):
         common = reference_gradients[first].keys() & reference_gradients[second].keys()
         pair = [{key: reference_gradients[name][key] for key in common} for name in (first, second)]
-        assert relative_error(*pair) > 1e-3, (first, second)
+        assert worker.relative_error(*pair) > 1e-3, (first, second)
 
 
 def test_gradient__equals_plain_autograd(worker, reference_gradients, tmp_path):
@@ -72,7 +66,7 @@ def test_gradient__equals_plain_autograd(worker, reference_gradients, tmp_path):
     loss = torch.nn.functional.cross_entropy(logits, labels, weights, ignore_index=255)  # divided by summed weights
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert relative_error(reference_gradients["weighted_weight_sum"], gradients) < 1e-6
+    assert worker.relative_error(reference_gradients["weighted_weight_sum"], gradients) < 1e-6
 
 
 def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):

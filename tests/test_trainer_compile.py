@@ -20,6 +20,7 @@ from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent / "workers"))
 from compiled import LAYOUTS, SMALL, compute_gradients
+from gradients import relative_error
 
 WORKERS = Path(__file__).parent / "workers"
 # Neither needs a C++ compiler. The first traces alone, which decides how often a model is compiled; the second also
@@ -36,12 +37,6 @@ RUN = {
 def _nothing_compiled_before():
     torch._dynamo.reset()
     counters.clear()
-
-
-def relative_error(gradients, reference):
-    assert gradients.keys() == reference.keys()
-    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
-    return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
 
 
 class CountGraphs(TrainerCallback):
@@ -138,9 +133,9 @@ def test_trainer__refuses_what_cannot_compile(worker, tmp_path, options):
 
 def test_check_compiler__names_the_missing_one(tmp_path):
     code = (
-        "from hf_urbanseg.commands._run import run_command\n"
+        "from hf_urbanseg.command_line import command\n"
         "from hf_urbanseg.models.compilation import check_compiler\n"
-        "run_command(lambda: check_compiler('cpu'))"
+        "command(lambda argv: check_compiler('cpu'))([])"
     )
     # A cache of its own: what was compiled before needs no compiler.
     missing = {"CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

@@ -1,37 +1,13 @@
 """Shows a data set: class distribution, sizes, frames with their labels, and what augmentation makes of them."""
 
-import argparse
-import logging
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import numpy as np
-
-from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.config import AugmentationArguments, DataArguments, option
-from hf_urbanseg.data.loading import LoadedData, load_data
-from hf_urbanseg.data.preflight.checks import inspect_pairs
-from hf_urbanseg.data.preprocessing import TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.command_line import command, help_if_asked
+from hf_urbanseg.config import AugmentationArguments, DataArguments, TrainingOptions, option
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.recipe import load_recipe, parse_arguments
-from hf_urbanseg.reports.contact_sheet import Cell, save_contact_sheet
-from hf_urbanseg.reports.data_pages import (
-    ChosenFrame,
-    DataPage,
-    Preview,
-    choose_frames,
-    describe_choice,
-    describe_cover,
-    draw_labels,
-    label_legend,
-    show_sample,
-    stack,
-    write_data_page,
-)
-from hf_urbanseg.reports.plots import plot_class_distribution
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.recipe import load_recipe
 
 
 @dataclass
@@ -46,7 +22,7 @@ class BrowseArguments:
     num_samples: int = option(16, "Frames shown with their labels.")
     num_augmented: int = option(4, "Training frames shown augmented; 0 for none.")
     num_epochs: int = option(5, "Times each of them is augmented, as in so many epochs.")
-    seed: int = option(UrbanSegTrainingArguments.seed, "Seed of the training whose augmentation is shown.")
+    seed: int = option(TrainingOptions.seed, "Seed of the training whose augmentation is shown.")
 
     def __post_init__(self):
         for name, least in (("num_samples", 1), ("num_augmented", 0), ("num_epochs", 1)):
@@ -54,17 +30,18 @@ class BrowseArguments:
                 raise ConfigError(f"`--{name}` of at least {least}", f"{getattr(self, name)}", "correct it")
 
 
-def main() -> None:
-    """Entry point of `urbanseg-browse-data` and scripts/browse_data.py."""
-    run_command(_browse)
+@command
+def main(argv: list[str]) -> None:
+    args, data_args, augmentation = _parse(argv)
+    from hf_urbanseg.data.loading import load_data
+    from hf_urbanseg.data.preflight.checks import inspect_pairs
+    from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+    from hf_urbanseg.reports.data_pages import choose_frames, write_data_page
+    from hf_urbanseg.reports.data_previews import draw_augmented, draw_samples
+    from hf_urbanseg.reports.plots import plot_class_distribution
 
-
-def _browse() -> None:
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    args, data_args, augmentation = _parse()
     data = load_data(**asdict(data_args))
-    if args.split not in data.splits:
-        raise ConfigError(f"a split of {', '.join(data.splits)}", f"`{args.split}`", "choose one with `--split`")
+    data.get_split(args.split)
     # All splits, so that an image in two of them is noticed.
     inspection = inspect_pairs(data.splits, data.label_space)
     image_counts = inspection.train_id_counts(args.split, data.label_space)
@@ -76,79 +53,42 @@ def _browse() -> None:
     chart = output / "class_distribution.png"
     title = f"Labelled pixels: {data.name}, {args.split}, {len(image_counts)} images"
     plot_class_distribution(image_counts.sum(0), data.label_space, chart, title=title)
-    frames = choose_frames(image_counts, args.num_samples)
-    page = DataPage(
+    frames, augmented = choose_frames(image_counts, args.num_samples), []
+    if args.split == "train" and args.num_augmented:  # others are never augmented
+        transforms = build_train_transforms(
+            tuple(augmentation.crop_size),
+            parse_scales(augmentation.train_scales),
+            augmentation.max_class_share,
+            augmentation.flip,
+            augmentation.photometric,
+        )
+        numbers = args.seed, args.num_augmented, args.num_epochs
+        augmented = draw_augmented(data, transforms, *numbers, image_counts, output)
+    else:
+        (output / "augmentations.png").unlink(missing_ok=True)  # of an earlier start, of other data perhaps
+    write_data_page(
+        output / "index.html",
         data=data,
         split=args.split,
         inspection=inspection,
         image_counts=image_counts,
         frames=frames,
-        samples=_draw_samples(data, args.split, frames, image_counts, output),
-        augmented=_draw_augmented(data, args, augmentation, image_counts, output),
+        samples=draw_samples(data, args.split, frames, image_counts, output),
+        augmented=augmented,
         augmentation=asdict(augmentation) | {"seed": args.seed},
         distribution=chart,
     )
-    write_data_page(page, output / "index.html")
-    pictures = ["class_distribution.png", "samples.png", *(["augmentations.png"] if page.augmented else [])]
+    pictures = ["class_distribution.png", "samples.png", *(["augmentations.png"] if augmented else [])]
     print(f"Wrote {output / 'index.html'} and beside it {', '.join(pictures)}.")
 
 
-def _parse() -> tuple[BrowseArguments, DataArguments, AugmentationArguments]:
+def _parse(argv: list[str]) -> tuple[BrowseArguments, DataArguments, AugmentationArguments]:
     types = (BrowseArguments, DataArguments, AugmentationArguments)
-    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chosen.add_argument("--recipe")
-    name = chosen.parse_known_args()[0].recipe
+    help_if_asked(argv, types, __doc__, "browse-data --data_dir FOLDER [--option VALUE ...]")
+    name = find_option(argv, "recipe")
     if name is None:
-        return parse_arguments(types, description=__doc__)
+        return parse_arguments(types, argv)
     # The rest of the recipe is about training; finetune checks it.
     known = {f.name for f in fields(DataArguments) + fields(AugmentationArguments)} | {"seed"}
     recipe = {key: value for key, value in load_recipe(name).items() if key in known}
-    return parse_arguments(types, recipe=recipe, recipe_path=name, description=__doc__)
-
-
-def _draw_samples(
-    data: LoadedData, split: str, frames: list[ChosenFrame], image_counts: np.ndarray, output: Path
-) -> list[Preview]:
-    rows, space = data.splits[split], data.label_space
-    previews, cells = [], []
-    for frame in frames:
-        row = rows[frame.index]
-        image = np.asarray(row["image"].convert("RGB"))
-        labelled = draw_labels(image, space.train_id_table[np.asarray(row["label"])], space)
-        caption = describe_choice(frame, space)
-        previews.append(Preview(row["name"], caption, (image, labelled)))
-        cells.append(Cell(stack((image, labelled)), f"{row['name']}: {caption}" if caption else row["name"]))
-    title = f"{data.name}, {split}: {len(cells)} of {len(rows)} frames; {describe_cover(frames, image_counts, space)}"
-    save_contact_sheet(output / "samples.png", cells, 4, title, label_legend(space, image_counts.sum(0)))
-    return previews
-
-
-def _draw_augmented(
-    data: LoadedData, args: BrowseArguments, augmentation: AugmentationArguments, image_counts, output: Path
-) -> list[Preview]:
-    """Training frames only: others are never augmented."""
-    sheet = output / "augmentations.png"
-    if args.split != "train" or not args.num_augmented:
-        sheet.unlink(missing_ok=True)  # of an earlier start, of other data perhaps
-        return []
-    transforms = build_train_transforms(
-        tuple(augmentation.crop_size),
-        parse_scales(augmentation.train_scales),
-        augmentation.max_class_share,
-        augmentation.flip,
-        augmentation.photometric,
-    )
-    rows, space = data.splits["train"], data.label_space
-    dataset = TrainDataset(rows, space, transforms, args.seed)
-    previews, cells = [], []
-    frames = choose_frames(image_counts, args.num_augmented)
-    for frame in frames:
-        name = rows[frame.index]["name"]
-        for epoch in range(args.num_epochs):
-            pictures = show_sample(dataset[epoch, frame.index], space)
-            previews.append(Preview(name, f"epoch {epoch}", pictures))
-            cells.append(Cell(stack(pictures), f"{name}, epoch {epoch}"))
-    title = f"{data.name}: training samples as augmentation makes them, seed {args.seed}"
-    legend = label_legend(space, image_counts[[frame.index for frame in frames]].sum(0), padding=True)
-    save_contact_sheet(sheet, cells, args.num_epochs, title, legend, 280)
-    return previews
+    return parse_arguments(types, argv, recipe, name)

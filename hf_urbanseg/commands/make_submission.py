@@ -1,25 +1,11 @@
 """Predicts a benchmark's test images into the zip its server takes, or checks such a zip."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
-from hf_urbanseg.commands._run import run_command
-from hf_urbanseg.commands.predict import check_images, read_image
+from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import PlanArguments, check_device, option
-from hf_urbanseg.data.submission import (
-    check_submission,
-    encode_label_ids,
-    find_images,
-    get_benchmark,
-    write_submission,
-)
-from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.errors import ConfigError
 
 
 @dataclass
@@ -27,7 +13,10 @@ class SubmissionArguments:
     """Which benchmark, with which model, and where the zip goes."""
 
     data_dir: str | None = option(None, "Official folder or .zip with the test images.")
-    benchmark: str = option("kitti", "Whose server it is for.", choices=["kitti", "cityscapes"])
+    benchmark: str = option(
+        "kitti", "Whose server it is for. KITTI's takes new methods on their way to peer review only.",
+        choices=["kitti", "cityscapes"],
+    )  # fmt: skip
     split: str = option("test", "`test`; for Cityscapes also `val`, which cityscapesScripts can measure at home.")
     model: str | None = option(None, "Folder written by training, or a Hub id.")
     output: str = option("submission.zip", "The zip to write.")
@@ -46,13 +35,17 @@ class SubmissionArguments:
         check_device(self.device)
 
 
-def main() -> None:
-    """Entry point of `urbanseg-make-submission` and scripts/make_submission.py."""
-    run_command(_make_submission)
+@command
+def main(argv: list[str]) -> None:
+    usage = "make-submission --model RUN --data_dir FOLDER [--option VALUE ...]"
+    args, plan_args = parse_command_line((SubmissionArguments, PlanArguments), argv, __doc__, usage)
+    from hf_urbanseg.data.submission import check_submission, find_images, get_benchmark, write_submission
+    from hf_urbanseg.errors import DataError
+    from hf_urbanseg.inference.input_files import check_images
+    from hf_urbanseg.inference.predictor import Predictor
+    from hf_urbanseg.labels import CITYSCAPES
+    from hf_urbanseg.reports.prediction_files import predict_label_ids
 
-
-def _make_submission() -> None:
-    args, plan_args = parse_arguments((SubmissionArguments, PlanArguments), description=__doc__)
     benchmark = get_benchmark(args.benchmark, args.split)
     images = find_images(Path(args.data_dir), benchmark)
     if args.check is not None:
@@ -73,16 +66,8 @@ def _make_submission() -> None:
     if not output.parent.is_dir():
         raise DataError("a folder for the zip", "no such folder", "make it or choose another `--output`", output.parent)
     check_images(list(images.values()))
-
-    def predict() -> Iterator[tuple[str, bytes]]:
-        names = list(images)
-        with tqdm(total=len(names), desc=benchmark.name, unit="image") as progress:
-            for start in range(0, len(names), args.batch_size):
-                batch = names[start : start + args.batch_size]
-                predictions = predictor.predict([read_image(images[name]) for name in batch], len(batch))
-                for name, train_ids in zip(batch, predictions, strict=True):
-                    yield name, encode_label_ids(train_ids)
-                    progress.update()
-
-    write_submission(output, predict(), benchmark, images)
+    label_ids = predict_label_ids(images, predictor, args.batch_size, benchmark.name)
+    write_submission(output, label_ids, benchmark, images)
     print(f"{output}: {len(images)} label-id files for {benchmark.name}, checked; predicted with {plan.describe()}")
+    if benchmark.note:
+        print(benchmark.note)

@@ -1,22 +1,20 @@
 """Pixel counts per class -> weights of the loss."""
 
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import read_json, write_json
 from hf_urbanseg.labels import LabelSpace
 
 Scheme = Literal["inverse_log", "effective_number", "enet", "median_frequency", "none"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 
 
-def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", **options: float) -> np.ndarray:
+def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", beta: float = 0.9999) -> np.ndarray:
     """Weights that raise rare classes in the loss.
 
     With n_c pixels of class c, p_c its share of all labelled pixels, and P classes that occur (n_c > 0):
@@ -34,16 +32,15 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", **
     and without effect on a training set in which it doesn't occur.
 
     Args:
-        counts: (C,) or (N, C) whole numbers of pixels per class (and image); void is left out. `median_frequency` needs
-            (N, C).
+        counts: (C,) or (N, C) int64 pixels per class (and image); void is left out. `median_frequency` needs (N, C).
         scheme: Defaults to the report's `inverse_log`.
-        beta (`float`, *optional*, defaults to 0.9999): Of `effective_number`, in [0, 1).
+        beta: Of `effective_number`, in [0, 1).
 
     Returns:
         (C,) float64, finite and positive.
 
     Raises:
-        ConfigError: An unknown scheme or option, or counts that are negative, fractional, or zero everywhere.
+        ConfigError: An unknown scheme, a beta out of range, or counts of zero everywhere.
 
     Source: `inverse_log` from the code of Liu and Wang 2022 (arXiv:2206.12571), whose text cites Cui et al. 2019
     (arXiv:1901.05555), here `effective_number` with pixels for samples; `enet` from Paszke et al. 2016
@@ -52,14 +49,13 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", **
     """
     if scheme not in SCHEMES:
         raise ConfigError(f"a scheme of {', '.join(SCHEMES)}", f"`{scheme}`", "choose one of them")
-    counts = _checked_counts(counts)
+    counts = np.asarray(counts)
     totals = counts.reshape(-1, counts.shape[-1]).sum(0)
     present = totals > 0
     if not present.any():
         raise ConfigError("pixels of at least one class", "counts of zero everywhere", "check the labels and the split")
-    beta = options.pop("beta", 0.9999) if scheme == "effective_number" else None
-    if options:
-        raise ConfigError(f"options that `{scheme}` knows", f"`{next(iter(options))}`", "remove it")
+    if not 0 <= beta < 1:
+        raise ConfigError("`beta` of at least 0 and below 1", f"{beta!r}", "use 0.9999 or nearer to 1")
     n = totals[present].astype(np.float64)
     match scheme:
         case "inverse_log":
@@ -69,12 +65,6 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", **
         case "enet":
             found = 1 / np.log(1.02 + n / n.sum())
         case "median_frequency":
-            if counts.ndim != 2:
-                raise ConfigError(
-                    "counts per image (N, C) for `median_frequency`",
-                    f"counts of the whole split, {counts.shape}",
-                    "count per image, or choose another scheme",
-                )
             pixels_around = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)[present]
             frequency = n / pixels_around
             found = np.median(frequency) / frequency
@@ -85,26 +75,12 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", **
     return weights
 
 
-def _checked_counts(counts: np.ndarray) -> np.ndarray:
-    counts = np.asarray(counts)
-    if counts.ndim not in (1, 2) or 0 in counts.shape:
-        raise ConfigError("counts as (C,) or (N, C)", f"shape {counts.shape}", "count pixels per class")
-    if counts.dtype == bool or not np.issubdtype(counts.dtype, np.number) or not np.isfinite(counts).all():
-        raise ConfigError("whole-number counts", f"{counts.dtype} or values that aren't finite", "count pixels")
-    if counts.min() < 0 or (counts != np.floor(counts)).any():
-        wrong = counts[(counts < 0) | (counts != np.floor(counts))][0]
-        raise ConfigError("counts that are whole and not negative", f"{wrong}", "count pixels per class")
-    return counts.astype(np.int64)
-
-
 def _mean_one(values: np.ndarray) -> np.ndarray:
     return len(values) * values / values.sum()
 
 
 def _effective_number(n: np.ndarray, beta: float) -> np.ndarray:
     """(1 - beta^n) / (1 - beta), exact where beta^n is near 1 and where beta is."""
-    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
-        raise ConfigError("`beta` of at least 0 and below 1", f"{beta!r}", "use 0.9999 or nearer to 1")
     if beta == 0:
         return np.ones_like(n)
     return -np.expm1(n * np.log1p(beta - 1)) / (1 - beta)
@@ -126,24 +102,15 @@ def save_class_weights(
         source: Which data and split the pixels were counted on.
 
     Raises:
-        ConfigError: The file can't be written.
+        DataError: The file can't be written.
     """
-    path = Path(path)
     content = {
         "scheme": scheme,
         "weights": dict(zip(label_space.names, map(float, weights), strict=True)),
         "counts": dict(zip(label_space.names, map(int, counts), strict=True)),
         "source": source,
     }
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(staged, path)
-    except OSError as error:
-        with suppress(OSError):
-            staged.unlink()
-        raise ConfigError("a file that can be written", error.strerror or str(error), "choose another", path) from error
+    write_json(path, content, indent=2)
 
 
 def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
@@ -154,28 +121,23 @@ def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
 
     Raises:
         ConfigError: No such file, other classes than the label space's, or a weight that isn't finite and positive.
+        DataError: The file is unreadable or no JSON.
     """
-    again = "write the file anew with scripts/class_weights.py"
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError("a readable file of class weights", error.strerror or str(error), again, path) from error
-    except ValueError as error:  # of JSON and of UTF-8
-        raise ConfigError("JSON", f"{error}", again, path) from error
-    weights = content.get("weights") if isinstance(content, Mapping) else None
+    again = "write the file anew with `urbanseg class-weights`"
+    content = read_json(path)
+    if content is None:
+        raise ConfigError("a file of class weights", "no such file", again, path)
+    weights = content.get("weights")
     if not isinstance(weights, Mapping):
         raise ConfigError("a mapping `weights` of class names to numbers", "none", again, path)
     missing = [name for name in label_space.names if name not in weights]
     unknown = [name for name in weights if name not in label_space.names]
     if missing or unknown:
-        found = [f"{len(weights)} weights"]
-        found += [f"none for {', '.join(missing)}"] if missing else []
-        found += [f"one for the unknown {', '.join(unknown)}"] if unknown else []
-        raise ConfigError(
-            f"weights of the {label_space.num_labels} classes of `{label_space.name}`", "; ".join(found), again, path
-        )
+        found = f"{len(weights)} weights" + (f"; none for {', '.join(missing)}" if missing else "")
+        found += f"; one for the unknown {', '.join(unknown)}" if unknown else ""
+        expected = f"weights of the {label_space.num_labels} classes of `{label_space.name}`"
+        raise ConfigError(expected, found, again, path)
     for name, weight in weights.items():
-        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not number or not 0 < weight < float("inf"):
+        if type(weight) not in (int, float) or not 0 < weight < float("inf"):
             raise ConfigError("positive, finite weights", f"{weight!r} for {name}", "correct it, or " + again, path)
     return np.array([weights[name] for name in label_space.names], np.float64)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 from datasets import Dataset
 
 from hf_urbanseg.labels import LabelSpace
@@ -38,7 +39,7 @@ class DecodedCache:
         self.memory, table = np.empty(int(self.starts[-1]), np.uint8), label_space.train_id_table
 
         def fill(index: int) -> None:
-            row, (image, label) = rows[index], self._slices(index)
+            row, (image, label) = rows[index], self[index]
             image[:] = np.asarray(row["image"].convert("RGB"))
             label[:] = table[np.asarray(row["label"])]
 
@@ -51,9 +52,6 @@ class DecodedCache:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._slices(index)
-
-    def _slices(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         (height, width), start = self.sizes[index], int(self.starts[index])
         middle, end = start + 3 * height * width, int(self.starts[index + 1])
         return self.memory[start:middle].reshape(height, width, 3), self.memory[middle:end].reshape(height, width)
@@ -70,22 +68,17 @@ def build_decoded_cache(
         processes: Training processes on this machine; each keeps a cache of its own.
     """
     needed = 4 * sum(height * width for height, width in sizes)
-    available = _available_memory()
     forked = multiprocessing.get_start_method() == "fork"
-    fits = forked and available is not None and needed * processes <= AUTO_SHARE * available
+    fits = forked and needed * processes <= AUTO_SHARE * _available_memory()
     if choice == "false" or (choice == "auto" and not fits):
         return None
     logger.info("decoded training frames stay in memory: %.0f MB", needed / 1e6)
     return DecodedCache(rows, label_space, sizes)
 
 
-def _available_memory() -> int | None:
-    """Bytes this process may still take: of the machine, or of its container; None where nothing tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+def _available_memory() -> int:
+    """Bytes this process may still take: of the machine, or of its container."""
+    available = psutil.virtual_memory().available
     try:
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
         return available if limit == "max" else min(available, int(limit) - int(used))

@@ -2,7 +2,6 @@
 
 import colorsys
 import difflib
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -53,11 +53,8 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     shipped = shipped_label_spaces()
     path = shipped.get(name_or_path) or Path(name_or_path).expanduser()
     if path.suffix not in (".yaml", ".yml", ".json"):
-        raise DataError(
-            f"`label_space` of {', '.join([*BUILT_IN, *shipped])}, or a .yaml file",
-            f"`{name_or_path}`",
-            "choose one or write a file",
-        )
+        expected = f"`label_space` of {', '.join([*BUILT_IN, *shipped])}, or a .yaml file"
+        raise DataError(expected, f"`{name_or_path}`", "choose one or write a file")
     description = read_mapping(path, "label space")
     if description and all(re.fullmatch(r"-?\d+", str(key)) for key in description):
         description = {"id2label": description}
@@ -85,13 +82,8 @@ def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
         DataError: Unreadable, not YAML, no mapping, or a key twice.
     """
     try:
-        reader = loader(path.read_text(encoding="utf-8"))
-        try:
-            node = reader.get_single_node()
-            twice = _find_key_twice(node)
-            content = None if node is None else reader.construct_document(node)
-        finally:
-            reader.dispose()
+        text = path.read_text(encoding="utf-8")
+        twice, content = _find_key_twice(yaml.compose(text, loader)), yaml.load(text, loader)
     except OSError as error:
         raise DataError(f"a readable {kind} file", error.strerror or str(error), "check the path", path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -99,30 +91,24 @@ def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
     if not isinstance(content, dict):
         raise DataError(f"a {kind} file of `key: value` lines", f"{type(content).__name__}", "correct the file", path)
     if twice is not None:  # the last one would win, and a class would be gone
-        raise DataError(
-            "every key once", f"`{twice.value}` again in line {twice.start_mark.line + 1}", "keep one", path
-        )
+        found = f"`{twice.value}` again in line {twice.start_mark.line + 1}"
+        raise DataError("every key once", found, "keep one", path)
     return content
 
 
 def _find_key_twice(node: yaml.Node | None) -> yaml.Node | None:
-    if isinstance(node, yaml.SequenceNode):
-        return next(filter(None, map(_find_key_twice, node.value)), None)
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    seen = set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            return key
-        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        if found := _find_key_twice(value):
-            return found
-    return None
+    below = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        keys, below = zip(*node.value, strict=True) if node.value else ((), ())
+        spelt = [key.value for key in keys]
+        if twice := [key for index, key in enumerate(keys) if key.value in spelt[:index]]:
+            return twice[0]
+    return next(filter(None, map(_find_key_twice, below)), None)
 
 
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
     """Writes JSON that `read_label_space` reads back."""
-    path.write_text(json.dumps(label_space.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(path, label_space.to_dict())
 
 
 def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Sequence[int] | None = None) -> LabelSpace:
@@ -130,10 +116,9 @@ def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Seq
 
     Train ids follow the order of the ids. Colours are Cityscapes' where a name is the same, else made up.
 
-    Void are 255 (and -1, which an 8-bit file stores as 255), and classes by `void` or else by their names. Such a guess
-    spoils a training unnoticed if it is wrong, so it takes names that are void in every set (`VOID_NAMES`, and
-    `ego vehicle` beside one of Cityscapes' other void areas), and is logged as a warning with the way to overrule it;
-    a doubtful name is trained, and another warning says that.
+    Void are 255 (and -1, which an 8-bit file stores as 255), and classes by `void` or else by their names: those that
+    are void in every set (`VOID_NAMES`, and `ego vehicle` beside one of Cityscapes' other void areas). Such a guess is
+    logged as a warning with the way to overrule it; so is a doubtful name, which is trained.
 
     Args:
         id2label: Ids, as numbers or words, and names.
@@ -189,8 +174,7 @@ def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
 def _guess_void(names: Mapping[int, str]) -> list[int]:
     plain = {label_id: _plain(name) for label_id, name in names.items()}
     like_cityscapes = {"out of roi", "rectification border"} & set(plain.values())
-    void = (*VOID_NAMES, EGO_VEHICLE) if like_cityscapes else VOID_NAMES
-    return [label_id for label_id, name in plain.items() if name in void]
+    return [i for i, name in plain.items() if name in VOID_NAMES or (name == EGO_VEHICLE and like_cityscapes)]
 
 
 def _plain(name: str) -> str:
@@ -198,30 +182,19 @@ def _plain(name: str) -> str:
 
 
 def _warn_of_guesses(names: Mapping[int, str], void: Mapping[int, str], source: Path) -> None:
+    overrule = "give `--label_space` a file with this `id2label` and, as a list `void`, the ids that are"
     if void:
-        logger.warning(
-            "%s: void by name (or id 255), so in no loss and no score: %s; to train one, give `--label_space` a file "
-            "with this `id2label` and, as a list `void`, the ids that are",
-            source, _list(void),
-        )  # fmt: skip
-    kept = {label_id: name for label_id, name in names.items() if label_id not in void}
-    doubtful = {
-        label_id: name for label_id, name in kept.items()
-        if _plain(name) in DOUBTFUL_NAMES or _plain(name).startswith(DOUBTFUL_STARTS)
-    }  # fmt: skip
+        line = "%s: void by name (or id 255), so in no loss and no score: %s; to train one, %s"
+        logger.warning(line, source, _list(void), overrule)
+    kept = {label_id: _plain(name) for label_id, name in names.items() if label_id not in void}
+    doubtful = [i for i, name in kept.items() if name in DOUBTFUL_NAMES or name.startswith(DOUBTFUL_STARTS)]
     if doubtful:
-        logger.warning(
-            "%s: trained as classes, though the names mean void in some sets: %s; if they do here, give "
-            "`--label_space` a file with this `id2label` and, as a list `void`, the ids that are",
-            source, _list(doubtful),
-        )  # fmt: skip
+        line = "%s: trained as classes, though the names mean void in some sets: %s; if they do here, %s"
+        logger.warning(line, source, _list({label_id: names[label_id] for label_id in doubtful}), overrule)
     official = {i: CITYSCAPES.names[train_id] for i, train_id in CITYSCAPES.label_ids.items() if train_id < 255}
-    if len(kept) > len(official) and all(_plain(kept.get(i, "")) == name for i, name in official.items()):
-        logger.warning(
-            "%s: these are the labelIds of Cityscapes, and %d of them would be trained; `--label_space cityscapes` "
-            "trains its 19 classes",
-            source, len(kept),
-        )  # fmt: skip
+    if len(kept) > len(official) and official.items() <= kept.items():
+        line = "%s: these are the labelIds of Cityscapes, and %d of them would be trained; %s trains its 19 classes"
+        logger.warning(line, source, len(kept), "`--label_space cityscapes`")
 
 
 def _list(names: Mapping[int, str]) -> str:

@@ -2,34 +2,24 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
 from hf_urbanseg.data.label_space_files import read_label_space
-from hf_urbanseg.data.layouts.cityscapes import NOTE as CITYSCAPES_NOTE
-from hf_urbanseg.data.layouts.cityscapes import find_cityscapes, group_by_city, load_cityscapes
-from hf_urbanseg.data.layouts.folders import load_described_folders
-from hf_urbanseg.data.layouts.hub_sets import load_hub_set
-from hf_urbanseg.data.layouts.kitti import find_kitti, load_kitti
-from hf_urbanseg.data.layouts.saved_sets import (
-    NAME_COLUMNS,
-    SPLIT_NAMES,
-    choose_columns,
-    is_saved_set,
-    load_saved_set,
-    normalise_columns,
-    read_own_label_space,
-    read_source,
-)
-from hf_urbanseg.data.splits import UNSPLIT, arrange_splits
-from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.errors import DataError
-from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kitti, saved_set, synthetic
+from hf_urbanseg.data.sources.request import DataRequest
+from hf_urbanseg.data.splits import arrange_splits
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
+
+DATASET_SOURCES = (synthetic, hub_set)
+DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes)
+"""Asked in this order; a new layout is a module in `sources` and its name here."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +39,15 @@ class LoadedData:
     name: str
     notes: tuple[str, ...]
 
+    def get_split(self, split: str) -> Dataset:
+        """The rows of a split that a user names.
 
-@dataclass(frozen=True)
-class _Found:
-    """What a layout holds before it is cut: its own splits, or everything under `all`.
-
-    Splits with a `source` were made by `prepare_data`: nothing is cut off them.
-    """
-
-    splits: dict[str, Dataset]
-    label_space: LabelSpace
-    name: str
-    notes: Sequence[str] = ()
-    scenes: Iterable[Sequence[str]] = ()
-    source: Mapping = field(default_factory=dict)
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        if split not in self.splits:
+            raise ConfigError(f"a split of {', '.join(self.splits)}", f"`{split}`", "choose one with `--split`")
+        return self.splits[split]
 
 
 def load_data(
@@ -102,106 +87,60 @@ def load_data(
     if (data_dir is None) == (dataset is None):
         given = "neither" if data_dir is None else f"both, `{data_dir}` and `{dataset}`"
         raise DataError("either `data_dir` or `dataset`", given, "give one of them")
+    where = data_dir if dataset is None else dataset
     for name, fraction in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
         if not 0 <= fraction < 1:  # also refuses NaN
-            raise DataError(
-                f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", data_dir or dataset
-            )
-    source = data_dir if dataset is None else dataset
+            raise DataError(f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", where)
     hub_only = {"streaming": streaming, "dataset_revision": dataset_revision, "dataset_config": dataset_config}
     for name, given in hub_only.items():
         if given and dataset in (None, "synthetic"):
-            raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{source}`", f"leave `--{name}` out", source)
-    try:
-        if dataset is not None:
-            columns, where = (image_column, label_column), (dataset_revision, dataset_config, streaming)
-            found = _load_dataset(dataset, label_space, *columns, *where)
-        else:
-            found = _load_folder(Path(data_dir).expanduser(), label_space, image_column, label_column)
-    except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
-        what = f"{error.strerror or error} at {error.filename or source}"
-        raise DataError("data that can be read", what, "check the path and its permissions", source) from error
-    made = found.source if split_file is None else {}
-    if made:
-        validation_fraction = 0
-    splits, notes = arrange_splits(
-        found.splits, split_file, keep_together, found.scenes, test_fraction, validation_fraction, split_seed, source
+            raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{where}`", f"leave `--{name}` out", where)
+    space, folders = read_label_space(label_space) if label_space else (None, {})
+    request = DataRequest(
+        path=None if data_dir is None else Path(data_dir).expanduser(),
+        dataset=dataset,
+        label_space_name=label_space,
+        label_space=space,
+        folders=folders,
+        image_column=image_column,
+        label_column=label_column,
+        revision=dataset_revision,
+        config=dataset_config,
+        streaming=streaming,
     )
-    notes = tuple(dict.fromkeys((*found.notes, *made.get("notes", ()), *notes)))
+    try:
+        found = _find_source(request).load(request)
+    except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
+        what = f"{error.strerror or error} at {error.filename or where}"
+        raise DataError("data that can be read", what, "check the path and its permissions", where) from error
+    as_made = found.final and split_file is None
+    fractions = test_fraction, 0 if as_made else validation_fraction
+    splits, notes = arrange_splits(found.splits, split_file, keep_together, found.scenes, *fractions, split_seed, where)
+    notes = tuple(dict.fromkeys((*found.notes, *(found.final_notes if as_made else ()), *notes)))
     logger.info("%s: %s; %s", found.name, {split: len(rows) for split, rows in splits.items()}, "; ".join(notes))
     return LoadedData(splits, found.label_space, found.name, notes)
 
 
-def _load_dataset(
-    dataset: str,
-    label_space: str | None,
-    image_column: str | None,
-    label_column: str | None,
-    revision: str | None,
-    config: str | None,
-    streaming: bool,
-) -> _Found:
-    if dataset == "synthetic":
-        space = read_label_space(label_space)[0] if label_space else CITYSCAPES
-        return _Found(dict(build_synthetic_splits()), space, "synthetic")
-    if not Path(dataset).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
-        raise DataError(
-            "`synthetic`, a Hub id `user/name` or a folder", f"`{dataset}`, which is none", "correct `--dataset`"
-        )
-
-    def choose(features, split: str) -> list[str] | None:
-        if str(split).lower() not in SPLIT_NAMES:
-            return None
-        columns = choose_columns(features, image_column, label_column, dataset)
-        return [*columns, *(name for name in NAME_COLUMNS if name in features and name not in columns)]
-
-    hub_set = load_hub_set(dataset, revision, streaming, choose, config)
-    splits, notes = normalise_columns(hub_set.splits, image_column, label_column, dataset)
-    if config is not None:
-        notes.append(f"configuration {config} of the set")
-    name = dataset if not Path(dataset).is_dir() else Path(dataset).resolve().name
-    space = _label_space_of(dataset, label_space, hub_set.commit)
-    return _Found(splits, space, name, notes, source=read_source(dataset, hub_set.commit))
-
-
-def _load_folder(path: Path, label_space: str | None, image_column: str | None, label_column: str | None) -> _Found:
+def _find_source(request: DataRequest):
+    """The module of `sources` that reads what is asked for."""
+    path = request.path
+    if path is None:
+        if source := next((one for one in DATASET_SOURCES if one.matches(request)), None):
+            return source
+        found = f"`{request.dataset}`, which is none"
+        raise DataError("`synthetic`, a Hub id `user/name` or a folder", found, "correct `--dataset`")
     if not path.exists():
         looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
         fix = "correct `--data_dir`" + (", or give a Hub id as `--dataset`" if looks_like_id else "")
         raise DataError("a folder or .zip archive", "no such path", fix, path)
     if path.is_file() and path.suffix.lower() != ".zip":
         raise DataError("a folder or .zip archive", "a file of another kind", "give the folder around it", path)
-    if is_saved_set(path):
-        splits, notes = normalise_columns(load_saved_set(path), image_column, label_column, str(path))
-        space = _label_space_of(str(path), label_space)
-        return _Found(splits, space, path.resolve().name, notes, source=read_source(str(path)))
-    space, folders = read_label_space(label_space) if label_space else (CITYSCAPES, {})
-    if folders and path.is_dir():
-        return _Found(load_described_folders(path, folders, label_space), space, space.name)
-    if training := find_kitti(path):
-        return _Found({UNSPLIT: load_kitti(training)}, space, "kitti")
-    if root := find_cityscapes(path):
-        train_ids = label_space == "cityscapes_train_ids"
-        splits = load_cityscapes(root, f"_gtFine_label{'Train' if train_ids else ''}Ids")
-        scenes = group_by_city(splits["train"]["name"]) if "train" in splits else ()
-        return _Found(splits, space, "cityscapes", (CITYSCAPES_NOTE,), scenes)
+    if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):
+        return source
     inside = sorted(entry.name for entry in path.iterdir())
     raise DataError(
-        "training/image_2 and training/semantic (KITTI), leftImg8bit and gtFine (Cityscapes), dataset_dict.json (a "
-        "saved set), or a `label_space` file with `splits`",
+        ", or ".join(one.LOOKS_LIKE for one in DATA_DIR_SOURCES),
         f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder",
         "check `--data_dir`, or describe the folders in a YAML file as `--label_space`",
         path,
     )
-
-
-def _label_space_of(dataset: str, label_space: str | None, commit: str | None = None) -> LabelSpace:
-    space = read_label_space(label_space)[0] if label_space else read_own_label_space(dataset, commit)
-    if space is None:
-        raise DataError(
-            "label_space.json or id2label.json in the data set",
-            "neither",
-            "give its classes by `--label_space`, such as a JSON file of `id: name` pairs",
-            dataset,
-        )
-    return space

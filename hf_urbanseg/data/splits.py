@@ -9,11 +9,14 @@ from pathlib import Path
 import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_yaml
 
 SPLITS = ("train", "validation", "test")
-UNSPLIT = "all"
+SPLITS_FILE = "splits.yaml"
+"""Beside a prepared set, and in a run's folder."""
 
 
 def cut_names(
@@ -36,12 +39,9 @@ def cut_names(
     """
     units = sorted(merge_groups(names, groups), key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}".encode()).digest())
     if len(units) < 2:
-        raise DataError(
-            "at least two frames or scenes to split",
-            f"{len(names)} frames in {len(units)} scene",
-            "add data, list the splits in `--split_file`, or set the fraction to 0",
-            source,
-        )
+        found = f"{len(names)} frames in {len(units)} scene"
+        fix = "add data, list the splits in `--split_file`, or set the fraction to 0"
+        raise DataError("at least two frames or scenes to split", found, fix, source)
     # Not round(): it takes 2.5 frames to 2 but 3.5 to 4.
     missing = max(math.floor(fraction * len(names) + 0.5), 1)
     taken, left = [], []
@@ -145,9 +145,7 @@ def read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, l
             raise DataError(f"a list of frame names under `{split}`", f"{names!r:.60}", "list at least one", path)
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                fix = f"did you mean `{near[0]}`" if near else "correct or remove it"
-                raise DataError("names of frames in the data", f"`{name}` in {split}", fix, path)
+                raise DataError("names of frames in the data", f"`{name}` in {split}", _guess(name, known), path)
             if name in split_of:
                 where = f"both {split_of[name]} and {split}" if split_of[name] != split else f"{split} twice"
                 raise DataError("each frame in one split", f"`{name}` in {where}", "remove one", path)
@@ -162,8 +160,8 @@ def write_split_file(path: str | Path, splits: Mapping[str, Dataset | Sequence[s
         path: Overwritten if it exists.
         splits: Rows with a column `name`, or the names themselves.
     """
-    listed = {split: list(rows["name"] if isinstance(rows, Dataset) else rows) for split, rows in splits.items()}
-    Path(path).write_text(yaml.safe_dump(listed, sort_keys=False), encoding="utf-8")
+    named = {split: rows["name"] if isinstance(rows, Dataset) else rows for split, rows in splits.items()}
+    write_yaml(path, {split: list(names) for split, names in named.items()})
 
 
 def _select(rows: Dataset, names: Iterable[str]) -> Dataset:
@@ -179,15 +177,15 @@ def _drop(rows: Dataset, names: set[str]) -> Dataset:
 
 
 def _parse_groups(keep_together: Sequence[str] | None, names: Sequence[str], source: str) -> list[list[str]]:
-    groups, known = [], set(names)
-    for words in keep_together or ():
-        groups.append([name.strip() for name in words.split(",") if name.strip()])
-        for name in groups[-1]:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                fix = f"did you mean `{near[0]}`" if near else "correct it"
-                raise DataError("names of frames in `keep_together`", f"`{name}`", fix, source)
+    groups = [[name.strip() for name in words.split(",") if name.strip()] for words in keep_together or ()]
+    if unknown := sorted({name for group in groups for name in group} - set(names)):
+        raise DataError("names of frames in `keep_together`", f"`{unknown[0]}`", _guess(unknown[0], names), source)
     return groups
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean `{near[0]}`" if near else "correct or remove it"
 
 
 def _check_groups(together: Sequence[Sequence[str]], splits: Mapping[str, Dataset], source: str) -> None:
@@ -197,9 +195,5 @@ def _check_groups(together: Sequence[Sequence[str]], splits: Mapping[str, Datase
         where = {split_of[name]: name for name in group if name in split_of}
         if len(where) > 1:
             (split, name), (other, second), *_ = where.items()
-            raise DataError(
-                "the frames of each `keep_together` group in one split",
-                f"{name} in {split} but {second} in {other}",
-                "move them in the split file or drop the group",
-                source,
-            )
+            found, fix = f"{name} in {split} but {second} in {other}", "move them in the split file or drop the group"
+            raise DataError("the frames of each `keep_together` group in one split", found, fix, source)

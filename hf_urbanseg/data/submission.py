@@ -8,7 +8,6 @@ Sources:
         made here add `_pred_labelIds` and have no folders.
 """
 
-import os
 import re
 import zipfile
 import zlib
@@ -20,13 +19,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from hf_urbanseg.data.layouts.archive import extract_folders
-from hf_urbanseg.data.layouts.folders import list_images
+from hf_urbanseg.data.archive import extract_folders
+from hf_urbanseg.data.image_files import list_images
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
+from hf_urbanseg.files import written_whole
+from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
-_CITY_IMAGE, _CITY_LABEL = "_leftImg8bit", "_gtFine_labelIds"
+_CITY_LABEL = "_gtFine_labelIds.png"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Benchmark:
         member: Frame name -> name inside the zip.
         key: Name inside a zip -> frame name, or None for a name the server would not recognise.
         suffix: End of the image files' stems that is no part of the frame name.
-        expected_names: Folder -> the official frame names, where they follow a rule.
+        names: The official frame names, where they follow a rule; else the label files, if they are there, say them.
+        note: What the server asks of those who submit.
     """
 
     name: str
@@ -47,7 +48,8 @@ class Benchmark:
     member: Callable[[str], str]
     key: Callable[[str], str | None]
     suffix: str = ""
-    expected_names: Callable[[str], list[str]] | None = None
+    names: tuple[str, ...] = ()
+    note: str = ""
 
 
 def _kitti_key(member: str) -> str | None:
@@ -62,18 +64,19 @@ def _cityscapes_key(member: str) -> str | None:
 
 def _cityscapes(split: str, cities: Mapping[str, int]) -> Benchmark:
     folders = {f"leftImg8bit/{split}/{city}": count for city, count in cities.items()}
-    return Benchmark(
-        f"Cityscapes {split}", folders, lambda name: f"{name}_pred_labelIds.png", _cityscapes_key, _CITY_IMAGE
-    )
+    member, suffix = "{}_pred_labelIds.png".format, "_leftImg8bit"
+    return Benchmark(f"Cityscapes {split}", folders, member, _cityscapes_key, suffix)
 
 
 BENCHMARKS = {
     ("kitti", "test"): Benchmark(
         "KITTI test",
         {"testing/image_2": 200},
-        lambda name: f"semantic/{name}.png",
+        "semantic/{}.png".format,
         _kitti_key,
-        expected_names=lambda folder: [f"{index:06d}_10" for index in range(200)],
+        names=tuple(f"{index:06d}_10" for index in range(200)),
+        note="The KITTI server takes only new methods on their way to peer review; student work and small changes of "
+        "known methods are to be scored on a split of the training set.",
     ),
     ("cityscapes", "test"): _cityscapes(
         "test", {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398}
@@ -90,10 +93,8 @@ def get_benchmark(name: str, split: str) -> Benchmark:
         ConfigError: There is none.
     """
     if (name, split) not in BENCHMARKS:
-        known = ", ".join(f"{one} {of}" for one, of in BENCHMARKS)
-        raise ConfigError(
-            f"a benchmark and split of {known}", f"`{name} {split}`", "correct `--benchmark` or `--split`"
-        )
+        known = f"a benchmark and split of {', '.join(map(' '.join, BENCHMARKS))}"
+        raise ConfigError(known, f"`{name} {split}`", "correct `--benchmark` or `--split`")
     return BENCHMARKS[name, split]
 
 
@@ -112,17 +113,13 @@ def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder, count in benchmark.counts.items():
         images = list_images(root / folder, benchmark.suffix)
-        if benchmark.expected_names is not None:
-            names = benchmark.expected_names(folder)
-        else:
-            # The official labels (of test, dummies) name the images, if they are there.
-            labels = root / folder.replace("leftImg8bit", "gtFine", 1)
-            names = [path.name.split(_CITY_LABEL)[0] for path in sorted(labels.glob(f"*{_CITY_LABEL}.png"))]
-        missing = sorted(set(names) - set(images))
+        labels = root / folder.replace("leftImg8bit", "gtFine", 1)
+        labelled = (path.name.removesuffix(_CITY_LABEL) for path in labels.glob(f"*{_CITY_LABEL}"))
+        missing = sorted({*benchmark.names, *labelled} - set(images))
         if missing or len(images) != count:
-            told = f"{len(images)}, without {_some(missing)}" if missing else f"{len(images)}"
-            fix = "unpack the official archive again"
-            raise DataError(f"the {count} official images of {benchmark.name}", told, fix, root / folder)
+            told = f"{len(images)}{', without ' + _some(missing) if missing else ''}"
+            expected = f"the {count} official images of {benchmark.name}"
+            raise DataError(expected, told, "unpack the official archive again", root / folder)
         found |= images
     return dict(sorted(found.items()))
 
@@ -133,10 +130,8 @@ def encode_label_ids(train_ids: np.ndarray) -> bytes:
     Shape:
         train_ids: (H, W) uint8, 0..18.
     """
-    table = np.zeros(256, np.uint8)
-    for label_id, train_id in CITYSCAPES.label_ids.items():
-        if train_id != IGNORE_INDEX:
-            table[train_id] = label_id
+    label_ids = {train_id: label_id for label_id, train_id in CITYSCAPES.label_ids.items()}
+    table = np.array([label_ids[train_id] for train_id in range(CITYSCAPES.num_labels)], np.uint8)
     buffer = BytesIO()
     Image.fromarray(table[train_ids]).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -154,8 +149,7 @@ def write_submission(
     Raises:
         DataError: The zip can't be written, or is not right.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as staged:
         with zipfile.ZipFile(staged, "w") as bundle:
             for name, content in files:
                 # Without a date; PNGs are compressed already.
@@ -163,11 +157,6 @@ def write_submission(
                 info.create_system, info.external_attr = 3, 0o644 << 16
                 bundle.writestr(info, content)
         check_submission(staged, benchmark, images)
-        os.replace(staged, path)
-    except OSError as error:
-        raise DataError("room for the zip", error.strerror or str(error), "choose another `--output`", path) from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def check_submission(path: Path, benchmark: Benchmark, images: Mapping[str, Path]) -> None:

@@ -48,9 +48,8 @@ def parse_scales(texts: Sequence[str | float]) -> list[Scale]:
             scale = Scale(box=(0, 0))
         values = scale.box or scale.ratios
         if min(values) <= 0 or (scale.ratios and values[0] > values[1]):
-            raise ConfigError(
-                "scales like 375x1242 (height x width), 0.75 or 0.5-2.0", f"`{text}`", "correct `train_scales`"
-            )
+            expected = "scales like 375x1242 (height x width), 0.75 or 0.5-2.0"
+            raise ConfigError(expected, f"`{text}`", "correct `train_scales`")
         scales.append(scale)
     if not scales:
         raise ConfigError("at least one training scale", "none", "give `train_scales`, for example 1.0")
@@ -64,8 +63,8 @@ class RandomScale(A.DualTransform):
     label nearest.
     """
 
-    def __init__(self, scales: Sequence[Scale], p: float = 1.0):
-        super().__init__(p=p)
+    def __init__(self, scales: Sequence[Scale]):
+        super().__init__(p=1.0)
         self.scales = list(scales)
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +95,8 @@ class BalancedRandomCrop(A.DualTransform):
     and none reaches the share.
     """
 
-    def __init__(self, size: tuple[int, int], max_class_share: float = 0.75, redraws: int = 10, p: float = 1.0):
-        super().__init__(p=p)
+    def __init__(self, size: tuple[int, int], max_class_share: float = 0.75, redraws: int = 10):
+        super().__init__(p=1.0)
         self.size, self.max_class_share, self.redraws = tuple(size), max_class_share, redraws
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -124,36 +123,25 @@ class BalancedRandomCrop(A.DualTransform):
 class PhotometricDistortion(A.ImageOnlyTransform):
     """Brightness, contrast, saturation and hue, each with probability 0.5, on 8-bit values.
 
-    Args:
-        brightness: Added value, uniform in +-brightness.
-        contrast: Range of the factor; applied before the colour steps if a coin says so, else after them.
-        saturation: Range of the factor in HSV.
-        hue: Whole steps of 2 degrees added in HSV, uniform in -hue..hue.
+    Up to 32 is added or taken away; the factors of contrast and of saturation in HSV are 0.5 to 1.5; hue turns by up
+    to 18 steps of 2 degrees. Contrast comes before the colour steps if a coin says so, else after them.
 
     Source: MMSegmentation's `PhotoMetricDistortion`, including its clipping and truncation to 8 bits at every step.
     Differs where saturation and hue come together: one trip to HSV and back instead of two, so rounding differs by up
     to 4 grey levels; and the hue's upper end can be drawn.
     """
 
-    def __init__(
-        self,
-        brightness: float = 32,
-        contrast: tuple[float, float] = (0.5, 1.5),
-        saturation: tuple[float, float] = (0.5, 1.5),
-        hue: int = 18,
-        p: float = 1.0,
-    ):
-        super().__init__(p=p)
-        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
+    def __init__(self):
+        super().__init__(p=1.0)
 
     def get_params(self) -> dict[str, Any]:
         coin, uniform = (lambda: self.py_random.random() < 0.5), self.py_random.uniform
         return {
-            "shift": uniform(-self.brightness, self.brightness) if coin() else None,
+            "shift": uniform(-32, 32) if coin() else None,
             "contrast_first": coin(),
-            "contrast": uniform(*self.contrast) if coin() else None,
-            "saturation": uniform(*self.saturation) if coin() else None,
-            "hue": self.py_random.randint(-self.hue, self.hue) if coin() else None,
+            "contrast": uniform(0.5, 1.5) if coin() else None,
+            "saturation": uniform(0.5, 1.5) if coin() else None,
+            "hue": self.py_random.randint(-18, 18) if coin() else None,
         }
 
     def apply(self, img, shift, contrast_first, contrast, saturation, hue, **params: Any) -> np.ndarray:
@@ -183,7 +171,7 @@ class TrainTransforms(A.Compose):
     """Transforms on bytes, then padding; what is normalised is left to the model's device (`normalize_batch`).
 
     Args:
-        transforms: Leave an image of at most `size`, 8-bit RGB.
+        transforms: Leave an image of at most `size`, 8-bit RGB; a larger one is a ValueError of numpy.
         size: (height, width) that image and mask are padded to, right and below.
 
     Shape:
@@ -199,11 +187,6 @@ class TrainTransforms(A.Compose):
     def __call__(self, *args, **data) -> dict[str, np.ndarray]:
         sample = super().__call__(*args, **data)
         image, mask = sample["image"], sample["mask"]
-        if image.dtype != np.uint8 or mask.shape != image.shape[:2] or any(np.subtract(self.size, mask.shape) < 0):
-            raise ValueError(
-                f"expected an 8-bit image and a mask of at most {self.size}; found {image.dtype} {image.shape} and "
-                f"{mask.shape}; crop them"
-            )
         height, width = mask.shape
         planes, padded = np.zeros((3, *self.size), np.uint8), np.full(self.size, IGNORE_INDEX, np.uint8)
         planes[:, :height, :width], padded[:height, :width] = cv2.split(image), mask

@@ -4,7 +4,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,24 +12,24 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Image
 from datasets.splits import SplitDict, SplitInfo
 
-from hf_urbanseg.data.layouts.folders import FEATURES
-from hf_urbanseg.data.layouts.saved_sets import LABEL_SPACE_FILE, SOURCE_FILE, is_saved_set, read_source
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS, write_split_file
-from hf_urbanseg.errors import DataError, UrbanSegError
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.dataset_card import write_dataset_card
 from hf_urbanseg.hub.cards.licence import choose_data_licence
 from hf_urbanseg.hub.cleaning import clean_values, is_absolute, last_name, list_local_folders
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import PublishResult, publish
 from hf_urbanseg.hub.repository import Files
-from hf_urbanseg.reports.run_files import write_json
 
 SHARD_BYTES = 500_000_000
 _ROW_GROUP_BYTES = 50_000_000
 _PARQUET = re.compile(rf"data/(?:{'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-_WHAT = "data set"
 
 
 def is_prepared_set(folder: str | Path) -> bool:
@@ -65,24 +65,18 @@ def push_prepared_set(
     Raises:
         UrbanSegError: As for `collect_dataset` and `publish`.
     """
-    options = {"private": ledger.private, "revision": ledger.revision}
-    if not dry_run:
-        ledger.owe(_WHAT)
-    try:
-        with collect_dataset(folder, ledger.repo_id, license=license, **options) as files:
-            if show is not None:
-                show(files)
-            if dry_run:
-                return None
-            result = publish(
-                files, ledger.repo_id, kind="dataset", message=message or "Upload a data set", timeout=timeout,
-                token=token, create_pr=ledger.create_pr, beside=folder, replaces=is_data_file, **options,
-            )  # fmt: skip
-    except UrbanSegError as error:
-        if not dry_run:
-            ledger.fail(error.found)
-        raise
-    ledger.settle(_WHAT, result.commit, result.url)
+    options, what = {"private": ledger.private, "revision": ledger.revision}, "data set"
+    noted = nullcontext() if dry_run else ledger.owing(what)
+    with noted, collect_dataset(folder, ledger.repo_id, license=license, **options) as files:
+        if show is not None:
+            show(files)
+        if dry_run:
+            return None
+        result = publish(
+            files, ledger.repo_id, kind="dataset", message=message or "Upload a data set", timeout=timeout,
+            token=token, create_pr=ledger.create_pr, beside=folder, replaces=is_data_file, **options,
+        )  # fmt: skip
+    ledger.settle(what, result.commit, result.url)
     return result
 
 

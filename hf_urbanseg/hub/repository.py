@@ -6,8 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.hub.cards.run_summary import RunSummary, read_json, read_yaml
+from hf_urbanseg.files import read_json
+from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning import clean_file, list_local_folders
+from hf_urbanseg.runs.folder import (
+    CARD,
+    CLASS_DISTRIBUTION,
+    CLASS_WEIGHTS,
+    FAILURES,
+    LABEL_SPACE,
+    LOG_HISTORY,
+    METRICS,
+    OVERLAYS,
+    RECIPE,
+    SPLITS,
+    TRAINING_ARGUMENTS,
+    TRAINING_CURVES,
+    RunFolder,
+    per_class,
+    per_image,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +37,12 @@ _MODEL = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
     "preprocessor_config.json",
 )  # fmt: skip
-_INPUTS = (
-    "recipe.yaml", "training_arguments.json", "splits.yaml", "label_space.json", "class_weights.json",
-    "class_distribution.png",
-)  # fmt: skip
+_INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION)
 # Made from the data's images, which have a licence of their own.
-_PICTURES = ("report.html", "overlays/*.png", "overlays/*.jpg", "failures/*.png", "failures/*.jpg", "failures/*.html")
-_RESULTS = (
-    "README.md", "metrics.json", "log_history.json", "training_curves.png", "per_class_*.md", "per_class_*.csv",
-    "per_class_*.png", "per_image_*.json", "failures/*.md", "failures/*.json", *_PICTURES,
-)  # fmt: skip
+_PICTURES = ("report.html", f"{FAILURES}/*.html")
+_PICTURES += tuple(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg"))
+_RESULTS = (CARD, METRICS, LOG_HISTORY, TRAINING_CURVES, per_image("*"), f"{FAILURES}/*.md", f"{FAILURES}/*.json")
+_RESULTS += (*(per_class("*", suffix) for suffix in (".md", ".csv", ".png")), *_PICTURES)
 # TensorBoard's
 _EVENTS = ("runs/events.out.tfevents.*", "runs/*/events.out.tfevents.*")
 
@@ -63,7 +77,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
         raise ModelError("the folder of a run", "none", "correct the path", run)
     found = _find(run, (*_MODEL, *_INPUTS, *_RESULTS))
     _check_model(run, found)
-    if "metrics.json" not in found:
+    if METRICS not in found:
         fix = "let `urbanseg finetune` finish (`--resume`), or measure it: `urbanseg evaluate --model RUN --output RUN`"
         raise ModelError("a measured model with metrics.json", "none", fix, run)
     shown = [name for name in found if _matches(name, _PICTURES)]
@@ -121,7 +135,7 @@ def _find_events(run: Path) -> dict[str, Path]:
 def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
     missing = [name for name in ("config.json", "preprocessor_config.json") if name not in found]
     if index := found.get("model.safetensors.index.json"):
-        missing += sorted(set(read_json(index).get("weight_map", {}).values()) - set(found))
+        missing += sorted(set((read_json(index) or {}).get("weight_map", {}).values()) - set(found))
     elif "model.safetensors" not in found:
         missing.insert(0, "model.safetensors")
     if missing:
@@ -130,7 +144,7 @@ def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
 
 
 def _clean(run: Path, found: Mapping[str, Path], tensorboard: bool) -> Files:
-    folders = list_local_folders(run, read_yaml(run / "recipe.yaml"))
+    folders = list_local_folders(run, RunFolder(run).read_recipe() or {})
     found = dict(found) | (_find_events(run) if tensorboard else {})
     files = {name: clean_file(name, path, folders) for name, path in sorted(found.items())}
     return {name: content for name, content in files.items() if content is not None}

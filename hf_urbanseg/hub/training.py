@@ -1,14 +1,18 @@
-"""What training pushes: a checkpoint's model at each save, the run at its end; nothing of it costs the run."""
+"""A run's push: in training at each save and at the end, at no cost to the run, or later from its folder."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
 from hf_urbanseg.hub.background import BackgroundPublisher
-from hf_urbanseg.hub.cards.model_card import CARD, build_interim_card, read_edited_card, write_model_card
+from hf_urbanseg.hub.cards.model_card import build_interim_card, read_edited_card, write_model_card
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.publish import PublishResult, publish
 from hf_urbanseg.hub.repository import Files, collect_checkpoint, collect_repository
+from hf_urbanseg.runs.folder import CARD
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +51,12 @@ def start_publisher(trainer: Trainer, output: Path) -> BackgroundPublisher:
     return publisher
 
 
-def push_end(publisher: BackgroundPublisher, trainer: Trainer, output: Path) -> str:
-    """Pushes the finished run, and says in a line where it is or what is owed."""
+def push_end(publisher: BackgroundPublisher, trainer: Trainer, output: Path) -> None:
+    """Pushes the finished run, and logs in a line where it is or what is owed."""
     files = partial(collect_repository, output, trainer.args.hub_tensorboard, trainer.args.hub_pictures)
     publisher.submit(files, f"The trained model, step {trainer.state.global_step}", "final")
-    return publisher.finish(trainer.args.hub_timeout)
+    line = publisher.finish(trainer.args.hub_timeout)
+    logger.log(logging.WARNING if line.startswith("owed") else logging.INFO, line)
 
 
 def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
@@ -60,3 +65,39 @@ def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None
         write_model_card(output, repo_id, pictures)
     except Exception as error:
         logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def publish_run(
+    run: Path,
+    ledger: PushLedger,
+    show: Callable[[Files], None] | None = None,
+    dry_run: bool = False,
+    message: str | None = None,
+    timeout: float | None = None,
+) -> PublishResult | None:
+    """Pushes a finished run's folder; until it has arrived, its push.json says that it is owed.
+
+    Args:
+        run: Written by finetune; its card is written anew unless a person has changed it.
+        ledger: Names the repository, and how it is made.
+        show: Called with the files before they go.
+        dry_run: Stop there, without a note, a card and a connection; None is returned.
+        message, timeout: As for `publish`.
+
+    Raises:
+        UrbanSegError: As for `collect_repository` and `publish`.
+    """
+    if not dry_run and run.is_dir():
+        write_model_card(run, ledger.repo_id, ledger.pictures)
+    files = collect_repository(run, ledger.tensorboard, ledger.pictures)
+    if show is not None:
+        show(files)
+    if dry_run:
+        return None
+    with ledger.owing("final"):
+        result = publish(
+            files, ledger.repo_id, message=message or "Upload a trained model", timeout=timeout, beside=run,
+            private=ledger.private, revision=ledger.revision, create_pr=ledger.create_pr,
+        )  # fmt: skip
+    ledger.settle("final", result.commit, result.url)
+    return result

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from hf_urbanseg.data.collator import collate_eval
 from hf_urbanseg.data.preprocessing import EvalDataset
@@ -47,8 +47,22 @@ class Measurement:
         return Measurement(sum(part.matrix for part in parts), images.select(row[name] for name in order))
 
 
+class TensorEvalDataset(Dataset):
+    """Any data set of `pixel_values` (3, h, w) and `labels` (H, W), as `EvalDataset` gives them; names are numbers."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset, self.names = dataset, [*map(str, range(len(dataset)))]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, list[torch.Tensor] | torch.Tensor | int]:
+        sample = self.dataset[index]
+        return {"views": [sample["pixel_values"]], "labels": sample["labels"], "index": index}
+
+
 def build_eval_loader(
-    dataset: EvalDataset,
+    dataset: EvalDataset | TensorEvalDataset,
     batch_size: int,
     num_workers: int = 0,
     rank: int = 0,
@@ -130,5 +144,5 @@ def measure(
     return Measurement(matrix.matrix.cpu(), builder.build())
 
 
-def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> np.ndarray:
-    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_classes, IGNORE_INDEX)
+def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: int) -> np.ndarray:
+    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_labels, IGNORE_INDEX)

@@ -4,11 +4,9 @@ import copy
 import json
 import logging
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -17,7 +15,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig
 
-from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.upsampling import upsample_argmax
 
 logger = logging.getLogger(__name__)
@@ -27,77 +24,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision of weights, input and activations alike (no autocast)."""
 
-_WINDOW, _STABLE = 3, 0.05
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds of the measured passes of one batch each."""
-
-    seconds: tuple[float, ...]
-    batch_size: int
-
-    @property
-    def median(self) -> float:
-        """Seconds per batch."""
-        return statistics.median(self.seconds)
-
-    @property
-    def images_per_second(self) -> float:
-        """At the median."""
-        return self.batch_size / self.median
-
-    def percentile(self, percent: float) -> float | None:
-        """Seconds per batch, or None where there are too few passes: p10 and p90 take 10 of them, p99 takes 100."""
-        tail = min(percent, 100 - percent) / 100
-        return float(np.percentile(self.seconds, percent)) if round(tail * len(self.seconds), 6) >= 1 else None
-
-    def to_dict(self) -> dict:
-        """Milliseconds, for JSON; None for a percentile of too few passes."""
-        percentiles = {f"p{percent}": self.percentile(percent) for percent in (10, 90, 99)}
-        values = {"median": self.median, **percentiles, "min": min(self.seconds), "max": max(self.seconds)}
-        return {
-            **{f"{name}_ms": None if value is None else 1000 * value for name, value in values.items()},
-            "images_per_second": self.images_per_second,
-            "passes": len(self.seconds),
-        }
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Timings of the same passes up to two points.
-
-    Args:
-        logits: From pixel values on the device to logits at a quarter of the input's size.
-        label_map: The same and on to train ids at the input's size (`upsample_argmax`), what a user waits for.
-        warmup_passes: Passes before those, not among them.
-        is_warm: Whether the last of these agreed within 5 %; False says that the machine was busy or the limit short.
-    """
-
-    logits: Timings
-    label_map: Timings
-    warmup_passes: int
-    is_warm: bool
-
-
-@dataclass(frozen=True)
-class PeakMemory:
-    """Bytes at the worst moment of one pass to the label map.
-
-    Args:
-        weights: Parameters and buffers.
-        working: What the pass takes on top.
-        method: How `working` was measured, in words.
-    """
-
-    weights: int
-    working: int
-    method: str
-
-    @property
-    def total(self) -> int:
-        """Weights and what the pass takes on top; without the interpreter, the libraries and CUDA's context."""
-        return self.weights + self.working
+_STEADY = 0.05
 
 
 def measure_latency(
@@ -107,8 +34,8 @@ def measure_latency(
     precision: Precision = "fp32",
     repeats: int = 30,
     warmup: int = 5,
-    seconds: float | None = None,
-) -> Latency:
+    seconds: float = float("inf"),
+) -> dict:
     """Times forward passes on the model's device, one after the other, synchronised at both ends.
 
     Reading, resizing and copying images to the device are left out. The model is put into evaluation mode for the
@@ -120,16 +47,16 @@ def measure_latency(
         batch_size: Images per pass.
         precision: Of weights, input and activations.
         repeats: Passes to measure.
-        warmup: Passes before; more, up to four times as many, until two medians of 3 agree within 5 %.
+        warmup: Passes before.
         seconds: Limit for the warm-up and for the measurement, each; at least 1 and 3 passes are made all the same.
 
-    Raises:
-        ConfigError: A number or size out of range.
+    Returns:
+        `logits` (to logits at a quarter of the input's size) and `label_map` (on to train ids at the input's size, what
+        a user waits for), of the same passes: `median_ms` and other milliseconds per batch, None for a percentile of
+        too few passes; `images_per_second` at the median; `passes`. `warmup_passes`. `is_warm`: whether the medians of
+        the first and the second half of the passes agree within 5 %; False says that the machine was busy, or the
+        warm-up short.
     """
-    _check(image_size, batch_size, precision)
-    for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0)):
-        if value < least:
-            raise ConfigError(f"`{name}` of at least {least}", f"{value}", "correct it")
     device = next(model.parameters()).device
     if next(model.parameters()).dtype != DTYPES[precision]:
         model = copy.deepcopy(model).to(DTYPES[precision])
@@ -148,31 +75,36 @@ def measure_latency(
         _synchronize(device)
         return middle - start, perf_counter() - start
 
+    def time_passes(count: int, least: int) -> np.ndarray:
+        passes = []
+        while len(passes) < count and (len(passes) < least or sum(end for _, end in passes) < seconds):
+            passes.append(time_pass())
+        return np.array(passes)
+
     try:
         with torch.no_grad():
-            warmed, is_warm = _warm_up(time_pass, warmup, seconds)
-            passes = []
-            while len(passes) < repeats and (
-                len(passes) < 3 or seconds is None or sum(end for _, end in passes) < seconds
-            ):
-                passes.append(time_pass())
+            warmed = len(time_passes(warmup, 1))
+            to_logits, to_label_map = time_passes(repeats, 3).T
     finally:
         model.train(was_training)
-    to_logits, to_label_map = zip(*passes, strict=True)
-    return Latency(Timings(to_logits, batch_size), Timings(to_label_map, batch_size), warmed, is_warm)
+    middle = len(to_label_map) / 2
+    first, second = np.median(to_label_map[: int(middle + 0.5)]), np.median(to_label_map[int(middle) :])
+    return {
+        "logits": _summarise(to_logits, batch_size),
+        "label_map": _summarise(to_label_map, batch_size),
+        "warmup_passes": warmed,
+        "is_warm": bool(abs(first - second) <= _STEADY * second),
+    }
 
 
-def _warm_up(time_pass: Callable[[], tuple[float, float]], warmup: int, seconds: float | None) -> tuple[int, bool]:
-    """Passes made, and whether they had become steady."""
-    times, steady = [], False
-    while len(times) < warmup or (not steady and len(times) < 4 * warmup):
-        if times and seconds is not None and sum(times) >= seconds:
-            break
-        times.append(time_pass()[1])
-        if len(times) >= 2 * _WINDOW:
-            before = statistics.median(times[-2 * _WINDOW : -_WINDOW])
-            steady = abs(statistics.median(times[-_WINDOW:]) - before) <= _STABLE * before
-    return len(times), steady
+def _summarise(seconds: np.ndarray, batch_size: int) -> dict:
+    count, median = len(seconds), float(np.median(seconds))
+    values = {"median": median, "min": seconds.min(), "max": seconds.max()}
+    for percent in (10, 90, 99):  # each takes a pass in its tail
+        enough = count * min(percent, 100 - percent) >= 100
+        values[f"p{percent}"] = np.percentile(seconds, percent) if enough else None
+    milliseconds = {f"{name}_ms": None if value is None else 1000 * float(value) for name, value in values.items()}
+    return milliseconds | {"images_per_second": batch_size / median, "passes": count}
 
 
 def measure_peak_memory(
@@ -181,7 +113,7 @@ def measure_peak_memory(
     batch_size: int = 1,
     precision: Precision = "fp32",
     device: torch.device | str = "cpu",
-) -> PeakMemory | None:
+) -> dict | None:
     """Memory of one pass of a model of this configuration, pixel values and label map included.
 
     On CUDA it is what torch's allocator handed out (`max_memory_allocated`). On CPU it is the growth of the resident
@@ -196,10 +128,10 @@ def measure_peak_memory(
         precision: Of weights, input and activations.
         device: Where.
 
-    Raises:
-        ConfigError: A number or size out of range.
+    Returns:
+        `weights_bytes` (parameters and buffers), `working_bytes` (what the pass takes on top at its worst moment),
+        `peak_bytes` (their sum; without the interpreter, the libraries and CUDA's context), `method` in words.
     """
-    _check(image_size, batch_size, precision)
     device = torch.device(device)
     if device.type == "cuda":
         model = _build_model(config, precision).to(device)
@@ -210,29 +142,26 @@ def measure_peak_memory(
         _run_pass(model, image_size, batch_size)
         torch.cuda.synchronize(device)
         working = torch.cuda.max_memory_allocated(device) - before
-        return PeakMemory(_count_bytes(model), working, "torch.cuda.max_memory_allocated")
+        return _describe_memory(_count_bytes(model), working, "torch.cuda.max_memory_allocated")
     if device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
         return None
-    root = str(Path(__file__).parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-    }
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     code = "from hf_urbanseg.inference.latency import _print_resident_growth as measure; measure()"
     words = [*map(str, image_size), str(batch_size), precision, str(torch.get_num_threads())]
     child = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        input=config.to_json_string(use_diff=False),
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+        [sys.executable, "-c", code, *words], input=config.to_json_string(use_diff=False), capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
     if child.returncode:
         reason = child.stderr.strip().splitlines()[-1:] or [f"exit status {child.returncode}, as when memory is short"]
         logger.warning("Peak memory could not be measured: %s", reason[0])
         return None
-    weights, working = map(int, child.stdout.split()[-2:])
-    return PeakMemory(weights, working, "growth of the resident set of a fresh process (VmHWM)")
+    sizes = map(int, child.stdout.split()[-2:])
+    return _describe_memory(*sizes, "growth of the resident set of a fresh process (VmHWM)")
+
+
+def _describe_memory(weights: int, working: int, method: str) -> dict:
+    return {"weights_bytes": weights, "working_bytes": working, "peak_bytes": weights + working, "method": method}
 
 
 def _print_resident_growth() -> None:
@@ -278,12 +207,3 @@ def _count_bytes(model: torch.nn.Module) -> int:
 def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def _check(image_size: Sequence[int], batch_size: int, precision: str) -> None:
-    if len(image_size) != 2 or min(image_size) < 32:
-        raise ConfigError("`image_size` as height and width of 32 or more", f"{list(image_size)}", "correct it")
-    if batch_size < 1:
-        raise ConfigError("`batch_size` of at least 1", f"{batch_size}", "correct it")
-    if precision not in DTYPES:
-        raise ConfigError(f"a precision of {', '.join(DTYPES)}", f"`{precision}`", "choose one of them")

@@ -187,9 +187,9 @@ def _iterate_blocks(
         enlarged = max(1.0, *plan.ratios)
         stripe = max(1, int(_STRIPE_WINDOWS * plan.window[1] / enlarged))
     passes[0].prepare((0, 1), (0, min(stripe, width)))
-    on_cpu, num_classes = passes[0].sample.device.type == "cpu", len(passes[0].sample)
+    on_cpu, num_labels = passes[0].sample.device.type == "cpu", len(passes[0].sample)
     max_columns = min(stripe, _CPU_COLUMNS) if on_cpu else stripe
-    limit = (_CPU_BLOCK if on_cpu else _GPU_BLOCK) / (num_classes * enlarged**2)
+    limit = (_CPU_BLOCK if on_cpu else _GPU_BLOCK) / (num_labels * enlarged**2)
     for left, right in _split(0, width, stripe):
         max_rows = max(1, int(limit / min(max_columns, right - left)))
         for rows in _split(0, height, max_rows):

@@ -13,6 +13,7 @@ from transformers import AutoModelForSemanticSegmentation
 from hf_urbanseg.data.collator import stack_views
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
@@ -130,23 +131,29 @@ class Predictor:
         return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
 
     def predict_batch(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """Predicts a batch; each a (height, width) uint8 tensor of train ids on the model's device."""
+        """Predicts PIL images at once; each a (height, width) uint8 tensor of train ids on the model's device."""
         self.model.eval()
         views = stack_views([build_views(image, self.image_processor, self.sizes) for image in images])
         return predict_views(self.model, views, [(image.height, image.width) for image in images], self.plan)
 
-    def predict(self, images: Sequence[Image.Image], batch_size: int = 4) -> list[np.ndarray]:
-        """Predicts PIL images at their own size.
+    def predict(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 4) -> np.ndarray | list[np.ndarray]:
+        """Predicts images at their own size.
 
         Args:
-            images: Of any mode and sizes.
+            images: One, or a list or tuple: paths, PIL images of any 8-bit mode, arrays (H, W, 3) or tensors (3, H, W)
+                of uint8 RGB values. Sizes and kinds may differ.
             batch_size: Images in memory at a time; doesn't change the result beyond rounding.
 
         Returns:
-            One (height, width) uint8 array of train ids per image.
+            One (height, width) uint8 array of train ids per image: for a single image the array, for a list a list.
+
+        Raises:
+            DataError: A file that can't be read, or none of the above.
         """
+        if not isinstance(images, (list, tuple)):
+            return self.predict([images])[0]
         starts = range(0, len(images), batch_size)
-        batches = (self.predict_batch(images[start : start + batch_size]) for start in starts)
+        batches = (self.predict_batch([*map(to_image, images[start : start + batch_size])]) for start in starts)
         return [one.cpu().numpy() for batch in batches for one in batch]
 
 

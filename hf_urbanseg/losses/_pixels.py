@@ -17,23 +17,29 @@ def upsample_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tenso
     return nn.functional.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def count_class_pixels(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+def divide(total: Tensor, normalizer: Tensor | float) -> Tensor:
+    """`total / normalizer` in the precision of `total`; `total` itself, which is 0, where the normaliser is 0."""
+    normalizer = torch.as_tensor(normalizer, device=total.device)
+    return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+
+
+def count_class_pixels(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
     """Pixels per class, without the ignored ones.
 
     Shape:
         labels: (...) integer train ids or `ignore_index`.
-        returns: (num_classes,) int64 on the device of `labels`.
+        returns: (num_labels,) int64 on the device of `labels`.
 
     Raises:
         ValueError: A label is neither a class nor `ignore_index`. On a GPU the loss itself would only trip a
             device-side assertion that names nothing.
     """
     flat = labels.reshape(-1)
-    if ignore_index < num_classes:
+    if ignore_index < num_labels:
         flat = flat[flat != ignore_index]
-    counts = torch.bincount(flat.clamp_min(0), minlength=max(num_classes, ignore_index + 1))
-    known = counts[:num_classes].sum() + (counts[ignore_index] if ignore_index >= num_classes else 0)
+    counts = torch.bincount(flat.clamp_min(0), minlength=max(num_labels, ignore_index + 1))
+    known = counts[:num_labels].sum() + (counts[ignore_index] if ignore_index >= num_labels else 0)
     if int(known) != flat.numel() or bool((flat < 0).any()):
-        wrong = sorted({int(v) for v in flat.unique()} - set(range(num_classes)) - {ignore_index})
-        raise ValueError(f"expected labels of 0..{num_classes - 1} or {ignore_index}; found {wrong}; map them first")
-    return counts[:num_classes]
+        wrong = sorted({int(v) for v in flat.unique()} - set(range(num_labels)) - {ignore_index})
+        raise ValueError(f"expected labels of 0..{num_labels - 1} or {ignore_index}; found {wrong}; map them first")
+    return counts[:num_labels]

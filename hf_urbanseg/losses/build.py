@@ -17,7 +17,7 @@ NAMES = ("cross_entropy", "ohem", "focal", "dice", "lovasz")
 
 def build_loss(
     loss: str,
-    num_classes: int,
+    num_labels: int,
     class_weights: Sequence[float] | None = None,
     normalizer: str = "valid_pixels",
     add_losses: Sequence[str] = (),
@@ -31,7 +31,7 @@ def build_loss(
 
     Args:
         loss: One of `NAMES`.
-        num_classes: C.
+        num_labels: C.
         class_weights: For every part but dice and lovasz, which balance classes by themselves.
         normalizer: Of cross_entropy, ohem and focal.
         add_losses: `name=weight` words.
@@ -45,17 +45,17 @@ def build_loss(
     def build(name: str) -> nn.Module:
         match name:
             case "cross_entropy":
-                return CrossEntropyLoss(num_classes, class_weights, normalizer)
+                return CrossEntropyLoss(num_labels, class_weights, normalizer)
             case "ohem":
                 return OhemCrossEntropyLoss(
-                    num_classes, class_weights, normalizer, ohem_min_kept, ohem_threshold, loss_scope
+                    num_labels, class_weights, normalizer, ohem_min_kept, ohem_threshold, loss_scope
                 )
             case "focal":
-                return FocalLoss(num_classes, class_weights, normalizer, focal_gamma)
+                return FocalLoss(num_labels, class_weights, normalizer, focal_gamma)
             case "dice":
-                return DiceLoss(num_classes, scope=loss_scope)
+                return DiceLoss(num_labels, scope=loss_scope)
             case "lovasz":
-                return LovaszSoftmaxLoss(num_classes)
+                return LovaszSoftmaxLoss(num_labels)
             case _:
                 raise ConfigError(f"a loss of {', '.join(NAMES)}", f"`{name}`", "choose one")
 
@@ -70,6 +70,6 @@ def build_loss(
             raise ConfigError("every loss once", f"`{name}` twice", "drop one", "add_losses")
         parts[name] = LossPart(build(name), value)
     if auxiliary_weight is not None:
-        auxiliary = CrossEntropyLoss(num_classes, class_weights, normalizer)
+        auxiliary = CrossEntropyLoss(num_labels, class_weights, normalizer)
         parts["auxiliary"] = LossPart(auxiliary, auxiliary_weight, "auxiliary_logits")
     return WeightedSumLoss(parts)

@@ -25,19 +25,24 @@ class WeightedSumLoss(nn.Module):
     `settle(reduce)` and `release()`; see `OhemCrossEntropyLoss`.
 
     Args:
-        parts: Name -> `LossPart` or (loss, weight[, output]). Weights are 0 or more.
+        parts: Name -> `LossPart` or (loss, weight[, output]), weights 0 or more; or a loss alone, under its own `name`.
 
     Shape:
         outputs: mapping of names to (N, C, h, w) logits, or the logits themselves. labels: (N, H, W) int64.
         returns: dict name -> scalar, weight applied; the training loss is their sum.
     """
 
-    def __init__(self, parts: Mapping[str, LossPart | tuple]):
+    def __init__(self, parts: Mapping[str, LossPart | tuple] | nn.Module):
         super().__init__()
+        if isinstance(parts, nn.Module):
+            parts = {getattr(parts, "name", type(parts).__name__): LossPart(parts)}
         if not parts:
             raise ConfigError("at least one loss", "none", "name one with `--loss`")
         parts = {name: LossPart(*part) for name, part in parts.items()}
         for name, part in parts.items():
+            if not hasattr(part.loss, "compute_normalizer"):
+                found = f"a {type(part.loss).__name__}"
+                raise ConfigError("a loss with `compute_normalizer`", found, "take one of `hf_urbanseg.losses`", name)
             if not part.weight >= 0:
                 raise ConfigError("loss weights of 0 or more", f"{part.weight} for `{name}`", "correct it")
         self.losses = nn.ModuleDict({name: part.loss for name, part in parts.items()})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixel_sum import PixelLoss, sum_pixel_losses
-from hf_urbanseg.losses._pixels import count_class_pixels
+from hf_urbanseg.losses._pixels import count_class_pixels, divide
 
 Normalizer = Literal["valid_pixels", "weight_sum"]
 
@@ -18,7 +18,7 @@ class CrossEntropyLoss(nn.Module):
     """Class-weighted cross-entropy of logits upsampled to the label's resolution.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         class_weights (`Sequence[float]`, *optional*): C positive weights; None weighs all classes by 1.
         normalizer (`str`, defaults to `"valid_pixels"`): what the weighted sum is divided by. `"valid_pixels"`: the
             number of labelled pixels, as in the report's code (MMSegmentation with `avg_non_ignore=True`), so weights
@@ -44,7 +44,7 @@ class CrossEntropyLoss(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_labels: int,
         class_weights: Sequence[float] | Tensor | None = None,
         normalizer: Normalizer = "valid_pixels",
         ignore_index: int = IGNORE_INDEX,
@@ -54,19 +54,19 @@ class CrossEntropyLoss(nn.Module):
             raise ConfigError("`normalizer` valid_pixels or weight_sum", f"{normalizer!r}", "choose one of them")
         if class_weights is not None:
             class_weights = torch.as_tensor(class_weights, dtype=torch.float64)
-            if class_weights.shape != (num_classes,):
+            if class_weights.shape != (num_labels,):
                 raise ConfigError(
-                    f"{num_classes} class weights", f"{class_weights.numel()}", "give one per class in train-id order"
+                    f"{num_labels} class weights", f"{class_weights.numel()}", "give one per class in train-id order"
                 )
             if not bool((torch.isfinite(class_weights) & (class_weights > 0)).all()):
                 raise ConfigError("positive, finite class weights", f"{class_weights.tolist()}", "correct them")
-        self.num_classes, self.normalizer, self.ignore_index = num_classes, normalizer, ignore_index
+        self.num_labels, self.normalizer, self.ignore_index = num_labels, normalizer, ignore_index
         # Not in the state dict: weights belong to the recipe, and checkpoints must not depend on them.
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         """The denominator this batch contributes: fp64 scalar, additive over batches and ranks."""
-        counts = count_class_pixels(labels, self.num_classes, self.ignore_index).double()
+        counts = count_class_pixels(labels, self.num_labels, self.ignore_index).double()
         if self.normalizer == "valid_pixels" or self.class_weights is None:
             return counts.sum()
         return counts @ self.class_weights.to(counts.device)
@@ -79,9 +79,8 @@ class CrossEntropyLoss(nn.Module):
     ) -> Tensor:
         if normalizer is None:
             normalizer = self.compute_normalizer(labels)
-        normalizer = torch.as_tensor(normalizer, device=logits.device)
         total = sum_pixel_losses(logits, labels, self.class_weights, self.ignore_index, pixel_loss)
-        return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+        return divide(total, normalizer)
 
 
 def _weigh(cross_entropy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

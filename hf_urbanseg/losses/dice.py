@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.losses._pixels import count_class_pixels, upsample_logits
+from hf_urbanseg.losses._pixels import count_class_pixels, divide, upsample_logits
 
 
 class _Sums(NamedTuple):
@@ -26,7 +26,7 @@ class DiceLoss(nn.Module):
     labelled pixels, L their number.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         smooth (`float`, defaults to 0.0): 0 or more, in pixels. Not needed against division by zero (a class without
             pixels is not in the mean), so 0 is Dice itself; a positive value lets go of classes of few pixels.
         scope (`str`, defaults to `"process"`): which pixels a class is summed over. `"process"`: those of one
@@ -55,7 +55,7 @@ class DiceLoss(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_labels: int,
         smooth: float = 0.0,
         scope: Literal["process", "global"] = "process",
         ignore_index: int = IGNORE_INDEX,
@@ -65,8 +65,7 @@ class DiceLoss(nn.Module):
             raise ConfigError("`smooth` of 0 or more", f"{smooth}", "correct it")
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
-        self.num_classes, self.smooth, self.scope, self.ignore_index = num_classes, float(smooth), scope, ignore_index
-        self.diagnostics: dict[str, Tensor] = {}
+        self.num_labels, self.smooth, self.scope, self.ignore_index = num_labels, float(smooth), scope, ignore_index
         self.release()
 
     @property
@@ -76,7 +75,7 @@ class DiceLoss(nn.Module):
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         """1 for a batch with a labelled pixel, else 0: fp64 scalar, additive over batches and ranks."""
-        return (count_class_pixels(labels, self.num_classes, self.ignore_index).sum() > 0).double()
+        return (count_class_pixels(labels, self.num_labels, self.ignore_index).sum() > 0).double()
 
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
@@ -97,10 +96,9 @@ class DiceLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         own = self._compute_sums(logits, labels)
         labelled = own.pixels.sum() > 0
-        normalizer = labelled.double() if normalizer is None else torch.as_tensor(normalizer, device=logits.device)
-        normalizer = torch.where(normalizer > 0, normalizer, 1)
+        normalizer = labelled.double() if normalizer is None else normalizer
         if self._settled is None:
-            loss = self._compute_loss(own) / normalizer
+            loss = divide(self._compute_loss(own), normalizer)
         else:
             # The sums are additive, the loss is not: its first-order part at the global sums is additive again, and
             # has the same gradient.
@@ -109,11 +107,11 @@ class DiceLoss(nn.Module):
                 value = self._compute_loss(whole)
                 by_intersection, by_probability = torch.autograd.grad(value, whole[:2])
             slope = by_intersection @ own.intersection + by_probability @ own.probability
-            loss = slope - slope.detach() + labelled * value.detach() / normalizer
+            loss = slope - slope.detach() + divide(labelled * value.detach(), normalizer)
         return loss.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
     def _compute_sums(self, logits: Tensor, labels: Tensor) -> _Sums:
-        pixels = count_class_pixels(labels, self.num_classes, self.ignore_index).double()
+        pixels = count_class_pixels(labels, self.num_labels, self.ignore_index).double()
         with torch.autocast(logits.device.type, enabled=False):
             probs = upsample_logits(logits, labels.shape[-2:]).softmax(1)
             valid = labels != self.ignore_index

@@ -14,7 +14,7 @@ class FocalLoss(CrossEntropyLoss):
     """Class-weighted cross-entropy, each pixel times (1 - p)^gamma with p the softmax probability of its true class.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`; the paper's alpha, per class.
         normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; (1 - p)^gamma is not in it.
         gamma (`float`, defaults to 2.0): 0 or more; 0 is cross-entropy, exactly.
@@ -32,21 +32,19 @@ class FocalLoss(CrossEntropyLoss):
     """
 
     name = "focal"
-    needs_collection = False
 
     def __init__(
         self,
-        num_classes: int,
+        num_labels: int,
         class_weights: Sequence[float] | Tensor | None = None,
         normalizer: Normalizer = "valid_pixels",
         gamma: float = 2.0,
         ignore_index: int = IGNORE_INDEX,
     ):
-        super().__init__(num_classes, class_weights, normalizer, ignore_index)
+        super().__init__(num_labels, class_weights, normalizer, ignore_index)
         if not 0 <= gamma < float("inf"):
             raise ConfigError("`gamma` of 0 or more", f"{gamma}", "correct it; the paper's is 2")
         self.gamma = float(gamma)
-        self.diagnostics: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         if self.gamma == 0:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.losses._pixels import count_class_pixels, upsample_logits
+from hf_urbanseg.losses._pixels import count_class_pixels, divide, upsample_logits
 
 
 class LovaszSoftmaxLoss(nn.Module):
@@ -13,7 +13,7 @@ class LovaszSoftmaxLoss(nn.Module):
     Sorts the pixels of every class of an image: the dearest loss here.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape:
@@ -29,22 +29,19 @@ class LovaszSoftmaxLoss(nn.Module):
     """
 
     name = "lovasz"
-    needs_collection = False
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX):
+    def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX):
         super().__init__()
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.diagnostics: dict[str, Tensor] = {}
+        self.num_labels, self.ignore_index = num_labels, ignore_index
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         """Number of images with a labelled pixel: fp64 scalar, additive over batches and ranks."""
-        count_class_pixels(labels, self.num_classes, self.ignore_index)  # for its check
+        count_class_pixels(labels, self.num_labels, self.ignore_index)  # for its check
         return (labels != self.ignore_index).flatten(1).any(1).sum().double()
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         if normalizer is None:
             normalizer = self.compute_normalizer(labels)
-        normalizer = torch.as_tensor(normalizer, device=logits.device)
         with torch.autocast(logits.device.type, enabled=False):
             probs = upsample_logits(logits, labels.shape[-2:]).softmax(1)
             total = probs[:0].sum()  # 0 with a gradient, should no image have labels
@@ -52,7 +49,7 @@ class LovaszSoftmaxLoss(nn.Module):
                 valid = label != self.ignore_index
                 if valid.any():
                     total = total + _compute_image_loss(image[:, valid], label[valid])
-            return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
+            return divide(total, normalizer)
 
 
 def _compute_image_loss(probs: Tensor, labels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     Pixels that tie with the K-th are kept too, so K is a lower bound; with K labelled pixels or fewer all are kept.
 
     Args:
-        num_classes (`int`): C.
+        num_labels (`int`): C.
         class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`.
         normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; over *all* labelled pixels, kept or
             not, so the loss is the smaller the fewer are kept.
@@ -62,7 +62,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
 
     def __init__(
         self,
-        num_classes: int,
+        num_labels: int,
         class_weights: Sequence[float] | Tensor | None = None,
         normalizer: Normalizer = "valid_pixels",
         min_kept: int = 100_000,
@@ -70,7 +70,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         scope: Literal["process", "global"] = "process",
         ignore_index: int = IGNORE_INDEX,
     ):
-        super().__init__(num_classes, class_weights, normalizer, ignore_index)
+        super().__init__(num_labels, class_weights, normalizer, ignore_index)
         if not min_kept >= 0:
             raise ConfigError("`min_kept` of 0 or more", f"{min_kept}", "give pixels per image")
         if threshold is None and min_kept == 0:

@@ -12,7 +12,7 @@ from hf_urbanseg.metrics.confusion_matrix import count_byte_pairs
 def compute_boundary_counts(
     prediction: np.ndarray,
     label: np.ndarray,
-    num_classes: int,
+    num_labels: int,
     ignore_index: int = IGNORE_INDEX,
     dilation_ratio: float = 0.02,
 ) -> np.ndarray:
@@ -26,7 +26,7 @@ def compute_boundary_counts(
     nowhere. Void is "something else": the rim of a void region belongs to both bands.
 
     Args:
-        num_classes: C, up to 254.
+        num_labels: C, up to 254.
         ignore_index: Label of void pixels.
         dilation_ratio: Width of the band by the image's diagonal; 0.02 is the paper's.
 
@@ -46,24 +46,24 @@ def compute_boundary_counts(
             f"expected prediction and label of one (height, width); found {prediction.shape} and {label.shape}; "
             "upsample the logits to the label's size first"
         )
-    if not 1 <= num_classes < IGNORE_INDEX:
-        raise ValueError(f"expected `num_classes` of 1..{IGNORE_INDEX - 1}; found {num_classes}; merge classes")
+    if not 1 <= num_labels < IGNORE_INDEX:
+        raise ValueError(f"expected `num_labels` of 1..{IGNORE_INDEX - 1}; found {num_labels}; merge classes")
     void = label == ignore_index
-    label = _as_classes(np.where(void, 0, label), num_classes, "labels")
-    prediction = _as_classes(prediction, num_classes, "predictions")
+    label = _as_classes(np.where(void, 0, label), num_labels, "labels")
+    prediction = _as_classes(prediction, num_labels, "predictions")
     label[void] = prediction[void] = IGNORE_INDEX
     width = max(1, round(dilation_ratio * math.hypot(*label.shape)))
     # Outside its band a pixel is of no class: void in the label, one class more in the prediction.
     in_label, in_prediction = (_find_inside(mask, width) for mask in (label, prediction))
-    label[in_label], prediction[in_prediction | void] = IGNORE_INDEX, num_classes
-    table = count_byte_pairs(label.reshape(-1), prediction.reshape(-1), num_classes, num_classes + 1)
-    return np.stack([np.diag(table[1:]), table[1:].sum(1), table[:, :num_classes].sum(0)])
+    label[in_label], prediction[in_prediction | void] = IGNORE_INDEX, num_labels
+    table = count_byte_pairs(label.reshape(-1), prediction.reshape(-1), num_labels, num_labels + 1)
+    return np.stack([np.diag(table[1:]), table[1:].sum(1), table[:, :num_labels].sum(0)])
 
 
-def _as_classes(mask: np.ndarray, num_classes: int, kind: str) -> np.ndarray:
-    if mask.size and (mask.min() < 0 or mask.max() >= num_classes):
-        wrong = np.unique(mask[(mask < 0) | (mask >= num_classes)]).tolist()
-        raise ValueError(f"expected {kind} of 0..{num_classes - 1}; found {wrong}; map them first")
+def _as_classes(mask: np.ndarray, num_labels: int, kind: str) -> np.ndarray:
+    if mask.size and (mask.min() < 0 or mask.max() >= num_labels):
+        wrong = np.unique(mask[(mask < 0) | (mask >= num_labels)]).tolist()
+        raise ValueError(f"expected {kind} of 0..{num_labels - 1}; found {wrong}; map them first")
     return mask.astype(np.uint8)
 
 

@@ -17,7 +17,7 @@ class ConfusionMatrix:
     """Pixel counts by (label, prediction), accumulated image by image.
 
     Args:
-        num_classes: C.
+        num_labels: C.
         ignore_index: Label of pixels that are not counted.
         device: Where the counts live; updates on other devices move only the C x C result.
 
@@ -25,9 +25,9 @@ class ConfusionMatrix:
         matrix: (C, C) int64; row = label, column = prediction.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, device: torch.device | str = "cpu"):
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX, device: torch.device | str = "cpu"):
+        self.num_labels, self.ignore_index = num_labels, ignore_index
+        self.matrix = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=device)
 
     def update(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Adds pixels.
@@ -47,13 +47,13 @@ class ConfusionMatrix:
             )
         on_cpu = predictions.device.type == labels.device.type == "cpu"
         counts = None
-        if on_cpu and self.ignore_index == IGNORE_INDEX and self.num_classes <= IGNORE_INDEX:
-            counts = _count_bytes(predictions, labels, self.num_classes)
+        if on_cpu and self.ignore_index == IGNORE_INDEX and self.num_labels <= IGNORE_INDEX:
+            counts = _count_bytes(predictions, labels, self.num_labels)
         if counts is None:
             predictions, labels = (
                 mask.long() if mask.dtype in _STORED_ONLY else mask for mask in (predictions, labels)
             )
-            counts = _count_anywhere(predictions, labels, self.num_classes, self.ignore_index)
+            counts = _count_anywhere(predictions, labels, self.num_labels, self.ignore_index)
         if counts is None:
             self._raise_unknown(predictions, labels)
         self.matrix += counts if on_cpu and self.matrix.device.type == "cpu" else counts.to(self.matrix.device)
@@ -61,14 +61,9 @@ class ConfusionMatrix:
 
     def _raise_unknown(self, predictions: Tensor, labels: Tensor) -> None:
         for kind, values in (("predictions", predictions), ("labels", labels[labels != self.ignore_index])):
-            wrong = values[(values < 0) | (values >= self.num_classes)].unique().tolist()
+            wrong = values[(values < 0) | (values >= self.num_labels)].unique().tolist()
             if wrong:
-                raise ValueError(f"expected {kind} of 0..{self.num_classes - 1}; found {wrong}; map them first")
-
-    def all_reduce(self) -> None:
-        """Sums the counts over all processes of the default group; afterwards every process holds the total."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.matrix)
+                raise ValueError(f"expected {kind} of 0..{self.num_labels - 1}; found {wrong}; map them first")
 
     def reset(self) -> None:
         self.matrix.zero_()
@@ -103,6 +98,12 @@ def count_byte_pairs(labels: np.ndarray, predictions: np.ndarray, rows: int, col
         table = table.astype(np.int64).reshape(1 + rows, 256 // step, step)
         counts += table[:, :copies, :columns].sum(1)
     return counts
+
+
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where the whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
 
 
 def _count_bytes(predictions: Tensor, labels: Tensor, classes: int) -> Tensor | None:

@@ -1,12 +1,13 @@
 """Pixel counts image by image: small, and enough for every score of any set of images."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.metrics.confusion_matrix import divide
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ImageCounts:
     @property
     def iou(self) -> np.ndarray:
         """(N, C) float64: IoU of each class in each image, NaN where it is in neither label nor prediction."""
-        return _ratio(self.hits, self.labelled + self.predicted - self.hits)
+        return divide(self.hits, self.labelled + self.predicted - self.hits)
 
     @property
     def mean_iou(self) -> np.ndarray:
@@ -63,7 +64,7 @@ class ImageCounts:
         if self.boundary is None:
             return None
         hits, labelled, predicted = np.moveaxis(self.boundary, 1, 0)
-        return _ratio(hits, labelled + predicted - hits)
+        return divide(hits, labelled + predicted - hits)
 
     @property
     def mean_boundary_iou(self) -> np.ndarray | None:
@@ -73,13 +74,11 @@ class ImageCounts:
     @property
     def overall_accuracy(self) -> np.ndarray:
         """(N,) float64: share of the labelled pixels that are right; NaN for an image without any."""
-        return _ratio(self.hits.sum(1), self.labelled.sum(1))
+        return divide(self.hits.sum(1), self.labelled.sum(1))
 
     def total(self, name: str = "all images") -> "ImageCounts":
         """All images as one: its scores are those of the split (summed counts, not means of images)."""
-        sums = (getattr(self, key).sum(0, keepdims=True) for key in ("hits", "labelled", "predicted"))
-        boundary = None if self.boundary is None else self.boundary.sum(0, keepdims=True)
-        return ImageCounts((name,), self.classes, *sums, boundary)
+        return self._map((name,), lambda counts: counts.sum(0, keepdims=True))
 
     @classmethod
     def concatenate(cls, parts: Iterable["ImageCounts"]) -> "ImageCounts":
@@ -98,9 +97,11 @@ class ImageCounts:
     def select(self, indices: Iterable[int]) -> "ImageCounts":
         """These images, in this order."""
         indices = list(indices)
-        rows = (getattr(self, key)[indices] for key in ("hits", "labelled", "predicted"))
-        boundary = None if self.boundary is None else self.boundary[indices]
-        return ImageCounts(tuple(self.names[i] for i in indices), self.classes, *rows, boundary)
+        return self._map(tuple(self.names[i] for i in indices), lambda counts: counts[indices])
+
+    def _map(self, names: tuple[str, ...], change: Callable[[np.ndarray], np.ndarray]) -> "ImageCounts":
+        arrays = (self.hits, self.labelled, self.predicted, self.boundary)
+        return ImageCounts(names, self.classes, *(None if array is None else change(array) for array in arrays))
 
     def to_dict(self) -> dict:
         """JSON-ready; `from_dict` reads it back."""
@@ -124,7 +125,9 @@ class ImageCounts:
                 boundary = np.array(boundary, np.int64).reshape(shape[0], 3, shape[1])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError("counts per image as evaluate.py writes them", reason, "measure again", source) from error
+            raise DataError(
+                "counts per image as `urbanseg evaluate` writes them", reason, "measure again", source
+            ) from error
         return cls(names, classes, *arrays, boundary)
 
 
@@ -137,11 +140,9 @@ class ImageCountsBuilder:
 
     def __init__(self, classes: Iterable[str]):
         self.classes = tuple(classes)
-        self._rows: dict[str, np.ndarray] = {}
-        self._bands: dict[str, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self._names: list[str] = []
+        self._rows: list[np.ndarray] = []
+        self._bands: list[np.ndarray] = []
 
     def add(self, name: str, counts: np.ndarray, boundary: np.ndarray | None = None) -> None:
         """Adds one image.
@@ -149,39 +150,25 @@ class ImageCountsBuilder:
         Shape:
             counts: (C, C) integers, array or tensor; row = label, as `ConfusionMatrix.update` returns them.
             boundary: (3, C) from `compute_boundary_counts`; for every image or for none.
-
-        Raises:
-            DataError: Another number of classes, an image twice, or `boundary` for some images only.
         """
         # A tensor on a GPU is copied here: C x C numbers.
         counts = np.asarray(counts.cpu() if hasattr(counts, "cpu") else counts)
-        size = len(self.classes)
-        if counts.shape != (size, size):
-            raise DataError(f"counts of shape ({size}, {size})", f"{counts.shape}", "use one label space", name)
-        if name in self._rows:
-            raise DataError("each image once", f"{name} twice", "measure again")
-        if (boundary is not None) != (len(self._bands) == len(self._rows)) and self._rows:
-            raise DataError("`boundary` for every image or for none", "some with, some without", "measure again", name)
+        self._names.append(name)
+        self._rows.append(np.stack([np.diag(counts), counts.sum(1), counts.sum(0)]).astype(np.int64))
         if boundary is not None:
-            boundary = np.asarray(boundary)
-            if boundary.shape != (3, size):
-                raise DataError(f"`boundary` of shape (3, {size})", f"{boundary.shape}", "use one label space", name)
-            self._bands[name] = boundary.astype(np.int64)
-        self._rows[name] = np.stack([np.diag(counts), counts.sum(1), counts.sum(0)]).astype(np.int64)
+            self._bands.append(np.array(boundary, np.int64))
 
     def build(self) -> ImageCounts:
-        """Everything added so far, in the order of adding."""
-        size = len(self.classes)
-        rows = np.stack(list(self._rows.values())) if self._rows else np.zeros((0, 3, size), np.int64)
-        bands = np.stack(list(self._bands.values())) if self._bands else None
-        return ImageCounts(tuple(self._rows), self.classes, rows[:, 0], rows[:, 1], rows[:, 2], bands)
+        """Everything added so far, in the order of adding.
+
+        Raises:
+            DataError: As `ImageCounts`: an image twice, or `boundary` for some images only.
+        """
+        rows = np.array(self._rows, np.int64).reshape(-1, 3, len(self.classes))
+        bands = np.array(self._bands, np.int64) if self._bands else None
+        return ImageCounts(tuple(self._names), self.classes, *np.moveaxis(rows, 1, 0), bands)
 
 
 def _nan_means(values: np.ndarray) -> np.ndarray:
     present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0).sum(1), present.sum(1))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
+    return divide(np.where(present, values, 0).sum(1), present.sum(1))

@@ -9,7 +9,7 @@ import torch
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
+from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix, divide
 
 
 def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] = ()) -> dict:
@@ -39,17 +39,17 @@ def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] 
     """
     matrix = np.asarray(torch.as_tensor(matrix).cpu()).astype(np.int64)
     hits, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    iou = _ratio(hits, labelled + predicted - hits)
-    recall, precision = _ratio(hits, labelled), _ratio(hits, predicted)
-    dice = _ratio(2 * hits, labelled + predicted)
+    iou = divide(hits, labelled + predicted - hits)
+    recall, precision = divide(hits, labelled), divide(hits, predicted)
+    dice = divide(2 * hits, labelled + predicted)
     total = matrix.sum()
     scores = {
         "mean_iou": _nan_mean(iou),
         "mean_accuracy": _nan_mean(recall),
         "mean_precision": _nan_mean(precision),
         "mean_dice": _nan_mean(dice),
-        "overall_accuracy": float(_ratio(hits.sum(), total)),
-        "frequency_weighted_iou": float(_ratio(np.nansum(labelled * iou), total)),
+        "overall_accuracy": float(divide(hits.sum(), total)),
+        "frequency_weighted_iou": float(divide(np.nansum(labelled * iou), total)),
         "iou": iou.tolist(),
         "accuracy": recall.tolist(),
         "precision": precision.tolist(),
@@ -67,13 +67,8 @@ def _compute_category_scores(matrix: np.ndarray, categories: Sequence[str]) -> d
     member = np.array([[category == name for category in categories] for name in names], np.int64)
     grouped = member @ matrix @ member.T
     hits = np.diag(grouped)
-    iou = _ratio(hits, grouped.sum(1) + grouped.sum(0) - hits)
+    iou = divide(hits, grouped.sum(1) + grouped.sum(0) - hits)
     return {"category_iou": dict(zip(names, iou.tolist(), strict=True)), "mean_category_iou": _nan_mean(iou)}
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
 
 
 def _nan_mean(values: np.ndarray) -> float:
@@ -132,10 +127,6 @@ class MeanIoU(evaluate.Metric):
         scores = compute_scores(self._confusion_matrix.matrix)
         self._confusion_matrix.reset()
         return scores
-
-    def _compute(self, predictions, references) -> dict:
-        """The base class's hook; `compute` doesn't pass through it because nothing is cached."""
-        return self.compute(predictions=predictions, references=references)
 
 
 def _as_integers(mask) -> torch.Tensor:

@@ -10,6 +10,7 @@ from transformers import SegformerForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.loading import find_difference
 
 AUXILIARY_WEIGHTS = "auxiliary_head.safetensors"
 _NAME = "auxiliary_head"
@@ -156,13 +157,6 @@ def load_auxiliary_head(model: nn.Module, folder: str | Path) -> None:
         raise ModelError("readable weights", f"{type(error).__name__}: {error}", "restore the file", path) from error
     if stage != str(head.stage):
         raise ModelError(f"a head of stage {head.stage}", f"one of stage {stage}", fix, path)
-    expected = head.state_dict()
-    for name in sorted(saved.keys() | expected.keys()):
-        here, there = (_describe(tensors.get(name)) for tensors in (expected, saved))
-        if here != there:
-            raise ModelError(f"`{name}` {here}", there, fix, path)
+    if different := find_difference(head.state_dict(), saved, same_precision=True):
+        raise ModelError("the tensors of this head", different, fix, path)
     head.load_state_dict(saved, strict=True)
-
-
-def _describe(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -5,18 +5,12 @@ import math
 from collections.abc import Mapping
 
 import torch
-from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
-from hf_urbanseg.models.loading import (
-    SegformerImageProcessorPil,
-    find_file,
-    first_line,
-    load_complete,
-    quiet_transformers,
-)
+from hf_urbanseg.models.loading import SegformerImageProcessorPil, load_complete, load_config
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +61,7 @@ def load_pretrained_model(
     Raises:
         ModelError: Not found, not a SegFormer, damaged, or tensors missing, unexpected or of another shape.
     """
-    config = _load_config(name_or_path, revision)
+    config = load_config(name_or_path, revision)
     if config.model_type != "segformer":
         kept = config.model_type == SegformerConvDecoderConfig.model_type
         fix = "convert its .pth file with `--decoder drop` and train a new decoder" if kept else "choose another model"
@@ -135,12 +129,3 @@ def _reset_classifier(model: SegformerForSemanticSegmentation) -> None:
     classifier = model.decode_head.classifier
     torch.nn.init.normal_(classifier.weight, std=model.config.initializer_range)
     torch.nn.init.zeros_(classifier.bias)
-
-
-def _load_config(name_or_path: str, revision: str | None):
-    path = find_file(name_or_path, "config.json", revision)
-    try:
-        with quiet_transformers():
-            return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError("the configuration of a model", first_line(error), "copy it again", path) from error

@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hf_urbanseg.errors import CheckpointError, ConfigError, ModelError
+from hf_urbanseg.errors import CheckpointError, ConfigError
+from hf_urbanseg.models.loading import find_difference
 
 EMA_WEIGHTS = "ema.safetensors"
 _PARAMETERS, _BUFFERS, _STEP = "parameters.", "buffers.", "step"
@@ -38,10 +39,10 @@ class ExponentialMovingAverage:
         self.step = 0
         """The step of the last update, as it was given."""
         self._model = model
-        self._average = {
-            name: tensor.clone() if name.startswith(_BUFFERS) else tensor.to(_precision(tensor), copy=True)
-            for name, tensor in _tensors(model).items()
-        }
+        self._average = {name: tensor.clone() for name, tensor in _tensors(model).items()}
+        for name, tensor in self._average.items():
+            if not name.startswith(_BUFFERS):
+                self._average[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -62,26 +63,18 @@ class ExponentialMovingAverage:
         self.step = step
 
     @contextmanager
-    def swap(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
-        """Lends the averaged weights to a model: inside the `with` it has them, afterwards its own again, bit for bit.
-
-        Args:
-            model: Any model with the same tensors; None takes the one that is averaged.
-
-        Raises:
-            ModelError: It has other tensors.
-        """
-        model = self._model if model is None else model
-        tensors = _tensors(model)
-        different = _find_difference(self._average, tensors, precision=False)
-        if different:
-            raise ModelError("the model that was averaged", different, "swap into a model of the same architecture")
-        own = {name: tensor.clone() for name, tensor in tensors.items()}
+    def swap(self) -> Iterator[nn.Module]:
+        """Inside the `with` the model has the averaged weights, afterwards its own again, bit for bit."""
+        own = {name: tensor.clone() for name, tensor in _tensors(self._model).items()}
         try:
-            _copy(self._average, tensors)
-            yield model
+            _copy(self._average, _tensors(self._model))
+            yield self._model
         finally:
-            _copy(own, _tensors(model))
+            _copy(own, _tensors(self._model))
+
+    def use(self) -> None:
+        """Gives the model the averaged weights for good."""
+        _copy(self._average, _tensors(self._model))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages themselves, no copies, as `parameters.<name>` and `buffers.<name>`, and `step`."""
@@ -93,7 +86,7 @@ class ExponentialMovingAverage:
         Raises:
             CheckpointError: Tensors missing, unexpected, or of another shape or precision.
         """
-        different = _find_difference(self.state_dict(), state)
+        different = find_difference(self.state_dict(), state, same_precision=True)
         if different:
             raise CheckpointError(
                 "averages of this very model", different, "resume with the options the run was started with", path
@@ -128,24 +121,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return parameters | {_BUFFERS + name: buffer.detach() for name, buffer in model.named_buffers()}
 
 
-def _precision(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
 @torch.no_grad()
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     for name, tensor in source.items():
         target[name].copy_(tensor)
-
-
-def _find_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], precision: bool = True) -> str | None:
-    """In words, the first tensor by name that differs in presence, shape or `precision`."""
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"no `{name}`"
-        if name not in expected:
-            return f"`{name}` besides"
-        here, there = expected[name], found[name]
-        if here.shape != there.shape or (precision and here.dtype != there.dtype):
-            return f"`{name}` {tuple(there.shape)} {there.dtype} instead of {tuple(here.shape)} {here.dtype}"
-    return None

@@ -1,7 +1,7 @@
 """Models and image processors from a folder or the Hub: completely, or one line that says what is wrong."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import torch
 import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig
 
 # From its module, because `transformers.SegformerImageProcessor` and `AutoImageProcessor` mean another class where
 # torchvision is installed (resized pixels differ by up to 0.02), and in transformers < 5.23 nothing at all where it is
@@ -33,7 +35,7 @@ def load_complete(
     fix: str = "take an unaltered checkpoint, or save it again with `save_pretrained`",
     **options,
 ):
-    """`model_class.from_pretrained` in fp32, with every tensor accounted for.
+    """`model_class.from_pretrained`, in fp32 unless `dtype` says otherwise, with every tensor accounted for.
 
     Stock loading warns of tensors that are missing, left over or of another shape and goes on with random weights.
 
@@ -55,9 +57,8 @@ def load_complete(
             # In fp32, because the default is the checkpoint's own type, and half-precision weights neither train nor
             # measure well. A wrong shape is let through here because the report names the tensor and the exception
             # doesn't.
-            model, report = model_class.from_pretrained(
-                name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
-            )
+            options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True} | options
+            model, report = model_class.from_pretrained(name_or_path, **options)
     except _FAILURES as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise error_class("a readable model", reason, "copy or train it again", name_or_path) from error
@@ -74,6 +75,20 @@ def load_complete(
         expected = "weights for every tensor of the model and no others"
         raise error_class(expected, "; ".join(found).replace(";", ","), fix, name_or_path)
     return model
+
+
+def load_config(name_or_path: str | Path, revision: str | None = None) -> PretrainedConfig:
+    """The configuration of a model.
+
+    Raises:
+        ModelError: Not found, or of no model.
+    """
+    path = find_file(name_or_path, "config.json", revision)
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError("the configuration of a model", first_line(error), "copy it again", path) from error
 
 
 def load_image_processor(name_or_path: str | Path, revision: str | None = None) -> SegformerImageProcessorPil:
@@ -136,6 +151,28 @@ def quiet_transformers():
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def find_difference(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], prefix: str = "", same_precision: bool = False
+) -> str | None:
+    """In words, the first tensor by name that differs in presence, shape, or in being of whole numbers.
+
+    Args:
+        prefix: Put before names.
+        same_precision: Tell one type of numbers from another, too.
+    """
+    for name in sorted(expected.keys() | found.keys()):
+        here, there = expected.get(name), found.get(name)
+        if there is None:
+            return f"`{prefix}{name}` missing"
+        if here is None:
+            return f"`{prefix}{name}` left over"
+        if here.shape != there.shape:
+            return f"`{prefix}{name}` {tuple(there.shape)} instead of {tuple(here.shape)}"
+        if here.dtype != there.dtype and (same_precision or here.is_floating_point() != there.is_floating_point()):
+            return f"`{prefix}{name}` as {there.dtype} instead of {here.dtype}"
+    return None
 
 
 def first_line(error: object) -> str:

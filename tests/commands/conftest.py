@@ -51,19 +51,3 @@ def run(kitti, tmp_path_factory):
 def words():
     """Options of finetune.py for a run of seconds, as its command line."""
     return build_words
-
-
-@pytest.fixture
-def fails(monkeypatch, capsys):
-    """Runs a command that must refuse: status 2 and one line, which is returned."""
-
-    def run(main, *argv) -> str:
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return run

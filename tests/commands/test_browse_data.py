@@ -86,7 +86,7 @@ def test_main__crops_are_those_of_training(kitti, monkeypatch):
 
     shown = []
     monkeypatch.setattr(
-        "hf_urbanseg.commands.browse_data.show_sample",
+        "hf_urbanseg.reports.data_previews.show_sample",
         lambda sample, space: shown.append(sample) or data_pages.show_sample(sample, space),
     )
     run(monkeypatch, kitti, "--num_augmented", "1", "--seed", "7", "--flip", "0.25")

@@ -10,10 +10,11 @@ from PIL import Image
 
 from hf_urbanseg.commands.compare import main
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_image_processor, build_random_model
-from hf_urbanseg.reports.run_files import describe_scores, write_json
+from hf_urbanseg.runs.scores import describe_scores
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_main__pictures_of_other_labels_are_refused(runs, tmp_path, monkeypatch,
     [
         (["{0}"], "error: expected two runs or more; found 1; name the folder of another run."),
         (["{0}", "{0}/../seed0"], "expected each run once; found it twice; remove one."),
-        (["{0}", "--runs", "{1}"], "expected the runs either first or behind `--runs`; found both;"),
+        (["{0}", "--runs", "{1}"], "expected `runs` either first or behind `--runs`; found both `"),
         (["{0}", "{1}", "--split", "train"], "seed0: expected a split of test; found `train`; choose one with"),
         (["{0}", "nowhere"], "error: nowhere: expected the folder of a run; found nothing there; train with"),
         (["{0}", "{1}", "--num_images", "-1"], "expected 0 or more images; found less;"),

@@ -17,8 +17,9 @@ from hf_urbanseg.commands.convert_checkpoint import main
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
-from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model
 from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoint_file
+from hf_urbanseg.models.loading import quiet_transformers
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(
@@ -265,7 +266,7 @@ def test_convert_checkpoint__failed_write_leaves_nothing(run, checkpoint, tmp_pa
         path.write_bytes(b"half a file")
         raise error
 
-    monkeypatch.setattr("hf_urbanseg.commands.convert_checkpoint.save_checkpoint_file", save)
+    monkeypatch.setattr("hf_urbanseg.models.convert.from_hub.save_checkpoint_file", save)
     status, _, err = run(tmp_path / "run", "--to", "nvlabs", "--output", tmp_path / "again.pth")
     assert status == 2
     assert "again.pth: expected a place to write to; found No space left on device" in err
@@ -273,7 +274,7 @@ def test_convert_checkpoint__failed_write_leaves_nothing(run, checkpoint, tmp_pa
 
 
 def test_convert_checkpoint__script(checkpoint, tmp_path):
-    command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", checkpoint, "--output", "run"]
+    command = [sys.executable, "-m", "hf_urbanseg", "convert-checkpoint", checkpoint, "--output", "run"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "run" / "model.safetensors").is_file()

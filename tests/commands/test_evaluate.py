@@ -16,7 +16,7 @@ from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
-from hf_urbanseg.reports.run_files import describe_environment
+from hf_urbanseg.runs.environment import describe_environment
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -54,7 +54,7 @@ def test_evaluate__counts_per_image_add_up(run):
 
 def test_evaluate__two_processes_same_numbers(run, tmp_path, launch):
     words = ["--model", run, "--output", tmp_path / "two", "--num_workers", 0, "--device", "cpu"]
-    result = launch(SCRIPTS / "evaluate.py", *words)
+    result = launch("-m", "hf_urbanseg", "evaluate", *words)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("test mIoU") == 1  # one process speaks
     for name in ("per_image_test.json", "per_class_test.csv"):
@@ -174,7 +174,7 @@ def test_evaluate__another_models_folder_is_left_alone(run, copy, fails):
     (copy / "recipe.yaml").unlink()
     assert "metrics.json of a training run" in fails(evaluate.main, "--model", run, "--output", copy)
     (copy / "metrics.json").write_text("{")
-    assert "metrics.json: expected the metrics.json of a run" in fails(evaluate.main, "--model", run, "--output", copy)
+    assert "metrics.json: expected JSON; found" in fails(evaluate.main, "--model", run, "--output", copy)
     before |= {"metrics.json": b"{"}
     assert _files(copy) == {name: before[name] for name in before.keys() - {"model.safetensors", "recipe.yaml"}}
 
@@ -217,7 +217,7 @@ def test_evaluate__output_that_can_not_be_made(run, tmp_path, fails):
 
 def test_evaluate__script_starts(run):
     result = subprocess.run(
-        [sys.executable, SCRIPTS / "evaluate.py", "--help"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "hf_urbanseg", "evaluate", "--help"], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0
     assert "--multi_scale" in result.stdout

@@ -20,14 +20,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForSemanticSegmentation, pipeline
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
+from transformers.utils import is_torchvision_available
 
+from hf_urbanseg import finetuning
 from hf_urbanseg.commands import finetune
-from hf_urbanseg.config import ModelArguments
+from hf_urbanseg.config import LossArguments, ModelArguments
+from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
-from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -105,7 +108,7 @@ def test_finetune__metrics_agree_with_table_and_constant_guess(run):
 def test_build_model__fast_decode_head_unless_told_otherwise():
     for words, head in (("", FastSegformerDecodeHead), ("--stock_decode_head", SegformerDecodeHead)):
         (args,) = parse_arguments([ModelArguments], f"--init random --size tiny {words}".split())
-        assert type(finetune._build_model(args, CITYSCAPES).decode_head) is head
+        assert type(finetuning._build_model(args, LossArguments(), CITYSCAPES).decode_head) is head
 
 
 def test_from_pretrained__complete_and_bit_identical(run):
@@ -125,24 +128,20 @@ def test_from_pretrained__complete_and_bit_identical(run):
 
 
 def test_pipeline__image_segmentation(run, kitti):
+    """With our processor the predictor's pixels; without, nearly: with torchvision transformers resizes otherwise."""
     image = Image.open(kitti / "training" / "image_2" / "000000_10.png")
-    try:
-        segment = pipeline("image-segmentation", model=str(run), device="cpu")
-    except (ImportError, ValueError):
-        if Version(transformers.__version__) >= Version("5.23"):
-            raise
-        pytest.skip("older transformers have no AutoImageProcessor without torchvision")
-    parts = segment(image)
-    assert parts
-    assert all(part["mask"].size == image.size for part in parts)
-    covered = sum(np.asarray(part["mask"]).astype(bool) for part in parts)
-    assert (covered == 1).all()  # every pixel in exactly one class
-    from hf_urbanseg.inference.predictor import Predictor
-
-    prediction = Predictor.from_pretrained(run).predict([image.convert("RGB")])[0]
-    for part in parts:
-        train_id = segment.model.config.label2id[part["label"]]
-        assert np.array_equal(np.asarray(part["mask"]).astype(bool), prediction == train_id)
+    prediction = Predictor.from_pretrained(run).predict(image)
+    options = {"image_processor": SegformerImageProcessorPil.from_pretrained(run)}, {}
+    if Version(transformers.__version__) < Version("5.23") and not is_torchvision_available():
+        options = options[:1]  # older transformers have no AutoImageProcessor without torchvision
+    for chosen in options:
+        segment = pipeline("image-segmentation", model=str(run), device="cpu", **chosen)
+        parts = segment(image)
+        assert all(part["mask"].size == image.size for part in parts)
+        masks = {segment.model.config.label2id[part["label"]]: np.asarray(part["mask"]) > 0 for part in parts}
+        assert (sum(mask.astype(int) for mask in masks.values()) == 1).all()  # every pixel in exactly one class
+        same = sum((mask & (prediction == train_id)).sum() for train_id, mask in masks.items()) / prediction.size
+        assert same == 1 if chosen or not is_torchvision_available() else same > 0.95
 
 
 def test_notebook__runs_from_top_to_bottom(run, monkeypatch, capsys):
@@ -208,7 +207,7 @@ def test_finetune__two_processes(words, kitti, tmp_path, launch):
     assert list((output / "failures").glob("*.jpg"))
     reported = metrics["splits"]["test"]["confusion_matrix"]
     alone = tmp_path / "alone"
-    command = [sys.executable, SCRIPTS / "evaluate.py", "--model", output, "--output", alone]
+    command = [sys.executable, "-m", "hf_urbanseg", "evaluate", "--model", output, "--output", alone]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert json.loads((alone / "metrics.json").read_text())["splits"]["test"]["confusion_matrix"] == reported
     assert (alone / "per_image_test.json").read_text() == (output / "per_image_test.json").read_text()
@@ -306,7 +305,7 @@ def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, c
 
 
 def test_finetune__a_reporter_that_is_not_installed(words, kitti, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(finetune, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(finetuning, "get_available_reporting_integrations", lambda: [])
     options = {"data_dir": kitti, "output_dir": tmp_path / "out", "report_to": "wandb"}
     assert "wandb" in _fails(monkeypatch, capsys, words(**options))
 

@@ -46,7 +46,7 @@ def run(tmp_path, monkeypatch, capsys):
     small = replace(
         submission.BENCHMARKS["kitti", "test"],
         counts={"testing/image_2": 3},
-        expected_names=lambda folder: [f"{index:06d}_10" for index in range(3)],
+        names=tuple(f"{index:06d}_10" for index in range(3)),
     )
     monkeypatch.setitem(submission.BENCHMARKS, ("kitti", "test"), small)
     monkeypatch.chdir(tmp_path)

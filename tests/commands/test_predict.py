@@ -13,13 +13,15 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.commands import predict
-from hf_urbanseg.commands._predict_video import draw_rate
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, inspect_video, open_video_writer, read_frames
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.reports.overlays import blend
+from hf_urbanseg.reports.prediction_files import write_prediction
+from hf_urbanseg.reports.prediction_video import draw_rate
 
 torch.set_num_threads(1)
 
@@ -115,7 +117,7 @@ def test_main__applies_exif_orientation(run, tmp_path):
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
 def test_read_image__other_modes_become_rgb(tmp_path, mode):
     _image().convert(mode).save(tmp_path / "a.png")
-    found = predict.read_image(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png")
     assert (found.mode, found.size) == ("RGB", (60, 40))
     np.testing.assert_array_equal(np.array(found), np.array(_image().convert(mode).convert("RGB")))
 
@@ -194,7 +196,7 @@ def test_read_image__refuses_truncated_files_after_datasets_allowed_them(tmp_pat
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
     _truncated_jpeg(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"a\.jpg: expected a readable image"):
-        predict.read_image(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
 
 
 def test_main__wrong_input_path(run, tmp_path):
@@ -268,7 +270,7 @@ def test_write_prediction__a_failed_write_leaves_the_old_file(tmp_path, monkeypa
 
     monkeypatch.setattr(Image.Image, "save", save)
     with pytest.raises(DataError, match=r"a_train_id\.png: .*found No space left on device"):
-        predict.write_prediction(tmp_path, "a", _image(4, 4), np.zeros((4, 4), np.uint8), CITYSCAPES, 0.5)
+        write_prediction(tmp_path, "a", _image(4, 4), np.zeros((4, 4), np.uint8), CITYSCAPES, 0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["a_train_id.png"]
     assert old.read_bytes() == b"old"
 
@@ -367,7 +369,7 @@ def test_main__a_video_that_breaks_leaves_nothing(run, av, tmp_path, monkeypatch
         yield from islice(frames, 5)
         raise DataError("a readable video", "damage", "leave it out", path)
 
-    monkeypatch.setattr("hf_urbanseg.commands._predict_video.read_frames", breaks)
+    monkeypatch.setattr("hf_urbanseg.reports.prediction_video.read_frames", breaks)
     result = run("--input", "drive.mp4", "--batch_size", 2, "--video_frames", "train_id")
     _refused(result, tmp_path / "predictions", "drive.mp4: expected a readable video; found damage")
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image as PillowImage
 from prepared_sets import in_a_folder_of_its_own, png, refused, run, small_kitti, undecoded  # noqa: F401
 
-from hf_urbanseg.commands import prepare_data
-from hf_urbanseg.commands.prepare_data import write_prepared_set
+from hf_urbanseg.data import prepared_sets
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.prepared_sets import write_prepared_set
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 
@@ -145,7 +145,7 @@ def test_write_prepared_set__interrupted_leaves_the_old_set(kitti, tmp_path, mon
     def fail(path, splits):
         raise fault
 
-    monkeypatch.setattr(prepare_data, "write_split_file", fail)
+    monkeypatch.setattr(prepared_sets, "write_split_file", fail)
     with pytest.raises((KeyboardInterrupt, DataError)):
         write_prepared_set(load_data(data_dir=str(kitti), split_seed=9), output, overwrite=True)
     assert (output / "splits.yaml").read_bytes() == before

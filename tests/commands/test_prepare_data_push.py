@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from prepared_sets import folder_of, in_a_folder_of_its_own, refused, run, small_kitti, undecoded  # noqa: F401
 
 from hf_urbanseg.commands import finetune, publish
-from hf_urbanseg.data.layouts.folders import FEATURES
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.hub import dataset_repository

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,6 @@ from transformers import SegformerConfig
 from hf_urbanseg.commands.profile_model import main
 
 torch.set_num_threads(1)
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "profile_model.py"
 
 
 def run(monkeypatch, *words):
@@ -64,7 +61,12 @@ def test_script__measures_a_tiny_model(tmp_path):
         "--sizes", "tiny", "--num_labels", "4", "--image_size", "64", "96", "--batch_size", "2", "--precision", "bf16",
         "--device", "cpu", "--repeats", "10", "--warmup", "1", "--output", tmp_path / "out.json",
     )  # fmt: skip
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_urbanseg", "profile-model", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "bf16, batches of 2, random weights" in done.stdout
     assert f"torch {torch.__version__}" in done.stdout.replace("\n", " ")

@@ -45,8 +45,3 @@ def test_stack_views__by_scale_and_stacked_where_sizes_agree():
 def test_stack_views__every_image_has_every_scale():
     with pytest.raises(ValueError):
         stack_views([[torch.zeros(3, 4, 6)], [torch.zeros(3, 4, 6), torch.zeros(3, 8, 8)]])
-
-
-def test_collate_train__crops_of_different_size_are_a_mistake():
-    with pytest.raises(RuntimeError):
-        collate_train(build_samples([(4, 6), (5, 6)]))

@@ -232,12 +232,7 @@ def test_read_label_space__bad_id2label(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [1.5, True, None, "1.0"])
+@pytest.mark.parametrize("key", [1.5, True, None, "1.0", "road"])
 def test_label_space_from_names__ids_that_are_no_whole_numbers(tmp_path, key):
     with pytest.raises(DataError, match=f'"id": "name" pairs; found `{key}` as an id'):
-        label_space_from_names({0: "road", key: "car"}, "mine", tmp_path)
-
-
-def test_label_space_from_names__names_as_keys(tmp_path):
-    with pytest.raises(DataError, match='"id": "name" pairs'):
-        label_space_from_names({"road": 0}, "mine", tmp_path / "id2label.json")
+        label_space_from_names({0: "kerb", key: "car"}, "mine", tmp_path)

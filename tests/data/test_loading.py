@@ -5,24 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
-from PIL import Image
+from made_pictures import write_pair
 
-from hf_urbanseg.data import loading
-from hf_urbanseg.data.layouts import saved_sets
-from hf_urbanseg.data.layouts.folders import FEATURES, pair_folders
-from hf_urbanseg.data.layouts.folders import build_dataset as build
-from hf_urbanseg.data.layouts.hub_sets import HubSet
+from hf_urbanseg.data.image_files import FEATURES, build_dataset, pair_folders
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 
 REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA") or Path(__file__).parents[3] / "shared" / "data")
-
-
-def write_pair(images, labels, name, value=7, image_end=".png", label_end=".png"):
-    for path, shape in ((images / f"{name}{image_end}", (4, 6, 3)), (labels / f"{name}{label_end}", (4, 6))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full(shape, value, np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -44,9 +35,7 @@ def cityscapes(tmp_path):
     ):
         for index in range(count):
             images, labels = root / "leftImg8bit" / split / city, root / "gtFine" / split / city
-            name = f"{city}_{index:06d}_000019"
-            write_pair(images, labels, name, 7, "_leftImg8bit.png", "_gtFine_labelIds.png")
-            write_pair(images, labels, name, 0, "_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+            write_pair(images, labels, f"{city}_{index:06d}_000019", 7, "_leftImg8bit.png", "_gtFine_labelIds.png")
     return root
 
 
@@ -100,11 +89,6 @@ def test_load_data__cityscapes(cityscapes):
     assert loaded.notes[1:] == ("validation: 5 of 20 training frames, seed 0",)
 
 
-def test_load_data__cityscapes_train_ids_reads_the_other_files(cityscapes):
-    loaded = load_data(data_dir=str(cityscapes), label_space="cityscapes_train_ids")
-    assert np.unique(np.asarray(loaded.splits["train"][0]["label"])).tolist() == [0]
-
-
 def test_load_data__described_folders(tmp_path):
     for split in ("train", "val"):
         for name in "abc":
@@ -127,7 +111,7 @@ def test_load_data__one_described_pair_is_cut(tmp_path):
 
 
 def test_load_data__saved_set_brings_its_label_space(kitti, tmp_path):
-    rows = build(pair_folders(kitti / "training" / "image_2", kitti / "training" / "semantic"))
+    rows = build_dataset(pair_folders(kitti / "training" / "image_2", kitti / "training" / "semantic"))
     DatasetDict({"val": rows.select(range(2)), "train": rows.select(range(2, 8))}).save_to_disk(tmp_path / "mine")
     with pytest.raises(DataError, match=r"mine: expected label_space\.json or .*; found neither; .*`--label_space`"):
         load_data(data_dir=str(tmp_path / "mine"))
@@ -138,22 +122,9 @@ def test_load_data__saved_set_brings_its_label_space(kitti, tmp_path):
     assert load_data(data_dir=str(tmp_path / "mine"), label_space="cityscapes").label_space == CITYSCAPES
 
 
-def test_load_data__hub_id(kitti, monkeypatch, tmp_path):
-    rows = build(pair_folders(kitti / "training" / "image_2", kitti / "training" / "semantic"))
-    rows = rows.rename_columns({"image": "pixel_values", "name": "filename"})
-    (tmp_path / "label_space.json").write_text(json.dumps(CITYSCAPES.to_dict()))
-    monkeypatch.setattr(loading, "load_hub_set", lambda *_: HubSet(DatasetDict({"train": rows}), "abc"))
-    own = {("user/name", "label_space.json", "abc"): tmp_path / "label_space.json"}
-    monkeypatch.setattr(saved_sets, "find_own_file", lambda *words: own.get(words))
-    loaded = load_data(dataset="user/name", validation_fraction=0.25)
-    assert (loaded.name, loaded.label_space) == ("user/name", CITYSCAPES)
-    assert sizes(loaded) == {"train": 6, "validation": 2}
-    assert loaded.notes == ("validation: 2 of 8 training frames, seed 0", "test: none")
-
-
 def test_load_data__synthetic(monkeypatch):
     rows = Dataset.from_dict({"image": [None], "label": [None], "name": ["a"]}, features=FEATURES)
-    monkeypatch.setattr(loading, "build_synthetic_splits", lambda: DatasetDict({"train": rows, "validation": rows}))
+    monkeypatch.setattr(synthetic, "build_synthetic_splits", lambda: DatasetDict({"train": rows, "validation": rows}))
     loaded = load_data(dataset="synthetic")
     assert (loaded.name, loaded.label_space, sizes(loaded)) == ("synthetic", CITYSCAPES, {"train": 1, "validation": 1})
 
@@ -191,7 +162,8 @@ def test_load_data__unknown_layout_says_what_was_looked_for(tmp_path):
     (tmp_path / "frames").mkdir()
     with pytest.raises(DataError) as caught:
         load_data(data_dir=str(tmp_path))
-    assert str(caught.value).startswith(f"{tmp_path}: expected training/image_2 and training/semantic (KITTI), leftImg")
+    assert str(caught.value).startswith(f"{tmp_path}: expected dataset_dict.json (a saved set), or folders that a")
+    assert "training/image_2 and training/semantic (KITTI), or leftImg8bit and gtFine (Cityscapes)" in str(caught.value)
     assert "found frames; check `--data_dir`, or describe the folders in a YAML file" in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
-from hf_urbanseg.data.layouts.folders import FEATURES
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.hub import dataset_repository
 from hf_urbanseg.hub.dataset_repository import collect_dataset, is_data_file, push_prepared_set

@@ -13,7 +13,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from hf_urbanseg.errors import ModelError
+from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor, build_label_space
 from hf_urbanseg.labels import CITYSCAPES
@@ -92,6 +92,50 @@ def test_predict__other_modes_are_shown_as_rgb(model, processor):
     grey = image.convert("L")
     predictor = Predictor(model, processor)
     np.testing.assert_array_equal(predictor.predict([grey])[0], predictor.predict([grey.convert("RGB")])[0])
+
+
+def test_predict__takes_whatever_holds_an_image(model, processor, tmp_path):
+    (image,) = _images((64, 96))
+    path = tmp_path / "a.png"
+    image.save(path)
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    kinds = [image, path, str(path), array, tensor, tensor.contiguous(), array[:, ::-1][:, ::-1]]
+    predictor = Predictor(model, processor)
+    (expected,) = predictor.predict([image])
+    for kind in kinds:  # one alone gives its result alone
+        np.testing.assert_array_equal(predictor.predict(kind), expected)
+    for together in (kinds, tuple(kinds)):
+        found = predictor.predict(together, batch_size=1)
+        assert isinstance(found, list)
+        assert all(np.array_equal(one, expected) for one in found)
+        assert len(found) == len(kinds)
+    assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((4, 6), np.uint8), r"ndarray \(4, 6\) uint8"),
+        (np.zeros((4, 6, 3)), r"ndarray \(4, 6, 3\) float64"),
+        (np.zeros((3, 4, 6), np.uint8), r"ndarray \(3, 4, 6\) uint8"),
+        (np.zeros((2, 4, 6, 3), np.uint8), r"ndarray \(2, 4, 6, 3\) uint8"),
+        (np.zeros((0, 6, 3), np.uint8), r"ndarray \(0, 6, 3\) uint8"),
+        (torch.zeros(3, 4, 6), r"Tensor \(3, 4, 6\) float32"),
+        (torch.zeros(4, 6, 3, dtype=torch.uint8), r"Tensor \(4, 6, 3\) uint8"),
+        (torch.zeros(1, 3, 4, 6, dtype=torch.uint8), r"Tensor \(1, 3, 4, 6\) uint8"),
+        (7, "int"),
+        (None, "NoneType"),
+        (Image.new("I;16", (4, 4)), "a picture of mode I;16"),
+        ("nowhere.png", "FileNotFoundError"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_predict__says_what_is_no_image(model, processor, image, found):
+    for one in (image, [image]):
+        with pytest.raises(DataError, match=rf"expected .*; found {found}.*; .*\.$") as error:
+            Predictor(model, processor).predict(one)
+        assert "\n" not in str(error.value)
 
 
 def test_predict__default_plan_is_one_pass_as_the_processor_says(model, processor):

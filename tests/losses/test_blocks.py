@@ -20,11 +20,6 @@ SIZES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(params=["rows", "few rows", "images"])
 def cut(request, monkeypatch):
     """Every way to cut: the CPU's, the same with blocks of two rows and small products, and that of other devices."""

@@ -3,26 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from loss_cases import build_case
 from torch import nn
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
 
 NORMALIZERS = ("valid_pixels", "weight_sum")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-def build_case(seed=0, images=3, classes=5, size=(7, 9), dtype=torch.float64, void=0.3):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(images, classes, *size, generator=generator, dtype=dtype)
-    labels = torch.randint(0, classes, (images, *size), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < void] = 255
-    weights = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.25
-    return logits.requires_grad_(), labels, weights
 
 
 def loop_loss(logits, labels, weights, normalizer) -> float:
@@ -97,50 +84,6 @@ def test_cross_entropy__scale_of_the_weights_matters_to_one_normaliser_only():
     torch.testing.assert_close(thrice[1], once[1], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-@pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (2, 2), (1, 3), (4,)])
-def test_cross_entropy__sum_over_any_partition_is_the_whole(normalizer, cuts):
-    logits, labels, weights = build_case(images=4)
-    labels[1] = 255  # one micro-batch may have nothing labelled
-    loss = CrossEntropyLoss(5, weights, normalizer)
-    whole = loss(logits, labels)
-    (gradient,) = torch.autograd.grad(whole, logits)
-    common = sum(loss.compute_normalizer(part) for part in labels.split(cuts))
-    parts = sum(loss(x, y, common) for x, y in zip(logits.split(cuts), labels.split(cuts), strict=True))
-    (added,) = torch.autograd.grad(parts, logits)
-    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
-    torch.testing.assert_close(added, gradient, rtol=1e-12, atol=1e-16)
-
-
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-def test_cross_entropy__ignored_pixels_get_exactly_no_gradient(normalizer):
-    logits, labels, weights = build_case()
-    CrossEntropyLoss(5, weights, normalizer)(logits, labels).backward()
-    ignored = (labels == 255).unsqueeze(1).expand_as(logits)
-    assert not logits.grad[ignored].any()
-    assert logits.grad[~ignored].all()
-
-
-def test_cross_entropy__logits_of_ignored_pixels_change_nothing():
-    logits, labels, weights = build_case()
-    loss = CrossEntropyLoss(5, weights)
-    wild = torch.where((labels == 255).unsqueeze(1), 1e4, logits)
-    assert torch.equal(loss(wild, labels), loss(logits, labels))
-
-
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-@pytest.mark.parametrize("given", [None, 0.0, "own"])
-def test_cross_entropy__void_batch_is_zero_with_gradient(normalizer, given):
-    logits, labels, weights = build_case(void=1.1, size=(2, 3))
-    loss = CrossEntropyLoss(5, weights, normalizer)
-    assert float(loss.compute_normalizer(labels)) == 0.0
-    value = loss(logits, labels, loss.compute_normalizer(labels) if given == "own" else given)
-    value.backward()
-    assert value.item() == 0.0
-    assert logits.grad is not None
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
 def test_cross_entropy__upsamples_the_logits_not_the_labels():
     logits, _, weights = build_case(size=(3, 4))
     labels = build_case(1, size=(13, 17))[1]
@@ -148,31 +91,6 @@ def test_cross_entropy__upsamples_the_logits_not_the_labels():
     loss = CrossEntropyLoss(5, weights)
     assert torch.equal(loss(logits, labels), loss(large, labels))
     assert loss(logits, labels).item() == pytest.approx(loop_loss(large, labels, weights, "valid_pixels"), rel=1e-12)
-
-
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-def test_cross_entropy__gradcheck(normalizer):
-    logits, _, weights = build_case(images=2, size=(2, 3))
-    labels = build_case(1, images=2, size=(4, 5))[1]
-    loss = CrossEntropyLoss(5, weights, normalizer)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits,), eps=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_cross_entropy__half_precision_logits_are_computed_in_single(dtype, autocast):
-    logits, _, weights = build_case(size=(6, 6), dtype=torch.float32)
-    labels = build_case(1, size=(24, 24))[1]
-    half = logits.detach().to(dtype).requires_grad_()
-    loss = CrossEntropyLoss(5, weights)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        value = loss(half, labels)
-    expected = loss(half.detach().float(), labels)
-    assert value.dtype == torch.float32
-    assert torch.equal(value.detach(), expected)
-    value.backward()
-    assert half.grad.dtype == dtype
-    assert half.grad.abs().sum() > 0
 
 
 def test_cross_entropy__autocast_does_not_lower_a_model_in_single_precision():

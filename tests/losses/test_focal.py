@@ -3,26 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from loss_cases import build_case
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
 from hf_urbanseg.losses.focal import FocalLoss
 
 NORMALIZERS = ("valid_pixels", "weight_sum")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-def build_case(seed=0, images=3, classes=5, size=(7, 9), dtype=torch.float64, void=0.3):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(images, classes, *size, generator=generator, dtype=dtype)
-    labels = torch.randint(0, classes, (images, *size), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < void] = 255
-    weights = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.25
-    return logits.requires_grad_(), labels, weights
 
 
 def loop_loss(logits, labels, weights, normalizer, gamma) -> float:
@@ -69,14 +56,6 @@ def test_focal__gamma_of_zero_is_cross_entropy(normalizer, dtype):
     assert nearly.item() == pytest.approx(plain.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_focal__gradcheck(gamma):
-    logits, _, weights = build_case(images=2, size=(2, 3))
-    labels = build_case(1, images=2, size=(4, 5))[1]
-    loss = FocalLoss(5, weights, gamma=gamma)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits,), eps=1e-6, atol=1e-7)
-
-
 @pytest.mark.parametrize("gamma", [0.01, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_focal__certain_pixels_have_no_loss_and_a_finite_gradient(gamma, dtype):
@@ -98,54 +77,6 @@ def test_focal__keeps_the_digits_of_a_small_cross_entropy():
     loss, slope = FocalLoss(2, gamma=1.0)._fade(torch.tensor([1e-10]), torch.tensor([1.0]))
     assert loss.item() == pytest.approx(1e-20, rel=1e-6)
     assert slope.item() == pytest.approx(2e-10, rel=1e-6)
-
-
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
-@pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (2, 2), (1, 3)])
-def test_focal__sum_over_any_partition_is_the_whole(normalizer, cuts):
-    logits, labels, weights = build_case(images=4)
-    labels[1] = 255
-    loss = FocalLoss(5, weights, normalizer)
-    whole = loss(logits, labels)
-    common = sum(loss.compute_normalizer(part) for part in labels.split(cuts))
-    parts = sum(loss(x, y, common) for x, y in zip(logits.split(cuts), labels.split(cuts), strict=True))
-    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
-    added, gradient = (torch.autograd.grad(each, logits)[0] for each in (parts, whole))
-    torch.testing.assert_close(added, gradient, rtol=1e-12, atol=1e-16)
-
-
-@pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_focal__ignored_pixels_get_exactly_no_gradient(gamma):
-    logits, labels, weights = build_case()
-    FocalLoss(5, weights, gamma=gamma)(logits, labels).backward()
-    ignored = (labels == 255).unsqueeze(1).expand_as(logits)
-    assert not logits.grad[ignored].any()
-    assert logits.grad[~ignored].all()
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("given", [None, 0.0])
-def test_focal__void_batch_is_zero_with_gradient(gamma, given):
-    logits, labels, weights = build_case(void=1.1, size=(2, 3))
-    value = FocalLoss(5, weights, gamma=gamma)(logits, labels, given)
-    value.backward()
-    assert value.item() == 0.0
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_focal__half_precision_logits_are_computed_in_single(dtype, autocast):
-    logits, _, weights = build_case(size=(6, 6), dtype=torch.float32)
-    labels = build_case(1, size=(24, 24))[1]
-    half = logits.detach().to(dtype).requires_grad_()
-    loss = FocalLoss(5, weights)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        value = loss(half, labels)
-    assert value.dtype == torch.float32
-    assert torch.equal(value.detach(), loss(half.detach().float(), labels))
-    value.backward()
-    assert half.grad.dtype == dtype
 
 
 @pytest.mark.parametrize("gamma", [-1.0, math.nan, math.inf])

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import loss_cases
 import numpy as np
 import pytest
 import torch
@@ -8,17 +9,8 @@ import torch
 from hf_urbanseg.losses.lovasz import LovaszSoftmaxLoss
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-def build_case(seed=0, images=3, classes=5, size=(7, 9), dtype=torch.float64, void=0.3):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(images, classes, *size, generator=generator, dtype=dtype)
-    labels = torch.randint(0, classes, (images, *size), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < void] = 255
-    return logits.requires_grad_(), labels
+def build_case(*options, **more):
+    return loss_cases.build_case(*options, **more)[:2]
 
 
 def jaccard_loss(foreground, wrong) -> float:
@@ -91,13 +83,6 @@ def test_lovasz__one_or_two_labelled_pixels(count):
     assert LovaszSoftmaxLoss(5)(logits, labels).item() == pytest.approx(loop_loss(logits, labels), rel=1e-12)
 
 
-def test_lovasz__gradcheck():
-    logits, _ = build_case(images=2, size=(2, 3))
-    labels = build_case(1, images=2, size=(4, 5))[1]
-    loss = LovaszSoftmaxLoss(5)
-    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (logits,), eps=1e-6, atol=1e-7)
-
-
 def test_lovasz__single_precision_keeps_its_digits_on_many_pixels():
     # Steps of the Jaccard loss are about 1/pixels; as differences of numbers near 1 they would keep two digits.
     logits, labels = build_case(images=1, classes=3, size=(256, 256), void=0.1)
@@ -106,56 +91,3 @@ def test_lovasz__single_precision_keeps_its_digits_on_many_pixels():
         own = logits.detach().to(torch.float32).to(dtype).requires_grad_()
         gradients.append(torch.autograd.grad(LovaszSoftmaxLoss(3)(own, labels), own)[0].double())
     assert float((gradients[0] - gradients[1]).norm() / gradients[1].norm()) < 1e-5
-
-
-@pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (2, 2), (1, 3)])
-def test_lovasz__sum_over_any_partition_is_the_whole(cuts):
-    logits, labels = build_case(images=4)
-    labels[1] = 255
-    loss = LovaszSoftmaxLoss(5)
-    whole = loss(logits, labels)
-    common = sum(loss.compute_normalizer(part) for part in labels.split(cuts))
-    assert common.item() == 3
-    parts = sum(loss(x, y, common) for x, y in zip(logits.split(cuts), labels.split(cuts), strict=True))
-    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
-    added, gradient = (torch.autograd.grad(each, logits)[0] for each in (parts, whole))
-    torch.testing.assert_close(added, gradient, rtol=1e-12, atol=1e-16)
-
-
-def test_lovasz__ignored_pixels_get_exactly_no_gradient():
-    logits, labels = build_case()
-    LovaszSoftmaxLoss(5)(logits, labels).backward()
-    ignored = (labels == 255).unsqueeze(1).expand_as(logits)
-    assert not logits.grad[ignored].any()
-    assert (logits.grad.abs().sum(1) > 0)[labels != 255].all()
-
-
-@pytest.mark.parametrize("given", [None, 0.0, 3.0])
-def test_lovasz__void_batch_is_zero_with_gradient(given):
-    logits, labels = build_case(void=1.1, size=(2, 3))
-    logits.data[0, 0] = math.nan
-    value = LovaszSoftmaxLoss(5)(logits, labels, given)
-    value.backward()
-    assert value.item() == 0.0
-    assert torch.equal(logits.grad[1:], torch.zeros_like(logits[1:]))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_lovasz__half_precision_logits_are_computed_in_single(dtype, autocast):
-    logits, _ = build_case(size=(6, 6), dtype=torch.float32)
-    labels = build_case(1, size=(24, 24))[1]
-    half = logits.detach().to(dtype).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        value = LovaszSoftmaxLoss(5)(half, labels)
-    assert value.dtype == torch.float32
-    assert torch.equal(value.detach(), LovaszSoftmaxLoss(5)(half.detach().float(), labels))
-    value.backward()
-    assert half.grad.dtype == dtype
-
-
-def test_lovasz__wrong_labels_raise_and_say_which():
-    logits, labels = build_case()
-    labels[0, 0, 0] = 5
-    with pytest.raises(ValueError, match=r"found \[5\]"):
-        LovaszSoftmaxLoss(5)(logits, labels)

@@ -1,30 +1,15 @@
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from loss_cases import LAYOUTS, build_case, run_step
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss, find_kth_largest
 
 MODES = (None, 0.5)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-def build_case(seed=0, images=3, classes=5, size=(7, 9), dtype=torch.float64, void=0.3):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(images, classes, *size, generator=generator, dtype=dtype)
-    labels = torch.randint(0, classes, (images, *size), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < void] = 255
-    weights = torch.rand(classes, generator=generator, dtype=torch.float64) + 0.25
-    return logits.requires_grad_(), labels, weights
 
 
 def reference(logits, labels, weights, normalizer, min_kept, threshold):
@@ -196,23 +181,6 @@ def test_ohem__ignored_and_easy_pixels_get_exactly_no_gradient(threshold):
 
 
 @pytest.mark.parametrize("threshold", MODES)
-@pytest.mark.parametrize("scope", ["process", "global"])
-@pytest.mark.parametrize("given", [None, 0.0])
-def test_ohem__void_batch_is_zero_with_gradient(threshold, scope, given):
-    logits, labels, weights = build_case(void=1.1, size=(2, 3))
-    loss = OhemCrossEntropyLoss(5, weights, min_kept=3, threshold=threshold, scope=scope)
-    if scope == "global":
-        loss.collect(logits, labels)
-        loss.settle(lambda tensor: tensor)
-    value = loss(logits, labels, given)
-    value.backward()
-    assert value.item() == 0.0
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-    assert loss.diagnostics["kept_share"].item() == 0.0
-    assert torch.isfinite(loss.diagnostics["cut"])
-
-
-@pytest.mark.parametrize("threshold", MODES)
 def test_ohem__upsamples_the_logits_and_gradcheck_with_everything_kept(threshold):
     logits, _, weights = build_case(images=2, size=(2, 3))
     labels = build_case(1, images=2, size=(4, 5))[1]
@@ -229,25 +197,6 @@ def test_ohem__gradcheck_where_the_choice_holds_still(threshold):
     assert loss.diagnostics["kept_share"] < 1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("threshold", MODES)
-def test_ohem__half_precision_logits_are_computed_in_single(dtype, autocast, threshold):
-    logits, _, weights = build_case(size=(6, 6), dtype=torch.float32)
-    labels = build_case(1, size=(24, 24))[1]
-    half = logits.detach().to(dtype).requires_grad_()
-    loss = OhemCrossEntropyLoss(5, weights, min_kept=50, threshold=threshold)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        value = loss(half, labels)
-    share = loss.diagnostics["kept_share"]
-    expected = loss(half.detach().float(), labels)
-    assert value.dtype == torch.float32
-    assert torch.equal(value.detach(), expected)
-    assert torch.equal(loss.diagnostics["kept_share"], share)
-    value.backward()
-    assert half.grad.dtype == dtype
-
-
 @pytest.mark.parametrize("threshold", MODES)
 @pytest.mark.parametrize("count", [1, 40])
 def test_ohem__a_diverged_model_is_not_mistaken_for_an_easy_one(threshold, count):
@@ -260,47 +209,6 @@ def test_ohem__a_diverged_model_is_not_mistaken_for_an_easy_one(threshold, count
             loss.collect(logits, labels)
             loss.settle(lambda tensor: tensor)
         assert loss(logits, labels).isnan()
-
-
-class Ranks:
-    """Stands in for a process group: `reduce` of each rank waits for the others and sums in rank order."""
-
-    def __init__(self, count):
-        self.slots, self.barrier = [None] * count, threading.Barrier(count, timeout=30)
-
-    def build_reduce(self, rank):
-        def reduce(tensor):
-            self.slots[rank] = tensor
-            self.barrier.wait()
-            total = sum(self.slots)
-            self.barrier.wait()
-            return total
-
-        return reduce
-
-
-def run_step(build_loss, logits, labels, layout):
-    """Loss, gradient and cut of one optimiser step; `layout` gives each rank's micro-batch sizes."""
-    ranks, common = Ranks(len(layout)), build_loss().compute_normalizer(labels)
-    shares = [sum(sizes) for sizes in layout]
-
-    def work(rank, own_logits, own_labels):
-        loss, own_logits = build_loss(), own_logits.detach().clone().requires_grad_()
-        batches = [*zip(own_logits.split(layout[rank]), own_labels.split(layout[rank]), strict=True)]
-        for batch in batches:
-            loss.collect(*batch)
-        loss.settle(ranks.build_reduce(rank))
-        value = sum(loss(*batch, common) for batch in batches)
-        loss.release()
-        return value.detach(), *torch.autograd.grad(value, own_logits), loss.diagnostics.get("cut")
-
-    with ThreadPoolExecutor(len(layout)) as pool:
-        results = pool.map(work, range(len(layout)), logits.split(shares), labels.split(shares))
-        values, gradients, cuts = zip(*results, strict=True)
-    return sum(values), torch.cat(gradients), cuts
-
-
-LAYOUTS = [[[8]], [[4, 4]], [[1] * 8], [[4], [4]], [[2, 2], [2, 2]], [[1, 6], [1]]]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -344,32 +252,6 @@ def test_ohem_process__choice_depends_on_the_micro_batch():
     assert parts < float(loss(logits, labels)) * (1 - 1e-6)
 
 
-def test_ohem_global__released_it_goes_by_its_own_batch():
-    logits, labels, weights = build_case(images=2)
-    loss = OhemCrossEntropyLoss(5, weights, min_kept=5, scope="global")
-    own = OhemCrossEntropyLoss(5, weights, min_kept=5)(logits, labels)
-    assert torch.equal(loss(logits, labels), own)
-    loss.collect(20 * logits, labels)
-    loss.settle(lambda tensor: tensor)
-    assert not torch.equal(loss(logits, labels), own)
-    loss.release()
-    assert torch.equal(loss(logits, labels), own)
-    loss.collect(20 * logits, labels)
-    loss.release()
-    loss.collect(logits, labels)
-    loss.settle(lambda tensor: tensor)
-    assert torch.equal(loss(logits, labels), own)
-
-
-def test_ohem_global__steps_do_not_leak_into_each_other():
-    loss = OhemCrossEntropyLoss(5, min_kept=5, scope="global")
-    for seed in (1, 2):
-        logits, labels, _ = build_case(seed)
-        loss.collect(logits, labels)
-        loss.settle(lambda tensor: tensor)
-        assert torch.equal(loss(logits, labels), OhemCrossEntropyLoss(5, min_kept=5)(logits, labels))
-
-
 def test_ohem_global__collecting_keeps_four_bytes_a_labelled_pixel_and_no_graph():
     logits, labels, weights = build_case(dtype=torch.float32)
     loss = OhemCrossEntropyLoss(5, weights, min_kept=5, scope="global")
@@ -377,11 +259,6 @@ def test_ohem_global__collecting_keeps_four_bytes_a_labelled_pixel_and_no_graph(
     (stored,) = loss._collected
     assert stored.untyped_storage().nbytes() == 4 * int((labels != 255).sum())
     assert not stored.requires_grad
-
-
-def test_needs_collection__only_the_global_scope():
-    assert OhemCrossEntropyLoss(5, scope="global").needs_collection
-    assert not OhemCrossEntropyLoss(5).needs_collection
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

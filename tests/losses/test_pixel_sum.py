@@ -1,12 +1,11 @@
 import copy
 import gc
 import math
-import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from allocated import Allocations
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_urbanseg.losses import _blocks, _pixel_sum
@@ -26,11 +25,6 @@ SIZES = [
     ((1, 19, 1, 6), (1, 24)),
     ((1, 2, 1, 1), (3, 2)),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["rows", "few rows", "images"])
@@ -325,35 +319,6 @@ def test_losses__under_torch_compile():
     value = torch.compile(lambda x: 2 * loss(x * 1, labels), backend="aot_eager")(logits)
     assert torch.equal(value.detach(), expected.detach())
     assert torch.equal(torch.autograd.grad(value, logits)[0], gradient)
-
-
-class Allocations(TorchDispatchMode):
-    """Bytes of new memory while it is on: the largest piece, and the most held at a time."""
-
-    def __init__(self):
-        super().__init__()
-        self.largest = self.live = self.peak = 0
-        self._known = weakref.WeakKeyDictionary()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self._known:
-                self._note(tensor.untyped_storage(), args)
-        return result
-
-    def _note(self, storage, args):
-        given = {a.untyped_storage().data_ptr() for a in torch.utils._pytree.tree_leaves(args) if torch.is_tensor(a)}
-        if storage.data_ptr() in given:
-            return
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.live += size
-        self.largest, self.peak = max(self.largest, size), max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, size)
-
-    def _forget(self, size):
-        self.live -= size
 
 
 def measure_bytes(compute, logits):

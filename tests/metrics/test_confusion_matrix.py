@@ -192,10 +192,3 @@ def test_reset__starts_afresh():
     matrix.update(torch.tensor([1]), torch.tensor([0]))
     matrix.reset()
     assert matrix.matrix.tolist() == [[0, 0], [0, 0]]
-
-
-def test_all_reduce__without_processes_changes_nothing():
-    matrix = ConfusionMatrix(2)
-    matrix.update(torch.tensor([1]), torch.tensor([0]))
-    matrix.all_reduce()
-    assert matrix.matrix.tolist() == [[0, 1], [0, 0]]

@@ -80,7 +80,6 @@ def test_builder__rows_from_a_matrix():
     builder.add("first", np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
     builder.add("second", torch.tensor([[0, 0, 0], [0, 0, 0], [5, 0, 5]]))
     images = builder.build()
-    assert len(builder) == 2
     assert images.names == ("first", "second")
     assert images.hits.tolist() == [[3, 2, 0], [0, 0, 5]]
     assert images.labelled.tolist() == [[4, 2, 0], [0, 0, 10]]
@@ -108,20 +107,14 @@ def test_builder__keeps_no_mask_alive():
 
 def test_builder__refuses_what_does_not_fit():
     builder = ImageCountsBuilder(CLASSES)
-    with pytest.raises(DataError, match=r"^a: expected counts of shape \(3, 3\); found \(2, 2\)"):
-        builder.add("a", np.eye(2, dtype=int))
-    with pytest.raises(DataError, match=r"`boundary` of shape \(3, 3\); found \(2, 3\)"):
-        builder.add("a", np.eye(3, dtype=int), np.ones((2, 3), int))
-    builder.add("a", np.eye(3, dtype=int))
-    with pytest.raises(DataError, match="each image once; found a twice"):
-        builder.add("a", np.eye(3, dtype=int))
-    with pytest.raises(DataError, match="every image or for none"):
-        builder.add("b", np.eye(3, dtype=int), np.ones((3, 3), int))
-    assert builder.build().names == ("a",)
-    with_boundary = ImageCountsBuilder(CLASSES)
-    with_boundary.add("a", np.eye(3, dtype=int), np.ones((3, 3), int))
-    with pytest.raises(DataError, match="every image or for none"):
-        with_boundary.add("b", np.eye(3, dtype=int))
+    builder.add("a", np.eye(3, dtype=int), np.ones((3, 3), int))
+    builder.add("b", np.eye(3, dtype=int))
+    with pytest.raises(DataError, match=r"expected `boundary` of shape \(2, 3, 3\); found \(1, 3, 3\)"):
+        builder.build()
+    builder.add("a", np.eye(3, dtype=int), np.ones((3, 3), int))
+    builder.add("c", np.eye(3, dtype=int), np.ones((3, 3), int))
+    with pytest.raises(DataError):
+        builder.build()
 
 
 @pytest.mark.parametrize("key", ["hits", "labelled", "predicted", "boundary"])
@@ -150,7 +143,9 @@ def test_to_dict__reads_back_through_json(with_boundary):
     [{}, [], None, build_counts().to_dict() | {"hits": [1]}, build_counts().to_dict() | {"boundary": [1]}],
 )
 def test_from_dict__says_what_is_wrong_and_where(description):
-    with pytest.raises(DataError, match=r"^run/images\.json: expected counts per image as evaluate\.py writes them"):
+    with pytest.raises(
+        DataError, match=r"^run/images\.json: expected counts per image as `urbanseg evaluate` writes them"
+    ):
         ImageCounts.from_dict(description, "run/images.json")
 
 

@@ -16,14 +16,14 @@ from transformers import (
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import SIZES, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.build import SIZES, load_pretrained_model
 from hf_urbanseg.models.conv_decode_head import (
     SegformerConvDecodeHead,
     SegformerConvDecoderConfig,
     SegformerConvDecoderForSemanticSegmentation,
 )
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.models.loading import load_complete
+from hf_urbanseg.models.loading import load_complete, quiet_transformers
 
 _spec = importlib.util.spec_from_file_location(
     "segformer_references", Path(__file__).parent / "convert" / "segformer_references.py"

@@ -10,9 +10,10 @@ from transformers import TrainerCallback, set_seed
 
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
+from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
@@ -30,6 +31,8 @@ LOSSES = {
     "ohem_threshold": {"loss": "ohem", "ohem_threshold": 0.02, "ohem_min_kept": 700, "loss_scope": "global"},
     "dice": {"loss": "cross_entropy", "add_losses": ["dice=0.5"], "loss_scope": "global"},
     "lovasz": {"loss": "focal", "add_losses": ["lovasz=0.5"]},
+    # The loss alone instead of a weighted sum, and samples that know of no epoch.
+    "bare": {},
 }
 TWO_PROCESS_LAYOUTS = ((4, 1), (2, 2))
 
@@ -40,6 +43,20 @@ class KeepGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+class PlainSamples(torch.utils.data.Dataset):
+    """What anyone's data set gives: floats and labels by whole-number index."""
+
+    def __init__(self, dataset: TrainDataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        batch = normalize_batch({name: value[None] for name, value in self.dataset[int(index)].items()})
+        return {name: value[0] for name, value in batch.items()}
 
 
 def build_arguments(output_dir, **options) -> UrbanSegTrainingArguments:
@@ -70,11 +87,16 @@ def build_trainer(
     apply_fast_decode_head(model)
     if "auxiliary_weight" in LOSSES[loss]:
         attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
+    train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
+    if bare := loss == "bare":
+        criterion = OhemCrossEntropyLoss(CITYSCAPES.num_labels, WEIGHTS, min_kept=300, scope="global")
+    else:
+        criterion = build_loss(num_labels=CITYSCAPES.num_labels, **LOSSES[loss])
     return UrbanSegTrainer(
         model,
         args,
-        build_loss(num_classes=CITYSCAPES.num_labels, **LOSSES[loss]),
-        TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed),
+        criterion,
+        PlainSamples(train) if bare else train,
         EvalDataset(rows["validation"], CITYSCAPES, image_processor),
         image_processor,
     )
@@ -93,6 +115,12 @@ def compute_gradients(output_dir, batch_size: int, accumulation: int, loss: str)
     trainer.add_callback(keep)
     trainer.train()
     return keep.gradients
+
+
+def relative_error(gradients, reference):
+    assert gradients.keys() == reference.keys()
+    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
+    return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
 
 
 if __name__ == "__main__":

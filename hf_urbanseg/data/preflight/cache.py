@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,17 +13,14 @@ import numpy as np
 from datasets import DatasetDict
 
 from hf_urbanseg.data.preflight.pair_files import PairInspection
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import written_whole
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 
 # Raise it when a check gets stricter or the arrays change: results of an older preflight then count for nothing.
-_VERSION = 1
-
-
-def default_folder() -> Path:
-    """`preflight` under `HF_URBANSEG_CACHE`, or under `~/.cache/hf_urbanseg`."""
-    return Path(os.environ.get("HF_URBANSEG_CACHE") or Path.home() / ".cache" / "hf_urbanseg") / "preflight"
+_VERSION = 2
 
 
 def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
@@ -52,24 +48,20 @@ def _identify(stored: Mapping | None) -> list | None:
     return [path, status.st_size, status.st_mtime_ns]
 
 
-def load_pairs(path: Path, splits: DatasetDict) -> dict[str, tuple[PairInspection, ...]] | None:
+def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
     """What an earlier preflight found, or None where there is nothing usable."""
     if not path.is_file():
         return None
-    pairs = {}
     try:
         with np.load(path, allow_pickle=False) as stored:
-            for index, (split, dataset) in enumerate(splits.items()):
-                names, sizes, counts, digests = (
-                    stored[f"{field}_{index}"] for field in ("names", "sizes", "counts", "digests")
+            pairs = {
+                split: tuple(
+                    PairInspection(str(row["name"]), tuple(row["size"].tolist()), row["counts"], str(row["digest"]))
+                    for row in stored[split]
                 )
-                if names.tolist() != list(dataset["name"]):
-                    raise ValueError(f"other names in {split}")
-                pairs[split] = tuple(
-                    PairInspection(str(name), (int(height), int(width)), count, str(digest))
-                    for name, (height, width), count, digest in zip(names, sizes, counts, digests, strict=True)
-                )
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+                for split in stored.files
+            }
+    except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as error:
         logger.info("Preflight cache %s is damaged and ignored (%s).", path, error)
         return None
     logger.info("Preflight: no file has changed since the last one, whose results are taken from %s.", path)
@@ -79,19 +71,13 @@ def load_pairs(path: Path, splits: DatasetDict) -> dict[str, tuple[PairInspectio
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
     arrays = {}
-    for index, found in enumerate(pairs.values()):
-        arrays[f"names_{index}"] = np.array([pair.name for pair in found])
-        arrays[f"sizes_{index}"] = np.array([pair.size for pair in found], np.int64)
-        arrays[f"counts_{index}"] = np.stack([pair.label_counts for pair in found])
-        arrays[f"digests_{index}"] = np.array([pair.image_digest for pair in found])
-    staged = None
+    for split, found in pairs.items():
+        longest = max(len(pair.name) for pair in found)
+        row = [("name", f"U{longest}"), ("size", np.int64, 2), ("counts", np.int64, 256), ("digest", "U64")]
+        rows = [(pair.name, pair.size, pair.label_counts, pair.image_digest) for pair in found]
+        arrays[split] = np.array(rows, row)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            staged = Path(file.name)
+        with written_whole(path) as staged, open(staged, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(staged, path)
-    except OSError as error:
-        logger.info("Preflight results aren't kept: %s.", error)
-        if staged is not None:
-            staged.unlink(missing_ok=True)
+    except DataError as error:
+        logger.info("Preflight results aren't kept: %s", error)

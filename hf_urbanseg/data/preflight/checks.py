@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
-from hf_urbanseg.data.preflight import cache as preflight_cache
+from hf_urbanseg.data.archive import cache_folder
+from hf_urbanseg.data.preflight.cache import compute_key, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
-
-__all__ = ["Inspection", "PairInspection", "inspect_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def inspect_pairs(
     splits: DatasetDict,
     label_space: LabelSpace,
     *,
-    cache_dir: str | Path | bool | None = None,
+    cache_dir: str | Path | Literal[False] | None = None,
     progress: bool = True,
     num_threads: int | None = None,
 ) -> Inspection:
@@ -67,8 +67,8 @@ def inspect_pairs(
     Args:
         splits: Columns `image` and `label` (`datasets.Image`, path-based or embedded) and `name`.
         label_space: Which raw label ids may occur.
-        cache_dir: Folder for results of clean sets; None takes `HF_URBANSEG_CACHE` or `~/.cache/hf_urbanseg`
-            (in `preflight`), False neither reads nor writes. Another path, size, time, byte or mapping reads all anew.
+        cache_dir: Folder for results of clean sets; None takes `preflight` in `cache_folder()`, False neither reads
+            nor writes. Another path, size, time, byte or mapping reads all anew.
         progress: Shows a progress bar.
         num_threads: None takes two per available core.
 
@@ -81,25 +81,18 @@ def inspect_pairs(
     """
     splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
     _check_names(splits)
-    cache_file = None
-    if cache_dir is not False:
-        folder = preflight_cache.default_folder() if cache_dir in (None, True) else Path(cache_dir)
-        key = preflight_cache.compute_key(splits, label_space)
-        cache_file = folder / f"{key}.npz" if key else None
-    pairs = preflight_cache.load_pairs(cache_file, splits) if cache_file else None
-    cached = pairs is not None
-    if not cached:
-        results = _read_all(splits, progress, num_threads)
-        _check_pairs(results, splits, label_space)
-        pairs = {split: tuple(found) for split, found in results.items()}
+    key = None if cache_dir is False else compute_key(splits, label_space)
+    file = key and (cache_folder() / "preflight" if cache_dir is None else Path(cache_dir)) / f"{key}.npz"
+    cached = load_pairs(file) if file else None
+    pairs = cached or _read_all(splits, label_space, progress, num_threads)
     inspection = Inspection(pairs)
     _check_void(inspection, label_space)
     _check_leaks(pairs)
     inspection = Inspection(pairs, tuple(_find_oddities(inspection, label_space)))
     for warning in inspection.warnings:
         logger.warning(warning)
-    if cache_file and not cached:
-        preflight_cache.save_pairs(cache_file, pairs)
+    if file and not cached:
+        save_pairs(file, pairs)
     return inspection
 
 
@@ -122,13 +115,13 @@ def _check_names(splits: DatasetDict) -> None:
             raise DataError("at least one pair in every split", f"none in `{split}`", "fill it or leave it out", split)
         name, times = Counter(dataset["name"]).most_common(1)[0]
         if times > 1:
-            raise DataError(
-                "every frame name once in a split", f"{times} pairs called `{name}`", "rename them", f"{split}/{name}"
-            )
+            found = f"{times} pairs called `{name}`"
+            raise DataError("every frame name once in a split", found, "rename them", f"{split}/{name}")
 
 
-def _read_all(splits: DatasetDict, progress: bool, num_threads: int | None) -> dict[str, list]:
-    """Per split and row, a `PairInspection`, or the `DataError` that refuses the pair."""
+def _read_all(
+    splits: DatasetDict, label_space: LabelSpace, progress: bool, num_threads: int | None
+) -> dict[str, tuple[PairInspection, ...]]:
     if num_threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         num_threads = min(2 * cores, 32)
@@ -156,18 +149,19 @@ def _read_all(splits: DatasetDict, progress: bool, num_threads: int | None) -> d
                     collect()
         while pending:
             collect()
-    return results
+    _check_pairs(results, splits, label_space)
+    return {split: tuple(found) for split, found in results.items()}
 
 
 def _check_pairs(results: Mapping[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
-    names = {split: splits[split]["name"] for split in splits}
+    """Refuses the first bad pair; the results are `PairInspection`s, or the `DataError`s that refuse a pair."""
     unreadable, unknown, files_with = [], [], Counter()
     for position, (split, found) in enumerate(results.items()):
-        for row, result in enumerate(found):
+        for row, (name, result) in enumerate(zip(splits[split]["name"], found, strict=True)):
             if isinstance(result, DataError):
-                unreadable.append((position, names[split][row], split, row))
+                unreadable.append((position, name, split, row))
             elif values := np.flatnonzero((result.label_counts > 0) & ~label_space.known_ids).tolist():
-                unknown.append((position, names[split][row], split, row))
+                unknown.append((position, name, split, row))
                 files_with.update(values)
     if not unreadable:
         _check_id_kind((result.label_counts for found in results.values() for result in found), label_space)
@@ -225,12 +219,9 @@ def _check_void(inspection: Inspection, label_space: LabelSpace) -> None:
     for split in inspection.pairs:
         if not inspection.train_id_counts(split, label_space).any():
             seen = np.sum([pair.label_counts for pair in inspection.pairs[split]], 0) > 0
-            raise DataError(
-                f"labelled pixels in every split, of `{label_space.name}`",
-                f"only void in `{split}` (values {_ranges(seen)})",
-                "check `--label_space`, or leave the split out if it has no labels",
-                split,
-            )
+            found = f"only void in `{split}` (values {_ranges(seen)})"
+            fix = "check `--label_space`, or leave the split out if it has no labels"
+            raise DataError(f"labelled pixels in every split, of `{label_space.name}`", found, fix, split)
 
 
 def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
@@ -244,12 +235,8 @@ def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     if leaks:
         leak, original = leaks[0]
         more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
-        raise DataError(
-            "every image in one split",
-            f"the same pixels as {original}{more}",
-            "remove one of them: results on images seen in training prove nothing",
-            leak,
-        )
+        fix = "remove one of them: results on images seen in training prove nothing"
+        raise DataError("every image in one split", f"the same pixels as {original}{more}", fix, leak)
 
 
 def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from datasets.utils.file_utils import xopen
@@ -89,21 +88,14 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
     width, height = picture.pixels.size
     if mask.pixels.size != (width, height):
         of_image = f" {image_where}" if image_where != label_where else ""
-        raise DataError(
-            f"a label as large as its image{of_image}, {height}x{width} (height x width)",
-            f"{mask.pixels.height}x{mask.pixels.width}",
-            "pair the files that belong together, or resize the label with nearest-neighbour interpolation",
-            label_where,
-        )
-    rgb = picture.pixels if picture.pixels.mode == "RGB" else picture.pixels.convert("RGB")
+        expected = f"a label as large as its image{of_image}, {height}x{width} (height x width)"
+        fix = "pair the files that belong together, or resize the label with nearest-neighbour interpolation"
+        raise DataError(expected, f"{mask.pixels.height}x{mask.pixels.width}", fix, label_where)
     digest = hashlib.sha256(f"{height}x{width}:".encode())
-    digest.update(rgb.tobytes())
-    return PairInspection(
-        name,
-        (width, height) if picture.orientation >= 5 else (height, width),
-        np.array(mask.pixels.histogram(), np.int64),  # of indices, for a palette
-        digest.hexdigest(),
-    )
+    digest.update(picture.pixels.convert("RGB").tobytes())
+    size = (width, height) if picture.orientation >= 5 else (height, width)
+    counts = np.array(mask.pixels.histogram(), np.int64)  # of indices, for a palette
+    return PairInspection(name, size, counts, digest.hexdigest())
 
 
 def _read(stored: Mapping | None, role: str, where: str) -> bytes:
@@ -112,20 +104,14 @@ def _read(stored: Mapping | None, role: str, where: str) -> bytes:
     content = stored["bytes"]
     if content is None:
         try:
-            content = _read_path(stored["path"])
+            # Archive members and remote files are chained URLs (zip://a.png::/data.zip) for the opener of `datasets`.
+            with xopen(stored["path"], "rb") as file:
+                content = file.read()
         except OSError as error:
             raise DataError(f"a readable {role} file", error.strerror or str(error), _REPAIR, where) from error
     if not content:
         raise DataError(f"a readable {role} file", "an empty file (0 bytes)", _REPAIR, where)
     return content
-
-
-def _read_path(path: str) -> bytes:
-    if "://" not in path:
-        return Path(path).read_bytes()
-    # datasets writes archive members and remote files as chained URLs (zip://a.png::/data.zip), for its own opener.
-    with xopen(path, "rb") as file:
-        return file.read()
 
 
 def _open(content: bytes, role: str, where: str) -> _Picture:
@@ -162,15 +148,13 @@ def _check_image(picture: _Picture, where: str) -> None:
     mode, bits = picture.pixels.mode, _stored_bits(picture)
     if bits > 8 or mode not in _IMAGE_MODES:
         found = f"{bits} bits (mode {mode})" if bits > 8 else f"mode {mode}"
-        raise DataError(
-            "an 8-bit image in RGB, grey or palette colours", found, "convert it to 8-bit RGB yourself", where
-        )
+        expected = "an 8-bit image in RGB, grey or palette colours"
+        raise DataError(expected, found, "convert it to 8-bit RGB yourself", where)
     if picture.pixels.has_transparency_data:
         lowest = picture.pixels.convert("RGBA").getchannel("A").getextrema()[0]
         if lowest < 255:
-            raise DataError(
-                "an opaque image", f"transparent pixels (alpha down to {lowest})", "flatten it to 8-bit RGB", where
-            )
+            found = f"transparent pixels (alpha down to {lowest})"
+            raise DataError("an opaque image", found, "flatten it to 8-bit RGB", where)
 
 
 def _check_label(mask: _Picture, where: str) -> None:

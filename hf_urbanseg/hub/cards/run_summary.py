@@ -1,44 +1,21 @@
 """What a run's folder says about itself, read once and leniently: runs measured later hold less."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.licence import TITLES, allows_pictures, recognise_data
 from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_local_folders, shorten_options
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import SIZES
+from hf_urbanseg.runs.folder import RunFolder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def read_json(path: Path) -> dict:
-    """Its content; empty if there is no such file. NaN, which others' JSON may hold, is no number."""
-    return _read(path, "readable JSON", lambda text: json.loads(text, parse_constant=lambda _: None))
-
-
-def read_yaml(path: Path) -> dict:
-    """Its options; empty if there is no such file."""
-    return _read(path, "readable YAML", yaml.safe_load)
-
-
-def _read(path: Path, expected: str, parse) -> dict:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(expected, type(error).__name__, "restore the file", path) from error
-    if not isinstance(content, dict):
-        raise DataError("names and values", type(content).__name__, "restore the file", path)
-    return content
 
 
 @dataclass(frozen=True)
@@ -76,31 +53,25 @@ class RunSummary:
             ModelError: They are not there.
             DataError: A file can't be read.
         """
-        run = Path(run)
+        run = RunFolder(run)
         names = ("metrics.json", "config.json") if checkpoint is None else ()
-        if missing := [name for name in names if not (run / name).is_file()]:
+        if missing := [name for name in names if not run.has(name)]:
             fix = "let `urbanseg finetune` finish (`--resume`)"
-            raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, run)
-        recipe, model = read_yaml(run / "recipe.yaml"), run / (checkpoint or "")
-        folders = list_local_folders(run, recipe)
-        paths = [model / "config.json", model / "preprocessor_config.json"]
-        paths += [run / f"{name}.json" for name in ("label_space", "class_weights", "metrics")]
-        contents = (clean_values(read_json(path), folders) for path in paths)
-        config, processor, classes, weights, metrics = contents
+            raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, run.path)
+        recipe, model = run.read_recipe() or {}, run.path / (checkpoint or "")
+        contents = [shorten_options(recipe), run.read_metrics() if checkpoint is None else {}, run.read_class_weights()]
+        contents += [read_json(model / name) for name in ("config.json", "preprocessor_config.json")]
+        folders = list_local_folders(run.path, recipe)
+        recipe, metrics, weights, config, processor = (clean_values(content or {}, folders) for content in contents)
         size = (processor.get("size") if processor.get("do_resize", True) else None) or {}
         size = (size["height"], size["width"]) if {"height", "width"} <= set(size) else None
-        if classes:
-            space = LabelSpace.from_dict(classes, str(run / "label_space.json"))
-        else:
-            space = build_label_space(config.get("id2label") or {0: "class"}, str(run))
-        recipe = clean_values(shorten_options(recipe), folders)
-        return cls(run, recipe, {} if checkpoint else metrics, weights, config, size, space)
+        space = run.read_label_space() or build_label_space(config.get("id2label") or {0: "class"}, str(run.path))
+        return cls(run.path, recipe, metrics, weights, config, size, space)
 
     def read_images(self, split: str) -> ImageCounts | None:
         """Counts by image; None if the run didn't leave them."""
-        path = self.folder / f"per_image_{split}.json"
-        content = read_json(path)
-        return ImageCounts.from_dict(content, str(path)) if content else None
+        found = RunFolder(self.folder).read_counts(split)
+        return found and found[0]
 
     def list_pictures(self, folder: str) -> list[str]:
         """Paths of the pictures in a folder of the run, as a push takes them."""

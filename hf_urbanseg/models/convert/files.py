@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.loading import first_line
 
 _TENSORS = ("state_dict", "model")
 """Keys under which files hold their tensors; a file may also be nothing but them."""
@@ -72,12 +73,6 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
         with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyhow
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if name := re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error)):
-            found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
-            fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
-            raise ModelError("tensors, numbers and names", found, fix, path) from error
-        raise _unreadable(path, error) from error
     except Exception as error:  # on damaged bytes torch and pickle raise nearly anything
         raise _unreadable(path, error) from error
     tensors = content
@@ -105,7 +100,10 @@ def _find_class_names(meta: dict) -> tuple[str, ...] | None:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
-    return ModelError(
-        "a file written by torch.save", f"{type(error).__name__}: {reason[:200]}", "download or copy it again", path
-    )
+    name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+    if name and isinstance(error, pickle.UnpicklingError):
+        found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
+        fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
+        return ModelError("tensors, numbers and names", found, fix, path)
+    reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+    return ModelError("a file written by torch.save", reason, "download or copy it again", path)

@@ -1,14 +1,11 @@
 """A Hub folder's SegFormer -> a .pth file under NVlabs' or MMSegmentation's names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForSemanticSegmentation,
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -16,7 +13,6 @@ from transformers import (
 )
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.models.build import quiet_transformers
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 from hf_urbanseg.models.convert.decoder import linear_to_conv_decoder
 from hf_urbanseg.models.convert.keys import (
@@ -28,6 +24,7 @@ from hf_urbanseg.models.convert.keys import (
     nvlabs_decoder_rules,
 )
 from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, Converted, find_size, stage_norms
+from hf_urbanseg.models.loading import load_complete, load_config
 
 _FIXED = (
     "num_channels", "num_encoder_blocks", "sr_ratios", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios",
@@ -42,30 +39,18 @@ def load_hub_model(folder: str | Path) -> SegformerForSemanticSegmentation | Seg
     Raises:
         ModelError: Not a folder of a SegFormer, or tensors missing, unexpected or of another shape.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise ModelError("a model folder with config.json", "none", "give the folder of a saved model", folder)
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder)
-            whole = config.model_type == SegformerConvDecoderConfig.model_type
-            if config.model_type != "segformer" and not whole:
-                raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", folder)
-            whole = whole or "SegformerForSemanticSegmentation" in (config.architectures or [])
-            model, report = (AutoModelForSemanticSegmentation if whole else SegformerModel).from_pretrained(
-                folder, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
-            )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        raise ModelError("a SegFormer's folder", reason, "copy or save it again", folder) from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = [key if isinstance(key, str) else key[0] for key in report[kind]]
-        if not whole:  # what nvidia/mit-b0 classifies ImageNet with
-            names = [name for name in names if not name.startswith("classifier.")]
-        if names:
-            what = kind.removesuffix("_keys").replace("mismatched", "of another shape")
-            found = f"{len(names)} tensors {what}, first `{min(names)}`"
-            raise ModelError("weights for every tensor of the model", found, "save the model again", folder)
-    return model.eval()
+    config = load_config(folder)
+    kept = config.model_type == SegformerConvDecoderConfig.model_type
+    if config.model_type != "segformer" and not kept:
+        raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", folder)
+    whole = kept or "SegformerForSemanticSegmentation" in (config.architectures or [])
+    return load_complete(
+        AutoModelForSemanticSegmentation if whole else SegformerModel,
+        folder,
+        unused=() if whole else ("classifier.",),  # what nvidia/mit-b0 classifies ImageNet with
+        config=config,
+        dtype="auto",
+    ).eval()
 
 
 def convert_from_hub(
@@ -87,8 +72,9 @@ def convert_from_hub(
     stock = SegformerConfig()
     kept = isinstance(config, SegformerConvDecoderConfig)
     for name in (*_FIXED, "layer_norm_eps") if kept else _FIXED:
-        found, expected = getattr(config, name), getattr(stock, name)
-        if _plain(found) != _plain(expected):
+        found, expected = (getattr(one, name) for one in (config, stock))
+        found, expected = (list(one) if isinstance(one, tuple) else one for one in (found, expected))
+        if found != expected:
             raise ModelError(f"`{name}` {expected} as in every SegFormer", f"{found}", "keep the folder", path)
     state, dropped = model.state_dict(), {}
     whole = isinstance(model, SegformerForSemanticSegmentation)
@@ -102,11 +88,16 @@ def convert_from_hub(
         if kept and layout != "mmsegmentation":
             fix = "convert it `--to mmsegmentation`, or only the encoder with `--decoder drop`"
             raise ModelError(f"a decoder that {LAYOUTS[layout]} can compute", "MMSegmentation's", fix, path)
-        converted = (
-            {rule.file: rule.to_file(head) for rule in mmsegmentation_decoder_rules()}
-            if kept
-            else _decoder_to_file(head, stage_norms(encoder), layout)
-        )
+        if layout == "nvlabs":
+            converted = {rule.file: rule.to_file(head) for rule in nvlabs_decoder_rules()}
+            # Never read there, but a strict load wants it; every configuration of NVlabs makes it 128 wide.
+            classifier = head["classifier.weight"]
+            shapes = ((len(classifier), 128, 1, 1), (len(classifier),))
+            converted |= {name: classifier.new_zeros(shape) for name, shape in zip(NVLABS_UNUSED, shapes, strict=True)}
+        elif kept:
+            converted = {rule.file: rule.to_file(head) for rule in mmsegmentation_decoder_rules()}
+        else:
+            converted = linear_to_conv_decoder(head, stage_norms(encoder))
         tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     return Converted(tensors, config, size, layout, len(state) - sum(dropped.values()), dropped)
@@ -120,17 +111,3 @@ def save_checkpoint_file(converted: Converted, path: str | Path, palette: Sequen
         palette = [list(map(int, color)) for color in palette]
         meta = {"CLASSES": names, "PALETTE": palette, "dataset_meta": {"classes": names, "palette": palette}}
     torch.save({"meta": meta, "state_dict": converted.tensors}, path)
-
-
-def _decoder_to_file(head: Mapping[str, Tensor], norms: list[tuple[Tensor, Tensor]], layout: Layout) -> dict:
-    if layout == "mmsegmentation":
-        return linear_to_conv_decoder(head, norms)
-    tensors = {rule.file: rule.to_file(head) for rule in nvlabs_decoder_rules()}
-    # Never read there, but a strict load wants it; every configuration of NVlabs makes it 128 wide.
-    classifier = head["classifier.weight"]
-    shapes = ((len(classifier), 128, 1, 1), (len(classifier),))
-    return tensors | {name: classifier.new_zeros(shape) for name, shape in zip(NVLABS_UNUSED, shapes, strict=True)}
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value

@@ -5,10 +5,14 @@ One table per layout, read in both directions, so that a file converted and conv
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.loading import find_difference
 
 Layout = Literal["nvlabs", "mmsegmentation"]
 LAYOUTS: dict[str, str] = {"nvlabs": "NVlabs", "mmsegmentation": "MMSegmentation"}
@@ -41,36 +45,29 @@ class Rule:
         return zip(self.hub, parts, strict=True)
 
 
-@dataclass(frozen=True)
-class _EncoderNames:
-    """Prefixes with the number of the stage from 0 (`s`), from 1 (`n`) and of the block (`b`), and names inside."""
-
-    patch: str
-    block: str
-    norm: str
-    in_patch: dict[str, tuple[str, ...]]
-    in_block: dict[str, tuple[str, ...]]
-    convolutions: tuple[str, ...] = ()  # those in_block that are linear layers on the Hub
+def _in_block(block: str, names: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    names |= {
+        "norm1.": ("layernorm_before",),
+        "norm2.": ("layernorm_after",),
+        "attn.sr.": ("attention.sequence_reduction.sequence_reduction",),
+        "attn.norm.": ("attention.sequence_reduction.layer_norm",),
+    }
+    return {block + name: tuple("blocks.{b}." + part for part in parts) for name, parts in names.items()}
 
 
-_SHARED = {
-    "norm1.": ("layernorm_before",),
-    "norm2.": ("layernorm_after",),
-    "attn.sr.": ("attention.sequence_reduction.sequence_reduction",),
-    "attn.norm.": ("attention.sequence_reduction.layer_norm",),
-}
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _QUERY, _KEY, _VALUE = (f"attention.{letter}_proj" for letter in "qkv")
-
-# Names end where `weight` and `bias` follow: nn.MultiheadAttention says in_proj_weight, not in_proj.weight.
-_ENCODER: dict[str, _EncoderNames] = {
-    "nvlabs": _EncoderNames(
-        patch="patch_embed{n}.",
-        block="block{n}.{b}.",
-        norm="norm{n}.",
-        in_patch={"proj.": ("proj",), "norm.": ("layer_norm",)},
-        in_block=_SHARED
-        | {
+# What names begin with in a file, with the number of the stage from 0 (`s`), from 1 (`n`) and of the block (`b`) -> the
+# modules of a stage of the Hub's that are stacked there. The first is that of the patch embedding.
+# They end where `weight` and `bias` follow: nn.MultiheadAttention says in_proj_weight, not in_proj.weight.
+_ENCODER = {
+    "nvlabs": {
+        "patch_embed{n}.proj.": ("patch_embeddings.proj",),
+        "patch_embed{n}.norm.": ("patch_embeddings.layer_norm",),
+        "norm{n}.": ("layer_norm",),
+    }
+    | _in_block(
+        "block{n}.{b}.",
+        {
             "attn.q.": (_QUERY,),
             "attn.kv.": (_KEY, _VALUE),
             "attn.proj.": ("attention.o_proj",),
@@ -79,53 +76,53 @@ _ENCODER: dict[str, _EncoderNames] = {
             "mlp.fc2.": ("mlp.fc2",),
         },
     ),
-    "mmsegmentation": _EncoderNames(
-        patch="layers.{s}.0.",
-        block="layers.{s}.1.{b}.",
-        norm="layers.{s}.2.",
-        in_patch={"projection.": ("proj",), "norm.": ("layer_norm",)},
-        in_block=_SHARED
-        | {
+    "mmsegmentation": {
+        "layers.{s}.0.projection.": ("patch_embeddings.proj",),
+        "layers.{s}.0.norm.": ("patch_embeddings.layer_norm",),
+        "layers.{s}.2.": ("layer_norm",),
+    }
+    | _in_block(
+        "layers.{s}.1.{b}.",
+        {
             "attn.attn.in_proj_": (_QUERY, _KEY, _VALUE),
             "attn.attn.out_proj.": ("attention.o_proj",),
             "ffn.layers.0.": ("mlp.fc1",),
             "ffn.layers.1.": ("mlp.dwconv.dwconv",),
             "ffn.layers.4.": ("mlp.fc2",),
         },
-        convolutions=("ffn.layers.0.", "ffn.layers.4."),
     ),
 }
+_CONVOLUTIONS = ("ffn.layers.0.", "ffn.layers.4.")  # linear layers on the Hub
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_AFFINE = _BATCH_NORM[:2]
+
+NVLABS_UNUSED = ("conv_seg.weight", "conv_seg.bias")
+"""Tensors of NVlabs' decoder that its forward never reads: the base class makes a classifier, the head another."""
 
 
 def patch_weight_name(layout: Layout, stage: int) -> str:
     """Name of a stage's first weight, (width, channels of the stage before, height, width of the patch)."""
-    names = _ENCODER[layout]
-    return names.patch.format(s=stage, n=stage + 1) + next(iter(names.in_patch)) + "weight"
+    return next(iter(_ENCODER[layout])).format(s=stage, n=stage + 1) + "weight"
 
 
 def block_prefix(layout: Layout, stage: int) -> str:
     """What the names of all blocks of a stage begin with, before the number of the block."""
-    return _ENCODER[layout].block.split("{b}")[0].format(s=stage, n=stage + 1)
+    return next(name for name in _ENCODER[layout] if "{b}" in name).split("{b}")[0].format(s=stage, n=stage + 1)
 
 
 def encoder_rules(layout: Layout, depths: Sequence[int], sr_ratios: Sequence[int]) -> list[Rule]:
     """Every tensor of the encoder; file names without `backbone.`, Hub names without `segformer.`."""
-    names, rules = _ENCODER[layout], []
-
-    def add(file: str, hub: str, table: Mapping[str, tuple[str, ...]]) -> None:
-        for inner, parts in table.items():
-            for kind in ("weight", "bias"):
-                targets = tuple(f"{hub}{part}.{kind}" for part in parts)
-                rules.append(Rule(f"{file}{inner}{kind}", targets, kind == "weight" and inner in names.convolutions))
-
+    rules = []
     for stage, (depth, sr_ratio) in enumerate(zip(depths, sr_ratios, strict=True)):
-        hub, number = f"stages.{stage}.", {"s": stage, "n": stage + 1}
-        add(names.patch.format(**number), f"{hub}patch_embeddings.", names.in_patch)
-        reducing = ("attn.sr.", "attn.norm.")
-        in_block = {inner: parts for inner, parts in names.in_block.items() if sr_ratio > 1 or inner not in reducing}
-        for block in range(depth):
-            add(names.block.format(b=block, **number), f"{hub}blocks.{block}.", in_block)
-        add(names.norm.format(**number), hub, {"": ("layer_norm",)})
+        for name, modules in _ENCODER[layout].items():
+            if sr_ratio == 1 and name.endswith(("attn.sr.", "attn.norm.")):
+                continue
+            for block in range(depth if "{b}" in name else 1):
+                file = name.format(s=stage, n=stage + 1, b=block)
+                hub = [f"stages.{stage}.{module.format(b=block)}" for module in modules]
+                for kind in _AFFINE:
+                    as_conv = kind == "weight" and name.endswith(_CONVOLUTIONS)
+                    rules.append(Rule(file + kind, tuple(f"{module}.{kind}" for module in hub), as_conv))
     return rules
 
 
@@ -137,25 +134,45 @@ def nvlabs_decoder_rules(projections_as_conv: bool = False) -> list[Rule]:
     """
     rules = []
     for stage in range(4):
-        for kind in ("weight", "bias"):
-            hub = (f"linear_projections.{stage}.proj.{kind}",)
-            rules.append(
-                Rule(f"linear_c{stage + 1}.proj.{kind}", hub, as_conv=projections_as_conv and kind == "weight")
-            )
-    rules.append(Rule("linear_fuse.conv.weight", ("linear_fuse.weight",)))
-    rules += [Rule(f"linear_fuse.bn.{kind}", (f"batch_norm.{kind}",)) for kind in _BATCH_NORM]
-    return rules + [Rule(f"linear_pred.{kind}", (f"classifier.{kind}",)) for kind in ("weight", "bias")]
+        names = {f"linear_c{stage + 1}.proj.{kind}": f"linear_projections.{stage}.proj.{kind}" for kind in _AFFINE}
+        rules += [Rule(file, (hub,), projections_as_conv and file.endswith("weight")) for file, hub in names.items()]
+    return rules + _conv_and_norm("linear_fuse", "", "linear_fuse") + _classifier("linear_pred")
 
 
 def mmsegmentation_decoder_rules() -> list[Rule]:
     """MMSegmentation's decoder as `SegformerConvDecodeHead` has it; all names without `decode_head.`."""
-    modules = {f"convs.{stage}.": (f"linear_c.{stage}.proj", f"linear_c.{stage}.batch_norm") for stage in range(4)}
-    rules = []
-    for file, (conv, norm) in (modules | {"fusion_conv.": ("linear_fuse", "batch_norm")}).items():
-        rules.append(Rule(f"{file}conv.weight", (f"{conv}.weight",)))
-        rules += [Rule(f"{file}bn.{kind}", (f"{norm}.{kind}",)) for kind in _BATCH_NORM]
-    return rules + [Rule(f"conv_seg.{kind}", (f"classifier.{kind}",)) for kind in ("weight", "bias")]
+    rules = [rule for stage in range(4) for rule in _conv_and_norm(f"convs.{stage}", f"linear_c.{stage}.", "proj")]
+    return rules + _conv_and_norm("fusion_conv", "", "linear_fuse") + _classifier("conv_seg")
 
 
-NVLABS_UNUSED = ("conv_seg.weight", "conv_seg.bias")
-"""Tensors of NVlabs' decoder that its forward never reads: the base class makes a classifier, the head another."""
+def _conv_and_norm(file: str, hub: str, conv: str) -> list[Rule]:
+    norm = [Rule(f"{file}.bn.{kind}", (f"{hub}batch_norm.{kind}",)) for kind in _BATCH_NORM]
+    return [Rule(f"{file}.conv.weight", (f"{hub}{conv}.weight",)), *norm]
+
+
+def _classifier(file: str) -> list[Rule]:
+    return [Rule(f"{file}.{kind}", (f"classifier.{kind}",)) for kind in _AFFINE]
+
+
+def apply_rules(
+    rules: Sequence[Rule], tensors: Mapping[str, Tensor], hub: torch.nn.Module, what: str, path: Path,
+    prefix: str = "",
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors of a Hub module from those of a file: every rule once, after names and shapes are found to fit.
+
+    Args:
+        rules: All that belong to the module.
+        tensors: Of a file, by the names of the rules.
+        hub: The module that takes the result; only its shapes are read.
+        what: The tensors, for errors.
+        path: The file, for errors.
+        prefix: Put before names in errors.
+
+    Raises:
+        ModelError: A tensor missing, left over or of another shape.
+    """
+    shapes = hub.state_dict()
+    expected = {rule.file: rule.to_file(shapes) for rule in rules}
+    if different := find_difference(expected, tensors, prefix):
+        raise ModelError(f"the {len(expected)} tensors of the {what}", different, "take an unaltered checkpoint", path)
+    return {name: part for rule in rules for name, part in rule.to_hub(tensors[rule.file])}

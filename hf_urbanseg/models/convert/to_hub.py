@@ -1,16 +1,16 @@
-"""SegFormer checkpoints of NVlabs and MMSegmentation (0.x and 1.x) -> a folder of the Hub, and back.
+"""SegFormer checkpoints of NVlabs and MMSegmentation (0.x and 1.x) -> a folder of the Hub.
 
-Strict both ways: each tensor is used exactly once, by name and shape, or it is counted among the dropped.
+Strict, as the way back is: each tensor is used exactly once, by name and shape, or it is counted among the dropped.
 
 What is equal and what is not:
     Encoder: the same tensors in all three. LayerNorm's epsilon is not: transformers has 1e-5 everywhere, whatever
         `layer_norm_eps` says; NVlabs has 1e-6 in blocks and at the end of stages; MMSegmentation 1e-6 everywhere. A
         folder can't express that; nvidia's own folders on the Hub don't either.
     Decoder of NVlabs: the Hub's under other names.
-    Decoder of MMSegmentation: another function (see decoder.py). From the Hub it is written exactly; to the Hub
-        only if its inner ReLUs can't cut anything off, which is so for files written here and not for trained ones.
-        Those are refused, or with `decoder="drop"` give their encoder alone, or with "keep" a model of a type of our
-        own (see conv_decode_head.py), exact with its epsilons; no weights get into the wrong head.
+    Decoder of MMSegmentation: another function (see decoder.py), which the Hub's computes only where its inner ReLUs
+        can't cut anything off: in files written here, not in trained ones. Those are refused, or with
+        `decoder="drop"` give their encoder alone, or with "keep" a model of a type of our own (see
+        conv_decode_head.py), exact with its epsilons.
     Auxiliary heads, the classifier of ImageNet and NVlabs' unused `conv_seg` are dropped.
 """
 
@@ -34,13 +34,13 @@ from hf_urbanseg.models.conv_decode_head import (
     SegformerConvDecoderConfig,
     SegformerConvDecoderForSemanticSegmentation,
 )
-from hf_urbanseg.models.convert.apply import apply_rules, build_meta_model
 from hf_urbanseg.models.convert.decoder import conv_to_linear_decoder
 from hf_urbanseg.models.convert.files import CheckpointFile
 from hf_urbanseg.models.convert.keys import (
     LAYOUTS,
     NVLABS_UNUSED,
     Layout,
+    apply_rules,
     block_prefix,
     encoder_rules,
     mmsegmentation_decoder_rules,
@@ -53,6 +53,12 @@ logger = logging.getLogger(__name__)
 ENCODER, DECODER = "backbone.", "decode_head."
 HUB_ENCODER = "segformer."
 """Prefixes: of both layouts, the decoder's of the Hub too; and of the Hub's encoder."""
+
+_DECODERS = {
+    "nvlabs": ("linear_c1.proj.weight", "linear_fuse.conv.weight", "linear_pred.weight"),
+    "mmsegmentation": ("convs.0.conv.weight", "fusion_conv.conv.weight", "conv_seg.weight"),
+}
+"""The name that tells a decoder, and those whose first axes are its width and its number of classes."""
 
 
 @dataclass
@@ -100,14 +106,12 @@ def convert_to_hub(
         ModelError: Not a SegFormer of a known size, a tensor missing, left over or of another shape, a decoder that the
             Hub's model can't compute and that wasn't to be kept, or names that don't fit the classifier.
     """
-    parts, dropped = _split(file), {}
+    parts = _split(file)
     encoder = parts["encoder"]
     layout, size, config = _recognise(encoder, file.path)
-    for part in ("auxiliary head", "ImageNet classifier"):
-        if parts[part]:
-            dropped[part] = len(parts[part])
+    dropped = {part: len(parts[part]) for part in ("auxiliary head", "ImageNet classifier") if parts[part]}
     rules = encoder_rules(layout, config.depths, config.sr_ratios)
-    what, hub = f"encoder of a {LAYOUTS[layout]} SegFormer-{size}", build_meta_model(SegformerModel, config)
+    what, hub = f"encoder of a {LAYOUTS[layout]} SegFormer-{size}", _build_meta_model(SegformerModel, config)
     tensors = apply_rules(rules, encoder, hub, what, file.path, _encoder_prefix(file))
     used, head = len(encoder), parts["decoder"]
     if head and decoder == "drop":
@@ -132,14 +136,19 @@ def convert_to_hub(
 
 def build_converted_model(converted: Converted) -> SegformerForSemanticSegmentation | SegformerModel:
     """The Hub model with these very tensors, in their precision; without a decoder it is a `SegformerModel`."""
-    whole = (
-        SegformerConvDecoderForSemanticSegmentation if converted.has_conv_decoder else SegformerForSemanticSegmentation
-    )
-    model = build_meta_model(whole if converted.has_decoder else SegformerModel, converted.config)
+    kind = SegformerForSemanticSegmentation if converted.has_decoder else SegformerModel
+    kind = SegformerConvDecoderForSemanticSegmentation if converted.has_conv_decoder else kind
+    model = _build_meta_model(kind, converted.config)
     # Clones: parts of a fused tensor share its memory, which safetensors refuses.
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in converted.tensors.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
     return model.eval()
+
+
+def _build_meta_model(kind: type, config: SegformerConfig):
+    """A module of names and shapes that takes no memory."""
+    with torch.device("meta"):
+        return kind(config)
 
 
 def _split(file: CheckpointFile) -> dict[str, dict[str, Tensor]]:
@@ -202,57 +211,42 @@ def _convert_decoder(
     file: CheckpointFile, keep: bool,
 ) -> tuple[dict[str, Tensor], SegformerConfig]:  # fmt: skip
     """Tensors of the decoder, and a configuration of its model with the right type, width and number of classes."""
-    if "linear_c1.proj.weight" in head:
-        layout, fuse, classifier = "nvlabs", "linear_fuse.conv.weight", "linear_pred.weight"
-    elif "convs.0.conv.weight" in head:
-        layout, fuse, classifier = "mmsegmentation", "fusion_conv.conv.weight", "conv_seg.weight"
-    else:
-        raise ModelError(
-            f"`{DECODER}linear_c1.proj.weight` (NVlabs) or `{DECODER}convs.0.conv.weight` (MMSegmentation)",
-            f"`{DECODER}{min(head)}`, ...",
-            "take the encoder alone with `--decoder drop`",
-            file.path,
-        )
-    for name in (fuse, classifier):
+    path, drop = file.path, "take the encoder alone with `--decoder drop`"
+    layout = next((layout for layout, (mark, *_) in _DECODERS.items() if mark in head), None)
+    if layout is None:
+        known = " or ".join(f"`{DECODER}{names[0]}` ({LAYOUTS[layout]})" for layout, names in _DECODERS.items())
+        raise ModelError(known, f"`{DECODER}{min(head)}`, ...", drop, path)
+    for name in _DECODERS[layout]:
         if name not in head:
-            raise ModelError("a complete decoder", f"no `{DECODER}{name}`", "take an unaltered checkpoint", file.path)
-    width, num_labels = head[fuse].shape[0], head[classifier].shape[0]
+            raise ModelError("a complete decoder", f"no `{DECODER}{name}`", "take an unaltered checkpoint", path)
+    width, num_labels = (head[name].shape[0] for name in _DECODERS[layout][1:])
     fields = {"hidden_sizes": config.hidden_sizes, "decoder_hidden_size": width, "num_labels": num_labels}
-    what = f"{LAYOUTS[layout]} decoder of width {width}"
+    what, stock = f"{LAYOUTS[layout]} decoder of width {width}", SegformerConfig(**fields)
     if layout == "nvlabs":
-        hub = SegformerConfig(**fields)
         rules = nvlabs_decoder_rules(projections_as_conv=head["linear_c1.proj.weight"].ndim == 4)
-        return apply_rules(rules, head, build_meta_model(SegformerDecodeHead, hub), what, file.path, DECODER), hub
+        return apply_rules(rules, head, _build_meta_model(SegformerDecodeHead, stock), what, path, DECODER), stock
     if "convs.0.conv.bias" in head:
-        raise ModelError(
-            "BatchNorm behind the decoder's projections",
-            "convolutions with bias, and whether a ReLU follows isn't in the file",
-            "take the encoder alone with `--decoder drop`, and train a new decoder on it",
-            file.path,
-        )
+        found = "convolutions with bias, and whether a ReLU follows isn't in the file"
+        fix = f"{drop}, and train a new decoder on it"
+        raise ModelError("BatchNorm behind the decoder's projections", found, fix, path)
     own = SegformerConvDecoderConfig(**fields)
-    rules = mmsegmentation_decoder_rules()
-    kept = apply_rules(rules, head, build_meta_model(SegformerConvDecodeHead, own), what, file.path, DECODER)
+    module = _build_meta_model(SegformerConvDecodeHead, own)
+    kept = apply_rules(mmsegmentation_decoder_rules(), head, module, what, path, DECODER)
     if not keep:
         converted, share = conv_to_linear_decoder(head, stage_norms(encoder))
         if converted is not None:
-            return converted, SegformerConfig(**fields)
+            return converted, stock
         raise ModelError(
             "a decoder without non-linear layers between encoder and fusion, as the Hub's SegFormer has",
             f"MMSegmentation's BatchNorm and ReLU there, and the ReLU can cut off values in {share:.0%} of channels, "
             "so it is another function",
             "take it over as it is with `--decoder keep`, for hf_urbanseg alone, or only the encoder with "
             "`--decoder drop`, to train a new decoder on it",
-            file.path,
+            path,
         )
-    if encoder_layout != "mmsegmentation":
+    if encoder_layout != layout:
         # Their LayerNorms have other epsilons, and nobody trains this pair.
-        raise ModelError(
-            "MMSegmentation's encoder with its decoder",
-            "NVlabs' encoder",
-            "take the encoder alone with `--decoder drop`",
-            file.path,
-        )
+        raise ModelError("MMSegmentation's encoder with its decoder", "NVlabs' encoder", drop, path)
     return kept, own
 
 

@@ -164,14 +164,6 @@ def test_inspect_pairs__embedded_bytes_are_named_by_split_and_frame(tmp_path):
     assert refusal(make_splits(train=[row]), cache_dir=tmp_path).startswith("train/f0: expected a readable label file")
 
 
-def test_inspect_pairs__exif_rotation_is_not_applied_silently(tmp_path):
-    row = make_pair(tmp_path, "f0")
-    exif = Pillow.Exif()
-    exif[0x0112] = 3
-    Pillow.fromarray(noise(0)).save(row["image"], exif=exif)
-    assert f"{row['image']}: expected the same EXIF orientation" in refusal(make_splits(train=[row]))
-
-
 def test_inspect_pairs__truncation_is_noticed_where_pillow_was_told_to_tolerate_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     row = make_pair(tmp_path, "f0", image_suffix=".jpg")

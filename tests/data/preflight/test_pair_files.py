@@ -4,8 +4,10 @@ import io
 import struct
 import zlib
 
+import made_pictures
 import numpy as np
 import pytest
+from made_pictures import encode, with_palette
 from PIL import Image
 
 from hf_urbanseg.data.preflight.pair_files import inspect_pair, strict_pillow
@@ -19,14 +21,7 @@ BIG_LABEL = LABEL.repeat(6, 0).repeat(6, 1)
 
 
 def noise(height=HEIGHT, width=WIDTH, channels=3):
-    return np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8).squeeze()
-
-
-def encode(content, file_format="PNG", **options):
-    picture = Image.fromarray(content) if isinstance(content, np.ndarray) else content
-    buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
-    return buffer.getvalue()
+    return made_pictures.noise(0, (height, width), (channels,)).squeeze()
 
 
 def make_png(bits, color_type, rows):
@@ -89,10 +84,8 @@ def test_inspect_pair__counts_and_size(inspect):
 
 
 def test_inspect_pair__palette_label_keeps_indices(inspect):
-    palette = Image.new("P", (WIDTH, HEIGHT))
-    palette.putdata(LABEL.reshape(-1).tolist())
-    palette.putpalette([255 - i // 3 for i in range(768)])
-    assert Image.open(io.BytesIO(encode(palette))).mode == "P"
+    palette = encode(with_palette(LABEL))
+    assert Image.open(io.BytesIO(palette)).mode == "P"
     assert inspect(label=palette).label_counts[[0, 7, 26]].tolist() == [3, 184, 5]
 
 

@@ -6,9 +6,9 @@ import re
 import pytest
 from card_pages import build_card_run, read_block
 
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.model_card import build_model_card
-from hf_urbanseg.reports.run_files import write_json
 
 
 def test_choose_citations__what_the_recipe_used():

@@ -11,7 +11,7 @@ from datasets.splits import SplitDict, SplitInfo
 from loopback_cards import check_card
 from PIL import Image as PillowImage
 
-from hf_urbanseg.data.layouts.folders import FEATURES
+from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.hub.cards import dataset_card

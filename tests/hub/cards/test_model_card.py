@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.model_card import (
     build_interim_card,
     build_model_card,
@@ -26,7 +27,6 @@ from hf_urbanseg.hub.cards.model_card import (
 )
 from hf_urbanseg.hub.training import PublishCallback
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.reports.run_files import write_json
 
 # ---- numbers ----
 

@@ -7,10 +7,10 @@ import pytest
 from card_pages import build_card_run
 
 from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES
-from hf_urbanseg.reports.run_files import write_json
 
 
 def test_read__what_a_run_has(tmp_path):

@@ -8,6 +8,7 @@ from card_pages import Page, build_card_run, read_block
 from loopback_cards import read_front_matter
 
 from hf_urbanseg.config import PlanArguments
+from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import describe_failures, describe_limits, describe_training, measure_command
@@ -15,7 +16,6 @@ from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.recipe import parse_arguments
 from hf_urbanseg.reports.overlays import name_picture
-from hf_urbanseg.reports.run_files import write_json, write_yaml
 
 
 def test_build_model_card__limits_name_classes(tmp_path):

@@ -1,26 +1,21 @@
 import copy
-import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import segformer_references as references
 import torch
 from torch import nn
 from transformers import SegformerForSemanticSegmentation, SegformerModel
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import SIZES, load_pretrained_model, quiet_transformers
+from hf_urbanseg.models.build import SIZES, load_pretrained_model
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderForSemanticSegmentation
 from hf_urbanseg.models.convert.files import CheckpointFile, read_checkpoint_file
 from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
-
-_spec = importlib.util.spec_from_file_location(
-    "segformer_references", Path(__file__).with_name("segformer_references.py")
-)
-references = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(references)
+from hf_urbanseg.models.loading import quiet_transformers
 
 TINY = (SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"])
 ENCODERS = {"nvlabs": references.NvlabsEncoder, "mmsegmentation": references.MmsegEncoder}

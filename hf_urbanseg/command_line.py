@@ -1,0 +1,134 @@
+"""What all commands have in common: words in, help without a wait, one line and status 2 for a mistake in the input."""
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+
+from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.parsing import build_parser, parse_arguments
+
+_WIDTH, _LEFT = 120, 36
+_ALL = "`--help all` shows every option in full"
+
+
+def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None], None]:
+    """Makes `main(argv)` a command: called without words it takes the process's own.
+
+    An `UrbanSegError` becomes one line on standard error and exit status 2. With several processes only the first of
+    each machine prints, so the line appears once.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> None:
+        argv = list(sys.argv[1:] if argv is None else argv)
+        try:
+            if not _wants_help(argv):
+                from hf_urbanseg.hub.client import bound_requests
+
+                logging.basicConfig(format="%(message)s", stream=sys.stderr)
+                bound_requests()  # a Hub that is silent must not hold a command for ever
+            main(argv)
+        except UrbanSegError as error:
+            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+                from hf_urbanseg.hub.secrets import hide_secrets
+
+                # What was found may be a token, given to an option that is misspelt or takes something else.
+                print(f"error: {hide_secrets(str(error))}", file=sys.stderr, flush=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    return run
+
+
+def parse_command_line(
+    dataclass_types: Sequence[type],
+    argv: Sequence[str],
+    description: str,
+    usage: str = "[--option VALUE ...]",
+    positionals: Sequence[str] = (),
+) -> tuple:
+    """Instances of `dataclass_types` from the words of a command; `--help` prints and ends it.
+
+    Args:
+        dataclass_types: Dataclasses whose fields are the options.
+        argv: The words.
+        description: For help: what the command does.
+        usage: For help: what comes behind its name.
+        positionals: Options whose names may be left out where their values stand first, in this order; the last one
+            takes all words up to the first option.
+
+    Raises:
+        ConfigError: As for `parse_arguments`.
+    """
+    help_if_asked(argv, dataclass_types, description, usage)
+    return parse_arguments(dataclass_types, _name_positionals(list(argv), positionals))
+
+
+def help_if_asked(
+    argv: Sequence[str],
+    dataclass_types: Sequence[type],
+    description: str,
+    usage: str,
+    rare: Sequence[str] = (),
+    all_types: Callable[[], Sequence[type]] | None = None,
+) -> None:
+    """Prints the options and ends the process if `argv` has `--help`; `--help all` prints them in full.
+
+    Args:
+        dataclass_types, description, usage: As for `parse_command_line`.
+        rare: Options shown by `--help all` alone.
+        all_types: What to show then, if that takes long to import.
+    """
+    if not _wants_help(argv):
+        return
+    name = sys.argv[0] if sys.argv[0].endswith(".py") and "__main__" not in sys.argv[0] else "urbanseg"
+    heading = f"usage: {name} {usage}\n\n{description.strip()}\n"
+    if "all" in argv:
+        parser = build_parser(dataclass_types if all_types is None else all_types())
+        parser.usage, parser.description = f"{name} {usage}", description
+        print(parser.format_help())
+    else:
+        print(heading)
+        for dataclass_type in dataclass_types:
+            print((dataclass_type.__doc__ or "").partition(":")[0].partition(".")[0] + ":")
+            print("\n".join(_describe(f) for f in fields(dataclass_type) if f.name not in rare))
+        print(f"\n{_ALL}" + (", those of transformers.TrainingArguments among them." if all_types else "."))
+    sys.exit(0)
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    return bool({"-h", "--help"} & set(argv))
+
+
+def _describe(field) -> str:
+    """An option in a line: its name, its default, what it is."""
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    if default is MISSING:
+        shown = "(needed)"
+    else:
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    left = f"  --{field.name} {'' if default in (None, []) else shown}"
+    left = left if len(left) <= _LEFT else left[: _LEFT - 3] + "..."
+    text, room = " ".join(field.metadata.get("help", "").split()), _WIDTH - _LEFT - 1
+    if len(text) > room:
+        sentence = text[: text.find(". ") + 1] if 0 < text.find(". ") < room else ""
+        text = sentence or text[: text.rfind(" ", 0, room - 4)] + " ..."
+    return f"{left:<{_LEFT}} {text}".rstrip()
+
+
+def _name_positionals(words: list[str], names: Sequence[str]) -> list[str]:
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    values, named = words[:first], []
+    for name, last in zip(names, [*[False] * (len(names) - 1), True], strict=False):
+        if not values:
+            break
+        if f"--{name}" in words:
+            found = f"both `{values[0]}` in front and `--{name}`"
+            raise ConfigError(f"`{name}` either first or behind `--{name}`", found, "name it in one place")
+        taken, values = (values, []) if last else (values[:1], values[1:])
+        named += [f"--{name}", *taken]
+    return [*named, *values, *words[first:]]

@@ -1,0 +1,84 @@
+"""From the splits and columns of anybody's set to ours."""
+
+from collections.abc import Mapping
+
+import datasets
+
+from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS
+from hf_urbanseg.data.image_files import UNSPLIT
+from hf_urbanseg.errors import DataError
+
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", UNSPLIT: UNSPLIT}
+SPLIT_NAMES |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
+_NAME_KINDS = tuple(datasets.Value(kind) for kind in ("string", "large_string", "int16", "int32", "int64"))
+
+
+def normalise_columns(
+    found: Mapping[str, datasets.Dataset], image_column: str | None, label_column: str | None, source: str
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """Our split names, and the columns image, label, name with the files' bytes untouched.
+
+    Args:
+        found: Any splits and columns.
+        image_column: None takes the first image column of `IMAGE_COLUMNS`; `label_column` likewise.
+        source: The set, named in errors.
+
+    Returns:
+        Splits, and a sentence on each one that was left out.
+
+    Raises:
+        DataError: A column is missing or holds no images, or no split has a known name.
+    """
+    splits, notes = {}, []
+    for their_name, rows in found.items():
+        split = SPLIT_NAMES.get(str(their_name).lower())
+        if split is None:
+            notes.append(f"{their_name}: left out, not a split that is trained or measured on")
+            continue
+        if split in splits:
+            raise DataError(f"one {split} split", f"a second one, `{their_name}`", "remove or rename one", source)
+        image, label = choose_columns(rows.features, image_column, label_column, source)
+        unlabelled = rows.data.column(label).null_count
+        if unlabelled and unlabelled == len(rows):
+            notes.append(f"{their_name}: left out, it has no labels")
+            continue
+        if unlabelled or rows.data.column(image).null_count:
+            raise DataError("an image and a label in every row", f"empty ones in {their_name}", "remove them", source)
+        names = _frame_names(rows, split)
+        rows = rows.with_format(None).select_columns([image, label])
+        rows = rows.rename_columns({image: "image", label: "label"}).add_column("name", names)
+        # Without a mode: `Image(mode="L")`, which some sets declare, turns a palette label into its brightness.
+        splits[split] = rows.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
+    if not splits:
+        some = ", ".join(map(str, found)) or "no split"
+        raise DataError("a labelled split named train, validation or test", some, "rename or label one", source)
+    return splits, notes
+
+
+def choose_columns(
+    features: Mapping, image_column: str | None, label_column: str | None, source: str
+) -> tuple[str, str]:
+    """The columns of images and of labels; arguments and errors as for `normalise_columns`."""
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    columns = []
+    for role, chosen, usual in (("image", image_column, IMAGE_COLUMNS), ("label", label_column, LABEL_COLUMNS)):
+        column = chosen if chosen is not None else next((name for name in usual if name in images), None)
+        if column not in images:
+            there = [name if name in images else f"{name} ({type(kind).__name__})" for name, kind in features.items()]
+            raise DataError(
+                f"an image column `{chosen}`" if chosen else f"an image column named {', '.join(usual)}",
+                f"image columns {', '.join(images) or '(none)'} among {', '.join(there)}",
+                f"name one of pictures with `--{role}_column`, or give folders of image files as `--data_dir`",
+                source,
+            )
+        columns.append(column)
+    return tuple(columns)
+
+
+def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:
+    for column in NAME_COLUMNS:
+        if column in rows.column_names and rows.features[column] in _NAME_KINDS:
+            names = list(rows[column])
+            if len(set(names)) == len(names) and not {"", None} & set(names):
+                return [str(name) for name in names]
+    return [f"{split}_{index:06d}" for index in range(len(rows))]

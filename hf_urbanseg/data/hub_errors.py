@@ -1,0 +1,90 @@
+"""Whatever goes wrong with a Hub data set as one line: told by the error's type and status, else in its own words."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+
+from hf_urbanseg.errors import DataError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_ACCEPT = f"accept the terms on the set's page, and {_LOG_IN}"
+
+
+@contextmanager
+def hub_errors_in_one_line(dataset: str, revision: str | None = None) -> Iterator[None]:
+    """Turns whatever the libraries raise into a `DataError`, without signed addresses and tokens.
+
+    Args:
+        dataset: `user/name`, or a folder.
+        revision: Branch, tag or commit of the Hub set.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise error if error.path else DataError(error.expected, error.found, error.fix, dataset) from error
+    except Exception as error:  # of huggingface_hub, its HTTP library, datasets, fsspec, pyarrow, Pillow
+        found, fix = _describe(error, revision, Path(dataset).is_dir())
+        raise DataError("a Hub data set that can be read", found, fix, dataset) from error
+
+
+def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[str, str]:
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    # By name: the HTTP library is httpx with huggingface_hub 1 and httpx2 with huggingface_hub 2.
+    kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    status = next(filter(None, (getattr(getattr(one, "response", None), "status_code", None) for one in chain)), None)
+    offline = "OfflineModeIsEnabled" in kinds or (huggingface_hub.constants.HF_HUB_OFFLINE and not local)
+    again = "check the network and run it again, or set HF_HUB_OFFLINE=1 to use an earlier download"
+    for one in chain:
+        number = getattr(one, "errno", None)
+        if number in _NO_ROOM:
+            fix = "free some, move the cache to a larger disk by HF_HOME, or add `--streaming true`"
+            return f"no room for the cache in {datasets.config.HF_CACHE_HOME} ({one.strerror})", fix
+        if number in _NOT_ALLOWED:
+            where = f" at {one.filename}" if one.filename else ""
+            return f"{one.strerror}{where}", "correct the permissions, or move the cache by HF_HOME"
+    if offline and "ValueError" not in kinds:  # which is a configuration that the cache lacks
+        fix = "unset HF_HUB_OFFLINE, and don't stream where there's no network"
+        return "offline mode, and no earlier download", fix
+    if "GatedRepoError" in kinds:
+        return "a gated set, whose terms have not been accepted, or nobody is logged in", _ACCEPT
+    if "RevisionNotFoundError" in kinds:
+        return f"no branch, tag or commit `{revision or 'main'}`", "correct `--dataset_revision`"
+    if "RepositoryNotFoundError" in kinds or status in (401, 403):
+        found = "no such data set, branch or commit, or a private one that the token can't see"
+        fix = f"check the id; for a private or gated set, {_LOG_IN}"
+        return f"{f'status {status}: ' if status else ''}{found}", fix
+    if "DatasetNotFoundError" in kinds:  # of `datasets`, about a set that the Hub has shown: gated, in most cases
+        return _shorten(error), _ACCEPT
+    if status == 429:
+        return "status 429: too many requests", "wait some minutes and run it again"
+    if status is not None:
+        return f"status {status} from the Hub", again
+    if "TimeoutException" in kinds:
+        return "no answer from the Hub in time", again
+    if kinds & {"TransportError", "ConnectionError"}:
+        where = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        return f"no connection to {where}, or one that broke off ({type(chain[-1]).__name__})", again
+    if "CastError" in kinds:
+        fix = "push them with the same columns, or choose files that have them by `--dataset_config`"
+        return f"files of different columns ({_shorten(error)})", fix
+    if kinds & {"DatasetGenerationError", "ArrowException"}:
+        fix = "push the set again, or delete the copy in the cache if the Hub's is whole"
+        return f"a damaged or unsuitable file ({_shorten(chain[-1])})", fix
+    wrong = "the folder" if local else "the id, `--dataset_revision`"
+    return _shorten(error), f"correct {wrong} or `--dataset_config`, whichever it means"
+
+
+def _shorten(error: BaseException) -> str:
+    text = re.sub(r"\S+://\S+", "<address>", " ".join(str(error).split()))
+    text = re.sub(r"hf_\w{10,}", "<token>", text)
+    return f"{type(error).__name__}: {text[:200]}"

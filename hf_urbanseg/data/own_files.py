@@ -1,0 +1,71 @@
+"""The small files that a saved or Hub set brings along: its classes, and where it comes from."""
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
+from hf_urbanseg.data.label_space_files import label_space_from_names, read_mapping
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import LabelSpace
+
+LABEL_SPACE_FILE = "label_space.json"
+SOURCE_FILE = "source.json"
+"""Beside a set that `prepare_data` wrote: where it comes from. Its splits are final."""
+
+
+def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
+    """The label space in `label_space.json`, or in the `id2label.json` of Hub sets, whose files hold its ids.
+
+    Args:
+        dataset: `user/name`, or a folder.
+        commit: Of the Hub set.
+
+    Raises:
+        DataError: Neither file is there, or it is unreadable.
+    """
+    if path := _find_own_file(dataset, LABEL_SPACE_FILE, commit):
+        return LabelSpace.from_dict(read_mapping(path, "label space"), str(path))
+    if path := _find_own_file(dataset, "id2label.json", commit):
+        return label_space_from_names(read_mapping(path, "id2label"), dataset.rpartition("/")[2], path)
+    fix = "give its classes by `--label_space`, such as a JSON file of `id: name` pairs"
+    raise DataError(f"{LABEL_SPACE_FILE} or id2label.json in the data set", "neither", fix, dataset)
+
+
+def read_source(dataset: str, commit: str | None = None) -> dict:
+    """What `source.json` says about a set: `origin`, `license`, `notes`; empty if there is no such file.
+
+    Args:
+        dataset: `user/name`, or a folder.
+        commit: Of the Hub set.
+
+    Raises:
+        DataError: It is there but unreadable.
+    """
+    path = _find_own_file(dataset, SOURCE_FILE, commit)
+    if path is None:
+        return {}
+    source = read_mapping(path, "source")
+    notes = source.get("notes") or []
+    words = [source.get("origin") or "", source.get("license") or "", *(notes if isinstance(notes, list) else [None])]
+    if not all(isinstance(word, str) for word in words):
+        raise DataError("`origin` and `license` as words, `notes` as a list of them", "others", "prepare it anew", path)
+    return {"origin": source.get("origin"), "license": source.get("license"), "notes": notes}
+
+
+def _find_own_file(dataset: str, name: str, commit: str | None) -> Path | None:
+    if Path(dataset).is_dir():
+        path = Path(dataset) / name
+        return path if path.is_file() else None
+    try:
+        with hub_errors_in_one_line(dataset):
+            return Path(huggingface_hub.hf_hub_download(dataset, name, repo_type="dataset", revision=commit))
+    except DataError as error:
+        missing = error.__cause__
+        if isinstance(missing, LocalEntryNotFoundError):
+            # Offline and never downloaded: then `--label_space` is asked for. Otherwise the Hub didn't answer.
+            missing = missing.__cause__ if isinstance(missing.__cause__, OfflineModeIsEnabled) else None
+        if isinstance(missing, (EntryNotFoundError, OfflineModeIsEnabled)):
+            return None
+        raise

@@ -1,0 +1,123 @@
+"""Any data as one self-contained set: images, labels, splits and classes in a folder that needs nothing else."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Image
+
+from hf_urbanseg.data.image_files import FEATURES
+from hf_urbanseg.data.label_space_files import write_label_space
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
+from hf_urbanseg.data.sources.saved_set import is_saved_set
+from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_json, written_whole
+
+
+def describe_source(
+    loaded: LoadedData, data_dir: str | None, dataset: str | None, revision: str | None, license: str | None
+) -> dict:
+    """What source.json says: origin, a key of `hub.cards.licence.TITLES` or None; licence; how the splits came about.
+
+    A set that was prepared before keeps its own.
+    """
+    if dataset == "synthetic":
+        before = {"origin": "synthetic"}
+    elif dataset is not None:
+        before = read_source(dataset, revision)
+    elif is_saved_set(path := Path(data_dir).expanduser()):
+        before = read_source(str(path))
+    else:
+        known = {"kitti": "kitti", "cityscapes": "cityscapes", "camvid": "camvid", "camvid_as_cityscapes": "camvid"}
+        before = {"origin": known.get(loaded.name)}
+    return {"origin": before.get("origin"), "license": license or before.get("license"), "notes": list(loaded.notes)}
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses to replace anything but, with `overwrite`, a saved set.
+
+    Raises:
+        DataError: Something is there that stays.
+    """
+    if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not is_saved_set(output):
+        fix = "choose another `--output`; `--overwrite` replaces prepared sets only"
+        raise DataError("a new folder to write", "something else there already", fix, output)
+    if not overwrite:
+        raise DataError("a new folder to write", "a prepared set", "choose another or add `--overwrite`", output)
+
+
+def write_prepared_set(
+    loaded: LoadedData, output: Path, overwrite: bool = False, source: Mapping | None = None
+) -> None:
+    """Writes splits, label space, split file and README so that `load_data(data_dir=output)` needs nothing else.
+
+    Images and labels keep their files' bytes. The folder appears complete or not at all.
+
+    Args:
+        loaded: Checked by `inspect_pairs`.
+        output: The folder; its parents are made.
+        overwrite: Replaces an earlier set.
+        source: From `describe_source`.
+
+    Raises:
+        DataError: `output` is in use, or the disk is full.
+    """
+    check_output(output, overwrite)
+    with written_whole(output, folder=True) as staged:
+        embedded = staged / "embedding"  # on the disk that has room for the set
+        embedded.mkdir()
+        splits = {split: _embed(rows, split, embedded / f"{split}.arrow") for split, rows in loaded.splits.items()}
+        DatasetDict(splits).save_to_disk(str(staged))
+        shutil.rmtree(embedded)
+        write_label_space(staged / LABEL_SPACE_FILE, loaded.label_space)
+        write_json(staged / SOURCE_FILE, source or {"origin": None, "license": None, "notes": list(loaded.notes)})
+        write_split_file(staged / SPLITS_FILE, loaded.splits)
+        (staged / "README.md").write_text(_describe(loaded), encoding="utf-8")
+
+
+def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
+    def read(row: dict) -> dict:
+        # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
+        kept = {column: {"bytes": _read_bytes(row[column]), "path": None} for column in ("image", "label")}
+        return {**kept, "name": row["name"]}
+
+    undecoded = rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
+    undecoded.map(
+        read,
+        features=FEATURES,
+        cache_file_name=str(file),
+        load_from_cache_file=False,
+        writer_batch_size=32,
+        desc=f"Embedding {split}",
+    )
+    # Read anew: the mapped set would carry along the description of its source, paths included.
+    return Dataset.from_file(str(file))
+
+
+def _read_bytes(stored: Mapping) -> bytes:
+    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+
+
+def _describe(loaded: LoadedData) -> str:
+    lines = [
+        f"# {loaded.name}, prepared for hf_urbanseg",
+        "",
+        "Columns: `image` and `label` (the original files, byte for byte), `name`. Classes, colours and label ids "
+        f"are in `{LABEL_SPACE_FILE}`, the names of each split in `{SPLITS_FILE}`.",
+        "",
+        "| split | frames |",
+        "|---|---|",
+        *(f"| {split} | {len(rows)} |" for split, rows in loaded.splits.items()),
+        "",
+        *(f"- {note}" for note in loaded.notes),
+        "",
+        f"Classes by train id: {', '.join(f'{index} {name}' for index, name in loaded.label_space.id2label.items())}.",
+        "",
+        "The licence of the source data applies.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,146 @@
+"""Data sets of the Hub, downloaded into the cache of `datasets` or streamed into memory; folders of the same kind."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pyarrow as pa
+from datasets.fingerprint import Hasher
+from datasets.table import InMemoryTable, table_cast
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from hf_urbanseg.data.column_names import NAME_COLUMNS
+from hf_urbanseg.data.columns import SPLIT_NAMES, choose_columns, normalise_columns
+from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
+from hf_urbanseg.data.own_files import read_own_label_space, read_source
+from hf_urbanseg.data.sources.request import DataRequest, FoundData
+from hf_urbanseg.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_ASK_TIMEOUT = 30.0
+_STREAMED_ROWS = 16
+
+
+def matches(request: DataRequest) -> bool:
+    """Whether `dataset` is a folder, or `user/name`."""
+    dataset = request.dataset
+    return dataset is not None and (Path(dataset).is_dir() or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", dataset)))
+
+
+def load(request: DataRequest) -> FoundData:
+    """Reads a data set of the Hub, or of a local folder that `datasets.load_dataset` reads.
+
+    The Hub is asked for the set first, and everything then comes from the commit it names. So a Hub that is away or
+    refuses is told at once, without the library's retries (25 s and more), which begin with the files.
+
+    Streaming reads the files over the network once and keeps them, encoded as they are, in memory: the columns that
+    are used of the splits that are used. Nothing of them is written to disk.
+
+    Raises:
+        DataError: Not found, not reachable, not readable or not complete.
+    """
+    dataset = request.dataset
+    local = Path(dataset).is_dir()
+    with hub_errors_in_one_line(dataset, request.revision):
+        found, commit = _read_folder(request) if local else _read_hub(request)
+    splits, notes = normalise_columns(found, request.image_column, request.label_column, dataset)
+    if request.config is not None:
+        notes.append(f"configuration {request.config} of the set")
+    space = request.label_space or read_own_label_space(dataset, commit)
+    source = read_source(dataset, commit)
+    name = Path(dataset).resolve().name if local else dataset
+    return FoundData(splits, space, name, notes, final=bool(source), final_notes=source.get("notes", ()))
+
+
+def _read_folder(request: DataRequest) -> tuple[datasets.DatasetDict, None]:
+    for name, given in (("streaming", request.streaming), ("dataset_revision", request.revision)):
+        if given:
+            fix = f"leave `--{name}` out: the files are here already"
+            raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder", fix)
+    return datasets.load_dataset(request.dataset, request.config), None
+
+
+def _read_hub(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], str | None]:
+    """The splits and the commit they are of."""
+    dataset, revision = request.dataset, request.revision
+    commit = _ask(request)
+    if request.streaming:
+        return _stream_all(request, commit), commit
+    splits = datasets.load_dataset(dataset, request.config, revision=commit or revision)
+    cached = commit or _cached_commit(splits)
+    if commit is None and revision not in (None, cached):  # offline, `datasets` takes the newest it has
+        fix = "unset HF_HUB_OFFLINE, or name that commit if it is the one you want"
+        raise DataError(f"revision {revision} in the cache", f"commit {cached}", fix)
+    return splits, cached
+
+
+def _ask(request: DataRequest) -> str | None:
+    """The commit a revision stands at, None in offline mode."""
+    try:
+        api = huggingface_hub.HfApi()
+        return api.dataset_info(request.dataset, revision=request.revision, timeout=_ASK_TIMEOUT).sha
+    except OfflineModeIsEnabled:
+        if request.streaming:
+            raise
+        return None
+
+
+def _cached_commit(splits: Mapping[str, datasets.Dataset]) -> str | None:
+    """The commit that `datasets` names its cached files' folder after."""
+    names = {Path(file["filename"]).parent.name for rows in splits.values() for file in rows.cache_files}
+    commits = [name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)]
+    return commits[0] if len(names) == len(commits) == 1 else None
+
+
+def _stream_all(request: DataRequest, commit: str) -> dict[str, datasets.Dataset]:
+    with _fewer_retries():
+        streams = datasets.load_dataset(request.dataset, request.config, revision=commit, streaming=True)
+        splits = {
+            split: _stream(split, rows, request, commit)
+            for split, rows in streams.items()
+            if str(split).lower() in SPLIT_NAMES
+        }
+    size, frames = sum(rows.data.nbytes for rows in splits.values()), sum(map(len, splits.values()))
+    message = "%s: streamed %d frames, %.1f MB, held in memory by each process"
+    logger.info(message, request.dataset, frames, size / 1e6)
+    return splits
+
+
+def _stream(split: str, rows: datasets.IterableDataset, request: DataRequest, commit: str) -> datasets.Dataset:
+    """The columns that are used of one split in memory, its pictures' files as they are."""
+    if rows.features is None:
+        rows = rows._resolve_features()  # what `IterableDataset.push_to_hub` does; reads the first rows
+    columns = choose_columns(rows.features, request.image_column, request.label_column, request.dataset)
+    columns = [*columns, *(name for name in NAME_COLUMNS if name in rows.features and name not in columns)]
+    features = datasets.Features({name: rows.features[name] for name in columns})
+    schema = features.arrow_schema
+    pieces = rows.select_columns(columns).with_format("arrow").iter(batch_size=_STREAMED_ROWS)
+    tables = [table_cast(piece, schema) for piece in pieces]
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    # The library's own fingerprint pickles the whole table: a second and third copy of it for a moment.
+    fingerprint = Hasher.hash([request.dataset, commit, request.config, split, columns])
+    info = datasets.DatasetInfo(features=features)
+    found = datasets.Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint)
+    promised = (rows.info.splits or {}).get(split)
+    if promised is not None and promised.num_examples not in (None, len(found)):
+        raise DataError(f"{promised.num_examples} frames in {split}", f"{len(found)}", "push the set again")
+    return found
+
+
+@contextmanager
+def _fewer_retries() -> Iterator[None]:
+    """Leaves out the retries of `datasets` (20, 5 to 60 s apart) around those of `huggingface_hub` (5 in 23 s)."""
+    limits = re.compile(r"STREAMING_\w+_(MAX_RETRIES|INTERVAL)")
+    before = {name: value for name, value in vars(datasets.config).items() if limits.fullmatch(name)}
+    try:
+        for name in before:
+            setattr(datasets.config, name, int(name.endswith("RETRIES")))
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(datasets.config, name, value)

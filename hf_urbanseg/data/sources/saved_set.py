@@ -1,0 +1,46 @@
+"""Sets written by `save_to_disk`, which is what `prepare_data` does."""
+
+from pathlib import Path
+
+import datasets
+
+from hf_urbanseg.data.columns import normalise_columns
+from hf_urbanseg.data.image_files import UNSPLIT
+from hf_urbanseg.data.own_files import read_own_label_space, read_source
+from hf_urbanseg.data.sources.request import DataRequest, FoundData
+from hf_urbanseg.errors import DataError
+
+LOOKS_LIKE = "dataset_dict.json (a saved set)"
+
+
+def is_saved_set(path: Path) -> bool:
+    """Whether `path` was written by `save_to_disk`, of a `DatasetDict` or of one `Dataset`."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def matches(request: DataRequest) -> bool:
+    """Whether the path is a saved set."""
+    return request.path is not None and is_saved_set(request.path)
+
+
+def load(request: DataRequest) -> FoundData:
+    """The saved splits, final where `prepare_data` wrote them; a single `Dataset` is unsplit.
+
+    Raises:
+        DataError: Incomplete or damaged; columns or a label space that are missing.
+    """
+    where = str(request.path)
+    try:
+        saved = datasets.load_from_disk(where)
+    # pyarrow's errors are ValueErrors and OSErrors; json's is a ValueError; a lost key of the JSON is a KeyError.
+    except (OSError, ValueError, KeyError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise DataError("a complete saved set", found, "prepare or copy it again", where) from error
+    if isinstance(saved, datasets.Dataset):
+        saved = {UNSPLIT: saved}
+    splits, notes = normalise_columns(saved, request.image_column, request.label_column, where)
+    space = request.label_space or read_own_label_space(where)
+    source = read_source(where)
+    return FoundData(
+        splits, space, request.path.resolve().name, notes, final=bool(source), final_notes=source.get("notes", ())
+    )

@@ -1,0 +1,316 @@
+"""`finetune`: a recipe and data in, the folder of a finished run out. The command of that name does the same."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from transformers import ProgressCallback, TrainerCallback, set_seed
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
+from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
+from hf_urbanseg.data.decoded_cache import build_decoded_cache
+from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
+from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
+from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.hub.client import clean_token
+from hf_urbanseg.hub.publish import check_target
+from hf_urbanseg.hub.training import push_end, start_publisher, write_card
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.losses.build import build_loss
+from hf_urbanseg.losses.composition import WeightedSumLoss
+from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
+from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size, load_pretrained_model
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.recipe import load_recipe
+from hf_urbanseg.reports.plots import plot_class_distribution
+from hf_urbanseg.reports.progress import CompactProgress
+from hf_urbanseg.reports.run_report import write_run_report
+from hf_urbanseg.runs.folder import CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
+from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
+
+logger = logging.getLogger(__name__)
+
+
+class FinetuneArguments(NamedTuple):
+    """All options of a run."""
+
+    run: RunArguments
+    data: DataArguments
+    model: ModelArguments
+    augmentation: AugmentationArguments
+    loss: LossArguments
+    training: UrbanSegTrainingArguments
+
+
+def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
+    """Fine-tunes a SegFormer: data, checks, class weights, model, training, measurement, pictures.
+
+    Does what `urbanseg finetune` does, with the same options by the same names:
+    `finetune("segformer_b0_kitti", data_dir="data_semantics.zip", max_steps=2000)`.
+
+    Args:
+        recipe: Name inside the package (`urbanseg recipes` lists them), or a YAML file.
+        options: Fields of `DataArguments`, `ModelArguments`, `AugmentationArguments`, `LossArguments`,
+            `RunArguments` and `UrbanSegTrainingArguments`; they win over the recipe.
+
+    Returns:
+        The run's folder, with the model that `from_pretrained` loads and `read_metrics()`.
+
+    Raises:
+        UrbanSegError: Data, options or a model that can't be used, named in one line; nothing was written then.
+    """
+    return run_finetuning(parse_finetuning(recipe=str(recipe), options=options))
+
+
+def parse_finetuning(
+    argv: Sequence[str] = (), recipe: str | None = None, options: Mapping | None = None
+) -> FinetuneArguments:
+    """A run's options from the words of a command line and from Python.
+
+    Args:
+        argv: With `--recipe` and everything else.
+        recipe: Where `argv` has none; default: the demo.
+        options: By name.
+
+    Raises:
+        ConfigError: An unknown recipe or option, or a value that can't be.
+    """
+    options = dict(options or {})
+    names = ("recipe", "size", "init", "model_name_or_path")
+    chosen = {name: find_option(argv, name) or options.get(name) for name in names}
+    recipe = chosen["recipe"] or recipe or RunArguments.recipe
+    own_model = chosen["init"] == "random" or chosen["model_name_or_path"] is not None
+    content = load_recipe(recipe, chosen["size"], any_size=own_model)
+    types = tuple(FinetuneArguments.__annotations__.values())
+    return FinetuneArguments(*parse_arguments(types, argv, content, recipe, options))
+
+
+def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
+    """`finetune` with options that are parsed already. Every process of a launch calls it."""
+    start = time.time()
+    args = arguments.training
+    _check_reporters(args)
+    _prepare_process(args)
+    run = RunFolder(args.output_dir)
+    _check_output(run, args)
+    pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
+    if pushes:
+        # On every process, so that a wrong word stops them all.
+        check_target(args.hub_model_id, args.hub_revision)
+        clean_token(args.hub_token)
+
+    # The first process reads and checks everything; the others then find the result in the cache.
+    with args.main_process_first(local=False, desc="preflight"):
+        data = load_data(**asdict(arguments.data))
+        if "train" not in data.splits:
+            raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
+        inspection = inspect_pairs(data.splits, data.label_space, progress=args.should_save)
+
+    weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
+    set_seed(args.seed)
+    model = _build_model(arguments.model, arguments.loss, data.label_space)
+    eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
+    image_processor = build_image_processor(eval_size)
+    held_out = {
+        split: EvalDataset(data.splits[split], data.label_space, image_processor)
+        for split in ("validation", "test")
+        if split in data.splits
+    }
+    trainer = UrbanSegTrainer(
+        model,
+        args,
+        _build_loss(arguments.loss, data.label_space, weights),
+        _build_train_dataset(arguments.augmentation, args, data, inspection),
+        held_out.get("validation"),  # selection never sees test
+        image_processor,
+    )
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(CompactProgress)
+    trainer.add_callback(first := _FirstStep())
+
+    if args.should_save:
+        run.path.mkdir(parents=True, exist_ok=True)
+        _write_inputs(run, arguments, data, counts, weights)
+    publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
+    _describe(data, inspection, model, eval_size)
+    trained = trainer.train(resume_from_checkpoint=args.resume)
+    if args.export_ema:
+        trainer.use_averaged_weights()
+    _export(trainer, run.path)
+
+    # In fp32, whatever training used, so that anyone who loads the folder measures the same.
+    measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
+    if args.should_save:
+        training = {
+            "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
+            **({"resumed_from_step": first.step} if first.step else {}),
+            "steps": trained.global_step,
+            "train_loss": trained.training_loss,
+            "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
+            "processes": args.world_size,
+            "seed": args.seed,
+        }
+        write_run_report(run, trainer, data, measured, int(np.argmax(counts)), training, arguments.run.num_overlays)
+        write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
+    trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
+    trainer.accelerator.end_training()
+    if publisher is not None:
+        push_end(publisher, trainer, run.path)
+    return run
+
+
+class _FirstStep(TrainerCallback):
+    """The step that training began at: 0, or a checkpoint's."""
+
+    step = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.step = state.global_step
+
+
+def _check_reporters(args: UrbanSegTrainingArguments) -> None:
+    """Here and not with the other options: a recorded recipe is also read where nothing is reported."""
+    for name in args.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ConfigError("a known `report_to`", name, f"one of {known} or none")
+        if name not in get_available_reporting_integrations():
+            raise ConfigError(f"the package of `--report_to {name}`", "none", "install it, or drop the option")
+
+
+def _prepare_process(args: UrbanSegTrainingArguments) -> None:
+    """Logging from the first process only; the cores shared among the processes of a machine."""
+    logging.getLogger("hf_urbanseg").setLevel(logging.INFO if args.should_log else logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    if args.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
+        torch.set_num_threads(args.cpu_threads or max(1, cores // _local_processes()))
+
+
+def _local_processes() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
+    checkpoints = list_checkpoints(run.path)
+    if args.resume and not checkpoints:
+        raise ConfigError("a checkpoint to resume from", "none", "start without `--resume`, or correct it", run.path)
+    if not args.resume and not args.overwrite and (checkpoints or run.is_finished):
+        raise ConfigError(
+            "an `output_dir` without a run",
+            "one",
+            "add `--resume` to continue it, `--overwrite` to replace it, or name another `--output_dir`",
+            run.path,
+        )
+
+
+def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
+    """Weights by scheme or file, and the training pixels per class."""
+    per_image = inspection.train_id_counts("train", space)
+    if choice == "none":
+        weights = None
+    elif choice.endswith(".json"):
+        weights = load_class_weights(choice, space)
+    else:
+        weights = compute_class_weights(per_image, choice)
+    return weights, per_image.sum(0)
+
+
+def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
+    overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
+    if args.init == "random":
+        if args.decoder_hidden_size is not None:
+            overrides["decoder_hidden_size"] = args.decoder_hidden_size
+        model = build_random_model(args.size, space, **overrides)
+    elif args.model_name_or_path is None:
+        raise ConfigError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
+    else:
+        model = load_pretrained_model(args.model_name_or_path, space, args.model_revision, **overrides)
+    if not args.stock_decode_head:
+        apply_fast_decode_head(model)
+    if loss.auxiliary_head:
+        attach_auxiliary_head(model, loss.auxiliary_stage, loss.auxiliary_channels)
+    return model
+
+
+def _build_loss(args: LossArguments, space: LabelSpace, weights: np.ndarray | None) -> WeightedSumLoss:
+    return build_loss(
+        args.loss, space.num_labels, weights, args.normalizer, args.add_losses,
+        args.auxiliary_weight if args.auxiliary_head else None,
+        args.ohem_threshold, args.ohem_min_kept, args.loss_scope, args.focal_gamma,
+    )  # fmt: skip
+
+
+def _build_train_dataset(
+    augmentation: AugmentationArguments, args: UrbanSegTrainingArguments, data: LoadedData, inspection: Inspection
+) -> TrainDataset:
+    transforms = build_train_transforms(
+        tuple(augmentation.crop_size),
+        parse_scales(augmentation.train_scales),
+        augmentation.max_class_share,
+        augmentation.flip,
+        augmentation.photometric,
+    )
+    rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
+    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _local_processes())
+    return TrainDataset(rows, data.label_space, transforms, args.seed, cache)
+
+
+def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> None:
+    sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.splits.items())
+    logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
+    for note in data.notes:
+        logger.info("  %s", note)
+    logger.info(
+        "void pixels in train: %.1f %%; images measured at %dx%d (height x width), scores at native size",
+        100 * inspection.void_share("train", data.label_space), *eval_size,
+    )  # fmt: skip
+    logger.info("model: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+
+
+def _write_inputs(run: RunFolder, arguments: FinetuneArguments, data: LoadedData, counts, weights) -> None:
+    """What went into the run, before its first step."""
+    args = arguments.training
+    if args.overwrite:
+        for checkpoint in list_checkpoints(run.path):
+            shutil.rmtree(checkpoint)
+        (run.path / METRICS).unlink(missing_ok=True)
+    recipe = resolve_recipe(*arguments)
+    if args.resume and run.has(RECIPE):
+        before = load_recipe(str(run.path / RECIPE))
+        changed = [key for key in sorted(before.keys() | recipe.keys()) if before.get(key) != recipe.get(key)]
+        if changed:
+            logger.warning("resumed with other options than it was started with: %s", ", ".join(changed))
+    run.write_inputs(recipe, resolve_training_arguments(args), data)
+    if weights is not None:
+        save_class_weights(
+            run.path / CLASS_WEIGHTS, weights, data.label_space, scheme=arguments.loss.class_weights, counts=counts,
+            source=f"{data.name}, train, {len(data.splits['train'])} images",
+        )  # fmt: skip
+    plot_class_distribution(counts, data.label_space, run.path / CLASS_DISTRIBUTION, weights=weights)
+
+
+def _export(trainer: UrbanSegTrainer, output: Path) -> None:
+    """Model and image processor into the run's folder, file by file replaced when complete."""
+    staged = output / ".staging-export"
+    trainer.save_model(str(staged), _internal_call=True)
+    if trainer.args.should_save:
+        for path in staged.iterdir():
+            os.replace(path, output / path.name)
+        staged.rmdir()
+    trainer.accelerator.wait_for_everyone()

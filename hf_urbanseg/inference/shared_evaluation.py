@@ -1,0 +1,47 @@
+"""One split measured by all processes of a launch, each image by one of them."""
+
+import os
+
+import accelerate
+import torch
+from tqdm.auto import tqdm
+
+from hf_urbanseg.data.preprocessing import EvalDataset
+from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
+from hf_urbanseg.inference.predictor import Predictor
+
+
+def join_processes(device: str | None) -> accelerate.PartialState | None:
+    """The group that `accelerate launch` or torchrun asks for; None for a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    on_cpu = not torch.accelerator.is_available() or (device or "").startswith("cpu")
+    return accelerate.PartialState(cpu=True, backend="gloo") if on_cpu else accelerate.PartialState()
+
+
+def measure_shared(
+    predictor: Predictor,
+    dataset: EvalDataset,
+    classes: tuple[str, ...],
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    processes: accelerate.PartialState | None = None,
+) -> Measurement:
+    """Counts of a whole split, on every process, with boundaries.
+
+    Args:
+        dataset: Made with the input sizes of `predictor`.
+        classes: Names in train-id order.
+        batch_size, num_workers: Per process.
+        title: Of the progress bar, which the first process shows.
+        processes: From `join_processes`.
+    """
+    rank, world_size = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
+    device = predictor.model.device
+    loader = build_eval_loader(dataset, batch_size, num_workers, rank, world_size, device)
+    with tqdm(total=len(loader), desc=title, unit="batch", disable=rank > 0) as bar:
+        share = measure(
+            predictor.model, loader, dataset.names, classes, predictor.plan, device, boundary=True, on_batch=bar.update
+        )
+    return share.gather(dataset.names)

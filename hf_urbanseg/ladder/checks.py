@@ -1,0 +1,85 @@
+"""What runs of a ladder lack before the first is started: data and weights."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from hf_urbanseg.config import DataArguments, ModelArguments
+from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
+from hf_urbanseg.ladder.plan import LadderRun
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def find_problems(runs: Iterable[LadderRun]) -> list[UrbanSegError]:
+    """What these runs lack: data (every pair is read) and weights."""
+    runs = list(runs)
+    checks = [(_check_data, data) for data in _distinct(run.data for run in runs)]
+    models = [run.model for run in runs if run.model.init == "pretrained"]
+    checks += [
+        (_check_weights, model)
+        for model in {(model.model_name_or_path, model.model_revision): model for model in models}.values()
+    ]
+    problems = []
+    for check, subject in checks:
+        try:
+            check(subject)
+        except UrbanSegError as error:
+            problems.append(error)
+    return problems
+
+
+def _distinct(items: Iterable) -> list:
+    found = []
+    for item in items:
+        if item not in found:
+            found.append(item)
+    return found
+
+
+def _check_data(options: DataArguments) -> None:
+    data = load_data(**asdict(options))
+    inspect_pairs(data.splits, data.label_space)
+    for needed in ({"train"}, {"test", "validation"}):
+        if not needed & set(data.splits):
+            raise DataError(
+                f"a split `{'` or `'.join(sorted(needed))}`", ", ".join(data.splits), "name it in `--split_file`",
+                data.name,
+            )  # fmt: skip
+
+
+def _check_weights(options: ModelArguments) -> None:
+    name, revision = options.model_name_or_path, options.model_revision
+    if name is None:
+        raise ModelError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
+            fix = "give the folder of a saved model"
+            raise ModelError("a model folder with config.json and weights", "not both", fix, name)
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ModelError("a model folder or a Hub id", "no such folder", "correct the path", name) from error
+    wanted = [("config.json",), _WEIGHTS]
+    if all(
+        any(isinstance(try_to_load_from_cache(name, f, revision=revision), str) for f in any_of) for any_of in wanted
+    ):
+        return
+    try:
+        # Forced, because a cached file would be returned without asking the Hub.
+        hf_hub_download(name, "config.json", revision=revision, force_download=True)
+    except (OSError, ValueError) as error:
+        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        raise ModelError(
+            "weights in the local cache or a Hub that answers",
+            f"neither ({str(error).splitlines()[0].rstrip('.')})",
+            f"run `{command}` where there is a network",
+            name,
+        ) from error

@@ -1,0 +1,107 @@
+"""How words and mappings become dataclasses of options."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+
+from hf_urbanseg.errors import ConfigError
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] = (),
+    recipe: Mapping | None = None,
+    recipe_path: str = "recipe",
+    options: Mapping | None = None,
+) -> tuple:
+    """Command line over options over recipe over defaults, as instances of `dataclass_types` in their order.
+
+    Args:
+        dataclass_types: Dataclasses whose fields are the options.
+        argv: Words of a command line.
+        recipe: Options by name; every key must be a field.
+        recipe_path: Named in errors about the recipe.
+        options: As `recipe`, given in Python.
+
+    Raises:
+        ConfigError: An unknown key or option, or a value of the wrong type.
+    """
+    parser = build_parser(dataclass_types)
+    known = [f.name for dataclass_type in dataclass_types for f in fields(dataclass_type) if f.init]
+    recipe, options = recipe or {}, options or {}
+    try:
+        for content, source in ((recipe, recipe_path), (options, None)):
+            parser.source = source
+            if words := list(_to_words(content, known, source, parser)):
+                parser.parse_args(words)  # alone first, so that a wrong value is blamed on its file
+        words = list(_to_words({**recipe, **options}, known, None, parser))
+        parser.source = None
+        *arguments, unknown = parser.parse_args_into_dataclasses(
+            [*words, *argv], return_remaining_strings=True, look_for_args_file=False
+        )
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, TypeError) as error:
+        # Dataclasses check themselves in __post_init__; TrainingArguments speaks in ValueErrors.
+        raise ConfigError("a valid combination of options", " ".join(str(error).split()), "correct it") from error
+    if unknown:
+        raise ConfigError("known options", f"`{unknown[0]}`", suggest_option(unknown[0], known))
+    return tuple(arguments)
+
+
+def find_option(argv: Sequence[str], name: str) -> str | None:
+    """The last value of an option, before the rest is parsed."""
+    found = None
+    for index, word in enumerate(argv):
+        if word == f"--{name}":
+            found = next(iter(argv[index + 1 :]), None)
+        elif word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def suggest_option(word: str, known: Sequence[str]) -> str:
+    """What to do about an unknown option: the nearest one, if there is one."""
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    near = difflib.get_close_matches(name, known, 1, 0.7) or [one for one in known if name and one.startswith(name)]
+    return f"did you mean `--{near[0]}`" if near else "see `--help`"
+
+
+def _to_words(content: Mapping, known: Sequence[str], source: str | None, parser) -> Iterator[str]:
+    """Options as words, so that all of them go through the same checks of type."""
+    for key, value in content.items():
+        if key in ("reduce_labels", "do_reduce_labels"):
+            raise ConfigError(
+                "label ids mapped by a label space",
+                f"`{key}`, which would shift every class by one",
+                "remove it and list the unlabelled id under `void` in `--label_space`",
+                source,
+            )
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            fix = f"did you mean `{near[0]}`" if near else "remove it"
+            raise ConfigError("known recipe keys" if source else "known options", f"`{key}`", fix, source)
+        if value is None or value == []:  # argparse has no word for these
+            parser.set_defaults(**{key: value})
+        elif isinstance(value, (list, tuple)):
+            yield from (f"--{key}", *map(str, value))
+        else:  # TrainingArguments reads JSON
+            yield from (f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value))
+
+
+def build_parser(dataclass_types: Sequence[type]):
+    """An argument parser of transformers whose complaints are `ConfigError`s."""
+    # Here, because the library takes a second to import, and `--help` has no need of it.
+    from transformers import HfArgumentParser
+
+    class OneLineParser(HfArgumentParser):
+        """Its complaints are `ConfigError`s instead of a usage page."""
+
+        source: str | None = None
+        """Where the words come from, if not from the command line."""
+
+        def error(self, message: str):
+            raise ConfigError("valid options", message, "see `--help`", self.source)
+
+    return OneLineParser(list(dataclass_types), allow_abbrev=False)

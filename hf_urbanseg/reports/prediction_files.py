@@ -1,0 +1,98 @@
+"""The files a prediction leaves, each whole or not there at all."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from hf_urbanseg.data.submission import encode_label_ids
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import written_whole
+from hf_urbanseg.inference.images import read_image
+from hf_urbanseg.inference.input_files import is_video
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.reports.overlays import blend, colorize
+
+KINDS = ("train_id", "color", "overlay")
+
+
+def write_prediction(
+    output: Path,
+    stem: str,
+    image: Image.Image | np.ndarray,
+    train_ids: np.ndarray,
+    label_space: LabelSpace,
+    alpha: float,
+    kinds: Sequence[str] = KINDS,
+) -> None:
+    """Writes `<stem>_train_id.png`, `<stem>_color.png` and `<stem>_overlay.png`, or those of `kinds`."""
+    for kind in kinds:
+        match kind:
+            case "train_id":
+                picture = np.asarray(train_ids)
+            case "color":
+                picture = colorize(train_ids, label_space)
+            case "overlay":
+                picture = blend(image, train_ids, label_space, alpha)
+        with written_whole(output / f"{stem}_{kind}.png") as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def predict_images(paths: Sequence[Path], predictor: Predictor, output: Path, batch_size: int, alpha: float) -> None:
+    """Predicts image files into `output`, a batch in memory at a time."""
+    with tqdm(total=len(paths), desc="predicting", unit="image") as progress:
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            images = [read_image(path) for path in batch]
+            for path, image, train_ids in zip(batch, images, predictor.predict(images, len(images)), strict=True):
+                write_prediction(output, path.stem, image, train_ids, predictor.label_space, alpha)
+                progress.update()
+
+
+def predict_label_ids(
+    images: Mapping[str, Path], predictor: Predictor, batch_size: int, title: str
+) -> Iterator[tuple[str, bytes]]:
+    """Name and PNG of Cityscapes' label ids of each image file, as benchmarks' servers take them."""
+    names = list(images)
+    with tqdm(total=len(names), desc=title, unit="image") as progress:
+        for start in range(0, len(names), batch_size):
+            batch = names[start : start + batch_size]
+            predictions = predictor.predict([read_image(images[name]) for name in batch], len(batch))
+            for name, train_ids in zip(batch, predictions, strict=True):
+                yield name, encode_label_ids(train_ids)
+                progress.update()
+
+
+def video_path(output: Path, stem: str) -> Path:
+    """The overlay video of the video `stem`."""
+    return output / f"{stem}_overlay.mp4"
+
+
+def frames_path(output: Path, stem: str) -> Path:
+    """The folder of its frames' PNGs, named by frame from `000000` on."""
+    return output / f"{stem}_frames"
+
+
+def check_targets(paths: list[Path], output: Path) -> None:
+    """Refuses to overwrite an input, or a folder that holds anything but an earlier run's frames."""
+    targets = {video_path(output, path.stem) for path in paths if is_video(path)}
+    targets |= {output / f"{path.stem}_{kind}.png" for path in paths if not is_video(path) for kind in KINDS}
+    targets = {target.resolve() for target in targets}
+    for path in paths:
+        if path.resolve() in targets:
+            raise DataError("inputs that no result overwrites", "one that would be", "choose another `--output`", path)
+        folder = frames_path(output, path.stem)
+        if is_video(path) and folder.exists():
+            of_frames = re.compile(rf"\d{{6,}}_({'|'.join(KINDS)})\.png").fullmatch
+            strange = (
+                sorted(one.name for one in folder.iterdir() if not of_frames(one.name)) if folder.is_dir() else [""]
+            )
+            if strange:
+                found = f"`{strange[0]}`, too" if strange[0] else "a file"
+                raise DataError(
+                    "a folder of earlier frames only", found, "move it, or choose another `--output`", folder
+                )

@@ -1,0 +1,221 @@
+"""What training leaves when it is done: metrics, tables, curves, overlays and failures."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.inference.evaluation import Measurement
+from hf_urbanseg.inference.plan import PLAIN
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.reports.failure_cases import CARD_FAILURES, FailureCase, choose_card_failures, choose_failure_cases
+from hf_urbanseg.reports.formats import format_percent
+from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
+from hf_urbanseg.reports.plots import plot_class_iou, plot_training_curves
+from hf_urbanseg.reports.tables import print_class_table, write_class_table
+from hf_urbanseg.runs.environment import describe_environment
+from hf_urbanseg.runs.folder import FAILURES, OVERLAYS, TRAINING_CURVES, RunFolder, describe_data, per_class
+from hf_urbanseg.runs.remeasured import is_own_folder, merge_metrics
+from hf_urbanseg.runs.scores import describe_scores
+
+
+def write_run_report(
+    run: RunFolder,
+    trainer,
+    data: LoadedData,
+    measured: Mapping[str, Measurement],
+    constant: int,
+    training: Mapping,
+    overlays: int,
+) -> None:
+    """Writes a finished run's numbers and pictures.
+
+    Args:
+        run: The run.
+        trainer: A transformers `Trainer` that has trained; its model is the exported one.
+        data: What it was trained on.
+        measured: By split.
+        constant: Train id of the constant guess, the commonest class of train.
+        training: Seconds, steps, ..., for the metrics.
+        overlays: Pictures of predictions; 0 for none, nor of failures.
+    """
+    state = trainer.state
+    predictor = Predictor(trainer.model, trainer.processing_class)
+    protocol = PLAIN.describe(predictor.base_size)
+    selected = trainer.args.load_best_model_at_end and state.best_global_step
+    scores = {
+        split: write_split_files(run, split, measurement, data, constant, protocol)
+        for split, measurement in measured.items()
+    }
+    run.write_log(state.log_history)
+    run.write_metrics({
+        "splits": scores,
+        "selection": {
+            "exported_step": state.best_global_step if selected else state.global_step,
+            "by": "mean_iou of validation" if selected else "last step",
+        },
+        "data": describe_data(data),
+        "training": dict(training),
+        "environment": describe_environment(),
+    })  # fmt: skip
+    plot_training_curves(state.log_history, run.path / TRAINING_CURVES)
+    if measured:
+        shown = choose_shown_split(measured)
+        # Who wants no pictures of the data in the run wants none of failures.
+        failures = CARD_FAILURES if overlays else 0
+        save_pictures(run, predictor, data, shown, measured[shown], overlays, failures)
+    else:
+        for folder in (OVERLAYS, FAILURES):  # an earlier run's
+            clear_comparisons(run.path / folder)
+
+
+def choose_shown_split(splits: Mapping) -> str:
+    """The split that a run is judged by: test, else validation, else the first."""
+    return next((split for split in ("test", "validation") if split in splits), next(iter(splits)))
+
+
+def print_run(run: RunFolder) -> None:
+    """Prints the table of the split that a finished run is judged by, and a line on how it came about."""
+    metrics, space = run.read_metrics(), run.read_label_space()
+    selection = metrics["selection"]
+    end = f"exported step {selection['exported_step']}, {selection['by']}; {metrics['training']['seconds']:.0f} s"
+    if metrics["splits"]:
+        shown = choose_shown_split(metrics["splits"])
+        scores = metrics["splits"][shown]
+        guess = scores["constant_guess"]
+        print_class_table(scores, space, title=f"{shown}, {scores['num_images']} images")
+        always = f"always guessing {guess['class']}: {guess['mean_iou']:.2%}"
+        end = f"{shown} mIoU {scores['mean_iou']:.2%} ({always}); {end}"
+    print(f"{end}. Everything is in {run.path}/")
+
+
+def write_split_files(
+    run: RunFolder, split: str, measurement: Measurement, data: LoadedData, constant: int, protocol: str
+) -> dict:
+    """Writes table and chart of a split's classes and its counts image by image.
+
+    Args:
+        run: Its folder exists.
+        constant: Train id of the constant guess, the commonest class of train.
+        protocol: `PredictionPlan.describe`.
+
+    Returns:
+        The split's entry for the metrics: `num_images`, `protocol` and the scores of `describe_scores`.
+    """
+    space = data.label_space
+    scores = describe_scores(measurement.matrix, space, constant, measurement.images)
+    for suffix in (".md", ".csv"):
+        write_class_table(scores, space, run.path / per_class(split, suffix))
+    plot_class_iou(list(scores["iou"].values()), space, run.path / per_class(split, ".png"))
+    run.write_counts(split, measurement.images, protocol, data.name)
+    return {"num_images": len(measurement.images), "protocol": protocol, **scores}
+
+
+def write_measurement(
+    run: RunFolder,
+    model: str,
+    split: str,
+    measurement: Measurement,
+    predictor: Predictor,
+    data: LoadedData,
+    constant: int,
+    failures: int,
+) -> None:
+    """Writes what a model measured later has to show: into its own run's folder, or one for these numbers alone.
+
+    Args:
+        run: Where to; `check_output` has let it pass.
+        model: What was measured, a folder or Hub id.
+        failures: Pictures of failures at most, in the model's own folder.
+
+    Raises:
+        DataError, ConfigError: Something can't be written.
+    """
+    environment, protocol = describe_environment(), predictor.plan.describe(predictor.base_size)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        scores = write_split_files(run, split, measurement, data, constant, protocol)
+        if not is_own_folder(run.path, model):
+            run.write_metrics({"splits": {split: scores}, "environment": environment})
+            # What comparing counts operations from.
+            predictor.model.config.to_json_file(run.path / "config.json")
+            return
+    except OSError as error:
+        raise ConfigError("a folder to write to", error.strerror or f"{error}", "name another", run.path) from error
+    metrics = merge_metrics(run, split, scores, environment, data)
+    run.write_metrics(metrics)
+    # The card tells of the failures of the split shown; those of an earlier measurement would be others.
+    if split == choose_shown_split(metrics["splits"]):
+        save_pictures(run, predictor, data, split, measurement, None, min(failures, CARD_FAILURES))
+
+
+def collect_failures(
+    predictor: Predictor, data: LoadedData, split: str, images: ImageCounts, overall: int, per_class: int
+) -> list[FailureCase]:
+    """The worst images predicted once more, because keeping every prediction would take memory without bound.
+
+    Args:
+        images: Counts of `split`.
+        overall, per_class: As for `choose_failure_cases`.
+    """
+    cases = []
+    for choice in tqdm(choose_failure_cases(images, overall, per_class), desc="failure cases", unit="image"):
+        row = data.splits[split][choice.index]
+        image = row["image"].convert("RGB")
+        label = data.label_space.train_id_table[np.asarray(row["label"])]
+        cases.append(FailureCase(row["name"], choice.reasons, image, predictor.predict([image])[0], label))
+    return cases
+
+
+def save_pictures(
+    run: RunFolder,
+    predictor: Predictor,
+    data: LoadedData,
+    split: str,
+    measurement: Measurement,
+    overlays: int | None,
+    failures: int = CARD_FAILURES,
+) -> None:
+    """Writes `overlays/<frame>.jpg` and `failures/<frame>.jpg` in place of those of an earlier measurement.
+
+    Images are predicted again, each once, because to keep every prediction would take memory without bound.
+
+    Args:
+        measurement: Of `split`, by the model and plan of `predictor`.
+        overlays: Evenly picked images; None leaves those that are there.
+        failures: Of those that the card shows, the first so many.
+
+    Raises:
+        ConfigError: A picture can't be written.
+    """
+    rows, space, images = data.splits[split], data.label_space, measurement.images
+    picked = set() if overlays is None else pick_evenly(len(rows), overlays)
+    chosen = {choice.index: choice for choice in choose_card_failures(images)[:failures]}
+    try:
+        for name, indices in ((OVERLAYS, picked), (FAILURES, chosen)):
+            if name == FAILURES or overlays is not None:
+                clear_comparisons(run.path / name)
+            if indices:
+                (run.path / name).mkdir(parents=True, exist_ok=True)
+        for index in sorted(picked | chosen.keys()):
+            row = rows[index]
+            image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
+            shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
+            title = f"{split}: {row['name']}"
+            if index in picked:
+                save_comparison(run.path / OVERLAYS / file, *shown, title)
+            if index in chosen:
+                score = f"mIoU {format_percent(images.mean_iou[index])} %"
+                reasons = "\n".join(chosen[index].reasons)
+                save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", reasons)
+    except OSError as error:
+        reason = error.strerror or f"{error}"
+        raise ConfigError("pictures that can be written", reason, "make room", run.path) from error
+
+
+def pick_evenly(length: int, count: int) -> set[int]:
+    """Indices of `count` of `length` images, the first and the last among them."""
+    return set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist())

@@ -1,0 +1,129 @@
+"""A run's folder as a type: the names of its files, once, and one way to read them back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from hf_urbanseg.data.label_space_files import read_mapping
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
+from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import read_json, write_json, write_yaml
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.metrics.image_counts import ImageCounts
+
+# What went into a run, before its first step.
+RECIPE = "recipe.yaml"
+TRAINING_ARGUMENTS = "training_arguments.json"
+SPLITS = SPLITS_FILE
+LABEL_SPACE = LABEL_SPACE_FILE
+CLASS_WEIGHTS = "class_weights.json"
+CLASS_DISTRIBUTION = "class_distribution.png"
+# What came out of it.
+METRICS = "metrics.json"
+LOG_HISTORY = "log_history.json"
+TRAINING_CURVES = "training_curves.png"
+CARD = "README.md"
+OVERLAYS, FAILURES = "overlays", "failures"
+
+
+def per_image(split: str) -> str:
+    """Pixel counts of each image of a split."""
+    return f"per_image_{split}.json"
+
+
+def per_class(split: str, suffix: str) -> str:
+    """Table (`.md`, `.csv`) or chart (`.png`) of the classes of a split."""
+    return f"per_class_{split}{suffix}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What training, or measuring a model with `--output`, left in a folder.
+
+    Every reader gives None (or nothing) where the file is not there: a model measured later has no recipe, and a run
+    under way no metrics. What is there and damaged is a `DataError` that names the file.
+
+    Args:
+        path: The folder; needn't exist before something is written.
+    """
+
+    path: Path
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", Path(self.path))
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """The metrics are written last."""
+        return self.has(METRICS)
+
+    def read_metrics(self) -> dict | None:
+        """`splits` (scores by split) and, of a run that was trained here, `training`, `selection`, `environment`,
+        `data`."""
+        metrics = read_json(self.path / METRICS)
+        splits = {} if metrics is None else metrics.get("splits")
+        if not isinstance(splits, dict) or not all(isinstance(scores, dict) for scores in splits.values()):
+            fix = "restore it, or move it away and measure again"
+            raise DataError("the metrics of a run, with `splits`", "something else", fix, self.path / METRICS)
+        return metrics
+
+    def read_recipe(self) -> dict | None:
+        return self._read_yaml(RECIPE, "recipe", yaml.SafeLoader)
+
+    def read_splits(self) -> dict[str, list[str]] | None:
+        """Frame names by split; words all of them, 000001 too."""
+        return self._read_yaml(SPLITS, "split", yaml.BaseLoader)
+
+    def read_label_space(self) -> LabelSpace | None:
+        """The classes, and how label files spell them."""
+        content = read_json(self.path / LABEL_SPACE)
+        return LabelSpace.from_dict(content, str(self.path / LABEL_SPACE)) if content else None
+
+    def read_class_weights(self) -> dict | None:
+        """`weights` and `counts` by class, `scheme`, `source`; None for an unweighted loss."""
+        return read_json(self.path / CLASS_WEIGHTS)
+
+    def read_counts(self, split: str) -> tuple[ImageCounts, dict] | None:
+        """Pixels of each image of a split, and what is said about them: `protocol`, `data`."""
+        content = read_json(self.path / per_image(split))
+        return content and (ImageCounts.from_dict(content, str(self.path / per_image(split))), content)
+
+    def list_counted_splits(self) -> list[str]:
+        return sorted(file.stem.removeprefix("per_image_") for file in self.path.glob(per_image("*")))
+
+    def write_inputs(self, recipe: Mapping, training_arguments: Mapping, data: LoadedData) -> None:
+        """What went into a run, so that it can be repeated."""
+        write_yaml(self.path / RECIPE, recipe)
+        write_json(self.path / TRAINING_ARGUMENTS, training_arguments)
+        write_split_file(self.path / SPLITS, data.splits)
+        write_json(self.path / LABEL_SPACE, data.label_space.to_dict())
+
+    def write_counts(self, split: str, counts: ImageCounts, protocol: str, data: str) -> None:
+        content = {"split": split, "protocol": protocol, "data": data, **counts.to_dict()}
+        # Rows of numbers, not a number a line: for 50 images, 20 kB instead of 100.
+        write_json(self.path / per_image(split), content, indent=None)
+
+    def write_metrics(self, metrics: Mapping) -> None:
+        write_json(self.path / METRICS, metrics)
+
+    def write_log(self, history: list[dict]) -> None:
+        write_json(self.path / LOG_HISTORY, {"log_history": history})
+
+    def _read_yaml(self, name: str, kind: str, loader: type) -> dict | None:
+        return read_mapping(self.path / name, kind, loader) if self.has(name) else None
+
+
+def describe_data(data: LoadedData) -> dict:
+    """What a run was trained and measured on, for its metrics."""
+    return {
+        "name": data.name,
+        "images": {split: len(rows) for split, rows in data.splits.items()},
+        "notes": list(data.notes),
+    }

@@ -1,0 +1,140 @@
+"""A measured model as others are compared to it: its counts image by image, and what it costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoConfig
+
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.models.complexity import count_macs, count_parameters
+from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.runs.folder import METRICS, RunFolder, per_image
+
+_MEASURE = "train with `urbanseg finetune`, or measure a model with `urbanseg evaluate --output FOLDER`"
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """One model on one split.
+
+    Args:
+        name: For tables and pictures.
+        folder: Where it was read.
+        counts: Pixels per image and class.
+        protocol: How it predicted, in words.
+        data: Name of the data.
+        parameters: Of the model.
+        macs: Multiply-accumulates of one pass over one 375x1242 image, by the report's convention.
+    """
+
+    name: str
+    folder: Path
+    counts: ImageCounts
+    protocol: str
+    data: str
+    parameters: int
+    macs: int
+
+    @property
+    def iou(self) -> np.ndarray:
+        """(C,) float64 over the whole split; NaN for a class in neither labels nor predictions."""
+        hits = self.counts.hits.sum(0)
+        union = self.counts.labelled.sum(0) + self.counts.predicted.sum(0) - hits
+        return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean over the classes that occur, as in metrics.json."""
+        iou = self.iou
+        return float(iou[~np.isnan(iou)].mean()) if not np.isnan(iou).all() else float("nan")
+
+
+def load_measurement(folder: str | Path, split: str, name: str | None = None) -> MeasuredRun:
+    """Reads what training, or `urbanseg evaluate --output`, left in a folder.
+
+    Args:
+        name: Default: the folder's.
+
+    Raises:
+        DataError: A file is missing or damaged, or two of them are of different measurements.
+        ConfigError: The folder holds other splits only.
+    """
+    run = RunFolder(folder)
+    if not run.path.is_dir():
+        found = "a file" if run.path.exists() else "nothing there"
+        raise DataError("the folder of a run", found, _MEASURE, run.path)
+    measured = run.read_counts(split)
+    if measured is None:
+        if others := run.list_counted_splits():
+            raise ConfigError(f"a split of {', '.join(others)}", f"`{split}`", "choose one with `--split`", run.path)
+        path = run.path / per_image(split)
+        raise DataError("the counts per image of a measured model", "no such file", _MEASURE, path)
+    counts, said = measured
+    metrics = run.read_metrics()
+    if metrics is None:
+        raise DataError("this file beside the counts per image", "none", _MEASURE, run.path / METRICS)
+    _check_one_measurement(metrics, counts, split, run.path)
+    config = _read_config(run.path)
+    return MeasuredRun(
+        name or run.path.resolve().name,
+        run.path,
+        counts,
+        str(said.get("protocol") or "not recorded"),
+        str(said.get("data") or "not recorded"),
+        count_parameters(config)["total"],
+        count_macs(config),
+    )
+
+
+def name_runs(folders: Sequence[str | Path]) -> list[str]:
+    """The folders' names, with as many folders above them as it takes to tell them apart.
+
+    Raises:
+        ConfigError: A folder twice.
+    """
+    parts = [Path(folder).resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        twice = next(folder for folder, one in zip(folders, parts, strict=True) if parts.count(one) > 1)
+        raise ConfigError("each run once", "it twice", "remove one", twice)
+    longest = max(map(len, parts))
+    return next(
+        names
+        for depth in range(1, longest + 1)
+        if len(set(names := ["/".join(one[-depth:]) for one in parts])) == len(parts)
+    )
+
+
+def choose_split(folders: Sequence[str | Path]) -> str:
+    """`test` if all were measured on it, else `validation` if all were on that."""
+    counted = [RunFolder(folder).list_counted_splits() for folder in folders]
+    return next((split for split in ("test", "validation") if all(split in one for one in counted)), "test")
+
+
+def _read_config(folder: Path):
+    path = folder / "config.json"
+    if not path.is_file():
+        raise DataError("this file beside the counts per image", "none", _MEASURE, path)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError("the configuration of a model", reason, "measure again", path) from error
+
+
+def _check_one_measurement(metrics: Mapping, counts: ImageCounts, split: str, folder: Path) -> None:
+    """Metrics and counts per image are written together; one of an earlier time would mislead."""
+    try:
+        matrix = np.array(metrics["splits"][split]["confusion_matrix"], np.int64)
+        sums = (np.diag(matrix), matrix.sum(1), matrix.sum(0))
+        fits = all(
+            np.array_equal(wanted, found.sum(0))
+            for wanted, found in zip(sums, (counts.hits, counts.labelled, counts.predicted), strict=True)
+        )
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        expected = f"{METRICS} and {per_image(split)} of one measurement"
+        raise DataError(expected, "counts that don't add up to its confusion matrix", "measure again", folder)

@@ -1,0 +1,87 @@
+"""The data and splits a run was trained on, recalled from what it left beside its model."""
+
+import contextlib
+import logging
+from dataclasses import asdict, fields, replace
+
+from hf_urbanseg.config import DataArguments
+from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
+from hf_urbanseg.models.loading import find_file
+from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.recipe import load_recipe
+from hf_urbanseg.runs.folder import LABEL_SPACE, RECIPE, SPLITS
+
+logger = logging.getLogger(__name__)
+
+
+def load_recorded_data(data_args: DataArguments, model: str, revision: str | None = None) -> LoadedData:
+    """The data to measure a run on, split as in training wherever that can be.
+
+    Without a data option, the data and the very splits of the run. With one, and no option that splits it, the splits
+    of the run if all of its frames are in the data; if they are not, the data's own splits or the usual
+    cut, and the log says so: what is then called test may have been trained on.
+
+    Args, Raises: As for `recall_data_arguments` and `load_data`.
+    """
+    recalled = recall_data_arguments(data_args, model, revision)
+    if recalled is not data_args or _splits_by_options(data_args):
+        return load_data(**asdict(recalled))
+    try:
+        listed = str(find_file(model, SPLITS, revision))
+    except UrbanSegError:
+        return load_data(**asdict(data_args))
+    try:
+        data = load_data(**asdict(replace(data_args, split_file=listed)))
+    except DataError as error:
+        data = load_data(**asdict(data_args))  # fails again if the data itself is at fault
+        logger.warning(
+            "the splits of %s are not used, because they don't fit this data (%s); the data's own or the usual cut is, "
+            "and may call frames test that the model was trained on", model, error.found,
+        )  # fmt: skip
+        return data
+    logger.warning("splits: as %s was trained (`--split_file` names others)", model)
+    return data
+
+
+def _splits_by_options(data_args: DataArguments) -> bool:
+    names = ("split_file", "keep_together", "test_fraction", "validation_fraction", "split_seed")
+    return any(getattr(data_args, name) != getattr(DataArguments(), name) for name in names)
+
+
+def recall_data_arguments(data_args: DataArguments, model: str, revision: str | None = None) -> DataArguments:
+    """Without a data option, the data and the very splits of the run; otherwise what the options say.
+
+    Args:
+        data_args: From the command line.
+        model: The run's folder, or Hub id.
+        revision: Of the Hub id.
+
+    Raises:
+        ConfigError: No data option, and no recipe beside the model.
+    """
+    if data_args.data_dir or data_args.dataset:
+        return data_args
+    try:
+        recipe = str(find_file(model, RECIPE, revision))
+    except UrbanSegError as error:
+        expected = f"`data_dir`, `dataset` or a run with {RECIPE}"
+        raise ConfigError(expected, "none", "say what to measure on", model) from error
+    known = {field.name for field in fields(DataArguments)}
+    recorded = {key: value for key, value in load_recipe(recipe).items() if key in known}
+    (recalled,) = parse_arguments((DataArguments,), [], recorded, recipe)
+    if recalled.dataset != "synthetic" and recalled.split_file is None:
+        recalled = replace(recalled, split_file=str(find_file(model, SPLITS, revision)))
+    if recalled.dataset not in (None, "synthetic") and recalled.label_space is None:
+        # What names of classes mean is told from them (`label_space_from_names`); the run's own reading counts.
+        with contextlib.suppress(UrbanSegError):
+            recalled = replace(recalled, label_space=str(find_file(model, LABEL_SPACE, revision)))
+    return recalled
+
+
+def read_recorded_recipe(model: str, revision: str | None = None) -> str | None:
+    """The text of a run's recipe; None where the model came without one."""
+    try:
+        return find_file(model, RECIPE, revision).read_text(encoding="utf-8")
+    except UrbanSegError:
+        return None

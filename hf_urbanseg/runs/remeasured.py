@@ -1,0 +1,108 @@
+"""Metrics of a model measured again: merged in its own folder, refused beside another model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data
+
+_OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", RECIPE)
+
+
+def is_own_folder(folder: Path, model: str) -> bool:
+    """Whether `--output` is the folder of the measured model itself."""
+    return Path(model).is_dir() and folder.resolve() == Path(model).resolve()
+
+
+def check_output(folder: Path, model: str, data: LoadedData, split: str) -> None:
+    """Refuses, before anything is measured, a folder in which the numbers would stand for something else.
+
+    Args:
+        folder: Of `--output`; needn't exist.
+        model: `--model`.
+        data: What will be measured on.
+        split: Which of it.
+
+    Raises:
+        ConfigError: The folder of another model or of a run's numbers, or other frames than the run recorded.
+        DataError: A file of the run that can't be read.
+    """
+    run = RunFolder(folder)
+    metrics = run.read_metrics() or {}
+    if is_own_folder(folder, model):
+        _check_classes(metrics, data, folder)
+        _check_frames(run, data, split)
+        return
+    found = next((name for name in _OF_A_MODEL if run.has(name)), None)
+    if found is None and metrics.keys() & {"training", "selection"}:
+        found = f"{METRICS} of a training run"
+    if found:
+        expected = f"a folder of its own for the numbers of {model}"
+        raise ConfigError(expected, f"another model's ({found})", "name another `--output`", folder)
+
+
+def check_classes(predicted: LabelSpace, data: LoadedData, model: str) -> None:
+    """Refuses to measure a model on data of other classes.
+
+    Raises:
+        ConfigError: Other names, or another order.
+    """
+    names, labelled = predicted.names, data.label_space.names
+    if names != labelled:
+        raise ConfigError(
+            f"a model for the {len(labelled)} classes of {data.name} ({', '.join(labelled[:3])}, ...)",
+            f"{len(names)} classes ({', '.join(names[:3])}, ...)",
+            "choose the model or the `--label_space` that fits",
+            model,
+        )
+
+
+def merge_metrics(run: RunFolder, split: str, scores: Mapping, environment: Mapping, data: LoadedData) -> dict:
+    """Metrics of a run, with one split measured anew.
+
+    Training, selection and the other splits stay, and `environment` stays that of training; where this split was
+    measured is recorded beside its scores. A run without metrics gets what is known now.
+
+    Args:
+        run: The run.
+        scores: Of the split.
+        environment: Where they were measured.
+        data: What they were measured on.
+
+    Raises:
+        DataError: Metrics that can't be read.
+    """
+    # Read here and not before the measurement: meanwhile another process may have measured another split.
+    before = run.read_metrics() or {}
+    splits = {**before.get("splits", {}), split: {**scores, "environment": dict(environment)}}
+    known = {} if before or run.read_splits() is None else {"data": describe_data(data)}
+    return {**before, "splits": splits, **known}
+
+
+def _check_classes(metrics: Mapping, data: LoadedData, folder: Path) -> None:
+    classes = list(data.label_space.names)
+    for split, scores in metrics.get("splits", {}).items():
+        recorded = list(scores.get("iou") or classes)
+        if recorded != classes:
+            raise ConfigError(
+                f"scores of the model's {len(classes)} classes for {split}",
+                f"those of {len(recorded)} others ({', '.join(map(str, recorded[:3]))}, ...)",
+                "it is of another model: move it away, or name another `--output`",
+                folder / METRICS,
+            )
+
+
+def _check_frames(run: RunFolder, data: LoadedData, split: str) -> None:
+    recorded = run.read_splits()
+    if recorded is None:
+        return
+    mine, theirs = set(data.splits[split]["name"]), set(recorded.get(split) or ())
+    if mine != theirs:
+        raise ConfigError(
+            f"the {len(theirs)} frames of {split} that the run recorded, as `--output` is its own folder",
+            f"{len(mine)} frames, {len(mine - theirs)} of them others",
+            "leave out the options of data and splits, or name another `--output`",
+            run.path / SPLITS,
+        )

@@ -1,0 +1,72 @@
+"""`hf_urbanseg.finetune`: the same run from Python as from the shell."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hf_urbanseg
+from hf_urbanseg.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def options(words):
+    """The options of the tests' runs as Python has them."""
+    given, name = {}, None
+    for word in words():
+        if word.startswith("--"):
+            name, given[word[2:]] = word[2:], []
+        else:
+            given[name].append(word)
+    return {name: values if len(values) > 1 else values[0] for name, values in given.items()}
+
+
+def test_finetune__the_call_does_what_the_script_does(run, kitti, options, tmp_path):
+    found = hf_urbanseg.finetune(data_dir=kitti, output_dir=tmp_path / "run", **options)
+    assert found.path == tmp_path / "run"
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (found.path, run))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    metrics = hf_urbanseg.RunFolder(run).read_metrics()
+    assert found.read_metrics()["splits"] == metrics["splits"]
+    assert {path.name for path in found.path.iterdir()} == {path.name for path in run.iterdir()}
+    recipe = found.read_recipe()
+    assert recipe.pop("output_dir") == str(found.path)
+    assert recipe == {key: value for key, value in hf_urbanseg.RunFolder(run).read_recipe().items() if key in recipe}
+    with pytest.raises(ConfigError, match="an `output_dir` without a run"):
+        hf_urbanseg.finetune(data_dir=kitti, output_dir=found.path, **options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"data_dir": "nowhere"}, DataError, "nowhere: expected a folder or .zip archive"),
+        ({"data_dr": "x"}, ConfigError, "found `data_dr`; did you mean `data_dir`"),
+        ({"recipe": "segformer_b9_kitti"}, ConfigError, "`segformer_b9_kitti`"),
+        ({"size": "b3"}, ConfigError, "expected a size of b0, b2, b5 for this recipe; found `b3`"),
+        ({"max_steps": "many"}, ConfigError, "invalid int value: 'many'"),
+    ],
+)
+def test_finetune__raises_instead_of_exiting(tmp_path, monkeypatch, wrong, error, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as caught:
+        hf_urbanseg.finetune(**{"recipe": "segformer_b0_kitti", "output_dir": "runs/x"} | wrong)
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_finetune__shows_the_resolved_recipe(capsys, tmp_path, monkeypatch):
+    from hf_urbanseg.commands import finetune, recipes
+
+    monkeypatch.chdir(tmp_path)
+    finetune.main(["--recipe", "segformer_b2_kitti", "--show", "--max_steps", "7"])
+    shown = capsys.readouterr().out
+    assert "auxiliary_head: true\n" in shown
+    assert "max_steps: 7\n" in shown
+    assert "head_lr_multiplier: 10.0\n" in shown  # a default, too
+    assert not list(tmp_path.iterdir())
+    recipes.main(["ladder/3_schedule", "--size", "b5", "--show"])
+    assert "warmup_steps: 5000\n" in capsys.readouterr().out
+    recipes.main([])
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in listed][:3] == ["demo", "pretrain_camvid_tiny", "segformer_b0_kitti"]
+    assert any(line.startswith("ladder/5_ohem ") and "rung 5 of 7: online hard example" in line for line in listed)

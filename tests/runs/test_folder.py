@@ -1,0 +1,74 @@
+"""A run's folder read back: what is there, what isn't, and what is damaged."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data, per_class, per_image
+
+READERS = ("read_metrics", "read_recipe", "read_splits", "read_label_space", "read_class_weights")
+
+
+@pytest.fixture
+def data():
+    splits = {"train": ["000001", "b"], "test": ["c"]}
+    rows = DatasetDict({split: Dataset.from_dict({"name": names}) for split, names in splits.items()})
+    return LoadedData(rows, CITYSCAPES, "kitti", ("cut",))
+
+
+def test_run_folder__nothing_there(tmp_path):
+    run = RunFolder(str(tmp_path / "none"))
+    assert [getattr(run, reader)() for reader in READERS] == [None] * len(READERS)
+    assert run.read_counts("test") is None
+    assert run.list_counted_splits() == []
+    assert not run.is_finished
+
+
+def test_run_folder__reads_back_what_it_wrote(tmp_path, data):
+    run = RunFolder(tmp_path)
+    counts = ImageCounts(("c",), ("road", "car"), *(np.array([[3, 1]]) for _ in range(3)))
+    run.write_inputs({"seed": 1, "label_space": None}, {"max_steps": 4}, data)
+    assert not run.is_finished
+    run.write_counts("test", counts, "single scale", "kitti")
+    run.write_metrics({"splits": {"test": {"mean_iou": 0.5}}, "data": describe_data(data)})
+    assert run.is_finished
+    assert run.read_recipe() == {"seed": 1, "label_space": None}
+    assert run.read_splits() == {"train": ["000001", "b"], "test": ["c"]}  # words, not numbers
+    assert run.read_label_space() == CITYSCAPES
+    assert run.read_metrics()["data"] == {"name": "kitti", "images": {"train": 2, "test": 1}, "notes": ["cut"]}
+    read, said = run.read_counts("test")
+    assert read.to_dict() == counts.to_dict()
+    assert (said["protocol"], said["data"]) == ("single scale", "kitti")
+    assert run.list_counted_splits() == ["test"]
+    assert run.has(per_image("test"))
+    assert per_class("test", ".md") == "per_class_test.md"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"loss": 1}', '{"splits": []}', '{"splits": {"test": 0.5}}'])
+def test_read_metrics__damaged_names_the_file(tmp_path, content):
+    (tmp_path / METRICS).write_text(content)
+    with pytest.raises(DataError) as caught:
+        RunFolder(tmp_path).read_metrics()
+    assert str(caught.value).startswith(f"{tmp_path / METRICS}: expected ")
+
+
+@pytest.mark.parametrize(("name", "reader"), [(RECIPE, "read_recipe"), (SPLITS, "read_splits")])
+@pytest.mark.parametrize("content", ["a: [", "- a", "a: 1\na: 2\n"])
+def test_read__a_damaged_yaml_file_names_the_file(tmp_path, name, reader, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        getattr(RunFolder(tmp_path), reader)()
+    assert str(caught.value).startswith(f"{tmp_path / name}: expected ")
+    assert "\n" not in str(caught.value)
+
+
+def test_read_metrics__a_number_that_is_none(tmp_path):
+    (tmp_path / METRICS).write_text('{"splits": {"test": {"mean_iou": NaN}}}')
+    assert RunFolder(tmp_path).read_metrics() == {"splits": {"test": {"mean_iou": None}}}
+    assert json.loads('{"a": NaN}')  # which json itself would let pass

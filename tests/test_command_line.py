@@ -1,0 +1,153 @@
+"""What all commands have in common: their names, their help, and how they end on a mistake."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import hf_urbanseg
+from hf_urbanseg.__main__ import NAMES
+from hf_urbanseg.__main__ import main as urbanseg
+from hf_urbanseg.command_line import command, parse_command_line
+from hf_urbanseg.commands import evaluate, finetune, predict, publish, reproduce
+from hf_urbanseg.config import option, required
+from hf_urbanseg.errors import ConfigError
+
+TOKEN = "hf_" + "CanaryOfTheTests" * 2
+OPAQUE = "dataPassWord-1"
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (finetune.main, ["--hub_tokn", TOKEN]),
+        (finetune.main, [f"--hub_tokn={TOKEN}"]),
+        (finetune.main, ["--hub_tokn", OPAQUE]),
+        (finetune.main, ["--push_to_hub", TOKEN]),
+        (finetune.main, ["--loss", TOKEN]),
+        (finetune.main, ["--recipe", TOKEN]),
+        (finetune.main, ["--max_steps", TOKEN]),
+        (evaluate.main, ["--model", "x", "--hub_token", OPAQUE]),
+        (predict.main, ["--token", OPAQUE]),
+        (publish.main, ["run", TOKEN]),
+        (publish.main, ["run", "user/name", "--token", OPAQUE]),
+        (reproduce.main, ["ladder", "--", "--hub_token", OPAQUE]),
+        (reproduce.main, ["ladder", "--", f"--hub_token={OPAQUE}"]),
+    ],
+)
+def test_run_command__a_misplaced_token_is_not_repeated(main, words, fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = fails(main, *words)
+    assert TOKEN not in text
+    assert OPAQUE not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_command__the_rest_of_the_line_stays(fails):
+    assert fails(finetune.main, "--lss", "ohem", "--hub_token", OPAQUE).count("--lss") >= 1
+
+
+def test_command__names_are_the_files_of_commands():
+    folder = Path(hf_urbanseg.__file__).parent / "commands"
+    assert {path.stem.replace("_", "-") for path in folder.glob("[a-z]*.py")} == set(NAMES)
+    assert not list(folder.glob("_[a-z]*.py"))  # what a command needs lives in a room
+
+
+def said(capsys, *words) -> str:
+    with pytest.raises(SystemExit) as stop:
+        urbanseg(words)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_urbanseg__lists_its_commands(capsys):
+    urbanseg([])
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in NAMES)
+    urbanseg(["--version"])
+    assert capsys.readouterr().out == f"hf_urbanseg {hf_urbanseg.__version__}\n"
+
+
+@pytest.mark.parametrize(("word", "fix"), [("evalute", "did you mean `evaluate`"), ("zzz", "see `urbanseg --help`")])
+def test_urbanseg__unknown_command(capsys, word, fix):
+    with pytest.raises(SystemExit) as stop:
+        urbanseg([word])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"found `{word}`; {fix}.\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help__of_every_command_is_short_and_has_its_options(capsys, name):
+    lines = said(capsys, name, "--help").splitlines()
+    assert lines[0].startswith(f"usage: urbanseg {name} ")
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 120
+    assert sum(line.startswith("  --") for line in lines) >= 3
+    assert "training_arguments" not in said(capsys, name.replace("-", "_"), "-h")
+
+
+def test_help__all_shows_those_of_transformers(capsys):
+    text = said(capsys, "finetune", "--help", "all")
+    assert "--gradient_accumulation_steps" in text
+    assert "--ohem_min_kept" in text
+    assert "--lr_end" in text
+    assert "--lr_end" not in said(capsys, "finetune", "--help")
+
+
+def test_help__and_the_package_wait_for_no_library():
+    code = (
+        "import sys\nimport hf_urbanseg\nfrom hf_urbanseg.__main__ import NAMES, main\n"
+        "for name in NAMES:\n    try:\n        main([name, '--help'])\n    except SystemExit:\n        pass\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'albumentations', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+def test_package__names_load_when_touched():
+    for name in hf_urbanseg.__all__:
+        assert getattr(hf_urbanseg, name) is not None
+    assert hf_urbanseg.LabelSpace.__module__ == "hf_urbanseg.labels"
+    assert set(hf_urbanseg.__all__) <= set(dir(hf_urbanseg))
+    with pytest.raises(AttributeError, match="has no attribute 'finetun'"):
+        hf_urbanseg.finetun  # noqa: B018
+
+
+@dataclass
+class Words:
+    """What the tests parse."""
+
+    run: str = required("A run.")
+    others: list[str] = option([], "More of them.")
+    flag: bool = option(False, "A flag.")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["a", "b", "c", "--flag"], ("a", ["b", "c"], True)),
+        (["a"], ("a", [], False)),
+        (["--run", "a", "--others", "b"], ("a", ["b"], False)),
+        (["a", "--others", "b"], ("a", ["b"], False)),
+    ],
+)
+def test_parse_command_line__positionals(argv, expected):
+    (words,) = parse_command_line((Words,), argv, "", positionals=("run", "others"))
+    assert (words.run, words.others, words.flag) == expected
+
+
+def test_parse_command_line__a_positional_twice():
+    with pytest.raises(ConfigError, match=r"expected `run` either first or behind `--run`; found both `a` in front"):
+        parse_command_line((Words,), ["a", "--run", "b"], "", positionals=("run", "others"))
+
+
+def test_command__an_interrupt_ends_with_130():
+    @command
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 130
