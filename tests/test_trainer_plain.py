@@ -24,8 +24,8 @@ CLASSES = 5
 class Streets(torch.utils.data.Dataset):
     """Noise, with more void in each image than in the one before; labels for evaluation have sizes of their own."""
 
-    def __init__(self, count=8, native=False):
-        self.count, self.native = count, native
+    def __init__(self, count=8, native=False, dtype=torch.int64):
+        self.count, self.native, self.dtype = count, native, dtype
 
     def __len__(self):
         return self.count
@@ -35,7 +35,7 @@ class Streets(torch.utils.data.Dataset):
         size = (64, 64 + 8 * index) if self.native else (64, 64)
         labels = torch.randint(0, CLASSES, size, generator=generator)
         labels[: 4 * index] = 255
-        return {"pixel_values": torch.randn(3, 64, 64, generator=generator), "labels": labels}
+        return {"pixel_values": torch.randn(3, 64, 64, generator=generator), "labels": labels.to(self.dtype)}
 
 
 def build_model(**options):
@@ -67,13 +67,19 @@ KINDS = pytest.mark.parametrize("kind", [TrainingArguments, UrbanSegTrainingArgu
 )
 def test_train__a_loss_and_a_torch_dataset(kind, loss, tmp_path):
     args = build_arguments(kind, tmp_path, gradient_accumulation_steps=2, logging_steps=1)
-    trainer = UrbanSegTrainer(build_model(), args, loss=loss, train_dataset=Streets())
+    trainer = UrbanSegTrainer(build_model(), args, loss=loss, train_dataset=Streets(dtype=torch.uint8))
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(entries) == 4
     for entry in entries:
         parts = sum(value for name, value in entry.items() if name.startswith("loss_"))
         assert parts == pytest.approx(entry["loss"], rel=1e-5)
+
+
+def test_train__stock_arguments_and_our_augmented_samples(worker, tmp_path):
+    """Their `extent` is no argument of a model's, and stock would drop it."""
+    trainer = worker.build_trainer(build_arguments(TrainingArguments, tmp_path, max_steps=1))
+    assert trainer.train().global_step == 1
 
 
 class Gradients(TrainerCallback):
@@ -187,8 +193,8 @@ def test_load_best_model__stock_arguments_select_by_mean_iou(tmp_path):
         "learning_rate": 1e-2,
     }  # fmt: skip
 
-    def run(steps, scores, resume=False):
-        args = build_arguments(TrainingArguments, tmp_path, max_steps=steps, **options)
+    def run(steps, scores, resume=False, folder="run"):
+        args = build_arguments(TrainingArguments, tmp_path / folder, max_steps=steps, **options)
         data = Streets()
         trainer = UrbanSegTrainer(build_model(), args, CrossEntropyLoss(CLASSES), data, eval_dataset=data)
         saved, scores = {}, iter(scores)
@@ -209,8 +215,9 @@ def test_load_best_model__stock_arguments_select_by_mean_iou(tmp_path):
     trainer, _ = run(9, [0.6, 0.5, 0.5], resume=True)
     loaded = trainer.model.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in saved[4].items())
-    # A run whose best went unsaved goes on, too.
-    assert run(10, [0.2, 0.2], resume=str(tmp_path / "checkpoint-8"))[0].state.global_step == 10
+    # A run of which no best step is saved goes on, too.
+    run(2, [0.9, 0.1], folder="unsaved")
+    assert run(4, [0.1, 0.1], resume=True, folder="unsaved")[0].state.global_step == 4
 
 
 def test_trainer__several_gpus_in_one_process_do_not_split_batches(tmp_path, caplog):

@@ -14,7 +14,8 @@ from hf_urbanseg.ladder.checks import find_problems
 from hf_urbanseg.ladder.notes import describe_measurement, describe_model, describe_options
 from hf_urbanseg.ladder.plan import LadderRun, find_state, read_metrics, read_result
 from hf_urbanseg.ladder.processes import describe_end, start_finetune
-from hf_urbanseg.reports.ladder import build_ladder, describe_score, format_seconds, plot_ladder, write_ladder_table
+from hf_urbanseg.reports.formats import format_seconds
+from hf_urbanseg.reports.ladder import build_ladder, describe_score, plot_ladder, write_ladder_table
 from hf_urbanseg.runs.folder import RunFolder
 
 

@@ -125,7 +125,9 @@ class ImageCounts:
                 boundary = np.array(boundary, np.int64).reshape(shape[0], 3, shape[1])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError("counts per image as `urbanseg evaluate` writes them", reason, "measure again", source) from error
+            raise DataError(
+                "counts per image as `urbanseg evaluate` writes them", reason, "measure again", source
+            ) from error
         return cls(names, classes, *arrays, boundary)
 
 

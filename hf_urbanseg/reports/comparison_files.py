@@ -12,6 +12,7 @@ from PIL import Image
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
+from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID, error_map
 from hf_urbanseg.reports.pages import (
     embed_drawing,
@@ -19,7 +20,6 @@ from hf_urbanseg.reports.pages import (
     embed_label_map,
     embed_photo,
     fit_pixels,
-    format_percent,
     write_page,
 )
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from hf_urbanseg.reports.comparison import Change, Comparison, MeasuredRun
+from hf_urbanseg.reports.comparison import Change, Comparison
+from hf_urbanseg.runs.measured import MeasuredRun
 
 COLORS = ("#2f72b8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
 BETTER, WORSE = COLORS[:2]

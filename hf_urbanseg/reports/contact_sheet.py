@@ -1,15 +1,18 @@
-"""A grid of captioned pictures with a legend of classes, as one PNG."""
+"""A grid of captioned pictures with a legend of classes, as one picture file."""
 
+import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (110, 110, 110)
-_GAP, _LINE, _HEADING, _SWATCH = 14, 24, 34, 16
+_GAP, _LINE, _HEADING, _SWATCH, _LEAST_WIDTH = 14, 24, 34, 16, 480
+_MARK, _SOFTWARE = "hf_urbanseg", 305  # the program that made a picture, and the tag that EXIF has for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +21,7 @@ class Cell:
 
     Args:
         picture: (H, W, 3) uint8 RGB, any size.
-        caption: One line below it, cut where it is too long.
+        caption: One line above it, cut where it is too long.
     """
 
     picture: np.ndarray
@@ -41,51 +44,87 @@ def save_contact_sheet(
     title: str,
     legend: Sequence[Swatch] = (),
     cell_width: int = 400,
+    note: str = "",
 ) -> None:
-    """Writes the grid, row by row; pictures are brought to `cell_width` and keep their aspect ratio.
+    """Writes the grid, row by row, whole or not at all; pictures are brought to `cell_width` and keep their shape.
 
     Args:
+        path: A .jpg is written as JPEG, anything else as PNG.
         columns: Of the grid; fewer cells make it narrower.
         title: Above the grid, wrapped.
         legend: Below the grid.
+        note: Under the title, in smaller letters, a paragraph for each of its lines.
     """
     columns = max(1, min(columns, len(cells)))
+    width = max(columns * (cell_width + _GAP) + _GAP, _LEAST_WIDTH)
     font, heading = _font(15), _font(20, bold=True)
-    pictures = [_fit(cell.picture, cell_width) for cell in cells]
-    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
-    heights = [max(pictures[i].height for i in row) for row in rows]
-    captioned = _LINE if any(cell.caption for cell in cells) else 0
+    bands = [
+        _draw_text(_wrap(title, heading, width), heading, _HEADING, width, _GAP),
+        _draw_text([line for one in note.splitlines() for line in _wrap(one, font, width)], font, _LINE, width, 0),
+        *(
+            _draw_row(cells[start : start + columns], cell_width, font, width)
+            for start in range(0, len(cells), columns)
+        ),
+        _draw_legend(legend, font, width),
+    ]
+    _write(Image.fromarray(np.concatenate(bands)), Path(path))
 
-    width = max(columns * (cell_width + _GAP) + _GAP, 480)
-    title_lines = _wrap(title, heading, width - 2 * _GAP)
+
+def is_contact_sheet(path: Path) -> bool:
+    """Whether `save_contact_sheet` wrote the file."""
+    try:
+        with Image.open(path) as picture:
+            return _MARK in (picture.info.get("Software"), picture.getexif().get(_SOFTWARE))
+    except OSError:
+        return False
+
+
+def _draw_text(lines: Sequence[str], font: ImageFont.FreeTypeFont, line_height: int, width: int, top: int):
+    band = Image.new("RGB", (width, top + line_height * len(lines)), _PAPER)
+    for number, text in enumerate(lines):
+        ImageDraw.Draw(band).text((_GAP, top + number * line_height), text, _INK, font)
+    return band
+
+
+def _draw_row(cells: Sequence[Cell], cell_width: int, font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
+    pictures = [_fit(cell.picture, cell_width) for cell in cells]
+    top = _LINE if any(cell.caption for cell in cells) else 0
+    band = Image.new("RGB", (width, top + max(picture.height for picture in pictures) + _GAP), _PAPER)
+    for column, (cell, picture) in enumerate(zip(cells, pictures, strict=True)):
+        x = _GAP + column * (cell_width + _GAP)
+        text = _cut(cell.caption, font, cell_width)
+        ImageDraw.Draw(band).text((x, _LINE / 2 - 1), text, _FAINT, font, anchor="lm")
+        band.paste(picture, (x, top))
+    return band
+
+
+def _draw_legend(legend: Sequence[Swatch], font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
     entry_width = max((int(font.getlength(swatch.name)) for swatch in legend), default=0) + _SWATCH + 30
     per_row = max(1, (width - 2 * _GAP) // entry_width)
-    legend_rows = -(-len(legend) // per_row)
-    top = _GAP + _HEADING * len(title_lines)
-    legend_top = top + sum(height + captioned + _GAP for height in heights)
-    sheet = Image.new("RGB", (width, legend_top + legend_rows * (_LINE + 4) + (_GAP if legend else 0)), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-
-    for number, text in enumerate(title_lines):
-        draw.text((_GAP, _GAP + number * _HEADING), text, _INK, heading)
-    y = top
-    for row, height in zip(rows, heights, strict=True):
-        for column, index in enumerate(row):
-            x = _GAP + column * (cell_width + _GAP)
-            sheet.paste(pictures[index], (x, y))
-            if caption := cells[index].caption:
-                text = _cut(caption, font, cell_width)
-                draw.text((x, y + pictures[index].height + _LINE / 2 + 1), text, _FAINT, font, anchor="lm")
-        y += height + captioned + _GAP
+    band = Image.new("RGB", (width, -(-len(legend) // per_row) * (_LINE + 4) + _GAP), _PAPER)
+    draw = ImageDraw.Draw(band)
     for number, swatch in enumerate(legend):
-        x = _GAP + number % per_row * entry_width
-        y = legend_top + number // per_row * (_LINE + 4) + (_LINE - _SWATCH) // 2
+        x, y = _GAP + number % per_row * entry_width, number // per_row * (_LINE + 4) + (_LINE - _SWATCH) // 2
+        draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), fill=tuple(swatch.color), outline=_INK)
         if swatch.pattern is not None:
-            sheet.paste(Image.fromarray(swatch.pattern).resize((_SWATCH, _SWATCH)), (x, y))
-        fill = swatch.color if swatch.pattern is None else None
-        draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), fill=fill, outline=_INK)
+            band.paste(Image.fromarray(swatch.pattern).resize((_SWATCH - 1, _SWATCH - 1)), (x + 1, y + 1))
         draw.text((x + _SWATCH + 7, y + _SWATCH / 2), swatch.name, _INK, font, anchor="lm")
-    sheet.save(path, format="PNG")
+    return band
+
+
+def _write(sheet: Image.Image, path: Path) -> None:
+    if path.suffix == ".jpg":
+        mark = Image.Exif()
+        mark[_SOFTWARE] = _MARK
+        # Full colour resolution: the edges of coloured areas and letters stay clean.
+        options = {"format": "JPEG", "quality": 90, "subsampling": 0, "exif": mark}
+    else:
+        mark = PngImagePlugin.PngInfo()
+        mark.add_text("Software", _MARK)
+        options = {"format": "PNG", "pnginfo": mark}
+    staged = path.with_name(f".{path.name}.tmp")
+    sheet.save(staged, **options)
+    os.replace(staged, path)
 
 
 def _fit(picture: np.ndarray, width: int) -> Image.Image:
@@ -96,20 +135,13 @@ def _fit(picture: np.ndarray, width: int) -> Image.Image:
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib brings DejaVu with it: the same font on every machine.
+    # matplotlib brings DejaVu with it: the same font on every machine, and more alphabets than Pillow's own.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+    return textwrap.wrap(text, int((width - 2 * _GAP) / font.getlength("n")))
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -11,13 +11,13 @@ from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.reports.failure_cases import FailureCase, count_confusions, describe_rule, find_confusions
+from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID, error_map
 from hf_urbanseg.reports.pages import (
     embed_drawing,
     embed_label_map,
     embed_photo,
     fit_pixels,
-    format_percent,
     write_page,
 )
 

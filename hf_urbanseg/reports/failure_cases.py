@@ -10,6 +10,7 @@ from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.reports.overlays import check_sizes
 
 LEAST_SHARE = 1e-4
 """A class fails in an image only if this share of the image's labelled pixels is wrong because of it: 46 pixels of a
@@ -71,16 +72,7 @@ class FailureCase:
     label: np.ndarray
 
     def __post_init__(self):
-        size = (self.image.height, self.image.width)
-        for what in ("prediction", "label"):
-            found = getattr(self, what).shape
-            if found != size:
-                raise DataError(
-                    f"a {what} of the image's size {size[0]}x{size[1]} (height x width)",
-                    "x".join(map(str, found)),
-                    "bring it to the image's size first",
-                    self.name,
-                )
+        check_sizes(self.image, {"a prediction": self.prediction, "a label": self.label}, self.name)
 
 
 def choose_failure_cases(images: ImageCounts, overall: int = 8, per_class: int = 1) -> list[FailureChoice]:

@@ -1,13 +1,15 @@
 """The ladder of tricks as data, table and plot: our runs beside the report's numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from hf_urbanseg.reports.figures import OURS, REPORT, build_axes
+from hf_urbanseg.reports.formats import format_percent, format_seconds
+from hf_urbanseg.reports.tables import build_markdown_table
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ RUNGS = (
     Rung(6, "multi_scale", "multi-scale training (report: and testing)", 0.7812),
     Rung(7, "auxiliary", "auxiliary loss", 0.7845),
 )
-_OURS, _REPORT = "#1f5fa8", "#8a8a8a"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[i
     ladder = []
     for rung in RUNGS:
         finished = {seed: results[rung.number, seed] for seed in seeds if (rung.number, seed) in results}
+        below = [lower["number"] for lower in ladder if lower["seeds"]]
         entry = {
             "number": rung.number,
             "name": rung.name,
@@ -81,30 +83,29 @@ def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[i
             **dict.fromkeys(("mean_iou", "iou", "seconds", "change")),
         }
         if finished:
-            values = {seed: result.mean_iou for seed, result in finished.items()}
-            entry["mean_iou"] = {
-                "mean": fmean(values.values()),
-                "std": stdev(values.values()) if len(values) > 1 else None,
-                "min": min(values.values()),
-                "max": max(values.values()),
-                "values": {str(seed): value for seed, value in values.items()},
-            }
-            entry["iou"] = _mean_by_class([result.iou for result in finished.values()])
+            values = [result.mean_iou for result in finished.values()]
             seconds = [result.seconds for result in finished.values()]
-            entry["seconds"] = {"mean": fmean(seconds), "total": sum(seconds)}
-            below = [lower["number"] for lower in ladder if lower["seeds"]]
-            if below:
-                entry["change"] = _change(results, below[-1], rung.number, seeds)
+            entry |= {
+                "mean_iou": {
+                    "mean": fmean(values),
+                    "std": stdev(values) if len(values) > 1 else None,
+                    "min": min(values),
+                    "max": max(values),
+                    "values": {str(seed): result.mean_iou for seed, result in finished.items()},
+                },
+                "iou": _mean_by_class(result.iou for result in finished.values()),
+                "seconds": {"mean": fmean(seconds), "total": sum(seconds)},
+                "change": _change(results, below[-1], rung.number, seeds) if below else None,
+            }
         ladder.append(entry)
     return ladder
 
 
-def _mean_by_class(ious: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    means = {}
-    for name in ious[0]:
-        present = [iou[name] for iou in ious if iou.get(name) is not None]
-        means[name] = fmean(present) if present else None
-    return means
+def _mean_by_class(values: Iterable[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Over those that are known."""
+    first, *rest = values
+    known = {name: [one[name] for one in (first, *rest) if one.get(name) is not None] for name in first}
+    return {name: fmean(several) if several else None for name, several in known.items()}
 
 
 def _change(results: Mapping[tuple[int, int], RunResult], lower: int, upper: int, seeds: Sequence[int]) -> dict | None:
@@ -112,21 +113,21 @@ def _change(results: Mapping[tuple[int, int], RunResult], lower: int, upper: int
     if not both:
         return None
     pairs = [(results[lower, seed], results[upper, seed]) for seed in both]
-    differences = {}
-    for name in pairs[0][1].iou:
-        ends = [(before.iou.get(name), after.iou.get(name)) for before, after in pairs]
-        differences[name] = [b - a for a, b in ends if a is not None and b is not None]
-    same_sign = [
-        name for name, by_seed in differences.items()
-        if len(by_seed) > 1 and (min(by_seed) > 0 or max(by_seed) < 0)
-    ]  # fmt: skip
+    differences = [
+        {name: _minus(value, before.iou.get(name)) for name, value in after.iou.items()} for before, after in pairs
+    ]
+    signs = {name: [np.sign(one[name]) for one in differences if one.get(name) is not None] for name in differences[0]}
     return {
         "from": lower,
         "seeds": both,
         "mean_iou": fmean(after.mean_iou - before.mean_iou for before, after in pairs),
-        "iou": {name: fmean(by_seed) if by_seed else None for name, by_seed in differences.items()},
-        "same_sign": same_sign,
+        "iou": _mean_by_class(differences),
+        "same_sign": [name for name, found in signs.items() if len(found) > 1 and abs(sum(found)) == len(found)],
     }
+
+
+def _minus(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
 
 
 def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, notes: Sequence[str] = ()) -> None:
@@ -137,31 +138,27 @@ def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, not
         title: Says what was measured on what.
         notes: Sentences below the first table.
     """
-    lines = [
-        f"# {title}", "",
-        "| rung | adds | seeds | our mIoU (%): mean ± std | min .. max | change | *report, B2 (%)* | *its change* "
-        "| time per run |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
-    ]  # fmt: skip
-    for index, entry in enumerate(ladder):
-        score, change = entry["mean_iou"], entry["change"]
-        report = entry["report_mean_iou"]
-        step = f"*{100 * (report - ladder[index - 1]['report_mean_iou']):+.2f}*" if index else ""
-        if score is None:
-            ours = ["", describe_score(entry), "", "", f"*{100 * report:.2f}*", step, ""]
-        else:
-            several = len(entry["seeds"]) > 1
-            ours = [
-                ", ".join(map(str, entry["seeds"])) + (" (others not run)" if entry["status"] != "run" else ""),
-                describe_score(entry),
-                f"{100 * score['min']:.2f} .. {100 * score['max']:.2f}" if several else "one seed",
-                _say_change(change, entry["number"]) if change else "",
-                f"*{100 * report:.2f}*",
-                step,
-                format_seconds(entry["seconds"]["mean"]),
-            ]
-        lines.append(f"| {entry['number']} {entry['name']} | {entry['adds']} | {' | '.join(ours)} |")
-    lines += ["", *(f"- {note}" for note in notes), *_class_table(ladder)]
+    heads = ["rung", "adds", "seeds", "our mIoU (%): mean ± std", "min .. max", "change", "*report, B2 (%)*"]
+    rows, before = [], None
+    for entry in ladder:
+        score, change, report = entry["mean_iou"], entry["change"], entry["report_mean_iou"]
+        others = " (others not run)" if entry["status"] == "partly run" else ""
+        skipped = f" against {change['from']}" if change and change["from"] != entry["number"] - 1 else ""
+        spread = f"{format_percent(score['min'])} .. {format_percent(score['max'])}" if score else ""
+        rows.append([
+            f"{entry['number']} {entry['name']}",
+            entry["adds"],
+            ", ".join(map(str, entry["seeds"])) + others,
+            describe_score(entry),
+            "one seed" if len(entry["seeds"]) == 1 else spread,
+            format_percent(change["mean_iou"], sign="+") + skipped if change else "",
+            f"*{format_percent(report)}*",
+            f"*{format_percent(report - before, sign='+')}*" if before else "",
+            format_seconds(entry["seconds"]["mean"]) if score else "",
+        ])  # fmt: skip
+        before = report
+    table = build_markdown_table([*heads, "*its change*", "time per run"], rows, words=range(3))
+    lines = [f"# {title}", "", *table, "", *(f"- {note}" for note in notes), *_class_lines(ladder)]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -170,37 +167,30 @@ def describe_score(entry: dict) -> str:
     score = entry["mean_iou"]
     if score is None:
         return "not run"
-    return f"{100 * score['mean']:.2f}" + (f" ± {100 * score['std']:.2f}" if score["std"] is not None else "")
+    return format_percent(score["mean"]) + ("" if score["std"] is None else f" ± {format_percent(score['std'])}")
 
 
-def _say_change(change: dict, number: int) -> str:
-    skipped = f" against {change['from']}" if change["from"] != number - 1 else ""
-    return f"{100 * change['mean_iou']:+.2f}{skipped}"
-
-
-def _class_table(ladder: Sequence[dict]) -> list[str]:
+def _class_lines(ladder: Sequence[dict]) -> list[str]:
     run = [entry for entry in ladder if entry["iou"]]
     if not run:
         return []
     first, rest = run[0], [entry for entry in run[1:] if entry["change"]]
-    lines = ["", "## IoU per class", ""]
-    lines += [
+    rows = []
+    for name, value in first["iou"].items():
+        cells = [format_percent(value)]
+        for change in (entry["change"] for entry in rest):
+            text = format_percent(change["iou"].get(name), sign="+")
+            cells.append(f"**{text}**" if name in change["same_sign"] else text)
+        rows.append([name, *cells])
+    return [
+        "",
+        "## IoU per class",
+        "",
         f"In %: rung {first['number']} itself, then each rung's change against the one before that was run (mean over "
         'the seeds of both). Bold: the same sign in every one of several seeds. "-": the class does not occur.',
         "",
-        "| class | "
-        + " | ".join([f"{first['number']} {first['name']}", *(f"{e['number']} {e['name']}" for e in rest)])
-        + " |",
-        "|---" + "|---:" * (1 + len(rest)) + "|",
+        *build_markdown_table(["class", *(f"{entry['number']} {entry['name']}" for entry in (first, *rest))], rows),
     ]
-    for name, value in first["iou"].items():
-        cells = ["-" if value is None else f"{100 * value:.2f}"]
-        for entry in rest:
-            delta = entry["change"]["iou"].get(name)
-            text = "-" if delta is None else f"{100 * delta:+.2f}"
-            cells.append(f"**{text}**" if name in entry["change"]["same_sign"] else text)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
 
 
 def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
@@ -211,13 +201,11 @@ def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
         path: The picture to write.
         title: Says what was measured on what.
     """
-    figure = Figure(figsize=(10, 5.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, axes = build_axes(10, 5.6, grid="y")
     numbers = [entry["number"] for entry in ladder]
     report = [100 * entry["report_mean_iou"] for entry in ladder]
     axes.plot(
-        numbers, report, "s--", color=_REPORT, linewidth=1.2, markersize=5, zorder=1,
+        numbers, report, "s--", color=REPORT, linewidth=1.2, markersize=5, zorder=1,
         label="the report's (SegFormer-B2, its own split and testing)",
     )  # fmt: skip
     run = [entry for entry in ladder if entry["mean_iou"]]
@@ -226,22 +214,22 @@ def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
         mean = [100 * entry["mean_iou"]["mean"] for entry in run]
         std = [100 * (entry["mean_iou"]["std"] or 0) for entry in run]
         axes.errorbar(
-            x, mean, yerr=std if any(std) else None, fmt="o", color=_OURS, linewidth=2, capsize=5, zorder=3,
+            x, mean, yerr=std if any(std) else None, fmt="o", color=OURS, linewidth=2, capsize=5, zorder=3,
             label="ours: mean and sample standard deviation; dots are seeds" if any(std) else "ours: one seed",
         )  # fmt: skip
         # The line is broken where a rung was not run.
         by_number = dict(zip(x, mean, strict=True))
-        axes.plot(numbers, [by_number.get(n, np.nan) for n in numbers], color=_OURS, linewidth=2, zorder=3)
+        axes.plot(numbers, [by_number.get(n, np.nan) for n in numbers], color=OURS, linewidth=2, zorder=3)
         for entry, middle, spread in zip(run, mean, std, strict=True):
             values = [100 * value for value in entry["mean_iou"]["values"].values()]
             if len(values) > 1:
                 # Beside the mean, where its error bar doesn't hide them.
-                axes.plot([entry["number"] + 0.13] * len(values), values, ".", color=_OURS, alpha=0.5, zorder=2)
+                axes.plot([entry["number"] + 0.13] * len(values), values, ".", color=OURS, alpha=0.5, zorder=2)
             high, low = max(*values, middle + spread), min(*values, middle - spread)
             above = 100 * entry["report_mean_iou"] <= middle  # away from the report's line
             axes.annotate(
                 f"{middle:.2f}", (entry["number"], high if above else low),
-                (0, 9 if above else -9), textcoords="offset points", ha="center", color=_OURS,
+                (0, 9 if above else -9), textcoords="offset points", ha="center", color=OURS,
                 va="bottom" if above else "top",
             )  # fmt: skip
     labels = []
@@ -253,15 +241,5 @@ def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
     axes.margins(y=0.14)
     axes.set_ylabel("mIoU (%)")
     axes.set_title(title, loc="left", parse_math=False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     figure.savefig(path)
-
-
-def format_seconds(seconds: float) -> str:
-    """`1:02:03`, or `4.2 s` below a minute."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -30,6 +30,7 @@ from PIL import Image
 from hf_urbanseg import __version__
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.reports.formats import format_change, format_count, format_percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PIXELS = 524_288
@@ -165,18 +166,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": format_percent, "count": format_count, "rgb": _format_color}
+    environment.filters |= {
+        "percent": format_percent,
+        "change": format_change,
+        "count": format_count,
+        "rgb": _format_color,
+    }
     environment.globals |= {"version": __version__}
     return environment
-
-
-def format_percent(value: float | None, digits: int = 2) -> str:
-    """A fraction in percent without the sign; `-` for None and NaN."""
-    return "-" if value is None or value != value else f"{100 * value:.{digits}f}"
-
-
-def format_count(value: int) -> str:
-    return f"{int(value):,}"
 
 
 def _format_color(color: tuple[int, int, int]) -> str:

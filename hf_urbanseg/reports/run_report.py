@@ -12,8 +12,8 @@ from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.failure_cases import CARD_FAILURES, FailureCase, choose_card_failures, choose_failure_cases
+from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
-from hf_urbanseg.reports.pages import format_percent
 from hf_urbanseg.reports.plots import plot_class_iou, plot_training_curves
 from hf_urbanseg.reports.tables import print_class_table, write_class_table
 from hf_urbanseg.runs.environment import describe_environment

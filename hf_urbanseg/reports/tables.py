@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -12,25 +12,26 @@ from rich.table import Table
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.reports.formats import format_count, format_percent
 
 MEAN_ROW = "mean"
-# Score per class, its heading and its mean; a table has those that were measured.
-_COLUMNS = (
-    ("iou", "IoU", "mean_iou"),
-    ("accuracy", "accuracy", "mean_accuracy"),
-    ("precision", "precision", "mean_precision"),
-    ("dice", "Dice", "mean_dice"),
-    ("boundary_iou", "boundary IoU", "mean_boundary_iou"),
-)
+# Score per class and its heading; a table has those that were measured.
+_COLUMNS = {
+    "iou": "IoU",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "dice": "Dice",
+    "boundary_iou": "boundary IoU",
+}
 
 
 def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
     """One row per class and the mean row last, fractions in [0, 1].
 
     Args:
-        result: Of `compute_scores` or `describe_scores`: `iou`, `accuracy`, `support` and, optionally, `precision`,
-            `dice`, `boundary_iou`, each as C values in order or by class name (None or NaN where a class does not
-            occur); `mean_<score>`.
+        result: Of `compute_scores` or `describe_scores`: `support` and some of `iou`, `accuracy`, `precision`, `dice`,
+            `boundary_iou`, each as C values in order or by class name (None or NaN where a class does not occur);
+            `mean_<score>`.
         label_space: Names of the C classes.
 
     Returns:
@@ -40,37 +41,31 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
     Raises:
         ConfigError: The values are not one per class.
     """
-    columns = _columns(result)
-    values = {key: _values(result, key, label_space) for key in (*columns, "support")}
+    keys = _columns(result)
+    columns = [map(_number, _values(result, key, label_space)) for key in keys]
+    support = map(int, _values(result, "support", label_space))
     rows = [
-        {
-            "class": name,
-            **{key: _number(values[key][index]) for key in columns},
-            "pixels": int(values["support"][index]),
-        }
-        for index, name in enumerate(label_space.names)
+        {"class": name, **dict(zip(keys, values, strict=True)), "pixels": pixels}
+        for name, pixels, *values in zip(label_space.names, support, *columns, strict=True)
     ]
-    means = {key: _number(result[mean]) for key, _, mean in _COLUMNS if key in columns}
+    means = {key: _number(result.get(f"mean_{key}")) for key in keys}
     return [*rows, {"class": MEAN_ROW, **means, "pixels": None}]
 
 
-def _columns(result: Mapping) -> dict[str, str]:
-    """Key -> heading of the scores the result has; IoU and accuracy are required."""
-    return {key: heading for key, heading, _ in _COLUMNS if key in result or key in ("iou", "accuracy")}
+def _columns(result: Mapping) -> list[str]:
+    return [key for key in _COLUMNS if result.get(key)]
 
 
 def _values(result: Mapping, key: str, label_space: LabelSpace) -> list:
-    values = result[key]
-    fits = len(values) == label_space.num_labels
-    if isinstance(values, Mapping):
-        fits = fits and set(values) == set(label_space.names)
-    if not fits:
+    values, names = result[key], label_space.names
+    named = isinstance(values, Mapping)
+    if len(values) != len(names) or (named and set(values) != set(names)):
         raise ConfigError(
-            f"{label_space.num_labels} values of `{key}`, one per class of {label_space.name}",
-            f"{len(values)}" if len(values) != label_space.num_labels else f"{', '.join(values)}",
+            f"{len(names)} values of `{key}`, one per class of {label_space.name}",
+            f"{len(values)}" if len(values) != len(names) else f"{', '.join(values)}",
             "use the classes the scores were computed with",
         )
-    return [values[name] for name in label_space.names] if isinstance(values, Mapping) else list(values)
+    return [values[name] for name in names] if named else list(values)
 
 
 def print_class_table(
@@ -89,12 +84,12 @@ def print_class_table(
         box=box.SIMPLE_HEAD,
     )
     table.add_column("class", overflow="fold")
-    for heading in (*_columns(result).values(), "labelled pixels"):
+    for heading in (*map(_COLUMNS.get, _columns(result)), "labelled pixels"):
         # Two-word headings stand on two lines: numbers are narrower, and cells don't wrap.
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     *rows, mean = build_class_table(result, label_space)
     for row in rows:
-        table.add_row(*_cells(row), style=None if row["pixels"] else "dim")
+        table.add_row(*map(escape, _cells(row)), style=None if row["pixels"] else "dim")
     table.add_section()
     table.add_row(*_cells(mean), style="bold")
     (console or Console()).print(table)
@@ -110,49 +105,53 @@ def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path
     rows = build_class_table(result, label_space)
     match path.suffix:
         case ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(path, rows)
         case ".md":
-            headings = [f"{heading} (%)" for heading in _columns(result).values()]
-            lines = [f"| class | {' | '.join(headings)} | labelled pixels |", f"|---|{'---:|' * (len(headings) + 1)}"]
-            for row in rows:
-                cells = [cell.replace("|", r"\|") for cell in _cells(row, markup=False)]
-                if row is rows[-1]:
-                    cells = [f"**{cell}**" if cell else "" for cell in cells]
-                lines.append(f"| {' | '.join(cells)} |")
-            lines += ["", f"{_overall(result)}."]
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            heads = ["class", *(f"{_COLUMNS[key]} (%)" for key in _columns(result)), "labelled pixels"]
+            *cells, mean = map(_cells, rows)
+            lines = build_markdown_table(heads, [*cells, [f"**{cell}**" if cell else "" for cell in mean]])
+            path.write_text("\n".join([*lines, "", f"{_overall(result)}."]) + "\n", encoding="utf-8")
         case suffix:
             raise ConfigError("a table named .md or .csv", f"`{suffix}`", "change the suffix", path)
 
 
-def _cells(row: dict, markup: bool = True) -> list[str]:
-    name = escape(row["class"]) if markup else row["class"]
-    match row["pixels"]:
-        case None:
-            pixels = ""
-        case 0:
-            pixels = "-"
-        case count:
-            pixels = f"{count:,}"
-    return [name, *(_percent(row[key]) for key, *_ in _COLUMNS if key in row), pixels]
+def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
+    """Writes rows with the keys of the first one as head; None is an empty cell."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def build_markdown_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)
+) -> list[str]:
+    """Lines of a Markdown table; `|` in a cell is escaped.
+
+    Args:
+        words: Columns of words, to the left; the others are numbers, to the right.
+    """
+    first, *rest = ([cell.replace("|", r"\|") for cell in row] for row in (heads, *rows))
+    rule = "".join("---|" if column in words else "---:|" for column in range(len(heads)))
+    return [f"| {' | '.join(first)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rest)]
+
+
+def _cells(row: Mapping) -> list[str]:
+    pixels = row["pixels"]
+    scores = [format_percent(row[key]) for key in _COLUMNS if key in row]
+    return [row["class"], *scores, "" if pixels is None else format_count(pixels) if pixels else "-"]
 
 
 def _overall(result: Mapping) -> str:
     support = result["support"]
     pixels = sum(map(int, support.values() if isinstance(support, Mapping) else support))
-    text = f"Overall accuracy {_percent(_number(result['overall_accuracy']))} % of {pixels:,} labelled pixels"
+    accuracy = format_percent(result["overall_accuracy"])
+    text = f"Overall accuracy {accuracy} % of {format_count(pixels)} labelled pixels"
     for key, name in (("frequency_weighted_iou", "frequency-weighted IoU"), ("mean_category_iou", "category IoU")):
         if result.get(key) is not None:
-            text += f"; {name} {_percent(_number(result[key]))} %"
+            text += f"; {name} {format_percent(result[key])} %"
     return text
 
 
 def _number(value) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

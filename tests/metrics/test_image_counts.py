@@ -143,7 +143,9 @@ def test_to_dict__reads_back_through_json(with_boundary):
     [{}, [], None, build_counts().to_dict() | {"hits": [1]}, build_counts().to_dict() | {"boundary": [1]}],
 )
 def test_from_dict__says_what_is_wrong_and_where(description):
-    with pytest.raises(DataError, match=r"^run/images\.json: expected counts per image as evaluate\.py writes them"):
+    with pytest.raises(
+        DataError, match=r"^run/images\.json: expected counts per image as `urbanseg evaluate` writes them"
+    ):
         ImageCounts.from_dict(description, "run/images.json")
 
 

@@ -1,116 +1,24 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from hf_urbanseg.reports.run_files import describe_scores, write_json
-from sklearn.metrics import jaccard_score
 
-from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.models.build import build_config, build_random_model
-from hf_urbanseg.reports.comparison import MeasuredRun, compare_runs, load_measurement, name_runs
+from hf_urbanseg.reports.comparison import compare_runs
+from hf_urbanseg.runs.measured import MeasuredRun
 
 
-def draw_pixels(seed, right=0.6, images=6, classes=5):
-    """Labels (255 among them) and predictions that are right with the probability `right`; class 4 nowhere."""
-    labels = np.random.default_rng(0).integers(0, classes - 1, (images, 20, 30))
-    labels[:, :3] = 255
+def count_drawn(seed, right):
+    """Six images of four of the 19 classes, each pixel found with the probability `right`."""
+    labels = np.random.default_rng(0).integers(0, 4, (6, 600))
     rng = np.random.default_rng(seed)
-    guess = rng.integers(0, classes - 1, labels.shape)
-    return labels, np.where((rng.random(labels.shape) < right) & (labels != 255), labels, guess)
-
-
-def count(labels, predictions, space=CITYSCAPES):
-    total = space.num_labels
-    matrices = np.stack(
-        [
-            np.bincount(total * label[label != 255] + prediction[label != 255], minlength=total**2).reshape(
-                total, total
-            )
-            for label, prediction in zip(labels, predictions, strict=True)
-        ]
-    )
-    names = tuple(f"frame{i}" for i in range(len(labels)))
-    counts = ImageCounts(names, space.names, np.einsum("nii->ni", matrices), matrices.sum(2), matrices.sum(1))
-    return counts, matrices.sum(0)
-
-
-def write_run(folder, seed=1, size="tiny", right=0.6, split="test", **overrides):
-    folder.mkdir(parents=True, exist_ok=True)
-    counts, matrix = count(*draw_pixels(seed, right))
-    content = {"split": split, "protocol": "single scale", "data": "kitti", **counts.to_dict()}
-    write_json(folder / f"per_image_{split}.json", content)
-    write_json(folder / "metrics.json", {"splits": {split: describe_scores(matrix, CITYSCAPES, 0)}})
-    build_config(size, CITYSCAPES, **overrides).to_json_file(folder / "config.json")
-    return folder
-
-
-def test_load_measurement__scores_equal_scikit_learn(tmp_path):
-    run = load_measurement(write_run(tmp_path / "first", seed=3), "test")
-    labels, predictions = draw_pixels(3)
-    valid = labels != 255
-    expected = jaccard_score(labels[valid], predictions[valid], labels=range(4), average=None)
-    np.testing.assert_allclose(run.iou[:4], expected, rtol=1e-12)
-    assert np.isnan(run.iou[4:]).all()
-    assert run.mean_iou == pytest.approx(expected.mean(), rel=1e-12)
-    assert (run.name, run.protocol, run.data) == ("first", "single scale", "kitti")
-
-
-def test_load_measurement__cost_is_that_of_the_report(tmp_path):
-    run = load_measurement(write_run(tmp_path / "b0", size="b0"), "test")
-    assert run.macs / 1e9 == pytest.approx(15.579, abs=5e-4)
-    with torch.device("meta"):
-        model = build_random_model("b0", CITYSCAPES)
-    assert run.parameters == sum(parameter.numel() for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("name", ["per_image_test.json", "metrics.json", "config.json"])
-def test_load_measurement__a_missing_file_is_named_with_what_writes_it(tmp_path, name):
-    (write_run(tmp_path / "run") / name).unlink()
-    with pytest.raises(DataError, match=r"urbanseg finetune.*urbanseg evaluate --output") as caught:
-        load_measurement(tmp_path / "run", "test")
-    assert str(caught.value).startswith(f"{tmp_path / 'run' / name}: ")
-
-
-def test_load_measurement__no_folder(tmp_path):
-    with pytest.raises(DataError, match="expected the folder of a run; found nothing there; train with"):
-        load_measurement(tmp_path / "nowhere", "test")
-
-
-def test_load_measurement__another_split(tmp_path):
-    write_run(tmp_path / "run", split="validation")
-    with pytest.raises(ConfigError, match=r"expected a split of validation; found `test`; choose one with `--split`\."):
-        load_measurement(tmp_path / "run", "test")
-
-
-def test_load_measurement__counts_of_an_earlier_measurement(tmp_path):
-    write_run(tmp_path / "run", seed=1)
-    stale = (tmp_path / "run" / "metrics.json").read_text()
-    write_run(tmp_path / "run", seed=2)
-    (tmp_path / "run" / "metrics.json").write_text(stale)
-    with pytest.raises(DataError, match=r"expected metrics.json and per_image_test.json of one measurement"):
-        load_measurement(tmp_path / "run", "test")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("per_image_test.json", "{", "expected JSON; found Expecting property name"),
-        ("metrics.json", "[]", "expected a JSON object; found list"),
-        ("config.json", '{"model_type": "nothing"}', "expected the configuration of a model; found"),
-        ("per_image_test.json", '{"names": ["a"]}', "expected counts per image"),
-    ],
-)
-def test_load_measurement__damaged_files_end_in_one_line(tmp_path, name, text, message):
-    (write_run(tmp_path / "run") / name).write_text(text)
-    with pytest.raises(DataError) as caught:
-        load_measurement(tmp_path / "run", "test")
-    assert message in str(caught.value)
-    assert str(caught.value).startswith(str(tmp_path / "run"))
-    assert "\n" not in str(caught.value)
+    predictions = np.where(rng.random(labels.shape) < right, labels, rng.integers(0, 4, labels.shape))
+    one_hot = np.eye(19, dtype=np.int64)
+    labelled, predicted = one_hot[labels], one_hot[predictions]
+    names = tuple(f"frame{i}" for i in range(6))
+    return ImageCounts(names, CITYSCAPES.names, (labelled * predicted).sum(1), labelled.sum(1), predicted.sum(1))
 
 
 def make_run(tmp_path, name, counts):
@@ -118,8 +26,7 @@ def make_run(tmp_path, name, counts):
 
 
 def test_compare_runs__order_of_images_does_not_matter(tmp_path):
-    first = load_measurement(write_run(tmp_path / "first", seed=1, right=0.5), "test")
-    second = load_measurement(write_run(tmp_path / "second", seed=2, right=0.7), "test")
+    first, second = (make_run(tmp_path, str(seed), count_drawn(seed, right)) for seed, right in ((1, 0.5), (2, 0.7)))
     shuffled = replace(second, counts=second.counts.select([3, 0, 5, 1, 4, 2]))
     (plain,), (turned,) = (compare_runs([first, run], "test").changes for run in (second, shuffled))
     np.testing.assert_array_equal(turned.images, plain.images)
@@ -132,7 +39,7 @@ def test_compare_runs__order_of_images_does_not_matter(tmp_path):
 
 
 def test_compare_runs__equal_runs_have_no_difference(tmp_path):
-    counts, _ = count(*draw_pixels(1))
+    counts = count_drawn(1, 0.6)
     comparison = compare_runs([make_run(tmp_path, name, counts) for name in "ab"], "test")
     (change,) = comparison.changes
     assert change.bootstrap.difference == 0
@@ -142,7 +49,7 @@ def test_compare_runs__equal_runs_have_no_difference(tmp_path):
 
 
 def test_compare_runs__refuses_what_cannot_be_compared(tmp_path):
-    counts, _ = count(*draw_pixels(1))
+    counts = count_drawn(1, 0.6)
     first = make_run(tmp_path, "first", counts)
     other_classes = ImageCounts(
         counts.names, ("street", *counts.classes[1:]), counts.hits, counts.labelled, counts.predicted
@@ -178,14 +85,3 @@ def test_change__most_changed_images_by_hand(tmp_path):
     assert change.most_changed(5, True) == [1, 0]
     assert change.most_changed(1, True) == [1]
     assert change.most_changed(5, False) == [2]
-
-
-def test_name_runs__as_short_as_they_are_unique(tmp_path):
-    assert name_runs([tmp_path / "b0", tmp_path / "b2"]) == ["b0", "b2"]
-    assert name_runs([tmp_path / "x" / "run", tmp_path / "y" / "run", "z"]) == [
-        "x/run",
-        "y/run",
-        f"{Path.cwd().name}/z",
-    ]
-    with pytest.raises(ConfigError, match="expected each run once; found it twice; remove one"):
-        name_runs([tmp_path / "b0", tmp_path / "b2" / ".." / "b0"])

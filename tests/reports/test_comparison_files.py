@@ -9,7 +9,7 @@ from PIL import Image
 
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.reports.comparison import MeasuredRun, compare_runs
+from hf_urbanseg.reports.comparison import compare_runs
 from hf_urbanseg.reports.comparison_files import (
     ImagePictures,
     describe_sureness,
@@ -17,6 +17,7 @@ from hf_urbanseg.reports.comparison_files import (
     write_comparison_page,
     write_comparison_table,
 )
+from hf_urbanseg.runs.measured import MeasuredRun
 
 CLASSES = ("road", "car", "train")
 SPACE = build_label_space(dict(enumerate(CLASSES)))

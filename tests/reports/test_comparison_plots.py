@@ -7,8 +7,9 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.reports.comparison import MeasuredRun, compare_runs
+from hf_urbanseg.reports.comparison import compare_runs
 from hf_urbanseg.reports.comparison_plots import REPORT_POINTS, plot_image_scores, plot_miou_over_gmac
+from hf_urbanseg.runs.measured import MeasuredRun
 
 
 def build_comparison(tmp_path, *runs, images=8):

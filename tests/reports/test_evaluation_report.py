@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_urbanseg.reports.run_files import describe_scores
 from PIL import Image
 
 from hf_urbanseg.errors import ConfigError, DataError
@@ -13,6 +12,7 @@ from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.evaluation_report import write_evaluation_report
 from hf_urbanseg.reports.failure_cases import FailureCase, choose_failure_cases
+from hf_urbanseg.runs.scores import describe_scores
 
 REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
 EVIL = LabelSpace("evil", ("<b>road</b>", 'the "car"', "a & b"), ((128, 64, 128), (0, 0, 142), (0, 80, 100)), {})

@@ -192,14 +192,14 @@ def test_save_comparison__note_under_the_title(tmp_path):
     plain, noted = _save(tmp_path / "a.png"), _save(tmp_path / "b.png", note="short\n" + "long words " * 30)
     added = len(noted) - len(plain)
     assert added > 0
-    assert added % 26 == 0
-    lines = added // 26
+    assert added % 24 == 0
+    lines = added // 24
     assert lines >= 4  # the second paragraph takes three lines of this width at least
     # The note stands between the title and the panels, which are as before.
-    assert np.array_equal(noted[:42], plain[:42])
-    assert np.array_equal(noted[42 + added :], plain[42:])
+    assert np.array_equal(noted[:48], plain[:48])
+    assert np.array_equal(noted[48 + added :], plain[48:])
     for line in range(lines):
-        assert (noted[42 + 26 * line : 68 + 26 * line] < 100).any()
+        assert (noted[48 + 24 * line : 72 + 24 * line] < 100).any()
 
 
 def test_save_comparison__whole_or_not_at_all(tmp_path, monkeypatch):

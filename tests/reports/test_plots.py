@@ -6,13 +6,8 @@ from PIL import Image
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.reports import plots
-from hf_urbanseg.reports.plots import (
-    plot_class_distribution,
-    plot_class_iou,
-    plot_confusion_matrix,
-    plot_image_iou,
-    plot_training_curves,
-)
+from hf_urbanseg.reports.figures import build_axes
+from hf_urbanseg.reports.plots import plot_class_distribution, plot_class_iou, plot_training_curves
 
 SPACE = LabelSpace("three", ("road", "$car$", "train"), ((128, 64, 128), (0, 0, 142), (0, 80, 100)), {})
 
@@ -21,8 +16,13 @@ SPACE = LabelSpace("three", ("road", "$car$", "train"), ((128, 64, 128), (0, 0, 
 def drawn(monkeypatch):
     """The figures made, to look at what was drawn rather than at pixels."""
     figures = []
-    make = plots._figure
-    monkeypatch.setattr(plots, "_figure", lambda *size: figures.append(make(*size)) or figures[-1])
+
+    def build(*size, **options):
+        figure, axes = build_axes(*size, **options)
+        figures.append(figure)
+        return figure, axes
+
+    monkeypatch.setattr(plots, "build_axes", build)
     return figures
 
 
@@ -139,54 +139,3 @@ def test_plot_class_iou__absent_is_not_zero(drawn, tmp_path):
 def test_plot_class_iou__none_present(drawn, tmp_path):
     plot_class_iou([None, None, None], SPACE, tmp_path / "a.png")
     assert _texts(drawn[0].axes[0]) == ["absent"] * 3
-
-
-MATRIX = [[60, 30, 10], [0, 0, 0], [1, 0, 299]]
-
-
-@pytest.mark.parametrize(
-    ("normalize", "expected"),
-    [
-        ("label", {(0, 0): "60", (0, 1): "30", (0, 2): "10", (2, 2): "100"}),  # 1 of 300 is below half a percent
-        ("prediction", {(0, 0): "98", (2, 0): "2", (0, 1): "100", (0, 2): "3", (2, 2): "97"}),
-    ],
-)
-def test_plot_confusion_matrix__rows_or_columns_sum_to_a_hundred(drawn, tmp_path, normalize, expected):
-    plot_confusion_matrix(MATRIX, SPACE, tmp_path / "a.png", normalize)
-    axes = drawn[0].axes[0]
-    assert {text.get_position()[::-1]: text.get_text() for text in axes.texts} == expected
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "$car$", "train"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "label")
-    colors = axes.images[0].get_array()
-    assert colors[0, 0, 2] > colors[0, 0, 0]  # right is blue
-    assert colors[0, 1, 0] > colors[0, 1, 2]  # wrong is red
-    assert colors[0, 1, 2] < colors[0, 2, 2]  # and the redder the more
-    assert (colors[1] == 1).all() == (True if normalize == "label" else (colors[1, 1] == 1).all())
-    _assert_inside(drawn[0])
-
-
-def test_plot_confusion_matrix__text_of_19_classes_fits(drawn, tmp_path):
-    plot_confusion_matrix(np.random.default_rng(0).integers(0, 10**9, (19, 19)), CITYSCAPES, tmp_path / "a.png")
-    _assert_inside(drawn[0])
-
-
-def test_plot_confusion_matrix__refuses_another_shape_or_way(tmp_path):
-    with pytest.raises(ConfigError, match="a matrix of 3x3; found 2x2"):
-        plot_confusion_matrix([[1, 2], [3, 4]], SPACE, tmp_path / "a.png")
-    with pytest.raises(ConfigError, match="found 'rows'"):
-        plot_confusion_matrix(MATRIX, SPACE, tmp_path / "a.png", "rows")
-    assert not list(tmp_path.iterdir())
-
-
-def test_plot_image_iou__counts_and_median(drawn, tmp_path):
-    plot_image_iou([0.11, 0.12, 0.32, 0.98, 1.0, float("nan"), 0.33], tmp_path / "a.png")
-    axes = drawn[0].axes[0]
-    heights = {round(bar.get_x()): bar.get_height() for bar in axes.patches if bar.get_height()}
-    assert heights == {10: 2, 30: 2, 95: 2}
-    assert axes.lines[0].get_xdata()[0] == pytest.approx(32.5)
-    assert axes.get_title(loc="left") == "6 images, median 32.5 % (dashed line)"
-
-
-def test_plot_image_iou__nothing_measured(drawn, tmp_path):
-    plot_image_iou([float("nan")], tmp_path / "a.png")
-    assert _texts(drawn[0].axes[0]) == ["no image has a labelled pixel"]

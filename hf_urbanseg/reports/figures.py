@@ -1,0 +1,30 @@
+"""One look for every plot: without a display or global state, frames open to the top and right."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+OURS, BEST, REPORT, FAINT = "#1f5fa8", "#c0392b", "#8a8a8a", "#777777"
+
+
+def build_axes(width: float, height: float, grid: str = "both", dpi: int = 110, **rows) -> tuple[Figure, Axes]:
+    """An empty figure.
+
+    Args:
+        width, height: In inches.
+        grid: Lines for "x", "y" or "both".
+        rows: For several axes under each other, what `Figure.subplots` takes.
+
+    Returns:
+        The figure and its axes, an array of them for several.
+    """
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    FigureCanvasAgg(figure)
+    drawn = figure.subplots(**rows)
+    for axes in np.ravel(drawn):
+        axes.grid(axis=grid, alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, drawn
