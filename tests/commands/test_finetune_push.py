@@ -75,7 +75,7 @@ def test_push__an_outage_costs_nothing_and_is_owed(hub, push, run_with_hub, how)
     assert load(before["model.safetensors"])
     hub.heal()
     hub.release()
-    said = run_with_hub(SCRIPTS / "publish.py", output).stdout
+    said = run_with_hub("-m", "hf_urbanseg", "publish", output).stdout
     assert "user/tiny" in said
     assert json.loads((output / "push.json").read_text())["owed"] == []
     tree = hub.tree("user/tiny")

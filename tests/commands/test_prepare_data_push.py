@@ -12,11 +12,11 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pytest
+from hf_urbanseg.commands._push_set import push_prepared_set
 from PIL import Image as PillowImage
 from prepared_sets import folder_of, in_a_folder_of_its_own, refused, run, small_kitti, undecoded  # noqa: F401
 
 from hf_urbanseg.commands import finetune, publish
-from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import UrbanSegError
@@ -165,7 +165,7 @@ def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch,
     before = folder_of(Path("prepared"))
     hub_here.fail("hang", matching="commit")
     environment = os.environ | hub_here.environment(tmp_path / "home")
-    command = [sys.executable, SCRIPTS / "publish.py", "prepared", "user/set"]
+    command = [sys.executable, "-m", "hf_urbanseg", "publish", "prepared", "user/set"]
     with open("log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + 120

@@ -1,7 +1,6 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +10,6 @@ from hf_urbanseg.commands.publish import main
 from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.ledger import PushLedger
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "publish.py"
 SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
 
@@ -108,7 +106,7 @@ def test_publish__everything_forbidden_stays(hub_here, run, push):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "name it: scripts/publish.py"),
+        ([], "name it: `urbanseg publish"),
         (["name"], "expected a repository as user/name; found `name`"),
         (["user/name", "--create_pr", "--revision", "dev"], "expected either `create_pr` or `revision`; found both"),
         (["user/name", "--timeout", "0"], "expected a timeout above 0 seconds; found 0.0"),
@@ -208,10 +206,10 @@ def test_publish__script_in_processes_of_its_own_shows_nobody_the_token(hub, run
         (folder / ".env").write_text(f"HF_TOKEN={hub.token}\n")
     before = hash_tree(run)
     hub.fail(403, matching="commit")
-    failed = run_with_hub(SCRIPT, run, "user/name", check=False)
+    failed = run_with_hub("-m", "hf_urbanseg", "publish", run, "user/name", check=False)
     assert failed.returncode == 2
     assert len(failed.stderr.strip().splitlines()) == 1
-    done = run_with_hub(SCRIPT, run)
+    done = run_with_hub("-m", "hf_urbanseg", "publish", run)
     assert hub.tree("user/name") == _expected(run)
     assert f"pushed 20 new or changed files: {hub.endpoint}/user/name (commit " in done.stdout
     assert "model.safetensors" in done.stdout

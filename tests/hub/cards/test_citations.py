@@ -5,8 +5,8 @@ import re
 
 import pytest
 from card_pages import build_card_run, read_block
-from hf_urbanseg.reports.run_files import write_json
 
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.citations import BIBTEX, choose_citations
 from hf_urbanseg.hub.cards.model_card import build_model_card
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 from card_pages import accept, build_card_run
-from hf_urbanseg.reports.run_files import write_json
 from huggingface_hub import ModelCard, metadata_eval_result
 from loopback_cards import FRONT_MATTER, check_card, read_front_matter
 
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.front_matter import slugify
 from hf_urbanseg.hub.cards.markdown import flatten
 from hf_urbanseg.hub.cards.model_card import build_model_card

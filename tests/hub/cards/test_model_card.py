@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 from card_pages import NASTY, Page, accept, build_card_run, build_space, read_block
-from hf_urbanseg.reports.run_files import write_json
+from hf_urbanseg.hub.callback import PublishCallback
 from loopback_cards import check_card, read_front_matter
 from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.hub.callback import PublishCallback
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.model_card import (
     build_interim_card,
     build_model_card,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from card_pages import build_card_run
-from hf_urbanseg.reports.run_files import write_json
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES

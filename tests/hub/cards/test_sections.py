@@ -5,16 +5,16 @@ import shlex
 
 import pytest
 from card_pages import Page, build_card_run, read_block
-from hf_urbanseg.reports.run_files import write_json
 from loopback_cards import read_front_matter
 
 from hf_urbanseg.config import PlanArguments
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import describe_failures, describe_limits, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.reports.overlays import name_picture
 
 
