@@ -105,7 +105,7 @@ class BackgroundPublisher:
             shutil.rmtree(replaced.folder, ignore_errors=True)
 
     def finish(self, timeout: float = 120.0) -> str:
-        """Waits for what is under way, at most so many seconds; what hangs then doesn't keep Python from exiting.
+        """Waits for what is under way, so many seconds; a push that hangs doesn't keep the process from exiting.
 
         Returns:
             One line: the address, or what is owed, why, and how to complete it.

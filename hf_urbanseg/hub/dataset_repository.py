@@ -4,7 +4,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +17,8 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources.saved_set import is_saved_set
-from hf_urbanseg.data.splits import SPLITS, SPLITS_FILE, write_split_file
-from hf_urbanseg.errors import DataError, UrbanSegError
+from hf_urbanseg.data.splits import SPLITS, write_split_file
+from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.dataset_card import write_dataset_card
 from hf_urbanseg.hub.cards.licence import choose_data_licence
@@ -30,7 +30,6 @@ from hf_urbanseg.hub.repository import Files
 SHARD_BYTES = 500_000_000
 _ROW_GROUP_BYTES = 50_000_000
 _PARQUET = re.compile(rf"data/(?:{'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-_WHAT = "data set"
 
 
 def is_prepared_set(folder: str | Path) -> bool:
@@ -66,24 +65,18 @@ def push_prepared_set(
     Raises:
         UrbanSegError: As for `collect_dataset` and `publish`.
     """
-    options = {"private": ledger.private, "revision": ledger.revision}
-    if not dry_run:
-        ledger.owe(_WHAT)
-    try:
-        with collect_dataset(folder, ledger.repo_id, license=license, **options) as files:
-            if show is not None:
-                show(files)
-            if dry_run:
-                return None
-            result = publish(
-                files, ledger.repo_id, kind="dataset", message=message or "Upload a data set", timeout=timeout,
-                token=token, create_pr=ledger.create_pr, beside=folder, replaces=is_data_file, **options,
-            )  # fmt: skip
-    except UrbanSegError as error:
-        if not dry_run:
-            ledger.fail(error.found)
-        raise
-    ledger.settle(_WHAT, result.commit, result.url)
+    options, what = {"private": ledger.private, "revision": ledger.revision}, "data set"
+    noted = nullcontext() if dry_run else ledger.owing(what)
+    with noted, collect_dataset(folder, ledger.repo_id, license=license, **options) as files:
+        if show is not None:
+            show(files)
+        if dry_run:
+            return None
+        result = publish(
+            files, ledger.repo_id, kind="dataset", message=message or "Upload a data set", timeout=timeout,
+            token=token, create_pr=ledger.create_pr, beside=folder, replaces=is_data_file, **options,
+        )  # fmt: skip
+    ledger.settle(what, result.commit, result.url)
     return result
 
 
@@ -102,7 +95,7 @@ def collect_dataset(
     Nothing else that lies in the folder goes up.
 
     Args:
-        folder: Written by `prepare_data`, or any saved set with a label space.
+        folder: Written by `prepare_data`, or any saved set with label_space.json.
         repo_id: `user/name`, for the card.
         license: Hub identifier of the data's licence. Default: what `prepare_data` recorded or the source implies.
         private: Whether the repository will be private.
@@ -114,7 +107,7 @@ def collect_dataset(
     """
     folder = Path(folder)
     if not is_prepared_set(folder):
-        raise DataError("a set written by `urbanseg prepare-data`", "none", "prepare it first", folder)
+        raise DataError("a set written by `urbanseg prepare_data`", "none", "prepare it first", folder)
     data = load_data(data_dir=str(folder), test_fraction=0, validation_fraction=0)
     source = read_source(str(folder))
     names = [name for rows in data.splits.values() for name in rows["name"]]
@@ -134,7 +127,7 @@ def collect_dataset(
         (staging / "data").mkdir(parents=True)
         info = _write_parquet(data, staging / "data")
         write_json(staging / LABEL_SPACE_FILE, space)
-        write_split_file(staging / SPLITS_FILE, data.splits)
+        write_split_file(staging / "splits.yaml", data.splits)
         write_json(staging / SOURCE_FILE, clean_values(kept, folders))
         write_dataset_card(staging, repo_id, data, inspection, origin, licence, info, revision)
         yield {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}

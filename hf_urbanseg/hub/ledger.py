@@ -2,11 +2,13 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, UrbanSegError
 from hf_urbanseg.files import write_json
 
 LEDGER = "push.json"
@@ -67,6 +69,16 @@ class PushLedger:
         with _LOCK:
             self.owed = [*(known for known in self.owed if known != what), what]
             self.write()
+
+    @contextmanager
+    def owing(self, what: str) -> Iterator[None]:
+        """As `owe`, for a block that ends by `settle`; why it failed is noted and passed on."""
+        self.owe(what)
+        try:
+            yield
+        except UrbanSegError as error:
+            self.fail(error.found)
+            raise
 
     def fail(self, text: str) -> None:
         """Notes why a push failed; `text` holds no secret."""

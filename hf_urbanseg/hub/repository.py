@@ -26,7 +26,7 @@ from hf_urbanseg.runs.folder import (
     RunFolder,
     per_class,
     per_image,
-)
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,10 @@ _MODEL = (
 )  # fmt: skip
 _INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION)
 # Made from the data's images, which have a licence of their own.
-_PICTURES = (REPORT, *(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg")))
-_PICTURES += (f"{FAILURES}/*.html",)
-_RESULTS = (
-    CARD, METRICS, LOG_HISTORY, TRAINING_CURVES, *(per_class("*", suffix) for suffix in (".md", ".csv", ".png")),
-    per_image("*"), f"{FAILURES}/*.md", f"{FAILURES}/*.json", *_PICTURES,
-)  # fmt: skip
+_PICTURES = (REPORT, f"{FAILURES}/*.html")
+_PICTURES += tuple(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg"))
+_RESULTS = (CARD, METRICS, LOG_HISTORY, TRAINING_CURVES, per_image("*"), f"{FAILURES}/*.md", f"{FAILURES}/*.json")
+_RESULTS += (*(per_class("*", suffix) for suffix in (".md", ".csv", ".png")), *_PICTURES)
 # TensorBoard's
 _EVENTS = ("runs/events.out.tfevents.*", "runs/*/events.out.tfevents.*")
 
@@ -72,7 +70,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
             are known to forbid it.
 
     Raises:
-        ModelError: No model, or no metrics.
+        ModelError: No model, or no metrics.json.
         DataError: A file can't be read.
     """
     run = Path(run)
@@ -82,7 +80,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
     _check_model(run, found)
     if METRICS not in found:
         fix = "let `urbanseg finetune` finish (`--resume`), or measure it: `urbanseg evaluate --model RUN --output RUN`"
-        raise ModelError(f"a measured model with {METRICS}", "none", fix, run)
+        raise ModelError("a measured model with metrics.json", "none", fix, run)
     shown = [name for name in found if _matches(name, _PICTURES)]
     if shown and not (summary := RunSummary.read(run)).shows_pictures(pictures):
         if pictures is None:

@@ -1,4 +1,4 @@
-"""What training pushes: a checkpoint's model at each save, the run at its end; nothing of it costs the run."""
+"""A run's push: in training at each save and at the end, at no cost to the run, or later from its folder."""
 
 import logging
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
-from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.hub.background import BackgroundPublisher
-from hf_urbanseg.hub.cards.model_card import CARD, build_interim_card, read_edited_card, write_model_card
+from hf_urbanseg.hub.cards.model_card import build_interim_card, read_edited_card, write_model_card
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import PublishResult, publish
 from hf_urbanseg.hub.repository import Files, collect_checkpoint, collect_repository
+from hf_urbanseg.runs.folder import CARD
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +59,29 @@ def push_end(publisher: BackgroundPublisher, trainer: Trainer, output: Path) -> 
     logger.log(logging.WARNING if line.startswith("owed") else logging.INFO, line)
 
 
+def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
+    """The last file of a run, and not worth its push: `urbanseg publish` writes the card again."""
+    try:
+        write_model_card(output, repo_id, pictures)
+    except Exception as error:
+        logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
 def publish_run(
     run: Path,
     ledger: PushLedger,
-    show: Callable[[Files], None],
+    show: Callable[[Files], None] | None = None,
     dry_run: bool = False,
     message: str | None = None,
     timeout: float | None = None,
 ) -> PublishResult | None:
-    """Publishes a finished run, its card made anew; until it has arrived whole, its push.json says that it is owed.
+    """Pushes a finished run's folder; until it has arrived, its push.json says that it is owed.
 
     Args:
-        ledger: Names the repository, and what goes into it.
+        run: Written by finetune; its card is written anew unless a person has changed it.
+        ledger: Names the repository, and how it is made.
         show: Called with the files before they go.
-        dry_run: Stop there, without a card, a note and a connection; None is returned.
+        dry_run: Stop there, without a note, a card and a connection; None is returned.
         message, timeout: As for `publish`.
 
     Raises:
@@ -81,25 +90,14 @@ def publish_run(
     if not dry_run and run.is_dir():
         write_model_card(run, ledger.repo_id, ledger.pictures)
     files = collect_repository(run, ledger.tensorboard, ledger.pictures)
-    show(files)
+    if show is not None:
+        show(files)
     if dry_run:
         return None
-    ledger.owe("final")  # until it has arrived, even if this process is killed
-    try:
+    with ledger.owing("final"):
         result = publish(
-            files, ledger.repo_id, message=message or "Upload a trained model", beside=run, timeout=timeout,
+            files, ledger.repo_id, message=message or "Upload a trained model", timeout=timeout, beside=run,
             private=ledger.private, revision=ledger.revision, create_pr=ledger.create_pr,
         )  # fmt: skip
-    except UrbanSegError as error:
-        ledger.fail(error.found)
-        raise
     ledger.settle("final", result.commit, result.url)
     return result
-
-
-def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
-    """The last file of a run, and not worth its push: `urbanseg publish` writes the card again."""
-    try:
-        write_model_card(output, repo_id, pictures)
-    except Exception as error:
-        logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])

@@ -62,12 +62,12 @@ def test_push__arrives_whole(hub, push):
 
 @pytest.mark.parametrize("how", [403, "refuse", "hang"])  # every kind at every request: tests/hub/test_publish.py
 def test_push__an_outage_costs_nothing_and_is_owed(hub, push, run_with_hub, how):
-    """Failing for ever from the start; training ends, its files are whole, publish.py completes the push."""
+    """Failing for ever from the start; training ends, its files are whole, `urbanseg publish` completes the push."""
     hub.fail(how, times=math.inf)
     output, done = push("--hub_timeout", "5", token=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "owed to user/tiny: " in done.stdout
-    assert "publish.py" in done.stdout
+    assert f"complete it with `urbanseg publish {output}`" in done.stdout
     assert "final" in json.loads((output / "push.json").read_text())["owed"]
     assert json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
     assert "Traceback" not in done.stderr
@@ -75,7 +75,7 @@ def test_push__an_outage_costs_nothing_and_is_owed(hub, push, run_with_hub, how)
     assert load(before["model.safetensors"])
     hub.heal()
     hub.release()
-    said = run_with_hub("-m", "hf_urbanseg", "publish", output).stdout
+    said = run_with_hub("-m", "hf_urbanseg.commands", "publish", output).stdout
     assert "user/tiny" in said
     assert json.loads((output / "push.json").read_text())["owed"] == []
     tree = hub.tree("user/tiny")
@@ -92,7 +92,7 @@ EVERY_REQUEST = "HF_URBANSEG_TEST_EVERY_REQUEST"
 @pytest.mark.parametrize("how", KINDS, ids=str)
 def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, capsys, how):
     """From the first commit on; with HF_URBANSEG_TEST_EVERY_REQUEST=1 from the first and last request of each kind on,
-    which takes 20 minutes. Training ends with the weights of an undisturbed run, and publish.py completes the push."""
+    taking 20 minutes. Training ends with the weights of an undisturbed run, and `urbanseg publish` completes it."""
     hub = hub_here
 
     def train(output) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hf_urbanseg.reports.split_files import write_split_files
 from loopback_cards import read_front_matter
 from PIL import Image
 
@@ -27,7 +26,9 @@ from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.reports.run_report import write_split_files
 from hf_urbanseg.runs import recorded_data
+from hf_urbanseg.runs.folder import RunFolder
 
 # Not what any seed of the usual cut would give.
 SPLITS = {
@@ -67,14 +68,15 @@ def run(kitti, tmp_path_factory):
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    rows, entries = load_data(data_dir=str(kitti), test_fraction=0, validation_fraction=0).splits["train"], {}
+    data = load_data(data_dir=str(kitti), test_fraction=0, validation_fraction=0)
+    rows, entries = data.splits["train"], {}
     for split in ("validation", "test"):
         chosen = rows.select([rows["name"][:].index(name) for name in SPLITS[split]])
         dataset = EvalDataset(chosen, CITYSCAPES, processor)
         loader = build_eval_loader(dataset, 2, 0, 0, 1)
         measured = measure(model, loader, dataset.names, CITYSCAPES.names, PLAIN, torch.device("cpu"), boundary=True)
         protocol = PLAIN.describe((64, 192))
-        entries[split] = write_split_files(folder, split, measured, CITYSCAPES, 0, protocol, "kitti")
+        entries[split] = write_split_files(RunFolder(folder), split, measured, data, 0, protocol)
     images = {split: len(names) for split, names in SPLITS.items()}
     write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
     write_json(folder / "label_space.json", CITYSCAPES.to_dict())
@@ -211,7 +213,7 @@ def test_load_recorded_data__a_model_without_splits(run, kitti, caplog, tmp_path
     (tmp_path / "model").mkdir()
     data = recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti)), str(tmp_path / "model"))
     assert len(data.splits["test"]) == 2
-    assert not [record for record in caplog.records if record.name.endswith("recorded_data")]
+    assert not [record for record in caplog.records if record.name.endswith("_recorded_data")]
 
 
 def test_recall_data_arguments__classes_as_the_run_read_them(run, tmp_path):

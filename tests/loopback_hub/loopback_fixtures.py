@@ -21,7 +21,7 @@ def hub():
 
 @pytest.fixture
 def run_with_hub(hub, tmp_path):
-    """Runs Python code, or a script or `-m` a module and its arguments, as a process of its own that talks to the loopback Hub."""
+    """Runs Python code, a script or (`-m`) a module with its arguments, as a process that talks to the loopback Hub."""
 
     def run(*words, home="home", token=True, timeout=120, check=True, **environment) -> subprocess.CompletedProcess:
         command = [sys.executable, *(("-c",) if "\n" in str(words[0]) else ()), *words]

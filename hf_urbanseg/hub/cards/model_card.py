@@ -6,12 +6,11 @@ of classes, images and data sets) is escaped; the front matter is written by hug
 
 import hashlib
 import logging
-import os
 import re
 from pathlib import Path
 
 from hf_urbanseg import __version__
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import write_text
 from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
 from hf_urbanseg.hub.cards.licence import Licence, choose_licence
@@ -104,20 +103,13 @@ def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         Whether README.md is now the run's card.
 
     Raises:
-        ModelError, DataError: As for `build_model_card`.
-        ConfigError: The file can't be written.
+        ModelError, DataError: As for `build_model_card`; or the file can't be written.
     """
     path = Path(run) / CARD
-    try:
-        if path.exists() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
-            logger.info("%s was written or changed by hand and is kept; delete it to have it written anew", path)
-            return False
-        text = build_model_card(run, repo_id, pictures)
-        staged = path.with_name(f".{CARD}.tmp")
-        staged.write_bytes(text.encode())
-        os.replace(staged, path)
-    except OSError as error:
-        raise ConfigError("a card that can be written", error.strerror or f"{error}", "make room", path) from error
+    if path.is_file() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
+        logger.info("%s was written or changed by hand and is kept; delete it to have it written anew", path)
+        return False
+    write_text(path, build_model_card(run, repo_id, pictures))
     return True
 
 

@@ -24,9 +24,9 @@ class RunSummary:
 
     Args:
         folder: Of the run.
-        recipe: Options of the run; empty if there is none.
+        recipe: Its options; empty if there is none.
         metrics: Scores and what else was recorded; empty in the middle of training.
-        weights: Class weights; empty if the loss was unweighted.
+        weights: Of class_weights.json; empty if the loss was unweighted.
         config: Of the model.
         size: (height, width) that the image processor resizes to; None if it doesn't.
         label_space: The classes.
@@ -53,21 +53,20 @@ class RunSummary:
             ModelError: They are not there.
             DataError: A file can't be read.
         """
-        found = RunFolder(run)
+        run = RunFolder(run)
         names = (METRICS, "config.json") if checkpoint is None else ()
-        if missing := [name for name in names if not found.has(name)]:
+        if missing := [name for name in names if not run.has(name)]:
             fix = "let `urbanseg finetune` finish (`--resume`)"
-            raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, found.path)
-        recipe, model = found.read_recipe() or {}, found.path / (checkpoint or "")
-        folders = list_local_folders(found.path, recipe)
-        contents = read_json(model / "config.json"), read_json(model / "preprocessor_config.json")
-        contents += (found.read_class_weights(), None if checkpoint else found.read_metrics())
-        config, processor, weights, metrics = (clean_values(content or {}, folders) for content in contents)
+            raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, run.path)
+        recipe, model = run.read_recipe() or {}, run.path / (checkpoint or "")
+        contents = [shorten_options(recipe), run.read_metrics() if checkpoint is None else {}, run.read_class_weights()]
+        contents += [read_json(model / name) for name in ("config.json", "preprocessor_config.json")]
+        folders = list_local_folders(run.path, recipe)
+        recipe, metrics, weights, config, processor = (clean_values(content or {}, folders) for content in contents)
         size = (processor.get("size") if processor.get("do_resize", True) else None) or {}
         size = (size["height"], size["width"]) if {"height", "width"} <= set(size) else None
-        space = found.read_label_space() or build_label_space(config.get("id2label") or {0: "class"}, str(run))
-        recipe = clean_values(shorten_options(recipe), folders)
-        return cls(found.path, recipe, metrics, weights, config, size, space)
+        space = run.read_label_space() or build_label_space(config.get("id2label") or {0: "class"}, str(run.path))
+        return cls(run.path, recipe, metrics, weights, config, size, space)
 
     def read_images(self, split: str) -> ImageCounts | None:
         """Counts by image; None if the run didn't leave them."""

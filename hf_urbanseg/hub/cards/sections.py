@@ -105,7 +105,7 @@ def describe_limits(summary: RunSummary, shown: str | None) -> list[str]:
 def describe_training(summary: RunSummary) -> list[tuple[str, str]]:
     """The options in effect that matter most, in words; none where a recipe by hand leaves them to defaults."""
     recipe, run = summary.recipe, summary.metrics.get("training") or {}
-    if not {"learning_rate", "loss", "max_steps"} <= recipe.keys():
+    if not {"learning_rate", "loss", "max_steps", "crop_size", "train_scales"} <= recipe.keys():
         return []
     loss = " + ".join([str(recipe["loss"]).replace("_", "-"), *(recipe.get("add_losses") or [])])
     head = f", x{recipe['head_lr_multiplier']:g} outside the encoder" if recipe.get("head_lr_multiplier") else ""
@@ -115,14 +115,16 @@ def describe_training(summary: RunSummary) -> list[tuple[str, str]]:
     factors += [f"{run['processes']} processes"] if (run.get("processes") or 1) > 1 else []
     accumulated = recipe.get("gradient_accumulation_steps", 1)
     factors += [f"{accumulated} accumulated"] if accumulated > 1 else []
-    scales, distortion = recipe.get("train_scales") or [], ", photometric distortion" * bool(recipe.get("photometric"))
+    augmentation = f"scales {', '.join(map(str, recipe['train_scales']))}"
+    augmentation += f", flip {recipe['flip']}" if recipe.get("flip") else ""
+    augmentation += ", photometric distortion" if recipe.get("photometric") else ""
     rows = [
         ("start", summary.base or "random weights"),
         ("loss", f"{loss}; class weights {recipe.get('class_weights') if summary.weights else 'none'}"),
         ("optimiser", f"AdamW, learning rate {recipe['learning_rate']:g}{head}"),
         ("steps", f"{recipe['max_steps']}, {recipe.get('lr_scheduler_type', 'polynomial')}{warmup}{cycles}"),
         ("batch", " x ".join(factors)),
-        ("augmentation", f"scales {', '.join(map(str, scales))}; flip {recipe.get('flip')}{distortion}"),
+        ("augmentation", augmentation),
     ]
     if recipe.get("ema_decay"):
         exported = "exported" if recipe.get("export_ema") else "measured beside the raw weights, which are exported"
