@@ -50,26 +50,12 @@ def test_read__not_finished(tmp_path, name):
         assert (summary.model_name, summary.metrics) == ("SegFormer-B0", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("metrics.json", "{", "metrics.json: expected readable JSON; found JSONDecodeError; restore the file"),
-        ("class_weights.json", "[1]", "class_weights.json: expected names and values; found list; restore the file"),
-        ("recipe.yaml", "a: [", "recipe.yaml: expected readable YAML; found ParserError; restore the file"),
-        ("recipe.yaml", "- a", "recipe.yaml: expected names and values; found list; restore the file"),
-        (
-            "recipe.yaml",
-            b"\xff\xfe\xff",
-            "recipe.yaml: expected readable YAML; found UnicodeDecodeError; restore the file",
-        ),
-    ],
-)
-def test_read__broken_files_are_named(tmp_path, name, text, message):
+@pytest.mark.parametrize("name", ["metrics.json", "class_weights.json", "recipe.yaml", "config.json"])
+def test_read__broken_files_are_named(tmp_path, name):
     run = build_card_run(tmp_path / "run")
-    (run / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError) as caught:
+    (run / name).write_bytes(b"[")
+    with pytest.raises(DataError, match=rf"{name}: expected "):
         RunSummary.read(run)
-    assert str(caught.value).endswith(f"{message}.")
 
 
 @pytest.mark.parametrize("size", SIZES)
