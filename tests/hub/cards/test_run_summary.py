@@ -121,12 +121,3 @@ def test_splits__test_first_then_validation_then_the_rest(tmp_path):
     metrics["splits"] = dict.fromkeys(("night", "train", "validation", "test"), scores)
     write_json(run / "metrics.json", metrics)
     assert list(RunSummary.read(run).splits) == ["test", "validation", "night", "train"]
-
-
-def test_list_pictures__only_pictures(tmp_path):
-    run = build_card_run(tmp_path / "run")
-    for name in ("b.jpg", ".hidden.png", "notes.txt"):
-        (run / "overlays" / name).write_bytes(b"x")
-    expected = ["overlays/000000_10.png", "overlays/000001_10.png", "overlays/b.jpg"]
-    assert RunSummary.read(run).list_pictures("overlays") == expected
-    assert RunSummary.read(run).list_pictures("failures") == []
