@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from matplotlib.figure import Figure
 from miniature import RUN, build_miniature
 from packaging.requirements import Requirement
 from pages import PAGES, ROOT, Command, read_anchors, read_blocks, read_commands, read_links, read_prose
+from PIL import Image
 
 import hf_urbanseg
 from hf_urbanseg import config, finetuning
@@ -75,10 +77,18 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     def find_in_cache(name, *rest, **options):
         return name if ON_THE_HUB.fullmatch(name) else cached(name, *rest, **options)
 
-    cached = checks.try_to_load_from_cache
+    def save_blank(figure, target, **options):
+        if options:  # SVG, into a page
+            save(figure, target, **options)
+        else:
+            Image.new("RGB", (8, 8)).save(target)
+
+    cached, save = checks.try_to_load_from_cache, Figure.savefig
+    patch.setattr(Figure, "savefig", save_blank)  # half of a training's second; tests/reports/ looks at plots
     patch.setattr(finetuning, "run_finetuning", run_capped)
     patch.setattr(finetuning, "load_pretrained_model", load_tiny)
     patch.setattr(profile, "measure_costs", measure_briefly)
+    patch.setattr(profile, "measure_peak_memory", lambda *_: None)  # as where it can't be measured; takes a process
     patch.setattr(checks, "try_to_load_from_cache", find_in_cache)
     patch.setattr(synthetic, "build_synthetic_splits", partial(build_synthetic_splits, 6, 2, 2, (48, 96)))
     patch.setattr(running, "start_finetune", copy_finished_run)
@@ -114,13 +124,21 @@ def reader(miniature, tmp_path, monkeypatch):
     folder.mkdir()
     for path in miniature.iterdir():
         if path.name in WRITTEN:
-            shutil.copytree(path, folder / path.name)
+            shutil.copytree(path, folder / path.name, copy_function=copy_or_link)
         else:
             (folder / path.name).symlink_to(path)
     for name in ("scripts", "accelerate_config.yaml"):
         (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
     return folder
+
+
+def copy_or_link(source: str, target: str) -> None:
+    """Checkpoints are large, and replaced as a whole or not at all."""
+    if "checkpoint-" in source:
+        os.symlink(source, target)
+    else:
+        shutil.copy(source, target)
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from huggingface_hub import constants
 from markupsafe import escape
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.runs.folder import RECIPE, TRAINING_ARGUMENTS
 
 _TEXT = (".md", ".csv", ".html")
-_OPTIONS = ("recipe.yaml", "training_arguments.json")
+_OPTIONS = (RECIPE, TRAINING_ARGUMENTS)
 _LOADED_FROM = ("_name_or_path", "name_or_path")  # of a model's config, on whatever machine
 
 

@@ -19,6 +19,7 @@ from hf_urbanseg.runs.folder import (
     METRICS,
     OVERLAYS,
     RECIPE,
+    REPORT,
     SPLITS,
     TRAINING_ARGUMENTS,
     TRAINING_CURVES,
@@ -39,7 +40,7 @@ _MODEL = (
 )  # fmt: skip
 _INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION)
 # Made from the data's images, which have a licence of their own.
-_PICTURES = ("report.html", f"{FAILURES}/*.html")
+_PICTURES = (REPORT, f"{FAILURES}/*.html")
 _PICTURES += tuple(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg"))
 _RESULTS = (CARD, METRICS, LOG_HISTORY, TRAINING_CURVES, per_image("*"), f"{FAILURES}/*.md", f"{FAILURES}/*.json")
 _RESULTS += (*(per_class("*", suffix) for suffix in (".md", ".csv", ".png")), *_PICTURES)

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.data.collator import stack_views
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.images import ImageInput, to_image
@@ -159,7 +160,7 @@ class Predictor:
 
 def _saved_label_space(config) -> LabelSpace | None:
     """The run's own colours, where the model's folder has them for these very classes."""
-    path = Path(config.name_or_path or ".") / "label_space.json"
+    path = Path(config.name_or_path or ".") / LABEL_SPACE_FILE
     if not config.name_or_path or not path.is_file():
         return None
     try:

@@ -165,7 +165,7 @@ def write_comparison_page(
         say_classes=_say_classes,
         pictures=[
             {
-                i: _embed(pictures[number, i], comparison, number, i, label_space)
+                i: _embed(pictures[number, i], first.counts.names[i], (first.name, change.run.name), label_space)
                 for better in (True, False)
                 for i in change.most_changed(num_images, better)
                 if (number, i) in (pictures or {})
@@ -217,9 +217,8 @@ def _class_rows(comparison: Comparison) -> list[dict]:
     return [{key: None if value != value else value for key, value in row.items()} for row in rows]
 
 
-def _embed(pictures: ImagePictures, comparison: Comparison, number: int, index: int, label_space: LabelSpace) -> dict:
-    predictions = {comparison.first.name: pictures.before, comparison.changes[number].run.name: pictures.after}
-    name = comparison.first.counts.names[index]
+def _embed(pictures: ImagePictures, name: str, runs: tuple[str, str], label_space: LabelSpace) -> dict:
+    predictions = dict(zip(runs, (pictures.before, pictures.after), strict=True))
     return {
         "pictures": embed_frame(name, pictures.image, pictures.label, predictions, label_space, _PIXELS),
         "classes": find_classes(label_space, pictures.label, pictures.before, pictures.after),

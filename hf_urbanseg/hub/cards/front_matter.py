@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hf_urbanseg.hub.cards.licence import Licence
 from hf_urbanseg.hub.cards.markdown import flatten
 from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.runs.folder import METRICS
 
 _SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
 
@@ -35,8 +36,8 @@ def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | Non
             metric_name=name,
             metric_value=scores[key],
             metric_args={key: scores[key] for key in ("protocol", "num_images") if key in scores},
-            source_name="metrics.json" if repo_id else None,
-            source_url=f"https://huggingface.co/{repo_id}/blob/main/metrics.json" if repo_id else None,
+            source_name=METRICS if repo_id else None,
+            source_url=f"https://huggingface.co/{repo_id}/blob/main/{METRICS}" if repo_id else None,
         )
         for split, scores in summary.splits.items()
         for key, name in _SCORES

@@ -13,7 +13,7 @@ from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import SIZES
-from hf_urbanseg.runs.folder import RunFolder
+from hf_urbanseg.runs.folder import METRICS, RunFolder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -24,8 +24,8 @@ class RunSummary:
 
     Args:
         folder: Of the run.
-        recipe: Options of `recipe.yaml`; empty if there is none.
-        metrics: Of metrics.json; empty in the middle of training.
+        recipe: Its options; empty if there is none.
+        metrics: Scores and what else was recorded; empty in the middle of training.
         weights: Of class_weights.json; empty if the loss was unweighted.
         config: Of the model.
         size: (height, width) that the image processor resizes to; None if it doesn't.
@@ -54,7 +54,7 @@ class RunSummary:
             DataError: A file can't be read.
         """
         run = RunFolder(run)
-        names = ("metrics.json", "config.json") if checkpoint is None else ()
+        names = (METRICS, "config.json") if checkpoint is None else ()
         if missing := [name for name in names if not run.has(name)]:
             fix = "let `urbanseg finetune` finish (`--resume`)"
             raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, run.path)

@@ -36,7 +36,7 @@ def describe_selection(summary: RunSummary, shown: str | None) -> str:
 
 
 def measure_command(summary: RunSummary, split: str, repo_id: str) -> str:
-    """The command that measures a split again as metrics.json has it."""
+    """The command that measures a split again as the run has it."""
     recipe = summary.recipe
     words = ["urbanseg", "evaluate", "--model", repo_id, "--split", split]
     if recipe.get("data_dir"):
