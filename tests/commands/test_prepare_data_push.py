@@ -163,7 +163,7 @@ def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch,
     before = folder_of(Path("prepared"))
     hub_here.fail("hang", matching="commit")
     environment = os.environ | hub_here.environment(tmp_path / "home")
-    command = [sys.executable, "-m", "hf_urbanseg.commands", "publish", "prepared", "user/set"]
+    command = [sys.executable, "-m", "hf_urbanseg", "publish", "prepared", "user/set"]
     with open("log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + 120

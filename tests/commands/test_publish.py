@@ -10,7 +10,7 @@ from hf_urbanseg.commands.publish import main
 from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.ledger import PushLedger
 
-COMMAND = ("-m", "hf_urbanseg.commands", "publish")
+COMMAND = ("-m", "hf_urbanseg", "publish")
 SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
 
@@ -65,9 +65,9 @@ def test_publish__target_is_remembered(hub_here, run, push):
     assert hub_here.repository("user/name").private
     assert hub_here.repository("user/name").history("dev")[0].title == "Mine"
     assert hub_here.tree("user/name") == {}
-    (run / "metrics.json").write_text('{"a": 1}')
+    (run / "metrics.json").write_text('{"splits": {}, "a": 1}')
     out = push(run)
-    assert hub_here.tree("user/name", "dev")["metrics.json"] == b'{"a": 1}'
+    assert hub_here.tree("user/name", "dev")["metrics.json"] == b'{"splits": {}, "a": 1}'
     assert f"pushed 1 new or changed files: {hub_here.endpoint}/user/name/tree/dev (" in out
     (run / "overlays" / "scene.png").unlink()
     assert "pushed 0 new or changed files, 1 removed" in push(run)
@@ -107,13 +107,13 @@ def test_publish__everything_forbidden_stays(hub_here, run, push):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "name it: `urbanseg publish "),
+        ([], "name it: urbanseg publish "),
         (["name"], "expected a repository as user/name; found `name`"),
         (["user/name", "--create_pr", "--revision", "dev"], "expected either `create_pr` or `revision`; found both"),
         (["user/name", "--timeout", "0"], "expected a timeout above 0 seconds; found `0.0`"),
         (["user/name", "--message", SECRET], "expected names and a message without secrets"),
-        (["user/name", "--what"], "['--what']"),
-        (["user/name", "extra"], "['extra']"),
+        (["user/name", "--what"], "found `--what`"),
+        (["user/name", "extra"], "found `extra`"),
     ],
 )
 def test_publish__refuses_in_one_line(hub_here, run, fails, words, line):

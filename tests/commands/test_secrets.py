@@ -82,7 +82,7 @@ def test_finetune__no_canary_remains_anywhere(hub, run_with_hub, words, planted,
         SCRIPTS / "finetune.py", *argv, home="hub home", token=False, HF_HUB_DISABLE_IMPLICIT_TOKEN=0, **environment
     )
     (run / "metrics.json").write_text((run / "metrics.json").read_text() + "\n")
-    published = run_with_hub("-m", "hf_urbanseg.commands", "publish", run, home="hub home", **environment)
+    published = run_with_hub("-m", "hf_urbanseg", "publish", run, home="hub home", **environment)
     assert "pushed " in published.stdout
     for done in (trained, published):
         assert "Traceback" not in done.stderr

@@ -84,17 +84,6 @@ def test_submit__what_it_gets_is_what_it_pushes(hub_here, run):
     assert not _staged(run)
 
 
-def test_submit__where_links_are_impossible_it_copies(hub_here, run, monkeypatch):
-    def refuse(*_, **__):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    publisher = BackgroundPublisher(run, "user/name")
-    publisher.submit(collect_repository(run), "The end", "final")
-    assert publisher.finish(20).startswith("pushed to ")
-    assert hub_here.tree("user/name")["model.safetensors"] == (run / "model.safetensors").read_bytes()
-
-
 def test_submit__returns_at_once_and_newer_replaces_waiting(hub_here, run):
     hub_here.fail("hang", matching="whoami")
     publisher = BackgroundPublisher(run, "user/name", timeout=20)
@@ -222,16 +211,6 @@ def test_finish__waits_no_longer_than_asked(hub_here, run, caplog):
     publisher._thread.join(20)
     assert not publisher._thread.is_alive()
     assert not _warnings(caplog)  # the line has said it
-
-
-def test_finish__says_what_it_waits_for(hub_here, run, caplog):
-    hub_here.fail("hang", matching="lfs-put", times=99)
-    publisher = BackgroundPublisher(run, "user/name", timeout=60)
-    publisher.submit(collect_repository(run), "The end", "final")
-    publisher.finish(2.5)
-    assert "waiting for the push to user/name, at most 2.5 s" in [one.getMessage() for one in caplog.records]
-    hub_here.heal()
-    publisher._thread.join(20)
 
 
 def test_finish__nothing_submitted(hub_here, run):

@@ -127,13 +127,6 @@ def test_collect_dataset__shards_and_row_groups(prepared, monkeypatch):
     assert front["dataset_size"] == sum(split["num_bytes"] for split in front["splits"])
 
 
-def test_collect_dataset__a_row_group_is_counted_anew(prepared, monkeypatch):
-    sizes = [len(png(i, None)) + len(png(i, i % 2 == 1)) for i in range(5)]
-    monkeypatch.setattr(dataset_repository, "_ROW_GROUP_BYTES", max(sizes) + 1)  # two frames fill one
-    train = pq.ParquetFile(io.BytesIO(collect(prepared)["data/train-00000-of-00001.parquet"])).metadata
-    assert [train.row_group(index).num_rows for index in range(train.num_row_groups)] == [2, 2, 1]
-
-
 def test_collect_dataset__a_saved_set_of_anybody_is_not_cut(prepared):
     (prepared / "source.json").unlink()
     shutil.rmtree(prepared / "validation")

@@ -234,12 +234,6 @@ def test_publish__with_the_hub_down(hub_here, files):
     assert hub_here.tree("user/name") == files[1]
 
 
-def test_publish__offline_mode(hub_here, files, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="found offline mode; unset HF_HUB_OFFLINE and run it again"):
-        publish(files[0], "user/name")
-
-
 # ---- access ----
 
 

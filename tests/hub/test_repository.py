@@ -150,7 +150,9 @@ def test_collect_repository__texts_name_no_folder_of_this_machine(run, tmp_path)
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     home, work = Path.home(), Path.cwd()
     before = {
-        "metrics.json": json.dumps({"data": {"name": f"{data}/training", "note": f"from {home}/x/y.zip, twice"}}),
+        "metrics.json": json.dumps(
+            {"splits": {}, "data": {"name": f"{data}/training", "note": f"from {home}/x/y.zip, twice"}}
+        ),
         "README.md": f"---\nlicense: mit\n---\nRun `{run}` of ({work}/runs). See https://x.org{home}/page.\n",
         "report.html": f'<img src="file://{run}/overlays/scene.png"><td>{home}</td>',
         "log_history.json": json.dumps({"path": f"{home}land/other"}),  # another folder, whose name begins alike

@@ -125,7 +125,7 @@ def test_build_model_card__no_path_of_this_machine(tmp_path):
 def test_build_model_card__needs_a_finished_run(tmp_path):
     run = build_card_run(tmp_path / "run")
     (run / "metrics.json").write_text("{")
-    with pytest.raises(DataError, match=r"metrics.json: expected readable JSON"):
+    with pytest.raises(DataError, match=r"metrics.json: expected JSON"):
         build_model_card(run)
     (run / "metrics.json").unlink()
     with pytest.raises(ModelError, match=r"expected a trained and measured model; found no metrics.json; let"):

@@ -50,26 +50,12 @@ def test_read__not_finished(tmp_path, name):
         assert (summary.model_name, summary.metrics) == ("SegFormer-B0", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("metrics.json", "{", "metrics.json: expected readable JSON; found JSONDecodeError; restore the file"),
-        ("class_weights.json", "[1]", "class_weights.json: expected names and values; found list; restore the file"),
-        ("recipe.yaml", "a: [", "recipe.yaml: expected readable YAML; found ParserError; restore the file"),
-        ("recipe.yaml", "- a", "recipe.yaml: expected names and values; found list; restore the file"),
-        (
-            "recipe.yaml",
-            b"\xff\xfe\xff",
-            "recipe.yaml: expected readable YAML; found UnicodeDecodeError; restore the file",
-        ),
-    ],
-)
-def test_read__broken_files_are_named(tmp_path, name, text, message):
+@pytest.mark.parametrize("name", ["metrics.json", "class_weights.json", "recipe.yaml", "config.json"])
+def test_read__broken_files_are_named(tmp_path, name):
     run = build_card_run(tmp_path / "run")
-    (run / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError) as caught:
+    (run / name).write_bytes(b"[")
+    with pytest.raises(DataError, match=rf"{name}: expected "):
         RunSummary.read(run)
-    assert str(caught.value).endswith(f"{message}.")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -135,12 +121,3 @@ def test_splits__test_first_then_validation_then_the_rest(tmp_path):
     metrics["splits"] = dict.fromkeys(("night", "train", "validation", "test"), scores)
     write_json(run / "metrics.json", metrics)
     assert list(RunSummary.read(run).splits) == ["test", "validation", "night", "train"]
-
-
-def test_list_pictures__only_pictures(tmp_path):
-    run = build_card_run(tmp_path / "run")
-    for name in ("b.jpg", ".hidden.png", "notes.txt"):
-        (run / "overlays" / name).write_bytes(b"x")
-    expected = ["overlays/000000_10.png", "overlays/000001_10.png", "overlays/b.jpg"]
-    assert RunSummary.read(run).list_pictures("overlays") == expected
-    assert RunSummary.read(run).list_pictures("failures") == []

@@ -14,7 +14,7 @@ from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import describe_failures, describe_limits, describe_training, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.recipe import parse_arguments
+from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.reports.overlays import name_picture
 
 
@@ -129,7 +129,7 @@ def test_measure_command__every_plan_comes_back(tmp_path, ratios, flip, window, 
     write_json(run / "metrics.json", metrics)
     words = shlex.split(measure_command(RunSummary.read(run), "test", "user/name"))
     at = words.index("--data_dir") + 2
-    (arguments,) = parse_arguments((PlanArguments,), words[at:], description="")
+    (arguments,) = parse_arguments((PlanArguments,), words[at:])
     assert arguments.build_plan() == plan
 
 
