@@ -107,7 +107,7 @@ def collect_dataset(
     """
     folder = Path(folder)
     if not is_prepared_set(folder):
-        raise DataError("a set written by `urbanseg prepare_data`", "none", "prepare it first", folder)
+        raise DataError("a set written by `urbanseg prepare-data`", "none", "prepare it first", folder)
     data = load_data(data_dir=str(folder), test_fraction=0, validation_fraction=0)
     source = read_source(str(folder))
     names = [name for rows in data.splits.values() for name in rows["name"]]

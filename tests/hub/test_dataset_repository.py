@@ -180,7 +180,7 @@ def test_collect_dataset__needs_a_licence_or_privacy(tmp_path):
 
 def test_collect_dataset__other_folders_and_damage(prepared, tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(DataError, match=r"run: expected a set written by `urbanseg prepare_data`; found none"):
+    with pytest.raises(DataError, match=r"run: expected a set written by `urbanseg prepare-data`; found none"):
         collect(tmp_path / "run")
     damaged = next(prepared.glob("train/*.arrow"))
     shutil.copy(next(prepared.glob("test/*.arrow")), damaged)
