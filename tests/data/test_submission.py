@@ -110,8 +110,7 @@ def test_encode_label_ids__every_class():
         assert np.asarray(image)[0].tolist() == LABEL_IDS
 
 
-def test_find_images__folder_and_zip(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "cache"))
+def test_find_images__folder_and_zip(tmp_path):
     root = make_kitti(tmp_path / "data")
     assert list(find_images(root, KITTI)) == ["000000_10", "000001_10", "000002_10"]
     archive = tmp_path / "data_semantics.zip"

@@ -41,8 +41,7 @@ def test_load__parent_or_grandparent(training, tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["", "data_semantics"])
-def test_load__archive_or_its_folder(training, tmp_path, monkeypatch, inside):
-    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "cache"))
+def test_load__archive_or_its_folder(training, tmp_path, inside):
     (tmp_path / "root" / inside).mkdir(parents=True)
     shutil.move(training, tmp_path / "root" / inside / "training")
     (tmp_path / "download").mkdir()
