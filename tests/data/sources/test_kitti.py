@@ -22,7 +22,7 @@ def read(path):
     request = DataRequest(path)
     assert kitti.matches(request)
     found = kitti.load(request)
-    assert (list(found.splits), found.name, found.final) == (["all"], "kitti", False)
+    assert (list(found.splits), found.name, found.final_notes) == (["all"], "kitti", None)
     return found.splits["all"]
 
 
