@@ -226,7 +226,7 @@ def damaged(content):
     ],
 )  # fmt: skip
 def test_check_submission__refuses(zipped, kitti, changed, part):
-    members = {KITTI.member(name): content for name, content in files(kitti)} | changed
+    members = {KITTI.member.format(name): content for name, content in files(kitti)} | changed
     made = zipped([(name, content) for name, content in members.items() if content is not None])
     assert part in refused(check_submission, made, KITTI, kitti)
 
