@@ -33,7 +33,7 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
             main(argv)
         except UrbanSegError as error:
             if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-                from hf_urbanseg.hub.cleaning.secret_scan import hide_secrets
+                from hf_urbanseg.hub.secrets import hide_secrets
 
                 # What was found may be a token, given to an option that is misspelt or takes something else.
                 print(f"error: {hide_secrets(str(error))}", file=sys.stderr, flush=True)

@@ -95,6 +95,9 @@ def parse_finetuning(
     recipe = chosen["recipe"] or recipe or RunArguments.recipe
     own_model = chosen["init"] == "random" or chosen["model_name_or_path"] is not None
     content = load_recipe(recipe, chosen["size"], any_size=own_model)
+    for one, other in (("data_dir", "dataset"), ("dataset", "data_dir")):
+        if find_option(argv, one) or options.get(one):
+            content.pop(other, None)  # the recipe's own data, in place of which others were named
     types = tuple(FinetuneArguments.__annotations__.values())
     return FinetuneArguments(*parse_arguments(types, argv, content, recipe, options))
 

@@ -1,7 +1,9 @@
 """Recipes: YAML files of options, inside the package or a user's own."""
 
 import difflib
+import re
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -49,8 +51,10 @@ def load_recipe(name_or_path: str, size: str | None = None, any_size: bool = Fal
 
 
 def describe_recipe(name: str) -> str:
-    """The first line of a recipe's comment."""
-    return _find_recipe(name).read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    """The first sentence of a recipe's comment."""
+    lines = _find_recipe(name).read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=[.;]) ", comment)[0].rstrip(".;")
 
 
 def _fill_in(value, size: str):

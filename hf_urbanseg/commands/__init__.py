@@ -1,1 +1,1 @@
-"""What the scripts do: parse, call the rooms in order, print."""
+"""One file a command: parse, call the rooms in order, print."""

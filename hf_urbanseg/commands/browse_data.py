@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
-    from hf_urbanseg.reports.data_pages import DataPage, choose_frames, write_data_page
+    from hf_urbanseg.reports.data_pages import choose_frames, write_data_page
     from hf_urbanseg.reports.data_previews import draw_augmented, draw_samples
     from hf_urbanseg.reports.plots import plot_class_distribution
 
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> None:
         augmented = draw_augmented(data, transforms, *numbers, image_counts, output)
     else:
         (output / "augmentations.png").unlink(missing_ok=True)  # of an earlier start, of other data perhaps
-    page = DataPage(
+    write_data_page(
+        output / "index.html",
         data=data,
         split=args.split,
         inspection=inspection,
@@ -77,7 +78,6 @@ def main(argv: list[str]) -> None:
         augmentation=asdict(augmentation) | {"seed": args.seed},
         distribution=chart,
     )
-    write_data_page(page, output / "index.html")
     pictures = ["class_distribution.png", "samples.png", *(["augmentations.png"] if augmented else [])]
     print(f"Wrote {output / 'index.html'} and beside it {', '.join(pictures)}.")
 

@@ -14,8 +14,8 @@ _KINDS = ("train_id", "color", "overlay")
 class PredictArguments:
     """What to predict, with which model, and where the pictures go."""
 
-    model: str = required("Folder written by training, or a Hub id.")
-    input: list[str] = required("Images, videos and folders of them (a folder's subfolders are left out).")
+    model: str = required("Folder written by training, or a Hub id; may stand first, without --model.")
+    input: list[str] = required("Images, videos and folders of them, not their subfolders; may stand second.")
     output: str = option("predictions", "Folder for the results; made if missing.")
     batch_size: int = option(4, "Images or frames per forward pass.")
     alpha: float = option(0.5, "Opacity of the classes in the overlay, 0..1.")
@@ -35,8 +35,8 @@ class PredictArguments:
 
 @command
 def main(argv: list[str]) -> None:
-    usage = "predict --model RUN --input FILE_OR_FOLDER ... [--option VALUE ...]"
-    args, plan_args = parse_command_line((PredictArguments, PlanArguments), argv, __doc__, usage)
+    usage = "predict RUN FILE_OR_FOLDER ... [--option VALUE ...]"
+    args, plan_args = parse_command_line((PredictArguments, PlanArguments), argv, __doc__, usage, ("model", "input"))
     from hf_urbanseg.data.video import inspect_video
     from hf_urbanseg.errors import DataError
     from hf_urbanseg.inference.input_files import check_images, find_inputs, is_video

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.prepared_sets import check_output, describe_source, write_prepared_set
-    from hf_urbanseg.hub.cards.dataset_card import choose_terms
+    from hf_urbanseg.hub.cards.licence import choose_data_licence
     from hf_urbanseg.hub.client import clean_token
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
     from hf_urbanseg.hub.ledger import PushLedger
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     source = describe_source(loaded, data.data_dir, data.dataset, data.dataset_revision, options.license)
     if options.push_to_hub is not None:  # refuse before the work, not after it
         names = [name for rows in loaded.splits.values() for name in rows["name"]]
-        choose_terms(source["origin"], names, source["license"], options.private, loaded.name)
+        choose_data_licence(source["origin"], names, source["license"], options.private, loaded.name)
     inspect_pairs(loaded.splits, loaded.label_space)
     write_prepared_set(loaded, output, options.overwrite, source)
     print(f"{loaded.name}: {loaded.label_space.num_labels} classes")

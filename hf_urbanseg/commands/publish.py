@@ -71,18 +71,17 @@ def main(argv: list[str]) -> None:
     ledger = PushLedger.read(args.run)
     _choose_target(args, ledger)
     options = {"dry_run": args.dry_run, "message": args.message, "timeout": args.timeout}
-    if is_prepared_set(args.run):
+    is_set = is_prepared_set(args.run)
 
-        def show(files) -> None:
-            _print_files(files, f"{args.run} -> {ledger.repo_id} (data set)")
+    def show(files) -> None:
+        _print_files(files, f"{args.run} -> {ledger.repo_id}{' (data set)' if is_set else ''}")
 
+    if is_set:
         result = push_prepared_set(Path(args.run), ledger, license=args.license, show=show, **options)
     elif args.license is not None:
         raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
     else:
-        result = publish_run(
-            Path(args.run), ledger, show=lambda files: _print_files(files, f"{args.run} -> {ledger.repo_id}"), **options
-        )
+        result = publish_run(Path(args.run), ledger, show=show, **options)
     if result is None:
         print("dry run: nothing was pushed")
     elif not result.added and not result.deleted:

@@ -1,6 +1,5 @@
 """From a Hub id, a saved set, a folder or an archive to splits of image, label and name."""
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import LabelSpace
-
-logger = logging.getLogger(__name__)
 
 DATASET_SOURCES = (synthetic, hub_set)
 DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes)
@@ -117,7 +114,6 @@ def load_data(
     fractions = test_fraction, validation_fraction if made is None else 0
     splits, notes = arrange_splits(found.splits, split_file, keep_together, found.scenes, *fractions, split_seed, where)
     notes = tuple(dict.fromkeys((*found.notes, *(made or ()), *notes)))
-    logger.info("%s: %s; %s", found.name, {split: len(rows) for split, rows in splits.items()}, "; ".join(notes))
     return LoadedData(splits, found.label_space, found.name, notes)
 
 

@@ -7,13 +7,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hf_urbanseg.errors import DataError, UrbanSegError
-from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, hide_tokens, silence_retries
+from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, silence_retries
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import PublishResult, check_access, check_target, publish
+from hf_urbanseg.hub.publish import check_access, check_target, publish
 from hf_urbanseg.hub.repository import Files
 
 logger = logging.getLogger(__name__)
@@ -21,23 +21,7 @@ logger = logging.getLogger(__name__)
 STAGING = ".staging-push-"  # begins as the folders do that a new start of training cleans up
 
 
-@dataclass(frozen=True)
-class PushStatus:
-    """How the pushes of a run ended.
-
-    Args:
-        done: Whether the Hub has the last state that was submitted.
-        line: One line for the end of a run: the address, or what is owed, why, and how to complete it.
-        result: Of the last push that went through.
-    """
-
-    done: bool
-    line: str
-    result: PublishResult | None = None
-
-
-@dataclass(frozen=True)
-class _Submission:
+class _Submission(NamedTuple):
     files: Files
     message: str
     what: str
@@ -48,13 +32,13 @@ class BackgroundPublisher:
     """Pushes states of a run one after the other; a newer one takes the place of one that waits.
 
     Nothing that happens to a push reaches the caller: a failure is logged once, with what to do, and stays in
-    push.json as owed until a later push goes through, here or by `scripts/publish.py`.
+    push.json as owed until a later push goes through, here or by `urbanseg publish`.
 
     Args:
         run: Folder of the run; made if missing.
         repo_id: `user/name`.
-        token, private, revision, create_pr, timeout: As for `publish`.
-        tensorboard, pictures: Noted in push.json for `scripts/publish.py`.
+        token, private, revision, timeout: As for `publish`.
+        tensorboard, pictures: Noted in push.json for `urbanseg publish`.
 
     Raises:
         ConfigError: An impossible name of a repository, token or timeout.
@@ -68,19 +52,16 @@ class BackgroundPublisher:
         token: str | None = None,
         private: bool | None = None,
         revision: str | None = None,
-        create_pr: bool = False,
         tensorboard: bool = False,
         pictures: bool | None = None,
         timeout: float | None = None,
     ):
         self.run, self.repo_id = Path(run), repo_id
-        check_target(repo_id, revision, create_pr)
-        self._token = clean_token(token)
-        self._options = {"private": private, "revision": revision, "create_pr": create_pr, "timeout": timeout}
+        check_target(repo_id, revision)
+        self._options = {"token": clean_token(token), "private": private, "revision": revision, "timeout": timeout}
         bound_requests(timeout)
         self.run.mkdir(parents=True, exist_ok=True)
-        for leftover in self.run.glob(f"{STAGING}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._clear_staging()
         try:
             self._ledger = PushLedger.read(self.run)
         except DataError as error:
@@ -88,13 +69,13 @@ class BackgroundPublisher:
             self._ledger = PushLedger(self.run)
         if self._ledger.repo_id != repo_id:
             self._ledger.retarget(repo_id)
-        self._ledger.private, self._ledger.revision = private, revision
-        self._ledger.create_pr, self._ledger.tensorboard, self._ledger.pictures = create_pr, tensorboard, pictures
+        noted = {"private": private, "revision": revision, "tensorboard": tensorboard, "pictures": pictures}
+        vars(self._ledger).update(noted, create_pr=False)
         self._ledger.write()
         self._changed = threading.Condition()
         self._waiting: _Submission | None = None
         self._busy, self._closed, self._number = True, False, 0
-        self._result: PublishResult | None = None
+        self._url: str | None = None
         self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
         self._thread.start()
 
@@ -112,7 +93,7 @@ class BackgroundPublisher:
         try:
             self._ledger.owe(what)
             submission = _Submission(_snapshot(files() if callable(files) else files, folder), message, what, folder)
-        except Exception as error:  # a full disk, a secret in a file: training goes on
+        except Exception as error:  # a full disk, a file that can't be read: training goes on
             shutil.rmtree(folder, ignore_errors=True)
             self._report(what, error)
             return
@@ -123,10 +104,11 @@ class BackgroundPublisher:
             logger.info("the push of %s gives way to that of %s", replaced.what, what)
             shutil.rmtree(replaced.folder, ignore_errors=True)
 
-    def finish(self, timeout: float = 120.0) -> PushStatus:
-        """Waits for what is under way, at most so many seconds, and says how it ended.
+    def finish(self, timeout: float = 120.0) -> str:
+        """Waits for what is under way, so many seconds; a push that hangs doesn't keep the process from exiting.
 
-        A push that hangs is left to itself; it doesn't keep the interpreter from exiting.
+        Returns:
+            One line: the address, or what is owed, why, and how to complete it.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -138,21 +120,23 @@ class BackgroundPublisher:
         if late:
             with contextlib.suppress(OSError):
                 self._ledger.fail(f"still under way after {timeout:g} s")
-            for folder in self.run.glob(f"{STAGING}*"):
-                shutil.rmtree(folder, ignore_errors=True)
+            self._clear_staging()
         owed, failure = list(self._ledger.owed), self._ledger.failure or {}
         if not owed:
-            line = f"pushed to {self._result.url}" if self._result else "nothing was pushed"
-            return PushStatus(True, line, self._result)
+            return f"pushed to {self._url}" if self._url else "nothing was pushed"
         line = f"owed to {self.repo_id}: {', '.join(owed)} ({failure.get('text', 'not pushed')}); complete it with "
-        return PushStatus(False, f"{line}`python scripts/publish.py {self.run}`", self._result)
+        return f"{line}`urbanseg publish {self.run}`"
+
+    def _clear_staging(self) -> None:
+        for folder in self.run.glob(f"{STAGING}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _is_idle(self) -> bool:
         return not self._busy and self._waiting is None
 
     def _work(self) -> None:
         silence_retries()
-        self._try("access", self._check)
+        self._try("access", lambda: check_access(self.repo_id, **self._options))
         while True:
             with self._changed:
                 self._busy = False
@@ -164,19 +148,11 @@ class BackgroundPublisher:
             self._try(submission.what, lambda submission=submission: self._push(submission))
             shutil.rmtree(submission.folder, ignore_errors=True)
 
-    def _check(self) -> None:
-        options = {key: self._options[key] for key in ("private", "revision", "timeout")}
-        check_access(self.repo_id, token=self._token, **options)
-
     def _push(self, submission: _Submission) -> None:
-        options = dict(self._options)
-        if options["create_pr"] and self._result is not None and self._result.pull_request is not None:
-            # The run has its pull request: the next state goes into the same one.
-            options |= {"create_pr": False, "revision": f"refs/pr/{self._result.pull_request}"}
         result = publish(
-            submission.files, self.repo_id, token=self._token, message=submission.message, threads=1, **options
+            submission.files, self.repo_id, message=submission.message, beside=self.run, threads=1, **self._options
         )
-        self._result = result
+        self._url = result.url
         self._ledger.settle(submission.what, result.commit, result.url)
         logger.info("pushed %s to %s", submission.what, result.url)
 
@@ -188,15 +164,15 @@ class BackgroundPublisher:
                 self._report(what, error)
 
     def _report(self, what: str, error: Exception) -> None:
-        found, fix = describe_failure(error, self._token)
+        found, fix = describe_failure(error, self._options["token"])
         if isinstance(error, UrbanSegError) and error.path is not None:
             found = f"{error.path}: {found}"
         with contextlib.suppress(OSError):
             self._ledger.fail(found)
         subject = "the Hub can't be pushed to" if what == "access" else f"the push of {what} failed"
         logger.warning(
-            "%s (%s): %s; %s. Training goes on, and each later push tries again; at the end `python scripts/publish.py "
-            "%s` completes what is owed.", subject, self.repo_id, hide_tokens(found, self._token), fix, self.run,
+            "%s (%s): %s; %s. Training goes on, and each later push tries again; at the end `urbanseg publish %s` "
+            "completes what is owed.", subject, self.repo_id, found, fix, self.run,
         )  # fmt: skip
 
 

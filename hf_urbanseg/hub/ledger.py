@@ -2,11 +2,13 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, UrbanSegError
 from hf_urbanseg.files import write_json
 
 LEDGER = "push.json"
@@ -15,10 +17,10 @@ _LOCK = threading.RLock()  # the thread that pushes and the one that trains both
 
 @dataclass
 class PushLedger:
-    """What a run owes the Hub.
+    """What a run, or a prepared set, owes the Hub.
 
     Args:
-        run: Folder of the run.
+        run: Folder.
         repo_id: Where it goes, `user/name`.
         private: As the repository is made; None is the Hub's default.
         revision: Branch; None is main.
@@ -51,8 +53,7 @@ class PushLedger:
         """
         path = Path(run) / LEDGER
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(Path(run), **{key: content[key] for key in _KEYS if key in content})
+            return cls(Path(run), **json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls(Path(run))
         except (OSError, ValueError, TypeError) as error:
@@ -69,6 +70,16 @@ class PushLedger:
             self.owed = [*(known for known in self.owed if known != what), what]
             self.write()
 
+    @contextmanager
+    def owing(self, what: str) -> Iterator[None]:
+        """As `owe`, for a block that ends by `settle`; why it failed is noted and passed on."""
+        self.owe(what)
+        try:
+            yield
+        except UrbanSegError as error:
+            self.fail(error.found)
+            raise
+
     def fail(self, text: str) -> None:
         """Notes why a push failed; `text` holds no secret."""
         with _LOCK:
@@ -78,19 +89,13 @@ class PushLedger:
     def settle(self, what: str, commit: str, url: str) -> None:
         """Notes that a state has arrived, and with it all that were owed before it."""
         with _LOCK:
-            settled = self.owed.index(what) + 1 if what in self.owed else 0
-            self.owed = self.owed[settled:]
-            self.failure = None
-            self.success = {"commit": commit, "url": url, "time": _now()}
+            self.owed = self.owed[self.owed.index(what) + 1 if what in self.owed else 0 :]
+            self.failure, self.success = None, {"commit": commit, "url": url, "time": _now()}
             self.write()
 
     def write(self) -> None:
         with _LOCK:
-            content = asdict(self)
-            write_json(self.run / LEDGER, {key: content[key] for key in _KEYS})
-
-
-_KEYS = ("repo_id", "private", "revision", "create_pr", "tensorboard", "pictures", "owed", "failure", "success")
+            write_json(self.run / LEDGER, {key: value for key, value in asdict(self).items() if key != "run"})
 
 
 def _now() -> str:

@@ -1,8 +1,8 @@
 """Makes a repository on the Hub equal to a set of files, in one commit."""
 
+import contextlib
 import hashlib
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from hf_urbanseg.errors import ConfigError, HubError, UrbanSegError
-from hf_urbanseg.hub.cleaning.secret_scan import collect_secrets, holds_secret
 from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure
-from hf_urbanseg.hub.repository import check_files, is_ours
-
-logger = logging.getLogger(__name__)
+from hf_urbanseg.hub.repository import is_ours
+from hf_urbanseg.hub.secrets import check_files, collect_secrets, find_secret
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ def publish(
     create_pr: bool = False,
     message: str = "Upload a trained model",
     timeout: float | None = None,
+    beside: str | Path | None = None,
     replaces: Callable[[str], bool] | None = None,
     threads: int = 5,
 ) -> PublishResult:
@@ -56,7 +55,7 @@ def publish(
 
     What is there and differs is replaced. What is there and missing in `files` is removed if a push like this one
     could have written it (`replaces`); what others added stays. If nothing differs there is no commit, so a push
-    whose answer was lost can simply be made again.
+    whose answer was lost can simply be made again. Nothing is sent if a file holds a secret.
 
     Args:
         files: Path in the repository -> file or content.
@@ -68,6 +67,7 @@ def publish(
         create_pr: Open a pull request instead of changing main; one that already proposes these files is found.
         message: First line of the commit.
         timeout: Seconds, see `bound_requests`.
+        beside: Folder the files come from: `.env` there, above it and in the working folder name secrets.
         replaces: Whether a path may be removed. Default: for a model `is_ours`, for a data set nothing.
         threads: Large files uploaded at a time. 1 uploads them in the calling thread.
 
@@ -79,21 +79,19 @@ def publish(
     check_target(repo_id, revision, create_pr)
     if not files:
         raise ConfigError("files to push", "none", "name a folder that holds some")
-    token = clean_token(token)
-    secrets = collect_secrets([Path.cwd()], token)
-    if holds_secret(f"{repo_id} {revision} {message}".encode(), secrets):
+    token, folders = clean_token(token), {Path.cwd()}
+    if beside is not None:
+        folders |= {Path(beside).absolute(), Path(beside).absolute().parent}
+    secrets = collect_secrets(folders, token)
+    if find_secret(f"{repo_id} {revision} {message}".encode(), secrets):
         raise ConfigError("names and a message without secrets", "something like a token", "leave it out")
     check_files(files, secrets)
     if replaces is None:
         replaces = is_ours if kind == "model" else lambda path: False
-    try:
+    with _told_as_hub_errors(repo_id, token):
         target = _Target(repo_id, kind, revision or "main", token, bound_requests(timeout))
         target.prepare(private)
         return target.push(files, create_pr, message, replaces, threads)
-    except UrbanSegError:
-        raise
-    except Exception as error:  # whatever the network or the library comes up with
-        raise _hub_error(repo_id, error, token) from error
 
 
 def check_target(repo_id: str, revision: str | None = None, create_pr: bool = False) -> None:
@@ -115,31 +113,31 @@ def check_target(repo_id: str, revision: str | None = None, create_pr: bool = Fa
 def check_access(
     repo_id: str,
     *,
-    kind: str = "model",
     token: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     timeout: float | None = None,
 ) -> None:
-    """Makes the repository, and so finds out before the first push whether one could work.
+    """Makes a model's repository, and so finds out before the first push whether one could work.
 
     Raises:
         HubError: The Hub is away or refuses, or the token can only read.
     """
     token = clean_token(token)
-    try:
-        target = _Target(repo_id, kind, revision or "main", token, bound_requests(timeout))
+    with _told_as_hub_errors(repo_id, token):
+        target = _Target(repo_id, "model", revision or "main", token, bound_requests(timeout))
         target.check_token()
         target.prepare(private)
+
+
+@contextlib.contextmanager
+def _told_as_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
+    try:
+        yield
     except UrbanSegError:
         raise
-    except Exception as error:
-        raise _hub_error(repo_id, error, token) from error
-
-
-def _hub_error(repo_id: str, error: Exception, token: str | None) -> HubError:
-    found, fix = describe_failure(error, token)
-    return HubError(f"the Hub to take a push to {repo_id}", found, fix)
+    except Exception as error:  # whatever the network or the library comes up with
+        raise HubError(f"the Hub to take a push to {repo_id}", *describe_failure(error, token)) from error
 
 
 class _Target:
@@ -162,11 +160,8 @@ class _Target:
         """Makes the repository and the branch where they are missing."""
         self.api.create_repo(**self.repo, private=private, exist_ok=True)
         if private and not self.api.repo_info(**self.repo, timeout=self.timeout).private:
-            raise HubError(
-                f"a private repository {self.repo['repo_id']}",
-                "a public one",
-                "make it private in its settings, or push without `--private`",
-            )
+            fix = "make it private in its settings, or push without `--private`"
+            raise HubError(f"a private repository {self.repo['repo_id']}", "a public one", fix)
         if self.revision != "main" and not self.revision.startswith("refs/"):
             self.api.create_branch(**self.repo, branch=self.revision, exist_ok=True)
 

@@ -1,19 +1,44 @@
-"""What training pushes to the Hub, and that nothing of it costs the run."""
+"""A run's push: in training at each save and at the end, at no cost to the run, or later from its folder."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from transformers import Trainer, TrainerCallback
+
 from hf_urbanseg.hub.background import BackgroundPublisher
-from hf_urbanseg.hub.callback import PublishCallback
-from hf_urbanseg.hub.cards.model_card import write_model_card
-from hf_urbanseg.hub.repository import collect_repository
-from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.hub.cards.model_card import build_interim_card, read_edited_card, write_model_card
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.publish import PublishResult, publish
+from hf_urbanseg.hub.repository import Files, collect_checkpoint, collect_repository
+from hf_urbanseg.runs.folder import CARD
 
 logger = logging.getLogger(__name__)
 
 
-def start_publisher(trainer: UrbanSegTrainer, output: Path) -> BackgroundPublisher:
+class PublishCallback(TrainerCallback):
+    """Hands each saved checkpoint to a `BackgroundPublisher`, without waiting, on the process that saves.
+
+    Args:
+        publisher: Of the run.
+        tensorboard: Push event files, too.
+    """
+
+    def __init__(self, publisher: BackgroundPublisher, tensorboard: bool = False):
+        self.publisher, self.tensorboard = publisher, tensorboard
+
+    def on_save(self, args, state, control, **kwargs):
+        files = partial(self._collect, Path(args.output_dir), state.global_step, state.max_steps)
+        step = f"step {state.global_step}"
+        self.publisher.submit(files, f"Training, {step} of {state.max_steps}", step)
+
+    def _collect(self, run: Path, step: int, max_steps: int) -> Files:
+        files = collect_checkpoint(run, run / f"checkpoint-{step}", self.tensorboard)
+        return files | {CARD: read_edited_card(run) or build_interim_card(run, step, max_steps).encode()}
+
+
+def start_publisher(trainer: Trainer, output: Path) -> BackgroundPublisher:
     """The publisher of a run, which gets each saved model if that is the strategy."""
     args = trainer.args
     publisher = BackgroundPublisher(
@@ -22,22 +47,57 @@ def start_publisher(trainer: UrbanSegTrainer, output: Path) -> BackgroundPublish
         tensorboard=args.hub_tensorboard, pictures=args.hub_pictures,
     )  # fmt: skip
     if args.hub_strategy == "every_save":
-        trainer.add_callback(PublishCallback(publisher, args.hub_tensorboard, args.hub_token))
+        trainer.add_callback(PublishCallback(publisher, args.hub_tensorboard))
     return publisher
 
 
-def push_end(publisher: BackgroundPublisher, trainer: UrbanSegTrainer, output: Path) -> str:
-    """Pushes the finished run, and says in a line where it is or what is owed."""
-    args = trainer.args
-    files = partial(collect_repository, output, args.hub_tensorboard, args.hub_token, args.hub_pictures)
+def push_end(publisher: BackgroundPublisher, trainer: Trainer, output: Path) -> None:
+    """Pushes the finished run, and logs in a line where it is or what is owed."""
+    files = partial(collect_repository, output, trainer.args.hub_tensorboard, trainer.args.hub_pictures)
     publisher.submit(files, f"The trained model, step {trainer.state.global_step}", "final")
-    status = publisher.finish(args.hub_timeout)
-    logger.log(logging.INFO if status.done else logging.WARNING, status.line)
+    line = publisher.finish(trainer.args.hub_timeout)
+    logger.log(logging.WARNING if line.startswith("owed") else logging.INFO, line)
 
 
 def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None:
-    """The last file of a run, and not worth its push: publish.py writes the card again."""
+    """The last file of a run, and not worth its push: `urbanseg publish` writes the card again."""
     try:
         write_model_card(output, repo_id, pictures)
     except Exception as error:
         logger.warning("the model card was not written: %s", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def publish_run(
+    run: Path,
+    ledger: PushLedger,
+    show: Callable[[Files], None] | None = None,
+    dry_run: bool = False,
+    message: str | None = None,
+    timeout: float | None = None,
+) -> PublishResult | None:
+    """Pushes a finished run's folder; until it has arrived, its push.json says that it is owed.
+
+    Args:
+        run: Written by finetune; its card is written anew unless a person has changed it.
+        ledger: Names the repository, and how it is made.
+        show: Called with the files before they go.
+        dry_run: Stop there, without a note, a card and a connection; None is returned.
+        message, timeout: As for `publish`.
+
+    Raises:
+        UrbanSegError: As for `collect_repository` and `publish`.
+    """
+    if not dry_run and run.is_dir():
+        write_model_card(run, ledger.repo_id, ledger.pictures)
+    files = collect_repository(run, ledger.tensorboard, ledger.pictures)
+    if show is not None:
+        show(files)
+    if dry_run:
+        return None
+    with ledger.owing("final"):
+        result = publish(
+            files, ledger.repo_id, message=message or "Upload a trained model", timeout=timeout, beside=run,
+            private=ledger.private, revision=ledger.revision, create_pr=ledger.create_pr,
+        )  # fmt: skip
+    ledger.settle("final", result.commit, result.url)
+    return result

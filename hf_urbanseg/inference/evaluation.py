@@ -71,10 +71,8 @@ def build_eval_loader(
 ) -> DataLoader:
     """This rank's share of a split: every image on exactly one rank, none padded, none repeated.
 
-    Args:
-        num_workers: Processes that read ahead while a GPU works. None on a CPU, where they would take cores from the
-            model and leave its other threads waiting: its own threads read each batch, which costs a quarter.
-        device: Of the model.
+    `num_workers` processes read ahead while a GPU works. None on a CPU, where they would take cores from the model and
+    leave its other threads waiting: its own threads read each batch, which costs a quarter.
     """
     return DataLoader(
         Subset(dataset, range(rank, len(dataset), world_size)),
@@ -104,13 +102,9 @@ def measure(
     several ranks, this is the rank's share; see `Measurement.gather`.
 
     Args:
-        model: Gives `.logits` (N, C, h, w) for `pixel_values`.
         loader: From `build_eval_loader`; its data set was made with the input sizes of `plan`.
         names: Of all images of the data set.
         classes: Class names in train-id order.
-        plan: The passes of each prediction.
-        device: Of the model.
-        autocast: Context for the forward pass.
         boundary: Also count for boundary IoU (a few milliseconds an image, beside the model's work).
         on_batch: Called after each batch, for a progress bar.
     """
@@ -145,4 +139,4 @@ def measure(
 
 
 def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: int) -> np.ndarray:
-    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_labels, IGNORE_INDEX)
+    return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_labels)

@@ -13,11 +13,7 @@ ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Reads an image as 8-bit RGB, turned the way its EXIF orientation says.
-
-    Raises:
-        DataError: Not readable to the last byte, or more than 8 bits per channel.
-    """
+    """Reads an image as 8-bit RGB, to the last byte, turned the way its EXIF orientation says."""
     # `datasets` lets the whole process read truncated files as grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -36,11 +32,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def to_image(image: ImageInput) -> Image.Image:
-    """One image of any accepted kind; a picture in memory is taken as it lies, its EXIF orientation isn't looked at.
-
-    Raises:
-        DataError: Another kind, shape or type of numbers; and as `read_image`.
-    """
+    """One image of any accepted kind; a picture in memory is taken as it lies, its EXIF orientation isn't looked at."""
     if isinstance(image, (str, Path)):
         return read_image(image)
     if isinstance(image, Image.Image):

@@ -15,11 +15,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
-    """Lists the images and videos named directly and those in the named folders, in that order.
-
-    Raises:
-        DataError: A path that is not there, a folder without any, or two of them with one stem.
-    """
+    """Lists the images and videos named directly and those in the named folders, in that order."""
     suffixes = IMAGE_SUFFIXES.union(VIDEO_SUFFIXES)
     paths = []
     for entry in map(Path, inputs):

@@ -24,8 +24,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision of weights, input and activations alike (no autocast)."""
 
-_STEADY = 0.05
-
 
 def measure_latency(
     model: torch.nn.Module,
@@ -42,10 +40,6 @@ def measure_latency(
     time, and copied if it is of another precision.
 
     Args:
-        model: `pixel_values` -> `.logits`.
-        image_size: (height, width).
-        batch_size: Images per pass.
-        precision: Of weights, input and activations.
         repeats: Passes to measure.
         warmup: Passes before.
         seconds: Limit for the warm-up and for the measurement, each; at least 1 and 3 passes are made all the same.
@@ -89,12 +83,8 @@ def measure_latency(
         model.train(was_training)
     middle = len(to_label_map) / 2
     first, second = np.median(to_label_map[: int(middle + 0.5)]), np.median(to_label_map[int(middle) :])
-    return {
-        "logits": _summarise(to_logits, batch_size),
-        "label_map": _summarise(to_label_map, batch_size),
-        "warmup_passes": warmed,
-        "is_warm": bool(abs(first - second) <= _STEADY * second),
-    }
+    passes = {"logits": _summarise(to_logits, batch_size), "label_map": _summarise(to_label_map, batch_size)}
+    return passes | {"warmup_passes": warmed, "is_warm": bool(abs(first - second) <= 0.05 * second)}
 
 
 def _summarise(seconds: np.ndarray, batch_size: int) -> dict:
@@ -120,13 +110,6 @@ def measure_peak_memory(
     set of a fresh process, which also holds the scratch memory of its libraries: a process that has run passes before
     keeps freed memory and would show too little. It repeats within about 10 %. Linux only; elsewhere the answer on CPU
     is None.
-
-    Args:
-        config: Of the model, which gets random weights: memory doesn't depend on them.
-        image_size: (height, width).
-        batch_size: Images per pass.
-        precision: Of weights, input and activations.
-        device: Where.
 
     Returns:
         `weights_bytes` (parameters and buffers), `working_bytes` (what the pass takes on top at its worst moment),

@@ -44,9 +44,7 @@ def predict_views(
         model: Gives `.logits` (N, C, h / 4, w / 4) for `pixel_values`; in evaluation mode already.
         views: From `collate_eval`: the batch at each ratio of the plan.
         target_sizes: (height, width) of each image's result.
-        plan: The passes, and how many pixels the model is given at once.
         device: Of the model; None asks the model.
-        autocast: Context for the forward passes.
 
     Shape:
         returns: N tensors (height, width) uint8, train ids, on the model's device.
@@ -56,7 +54,7 @@ def predict_views(
     predictions = []
     for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast):
         if len(passes) == 1 and isinstance(passes[0], _WholeImage):
-            predictions += [one.to(torch.uint8) for one in upsample_argmax(passes[0].logits[None], [size])]
+            predictions += [one.to(torch.uint8) for one in upsample_argmax(passes[0].sample[None], [size])]
             continue
         prediction = None
         for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=len(passes) > 1):
@@ -75,11 +73,7 @@ def predict_probabilities(
     device: torch.device | str | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[Tensor]:
-    """As `predict_views`, but gives the mean probabilities, image by image because each is large.
-
-    Shape:
-        yields: (C, height, width) fp32 (fp64 of an fp64 model), summing to 1 over C.
-    """
+    """As `predict_views`, but gives the mean probabilities (C, height, width), image by image: each is large."""
     for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast):
         probabilities = None
         for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=True):
@@ -90,20 +84,16 @@ def predict_probabilities(
 
 
 class _WholeImage:
-    """Logits of one pass over a whole image, made block by block."""
+    """Logits of one pass over a whole image, made block by block; a `SlidingWindow` in all that is asked of it."""
 
     def __init__(self, logits: Tensor, size: tuple[int, int]):
-        self.logits, self.size = logits, size
-
-    @property
-    def sample(self) -> Tensor:
-        return self.logits
+        self.sample, self.size = logits, size
 
     def prepare(self, rows: Span, columns: Span) -> None:
         """Nothing: all is at hand."""
 
     def block(self, rows: Span, columns: Span) -> Tensor:
-        return upsample_block(self.logits, self.size, rows, columns)
+        return upsample_block(self.sample, self.size, rows, columns)
 
 
 def _iterate_images(

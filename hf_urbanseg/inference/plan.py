@@ -1,7 +1,7 @@
 """How images are shown to a model: scales, flips, windows, and how much at a time."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_urbanseg.errors import ConfigError
 
@@ -20,9 +20,6 @@ class PredictionPlan:
         stride: (height, width) steps of the window; None takes two thirds of it.
         max_batch_pixels: Input pixels per forward pass at most, one image or window being the least: bounds memory.
             The default takes 8 KITTI images (384x1280), or 2 of Cityscapes.
-
-    Raises:
-        ConfigError: A ratio, window or stride that makes no sense.
     """
 
     ratios: tuple[float, ...] = (1.0,)
@@ -73,11 +70,7 @@ class PredictionPlan:
     @property
     def steps(self) -> tuple[int, int]:
         """The `stride`, or its default of two thirds of the `window` (512 -> 341, as is usual for Cityscapes)."""
-        return self.stride or self._default_steps
-
-    @property
-    def _default_steps(self) -> tuple[int, int]:
-        return self.window[0] * 2 // 3, self.window[1] * 2 // 3
+        return self.stride or (self.window[0] * 2 // 3, self.window[1] * 2 // 3)
 
     @property
     def passes(self) -> int:
@@ -95,13 +88,13 @@ class PredictionPlan:
         Names all that numbers depend on, so that cards can tell how to measure again: a window's stride, too, as
         `sliding window 512x512, stride 256x256`, unless it is the default.
         """
-        of = f" of {base_size[0]}x{base_size[1]} (height x width)" if base_size and self.window is None else ""
+        of, sliding = "", ""
         if self.window is not None:
             of, sliding = " of the image's own size", ", sliding window {}x{}".format(*self.window)
-            if self.steps != self._default_steps:
+            if self.steps != replace(self, stride=None).steps:
                 sliding += ", stride {}x{}".format(*self.steps)
-        else:
-            sliding = ""
+        elif base_size:
+            of = f" of {base_size[0]}x{base_size[1]} (height x width)"
         ratios = " ".join(_spell(ratio) for ratio in self.ratios)
         scale = "single scale" if self.ratios == (1.0,) else f"ratios {ratios}"
         flips = ", with and without flip" if self.flip else ""

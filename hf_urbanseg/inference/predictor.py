@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.data.collator import stack_views
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.images import ImageInput, to_image
@@ -26,20 +27,11 @@ def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpa
 
     A class named as in Cityscapes has its Cityscapes colour; every other one the generated colour farthest from all
     colours in use, so the same names always get the same colours.
-
-    Args:
-        id2label: Train id -> class name, as in `model.config.id2label`.
-        name: Named in errors.
-
-    Raises:
-        ModelError: The ids are not 0..C-1.
-        ConfigError: A name occurs twice, or there are more than 255.
     """
     id2label = {int(train_id): str(label) for train_id, label in id2label.items()}
     if sorted(id2label) != list(range(len(id2label))):
-        raise ModelError(
-            f"`id2label` with the ids 0..{len(id2label) - 1}", f"{sorted(id2label)}", "correct config.json", name
-        )
+        expected = f"`id2label` with the ids 0..{len(id2label) - 1}"
+        raise ModelError(expected, f"{sorted(id2label)}", "correct config.json", name)
     names = tuple(id2label[train_id] for train_id in range(len(id2label)))
     known = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
     colors = [known.get(label) for label in names]
@@ -68,18 +60,9 @@ class Predictor:
         image_processor: PIL images -> `pixel_values`; also of unequal sizes if it does not resize.
         device (`torch.device` or `str`, *optional*): where the model is moved; None leaves it where it is.
         plan (`PredictionPlan`, *optional*): scales, mirrored copies, windows; default: one pass.
-
-    Raises:
-        ModelError: The processor's size is not a height and width, and the plan needs one to scale.
     """
 
-    def __init__(
-        self,
-        model,
-        image_processor,
-        device: torch.device | str | None = None,
-        plan: PredictionPlan = PLAIN,
-    ):
+    def __init__(self, model, image_processor, device: torch.device | str | None = None, plan: PredictionPlan = PLAIN):
         self.model = model if device is None else model.to(device)
         self.image_processor, self.plan = image_processor, plan
         self.label_space = _saved_label_space(model.config) or build_label_space(
@@ -97,9 +80,8 @@ class Predictor:
             return None
         size = dict(self.image_processor.size)
         if size.get("height") is None or size.get("width") is None:
-            raise ModelError(
-                "an image processor with a `height` and `width`", f"`size` {size}", "save them with the model"
-            )
+            expected = "an image processor with a `height` and `width`"
+            raise ModelError(expected, f"`size` {size}", "save them with the model")
         return size["height"], size["width"]
 
     @classmethod
@@ -116,7 +98,6 @@ class Predictor:
         Args:
             name_or_path: A folder written by training, or a Hub id.
             device: None takes the GPU if there is one.
-            plan: The passes of a prediction.
             revision: Branch, tag or commit of a Hub id.
             stock_decode_head: Leaves a SegFormer's decode head to transformers instead of computing the same faster.
 
@@ -159,7 +140,7 @@ class Predictor:
 
 def _saved_label_space(config) -> LabelSpace | None:
     """The run's own colours, where the model's folder has them for these very classes."""
-    path = Path(config.name_or_path or ".") / "label_space.json"
+    path = Path(config.name_or_path or ".") / LABEL_SPACE_FILE
     if not config.name_or_path or not path.is_file():
         return None
     try:

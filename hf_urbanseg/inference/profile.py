@@ -4,26 +4,17 @@ import os
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, SegformerConfig
+from transformers import AutoModelForSemanticSegmentation, SegformerConfig
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.latency import DTYPES, measure_latency, measure_peak_memory
-from hf_urbanseg.models.complexity import CONVENTIONS, count_flops, count_operations, count_parameters
-from hf_urbanseg.models.loading import find_file, first_line, quiet_transformers
+from hf_urbanseg.models.complexity import count_flops, count_operations, count_parameters
+from hf_urbanseg.models.loading import load_config
 
 
 def load_segformer_config(name: str) -> SegformerConfig:
-    """The configuration of a folder or Hub model.
-
-    Raises:
-        ModelError: None, not readable, or of another kind of model.
-    """
-    path = find_file(name, "config.json")
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError("a readable configuration", first_line(error), "copy or save it again", path) from error
+    """The configuration of a folder or Hub model, which must be a SegFormer."""
+    config = load_config(name)
     if config.model_type != "segformer":
         raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", name)
     return config
@@ -37,32 +28,19 @@ def count_costs(name: str, config: SegformerConfig, image_size: Sequence[int]) -
         "decoder_hidden_size": config.decoder_hidden_size,
         "num_labels": config.num_labels,
         "parameters": count_parameters(config),
-        "macs": {convention: operations.total(convention) for convention in CONVENTIONS},
-        "macs_by_part": {convention: operations.by_part(convention) for convention in CONVENTIONS},
+        "macs": {convention: sum(parts.values()) for convention, parts in operations.items()},
+        "macs_by_part": operations,
         "torch_flops": count_flops(config, image_size),
     }
 
 
 def measure_costs(
-    config: SegformerConfig,
-    image_size: Sequence[int],
-    batch_size: int,
-    precision: str,
-    device: str,
-    repeats: int,
-    warmup: int,
-    seconds: float,
+    config: SegformerConfig, image_size: Sequence[int], batch_size: int, precision: str, device: str, **limits
 ) -> dict:
-    """Memory and latency of a model with random weights.
-
-    Args:
-        image_size: (height, width).
-        precision: Key of `DTYPES`.
-        repeats, warmup, seconds: As for `measure_latency`.
-    """
+    """Memory and latency of a model with random weights; arguments as of `measure_latency`."""
     memory = measure_peak_memory(config, image_size, batch_size, precision, device)
     model = AutoModelForSemanticSegmentation.from_config(config, dtype=DTYPES[precision]).to(device)
-    latency = measure_latency(model, image_size, batch_size, precision, repeats, warmup, seconds)
+    latency = measure_latency(model, image_size, batch_size, precision, **limits)
     return {"memory": memory, "latency": latency}
 
 

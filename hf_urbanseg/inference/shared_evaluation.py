@@ -28,14 +28,9 @@ def measure_shared(
     title: str,
     processes: accelerate.PartialState | None = None,
 ) -> Measurement:
-    """Counts of a whole split, on every process, with boundaries.
+    """Counts of a whole split, on every process, with boundaries; the first one shows a progress bar.
 
-    Args:
-        dataset: Made with the input sizes of `predictor`.
-        classes: Names in train-id order.
-        batch_size, num_workers: Per process.
-        title: Of the progress bar, which the first process shows.
-        processes: From `join_processes`.
+    `dataset` was made with the input sizes of `predictor`; `batch_size` and `num_workers` are per process.
     """
     rank, world_size = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
     device = predictor.model.device

@@ -29,10 +29,8 @@ class SlidingWindow:
     the width of the columns asked for, and on neither the height nor the width of the image.
 
     Args:
-        forward: (n, 3, h, w) pixel values -> (n, C, h', w') logits.
         image: (3, H, W) normalised pixel values at the scale to predict.
         size: (height, width) of the result, the image's own.
-        plan: Window, stride and pixels per batch.
         flip: Predict the mirrored image, and mirror the result back.
 
     Source: `slide_inference` of MMSegmentation 0.25, which holds all logits at the image's size instead.

@@ -9,20 +9,13 @@ from hf_urbanseg.labels import IGNORE_INDEX
 
 # calcHist gives float32, which counts exactly up to 2**24; no piece is larger. A multiple of 8 (bytes of a word).
 _PIECE = 2**24
-# torch 2.13 stores these types but can't compare them.
-_STORED_ONLY = (torch.uint16, torch.uint32, torch.uint64)
 
 
 class ConfusionMatrix:
     """Pixel counts by (label, prediction), accumulated image by image.
 
-    Args:
-        num_labels: C.
-        ignore_index: Label of pixels that are not counted.
-        device: Where the counts live; updates on other devices move only the C x C result.
-
-    Attributes:
-        matrix: (C, C) int64; row = label, column = prediction.
+    `matrix` is (C, C) int64; row = label, column = prediction. It lives on `device`; updates on others move only the
+    C x C result.
     """
 
     def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX, device: torch.device | str = "cpu"):
@@ -41,18 +34,16 @@ class ConfusionMatrix:
             ValueError: Shapes differ, or a value is neither a class nor (labels only) `ignore_index`.
         """
         if predictions.shape != labels.shape:
+            found = f"{tuple(predictions.shape)} and {tuple(labels.shape)}"
             raise ValueError(
-                f"expected predictions and labels of one shape; found {tuple(predictions.shape)} and "
-                f"{tuple(labels.shape)}; upsample the logits to the label's size first"
+                f"expected both of one shape; found {found}; upsample the logits to the label's size first"
             )
         on_cpu = predictions.device.type == labels.device.type == "cpu"
         counts = None
         if on_cpu and self.ignore_index == IGNORE_INDEX and self.num_labels <= IGNORE_INDEX:
             counts = _count_bytes(predictions, labels, self.num_labels)
         if counts is None:
-            predictions, labels = (
-                mask.long() if mask.dtype in _STORED_ONLY else mask for mask in (predictions, labels)
-            )
+            predictions, labels = predictions.long(), labels.long()  # torch can't compare uint16
             counts = _count_anywhere(predictions, labels, self.num_labels, self.ignore_index)
         if counts is None:
             self._raise_unknown(predictions, labels)
@@ -134,9 +125,9 @@ def _count_anywhere(predictions: Tensor, labels: Tensor, classes: int, ignore_in
     """(C, C) counts of any integers on any device; None if a value is no class. The masks never leave the device."""
     predictions, labels = predictions.reshape(-1), labels.reshape(-1)
     # Row C takes ignored pixels, row C + 1 and column C what is no class: one histogram counts and checks.
-    rows = torch.where((labels >= 0) & (labels < classes), labels.long(), classes + 1)
+    rows = torch.where((labels >= 0) & (labels < classes), labels, classes + 1)
     rows = torch.where(labels == ignore_index, classes, rows)
-    columns = torch.where((predictions >= 0) & (predictions < classes), predictions.long(), classes)
+    columns = torch.where((predictions >= 0) & (predictions < classes), predictions, classes)
     buckets = torch.bincount(rows * (classes + 1) + columns, minlength=(classes + 2) * (classes + 1))
     buckets = buckets.reshape(classes + 2, classes + 1)
     if bool(buckets[:, classes].sum() + buckets[classes + 1].sum()):

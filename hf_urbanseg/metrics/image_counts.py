@@ -1,6 +1,5 @@
 """Pixel counts image by image: small, and enough for every score of any set of images."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ class ImageCounts:
         boundary: (N, 3, C) int64, *optional*: the same three counted within the boundary bands of boundary IoU.
 
     Raises:
-        DataError: Shapes that don't belong together, or a name twice.
+        DataError: A name twice.
     """
 
     names: tuple[str, ...]
@@ -35,14 +34,8 @@ class ImageCounts:
     boundary: np.ndarray | None = None
 
     def __post_init__(self):
-        shape = (len(self.names), len(self.classes))
-        expected = {"hits": shape, "labelled": shape, "predicted": shape, "boundary": (shape[0], 3, shape[1])}
-        for key, wanted in expected.items():
-            found = getattr(self, key)
-            if found is not None and found.shape != wanted:
-                raise DataError(f"`{key}` of shape {wanted}", f"{found.shape}", "measure again")
         if len(set(self.names)) != len(self.names):
-            twice = min(name for name, count in Counter(self.names).items() if count > 1)
+            twice = next(name for name in self.names if self.names.count(name) > 1)
             raise DataError("each image once", f"{twice} twice", "measure again")
 
     def __len__(self) -> int:
@@ -84,14 +77,11 @@ class ImageCounts:
     def concatenate(cls, parts: Iterable["ImageCounts"]) -> "ImageCounts":
         """Joins measurements of different images with the same classes (for example of several processes)."""
         parts = list(parts)
-        if len({part.classes for part in parts}) != 1:
-            raise DataError("parts with the same classes", "different ones", "measure with one label space")
-        with_boundary = all(part.boundary is not None for part in parts)
         return cls(
             tuple(name for part in parts for name in part.names),
             parts[0].classes,
             *(np.concatenate([getattr(part, key) for part in parts]) for key in ("hits", "labelled", "predicted")),
-            np.concatenate([part.boundary for part in parts]) if with_boundary else None,
+            None if parts[0].boundary is None else np.concatenate([part.boundary for part in parts]),
         )
 
     def select(self, indices: Iterable[int]) -> "ImageCounts":
@@ -111,11 +101,7 @@ class ImageCounts:
 
     @classmethod
     def from_dict(cls, description: Mapping, source: str = "image counts") -> "ImageCounts":
-        """Reads what `to_dict` gave.
-
-        Raises:
-            DataError: A key is missing or a value of another shape.
-        """
+        """Reads what `to_dict` gave; a key that is missing or a value of another shape is a DataError."""
         try:
             names, classes = tuple(map(str, description["names"])), tuple(map(str, description["classes"]))
             shape = (len(names), len(classes))
@@ -125,18 +111,13 @@ class ImageCounts:
                 boundary = np.array(boundary, np.int64).reshape(shape[0], 3, shape[1])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError(
-                "counts per image as `urbanseg evaluate` writes them", reason, "measure again", source
-            ) from error
+            expected = "counts per image as `urbanseg evaluate` writes them"
+            raise DataError(expected, reason, "measure again", source) from error
         return cls(names, classes, *arrays, boundary)
 
 
 class ImageCountsBuilder:
-    """Collects `ImageCounts` image by image: about 1 kB each, whatever the image's size.
-
-    Args:
-        classes: Class names in train-id order.
-    """
+    """Collects `ImageCounts` image by image: about 1 kB each, whatever the image's size."""
 
     def __init__(self, classes: Iterable[str]):
         self.classes = tuple(classes)
@@ -159,11 +140,7 @@ class ImageCountsBuilder:
             self._bands.append(np.array(boundary, np.int64))
 
     def build(self) -> ImageCounts:
-        """Everything added so far, in the order of adding.
-
-        Raises:
-            DataError: As `ImageCounts`: an image twice, or `boundary` for some images only.
-        """
+        """Everything added so far, in the order of adding."""
         rows = np.array(self._rows, np.int64).reshape(-1, 3, len(self.classes))
         bands = np.array(self._bands, np.int64) if self._bands else None
         return ImageCounts(tuple(self._names), self.classes, *np.moveaxis(rows, 1, 0), bands)

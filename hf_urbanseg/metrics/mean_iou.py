@@ -7,7 +7,6 @@ import evaluate
 import numpy as np
 import torch
 
-from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix, divide
 
@@ -30,9 +29,6 @@ def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] 
         weighted by labelled pixels) as floats; `iou`, `accuracy`, `precision`, `recall` (`accuracy` by its other name)
         and `dice` (lists of C floats, NaN as above); `support` (C ints: labelled pixels per class). With `categories`
         also `category_iou` (group -> float, in order of appearance) and `mean_category_iou`.
-
-    Raises:
-        ConfigError: Not one category per class.
 
     Source: Cityscapes' evaluation (IoU of classes and categories) and MMSegmentation's `IoUMetric`, which agree on
     this rule.
@@ -61,8 +57,6 @@ def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] 
 
 
 def _compute_category_scores(matrix: np.ndarray, categories: Sequence[str]) -> dict:
-    if len(categories) != len(matrix):
-        raise ConfigError(f"one category for each of the {len(matrix)} classes", f"{len(categories)}", "complete them")
     names = list(dict.fromkeys(categories))
     member = np.array([[category == name for category in categories] for name in names], np.int64)
     grouped = member @ matrix @ member.T
@@ -81,10 +75,6 @@ class MeanIoU(evaluate.Metric):
 
     `evaluate.load("mean_iou")` needs a download and caches all masks; this one needs neither, and takes images of
     different sizes one by one or in lists.
-
-    Args:
-        num_labels: C.
-        ignore_index: Label of pixels left out.
 
     Shape:
         predictions, references: lists of (H, W) integer arrays (or one (N, H, W) array); sizes may differ between

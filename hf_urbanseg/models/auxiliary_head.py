@@ -29,16 +29,10 @@ class AuxiliarySegmenterOutput(SemanticSegmenterOutput):
 class AuxiliaryHead(nn.Module):
     """FCN head: 3x3 convolution without bias, BatchNorm, ReLU, channel dropout, 1x1 convolution.
 
-    Args:
-        in_channels: Channels of the stage.
-        num_labels: C.
-        channels: Width of the 3x3 convolution.
-        dropout: Probability with which a whole channel is dropped.
-        stage: The encoder stage it belongs to, from 1; recorded when saved.
+    `stage`, from 1, is recorded when saved.
 
     Shape:
-        feature_map: (N, in_channels, h, w) float.
-        returns: (N, C, h, w) float, unnormalised.
+        feature_map: (N, in_channels, h, w) float. returns: (N, num_labels, h, w) float, unnormalised.
 
     Source: Long et al. 2015 as MMSegmentation's `FCNHead(num_convs=1, concat_input=False)`, with its initial weights:
         Kaiming normal (fan out, ReLU) for the 3x3, normal with std 0.01 and zero bias for the 1x1. Like there, dropout
@@ -93,22 +87,15 @@ def attach_auxiliary_head(
     transformers converts key names by class. Everything happens inside the model's own forward, as DDP requires.
 
     Args:
-        model: Gets the head, on its device and in its precision.
         stage: Encoder stage, from 1. The report's code uses the third (stride 16); its text says "second intermediate
             layer", which is 2 (stride 8).
-        channels: Width of the head.
-        dropout: See `AuxiliaryHead`.
 
     Raises:
-        ModelError: No such stage, a stage without a feature map, or a model that has such a head.
+        ModelError: No such stage.
     """
     config = model.config
-    if isinstance(stage, bool) or not isinstance(stage, int) or not 1 <= stage <= config.num_encoder_blocks:
+    if not 1 <= stage <= config.num_encoder_blocks:
         raise ModelError(f"an encoder stage of 1..{config.num_encoder_blocks}", f"{stage}", "choose one of them")
-    if stage == config.num_encoder_blocks and not config.reshape_last_stage:
-        raise ModelError("a stage that keeps height and width", f"{stage}", "choose an earlier one")
-    if hasattr(model, _NAME):
-        raise ModelError("a model without an auxiliary head", "one", "attach it once")
     head = AuxiliaryHead(config.hidden_sizes[stage - 1], config.num_labels, channels, dropout, stage)
     head.to(model.device, model.dtype).train(model.training)
     model.auxiliary_head = head
@@ -143,18 +130,16 @@ def load_auxiliary_head(model: nn.Module, folder: str | Path) -> None:
     """
     head, path = getattr(model, _NAME, None), Path(folder) / AUXILIARY_WEIGHTS
     fix = "use the options the run was started with"
-    if head is None or not path.is_file():
-        if head is not None:
-            raise ModelError("the weights of the auxiliary head", "no such file", fix, path)
-        if path.is_file():
-            raise ModelError("a model with the auxiliary head that was saved", "one without", fix, path)
+    if head is None and path.is_file():
+        raise ModelError("a model with the auxiliary head that was saved", "one without", fix, path)
+    if head is None:
         return
     try:
         with safe_open(path, framework="pt") as file:
-            stage = (file.metadata() or {}).get("stage")
+            stage = file.metadata().get("stage")
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not iterable itself)
     except (OSError, SafetensorError) as error:
-        raise ModelError("readable weights", f"{type(error).__name__}: {error}", "restore the file", path) from error
+        raise ModelError("the weights of the auxiliary head", f"{type(error).__name__}: {error}", fix, path) from error
     if stage != str(head.stage):
         raise ModelError(f"a head of stage {head.stage}", f"one of stage {stage}", fix, path)
     if different := find_difference(head.state_dict(), saved, same_precision=True):

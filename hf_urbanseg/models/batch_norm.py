@@ -10,29 +10,19 @@ logger = logging.getLogger(__name__)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm  # also the base of SyncBatchNorm
 
 
-def convert_sync_batch_norm(model: nn.Module, world_size: int, device: torch.device | str) -> bool:
+def convert_sync_batch_norm(model: nn.Module, world_size: int, device: torch.device | str) -> None:
     """Makes every BatchNorm of `model` compute its statistics over the batches of all processes.
 
     Before the model is wrapped by DDP. Parameters, buffers and key names stay. Without several processes on
     accelerators there is nothing to do, or nothing that works (SyncBatchNorm refuses CPU), and the log says so.
-
-    Args:
-        model: Changed in place; must not be a BatchNorm itself.
-        world_size: Processes that train it.
-        device: Where it trains.
-
-    Returns:
-        Whether anything was converted.
     """
     device = torch.device(device)
-    count = sum(isinstance(module, _BATCH_NORM) for module in model.modules())
     if world_size <= 1 or device.type in ("cpu", "mps"):
         reason = "one process" if world_size <= 1 else f"on {device.type}, which it does not support"
         logger.info("BatchNorm is not synchronised: %s", reason)
-        return False
+        return
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    logger.info("%d BatchNorm layers are synchronised over %d processes", count, world_size)
-    return count > 0
+    logger.info("BatchNorm layers are synchronised over %d processes", world_size)
 
 
 def keep_batch_norm_statistics(model: nn.Module) -> None:

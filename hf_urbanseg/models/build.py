@@ -29,18 +29,14 @@ _CLASSIFIER = "decode_head.classifier."
 
 
 def build_config(size: str, label_space: LabelSpace, **overrides) -> SegformerConfig:
-    """Configuration of a named size for these classes.
-
-    Raises:
-        ModelError: Unknown size.
-    """
+    """Configuration of a named size for these classes; `overrides` are fields of `SegformerConfig`."""
     if size not in SIZES:
         raise ModelError(f"a size of {', '.join(SIZES)}", f"`{size}`", "choose one with `--size`")
     return SegformerConfig(**{**SIZES[size], **_label_fields(label_space), **overrides})
 
 
 def build_random_model(size: str, label_space: LabelSpace, **overrides) -> SegformerForSemanticSegmentation:
-    """A SegFormer with random weights; `overrides` are fields of `SegformerConfig`."""
+    """A SegFormer with random weights."""
     return SegformerForSemanticSegmentation(build_config(size, label_space, **overrides))
 
 
@@ -54,8 +50,6 @@ def load_pretrained_model(
 
     Args:
         name_or_path: Hub id or local folder, keys in the old or the new layout of transformers.
-        label_space: The classes to predict.
-        revision: Branch, tag or commit on the Hub.
         overrides: Fields of `SegformerConfig`, for example `drop_path_rate`.
 
     Raises:
@@ -97,9 +91,8 @@ def build_image_processor(size: tuple[int, int]) -> SegformerImageProcessorPil:
     """
     height, width = size
     if height <= 0 or width <= 0 or height % 32 or width % 32:
-        raise ModelError(
-            "`eval_size` (height, width) in multiples of 32", f"{height} {width}", "give for example 384 1280"
-        )
+        found = f"{height} {width}"
+        raise ModelError("`eval_size` (height, width) in multiples of 32", found, "give for example 384 1280")
     return SegformerImageProcessorPil(size={"height": height, "width": width}, do_reduce_labels=False)
 
 
@@ -110,11 +103,8 @@ def choose_eval_size(sizes: Mapping[tuple[int, int], int]) -> tuple[int, int]:
 
 
 def _label_fields(label_space: LabelSpace) -> dict:
-    return {
-        "id2label": label_space.id2label,
-        "label2id": label_space.label2id,
-        "semantic_loss_ignore_index": IGNORE_INDEX,
-    }
+    labels = {"id2label": label_space.id2label, "label2id": label_space.label2id}
+    return labels | {"semantic_loss_ignore_index": IGNORE_INDEX}
 
 
 def _same_classes(id2label: Mapping[int, str], label_space: LabelSpace) -> bool:

@@ -11,12 +11,8 @@ from hf_urbanseg.errors import ConfigError
 def check_compiler(device: torch.device | str, backend: str = "inductor", mode: str | None = None) -> None:
     """Compiles and runs one line, so that what is missing shows now and not in the first step of a long start.
 
-    Takes seconds the first time, then the result is in the backend's cache.
-
-    Args:
-        device: Where the model will run; inductor needs a C++ compiler for a CPU, and Triton for a GPU.
-        backend: As in `torch.compile`.
-        mode: As in `torch.compile`.
+    Takes seconds the first time, then the result is in the backend's cache. Inductor needs a C++ compiler for a CPU,
+    and Triton for a GPU.
 
     Raises:
         ConfigError: Nothing that compiles, no such backend or no such mode.

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hf_urbanseg.errors import CheckpointError, ConfigError
+from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.models.loading import find_difference
 
 EMA_WEIGHTS = "ema.safetensors"
@@ -23,18 +23,13 @@ class ExponentialMovingAverage:
     forget the start (d is 0.18 at step 1). Averages are kept in fp32, or in fp64 where the parameters are.
 
     Args:
-        model: The model that trains, on its device, not wrapped by DDP; the average starts from it as it is now.
+        model: The model that trains, not wrapped by DDP; the average starts from it as it is now.
         decay: Share that is kept per step, in [0, 1).
-
-    Raises:
-        ConfigError: A decay outside [0, 1).
 
     Source: the warm-up is that of TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999):
-        if not 0 <= decay < 1:
-            raise ConfigError("`ema_decay` of 0 or more and below 1", f"{decay}", "correct it")
         self.decay = decay
         self.step = 0
         """The step of the last update, as it was given."""
@@ -46,11 +41,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes the model's present weights into the average.
-
-        Args:
-            step: t, optimiser steps done so far, from 1 (`state.global_step` after a step).
-        """
+        """Takes the model's present weights into the average; `step` is t, optimiser steps done so far, from 1."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         for name, tensor in _tensors(self._model).items():
             average = self._average[name]
@@ -80,27 +71,13 @@ class ExponentialMovingAverage:
         """The averages themselves, no copies, as `parameters.<name>` and `buffers.<name>`, and `step`."""
         return {**self._average, _STEP: torch.tensor(self.step)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], path: str | Path | None = None) -> None:
-        """Takes over what `state_dict` gave: every tensor, or an error that changes nothing.
-
-        Raises:
-            CheckpointError: Tensors missing, unexpected, or of another shape or precision.
-        """
-        different = find_difference(self.state_dict(), state, same_precision=True)
-        if different:
-            raise CheckpointError(
-                "averages of this very model", different, "resume with the options the run was started with", path
-            )
-        _copy({name: tensor for name, tensor in state.items() if name != _STEP}, self._average)
-        self.step = int(state[_STEP])
-
     def save(self, folder: str | Path) -> None:
         """Writes `folder/ema.safetensors`."""
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, Path(folder) / EMA_WEIGHTS, {"format": "pt"})
 
     def load(self, folder: str | Path) -> None:
-        """Reads `folder/ema.safetensors`.
+        """Reads `folder/ema.safetensors`: every tensor, or an error that changes nothing.
 
         Raises:
             CheckpointError: No such file, unreadable, or of another model.
@@ -109,10 +86,13 @@ class ExponentialMovingAverage:
         try:
             state = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                "the saved averages", f"{type(error).__name__}: {error}", "resume from another or turn EMA off", path
-            ) from error
-        self.load_state_dict(state, path)
+            reason, fix = f"{type(error).__name__}: {error}", "resume from another or turn EMA off"
+            raise CheckpointError("the saved averages", reason, fix, path) from error
+        if different := find_difference(self.state_dict(), state, same_precision=True):
+            fix = "resume with the options the run was started with"
+            raise CheckpointError("averages of this very model", different, fix, path)
+        self.step = int(state.pop(_STEP))
+        _copy(state, self._average)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

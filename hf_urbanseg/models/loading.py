@@ -1,7 +1,7 @@
 """Models and image processors from a folder or the Hub: completely, or one line that says what is wrong."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,16 +40,11 @@ def load_complete(
     Stock loading warns of tensors that are missing, left over or of another shape and goes on with random weights.
 
     Args:
-        model_class: A model or Auto class of transformers.
-        name_or_path: Folder, or Hub id.
         new: Prefixes of tensors that may be missing or of another shape, because the caller makes them anew.
         unused: Prefixes of tensors of the file that the model doesn't need.
         error_class: What to raise.
         fix: What the user can do about tensors that don't fit.
         options: As of `from_pretrained`.
-
-    Raises:
-        UrbanSegError: Of `error_class`: not found, damaged, or a tensor missing, unexpected or of another shape.
     """
     find_file(name_or_path, "config.json", options.get("revision"), error_class)
     try:
@@ -62,14 +57,16 @@ def load_complete(
     except _FAILURES as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise error_class("a readable model", reason, "copy or train it again", name_or_path) from error
-    kinds = {
-        "missing": _except(report["missing_keys"], new),
-        "unexpected": _except(report["unexpected_keys"], unused),
-        "of another shape": _except(
-            (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]), new
-        ),
-    }
-    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys]
+    found = []
+    for kind, entry, allowed in (
+        ("missing", "missing_keys", new),
+        ("unexpected", "unexpected_keys", unused),
+        ("of another shape", "mismatched_keys", new),
+    ):
+        names = (key if isinstance(key, str) else key[0] for key in report[entry])
+        names = sorted(name for name in names if not name.startswith(allowed))
+        if names:
+            found.append(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
     found += map(first_line, report["error_msgs"])
     if found:
         expected = "weights for every tensor of the model and no others"
@@ -78,11 +75,7 @@ def load_complete(
 
 
 def load_config(name_or_path: str | Path, revision: str | None = None) -> PretrainedConfig:
-    """The configuration of a model.
-
-    Raises:
-        ModelError: Not found, or of no model.
-    """
+    """The configuration of a model."""
     path = find_file(name_or_path, "config.json", revision)
     try:
         with quiet_transformers():
@@ -92,40 +85,28 @@ def load_config(name_or_path: str | Path, revision: str | None = None) -> Pretra
 
 
 def load_image_processor(name_or_path: str | Path, revision: str | None = None) -> SegformerImageProcessorPil:
-    """The image processor saved with a model.
-
-    Raises:
-        ModelError: None there, damaged, or one that reduces labels.
-    """
+    """The image processor saved with a model; it must not reduce labels."""
     path = find_file(name_or_path, PROCESSOR_FILE, revision)
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
         for key in ("do_reduce_labels", "reduce_labels"):
             if options.get(key):
-                raise ModelError(
-                    f"`{key}` false", "true, which shifts every class by one", f"set `{key}` to false", path
-                )
+                found = "true, which shifts every class by one"
+                raise ModelError(f"`{key}` false", found, f"set `{key}` to false", path)
         return SegformerImageProcessorPil.from_dict(options)
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError("an image processor's options", str(error), "save the processor again", path) from error
 
 
 def find_file(
-    name_or_path: str | Path,
-    filename: str,
-    revision: str | None = None,
-    error_class: type[UrbanSegError] = ModelError,
+    name_or_path: str | Path, filename: str, revision: str | None = None, error_class: type[UrbanSegError] = ModelError
 ) -> Path:
-    """Path of one file of a local folder or of a Hub model (downloaded, or from the cache).
-
-    Raises:
-        UrbanSegError: Of `error_class`: no such folder, Hub model or file.
-    """
+    """Path of one file of a local folder or of a Hub model (downloaded, or from the cache)."""
     folder = Path(name_or_path)
     if folder.is_dir():
         if not (folder / filename).is_file():
-            fix = "name a folder written by training"
-            raise error_class(f"{filename} in a model folder", "none", fix, folder / filename)
+            expected, fix = f"{filename} in a model folder", "name a folder written by training"
+            raise error_class(expected, "none", fix, folder / filename)
         return folder / filename
     fix = "train a model first, or correct the path or Hub id"
     if _is_path(folder):
@@ -158,9 +139,7 @@ def find_difference(
 ) -> str | None:
     """In words, the first tensor by name that differs in presence, shape, or in being of whole numbers.
 
-    Args:
-        prefix: Put before names.
-        same_precision: Tell one type of numbers from another, too.
+    With `same_precision`, or in the type of numbers.
     """
     for name in sorted(expected.keys() | found.keys()):
         here, there = expected.get(name), found.get(name)
@@ -192,11 +171,3 @@ def _is_path(name: Path) -> bool:
     except HFValidationError:
         return True
     return False
-
-
-def _except(keys: Iterable[str], prefixes: tuple[str, ...]) -> list[str]:
-    return sorted(key for key in keys if not key.startswith(prefixes)) if prefixes else sorted(keys)
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -1,6 +1,5 @@
 """A comparison as Markdown, as CSV and as a page."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,11 @@ from PIL import Image
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
-from hf_urbanseg.reports.formats import format_percent
-from hf_urbanseg.reports.overlays import FADED_VOID, error_map
-from hf_urbanseg.reports.pages import (
-    embed_drawing,
-    embed_figure,
-    embed_label_map,
-    embed_photo,
-    fit_pixels,
-    write_page,
-)
+from hf_urbanseg.reports.formats import format_change, format_percent
+from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
+from hf_urbanseg.reports.pages import embed_figure, embed_frame, write_page
+from hf_urbanseg.reports.tables import MEAN_ROW, build_markdown_table, write_csv
+from hf_urbanseg.runs.measured import MeasuredRun
 
 _PIXELS = 230_000
 FEW_IMAGES = 30
@@ -79,48 +73,33 @@ def write_comparison_table(comparison: Comparison, path: str | Path, num_images:
     Args:
         num_images: Listed as better, and as many as worse, per run.
     """
-    first, percent = comparison.first, format_percent
-    lines = [
-        f"# {', '.join(map(_cell, (run.name for run in comparison.runs)))}: {comparison.split} of {_cell(first.data)}",
-        "",
-        f"{len(first.counts)} images; the first run is what the others are compared to.",
-        "",
-        f"| run | mIoU (%) | {comparison.intervals[0].confidence:.0%} interval | difference | its interval | p | GMAC "
-        "| parameters (M) | testing |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for number, (run, interval) in enumerate(zip(comparison.runs, comparison.intervals, strict=True)):
-        cells = [_cell(run.name), percent(run.mean_iou), f"{percent(interval.low)} to {percent(interval.high)}"]
-        if number:
-            result = comparison.changes[number - 1].bootstrap
-            low, high = result.interval.low, result.interval.high
-            cells += [_signed(result.difference), f"{_signed(low)} to {_signed(high)}", _say_p(result.p_value)]
-        else:
-            cells += ["", "", ""]
-        cells += [f"{run.macs / 1e9:.3f}", f"{run.parameters / 1e6:.2f}", _cell(run.protocol)]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- {note}" for note in NOTES)]
-    lines += [f"- {sureness}"] if (sureness := describe_sureness(comparison)) else []
-    lines += ["", "![mIoU over GMAC](miou_over_gmac.png)", "", "## IoU per class", ""]
-    heads = [f"{_cell(run.name)} (%)" for run in comparison.runs] + [_cell(c.run.name) for c in comparison.changes]
-    heads[len(comparison.runs) :] = [f"{head} - {_cell(first.name)}" for head in heads[len(comparison.runs) :]]
-    lines += [f"| class | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
-    for row in _class_rows(comparison):
-        values = [percent(value) for value in row["iou"]] + [_signed(value) for value in row["differences"]]
-        lines.append(f"| {_cell(row['name'])} | {' | '.join(values)} |")
-    means = [percent(run.mean_iou) for run in comparison.runs]
-    means += [_signed(change.bootstrap.difference) for change in comparison.changes]
-    lines.append(f"| **mean** | {' | '.join(f'**{mean}**' for mean in means)} |")
+    first, sureness = comparison.first, describe_sureness(comparison)
+    runs = build_markdown_table(_run_heads(comparison), _run_rows(comparison), words=(0, 8))
+    heads = [f"{run.name} (%)" for run in comparison.runs]
+    heads += [f"{change.run.name} - {first.name}" for change in comparison.changes]
+    *rows, mean = (
+        [
+            row["class"],
+            *(format_percent(row[f"iou {run.name}"]) for run in comparison.runs),
+            *(format_change(row[f"difference {change.run.name}"]) for change in comparison.changes),
+        ]
+        for row in _class_rows(comparison)
+    )
+    classes = build_markdown_table(["class", *heads], [*rows, [f"**{cell}**" for cell in mean]])
+    title = f"# {', '.join(run.name for run in comparison.runs)}: {comparison.split} of {first.data}"
+    lines = [title, "", f"{len(first.counts)} images; the first run is what the others are compared to.", "", *runs, ""]
+    lines += [*(f"- {note}" for note in (*NOTES, sureness) if note), "", "![mIoU over GMAC](miou_over_gmac.png)", ""]
+    lines += ["## IoU per class", "", *classes]
     for change in comparison.changes:
-        lines += ["", f"## Images: {_cell(change.run.name)} against {_cell(first.name)}", "", f"{_say_counts(change)}."]
+        lines += ["", f"## Images: {change.run.name} against {first.name}", "", f"{_say_counts(change)}."]
+        before, after = first.counts.mean_iou, change.run.counts.mean_iou
         for better in (True, False):
-            if chosen := change.most_changed(num_images, better):
-                lines += ["", f"| {'better' if better else 'worse'} | before (%) | after (%) | difference |"]
-                lines += ["|---|---:|---:|---:|"]
-            for i in chosen:
-                before, after = first.counts.mean_iou[i], change.run.counts.mean_iou[i]
-                name = _cell(first.counts.names[i])
-                lines.append(f"| {name} | {percent(before)} | {percent(after)} | {_signed(change.images[i])} |")
+            rows = [
+                [first.counts.names[i], *map(format_percent, (before[i], after[i])), format_change(change.images[i])]
+                for i in change.most_changed(num_images, better)
+            ]
+            heads = ["better" if better else "worse", "before (%)", "after (%)", "difference"]
+            lines += ["", *build_markdown_table(heads, rows)] if rows else []
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -130,15 +109,7 @@ def write_comparison_csv(comparison: Comparison, path: str | Path) -> None:
     Columns: class, labelled_pixels, labelled_images, `iou <run>` for every run, `difference <run>` for all but the
     first.
     """
-    names = [f"iou {run.name}" for run in comparison.runs]
-    names += [f"difference {change.run.name}" for change in comparison.changes]
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "labelled_pixels", "labelled_images", *names])
-        for row in _class_rows(comparison):
-            writer.writerow([row["name"], row["pixels"], row["images"], *row["iou"], *row["differences"]])
-        means = [run.mean_iou for run in comparison.runs] + [c.bootstrap.difference for c in comparison.changes]
-        writer.writerow(["mean", "", "", *means])
+    write_csv(path, _class_rows(comparison))
 
 
 def write_comparison_page(
@@ -160,150 +131,110 @@ def write_comparison_page(
         picture_note: Why there are no pictures.
     """
     first = comparison.first
-    rows = _class_rows(comparison)
-    largest = max((abs(value) for row in rows for value in row["differences"] if value is not None), default=0) or 1.0
+    *classes, mean = _class_rows(comparison)
+    largest = max((abs(v) for row in classes for v in list(row.values())[-len(comparison.changes) :] if v), default=1.0)
     write_page(
         path,
         "comparison.html.j2",
         title=" vs ".join(run.name for run in comparison.runs),
         subtitle=f"{comparison.split} of {first.data}, {len(first.counts):,} images",
+        comparison=comparison,
+        first=first,
+        space=label_space,
         confidence=f"{comparison.intervals[0].confidence:.0%}",
-        runs=[_run_row(comparison, number) for number in range(len(comparison.runs))],
+        heads=_run_heads(comparison),
+        runs=_run_rows(comparison),
+        colors=COLORS,
         notes=NOTES,
         sureness=describe_sureness(comparison),
+        protocols_differ=len({run.protocol for run in comparison.runs}) > 1,
         tradeoff=embed_figure(tradeoff, "mIoU over multiply-accumulates: these runs, and the report's in grey"),
-        classes=rows,
-        colors=dict(zip(label_space.names, label_space.colors, strict=True)),
+        classes=classes,
+        mean=mean,
         largest=largest,
         good=BETTER,
         bad=WORSE,
-        changes=[
-            _change_section(comparison, number, label_space, num_images, pictures or {})
-            for number in range(len(comparison.changes))
+        scatters=[
+            embed_figure(
+                plot_image_scores(first, change), f"per-image mIoU of {change.run.name} over that of {first.name}"
+            )
+            for change in comparison.changes
         ],
-        first=first.name,
+        num_images=num_images,
+        say_counts=_say_counts,
+        say_classes=_say_classes,
+        pictures=[
+            {
+                i: _embed(pictures[number, i], first.counts.names[i], (first.name, change.run.name), label_space)
+                for better in (True, False)
+                for i in change.most_changed(num_images, better)
+                if (number, i) in (pictures or {})
+            }
+            for number, change in enumerate(comparison.changes)
+        ],
         picture_note=picture_note,
         void_color=FADED_VOID,
-        protocols_differ=len({run.protocol for run in comparison.runs}) > 1,
     )
 
 
-def _run_row(comparison: Comparison, number: int) -> dict:
-    run, interval = comparison.runs[number], comparison.intervals[number]
-    row = {
-        "name": run.name,
-        "color": COLORS[number % len(COLORS)],
-        "mean_iou": run.mean_iou,
-        "interval": f"{format_percent(interval.low)} to {format_percent(interval.high)}",
-        "gmac": f"{run.macs / 1e9:.3f}",
-        "parameters": f"{run.parameters / 1e6:.2f}",
-        "protocol": run.protocol,
-        "difference": None,
-    }
-    if number:
-        result = comparison.changes[number - 1].bootstrap
-        row |= {
-            "difference": _signed(result.difference),
-            "difference_interval": f"{_signed(result.interval.low)} to {_signed(result.interval.high)}",
-            "p": _say_p(result.p_value),
-        }
-    return row
+def _run_heads(comparison: Comparison) -> list[str]:
+    interval = f"{comparison.intervals[0].confidence:.0%} interval"
+    changed = ["difference", "its interval", "p"]
+    return ["run", "mIoU (%)", interval, *changed, "GMAC", "parameters (M)", "testing"]
+
+
+def _run_rows(comparison: Comparison) -> list[list[str]]:
+    rows = []
+    results = [None, *(change.bootstrap for change in comparison.changes)]
+    for run, interval, result in zip(comparison.runs, comparison.intervals, results, strict=True):
+        changed = ["", "", ""]
+        if result:
+            between = f"{format_change(result.interval.low)} to {format_change(result.interval.high)}"
+            p = f"{result.p_value:.{4 if result.p_value < 0.0995 else 2}f}"
+            changed = [format_change(result.difference), between, p]
+        between = f"{format_percent(interval.low)} to {format_percent(interval.high)}"
+        cost = [f"{run.macs / 1e9:.3f}", f"{run.parameters / 1e6:.2f}"]
+        rows.append([run.name, format_percent(run.mean_iou), between, *changed, *cost, run.protocol])
+    return rows
 
 
 def _class_rows(comparison: Comparison) -> list[dict]:
-    labelled = comparison.first.counts.labelled
-    return [
+    """As in the CSV; None where a class does not occur."""
+    labelled, runs, changes = comparison.first.counts.labelled, comparison.runs, comparison.changes
+    rows = [
         {
-            "name": name,
-            "pixels": int(labelled[:, c].sum()),
-            "images": int((labelled[:, c] > 0).sum()),
-            "iou": [_number(run.iou[c]) for run in comparison.runs],
-            "differences": [_number(change.iou[c]) for change in comparison.changes],
+            "class": name,
+            "labelled_pixels": int(labelled[:, c].sum()),
+            "labelled_images": int((labelled[:, c] > 0).sum()),
+            **{f"iou {run.name}": run.iou[c] for run in runs},
+            **{f"difference {change.run.name}": change.iou[c] for change in changes},
         }
         for c, name in enumerate(comparison.first.counts.classes)
     ]
+    means = {f"iou {run.name}": run.mean_iou for run in runs}
+    means |= {f"difference {change.run.name}": change.bootstrap.difference for change in changes}
+    rows.append({"class": MEAN_ROW, "labelled_pixels": None, "labelled_images": None, **means})
+    return [{key: None if value != value else value for key, value in row.items()} for row in rows]
 
 
-def _change_section(
-    comparison: Comparison, number: int, label_space: LabelSpace, num_images: int, pictures: Mapping
-) -> dict:
-    change, first = comparison.changes[number], comparison.first
-    groups = []
-    for better in (True, False):
-        images = [
-            {
-                "name": first.counts.names[i],
-                "before": _number(first.counts.mean_iou[i]),
-                "after": _number(change.run.counts.mean_iou[i]),
-                "difference": _signed(change.images[i]),
-                "classes": _changed_classes(change, first.counts.iou[i], i),
-                "pictures": _embed(pictures[number, i], label_space) if (number, i) in pictures else None,
-                "exact": pictures[number, i].exact if (number, i) in pictures else True,
-            }
-            for i in change.most_changed(num_images, better)
-        ]
-        groups.append({"better": better, "images": images})
-    alt = f"per-image mIoU of {change.run.name} over that of {first.name}"
+def _embed(pictures: ImagePictures, name: str, runs: tuple[str, str], label_space: LabelSpace) -> dict:
+    predictions = dict(zip(runs, (pictures.before, pictures.after), strict=True))
     return {
-        "name": change.run.name,
-        "counts": _say_counts(change),
-        "scatter": embed_figure(plot_image_scores(first, change), alt),
-        "groups": groups,
-        "has_pictures": any(image["pictures"] for group in groups for image in group["images"]),
-    }
-
-
-def _changed_classes(change: Change, before: np.ndarray, index: int) -> str:
-    """The three classes whose IoU in the image changed most, in words."""
-    after = change.run.counts.iou[index]
-    difference = np.nan_to_num(after - before)
-    names = change.run.counts.classes
-    order = [c for c in np.argsort(-np.abs(difference), kind="stable")[:3] if difference[c]]
-    return ", ".join(f"{names[c]} {format_percent(before[c], 0)} to {format_percent(after[c], 0)}" for c in order)
-
-
-def _embed(pictures: ImagePictures, label_space: LabelSpace) -> dict:
-    size = fit_pixels(pictures.image.size, _PIXELS)
-    image = pictures.image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    label, before, after = (
-        np.asarray(Image.fromarray(one).resize(size, Image.Resampling.NEAREST))
-        for one in (pictures.label, pictures.before, pictures.after)
-    )
-    return {
-        "image": embed_photo(image, "the image"),
-        "label": embed_label_map(label, label_space, "its label"),
-        "before": embed_label_map(before, label_space, "prediction of the first run"),
-        "after": embed_label_map(after, label_space, "prediction of the other run"),
-        "before_errors": embed_drawing(error_map(image, before, label, label_space), "errors of the first run"),
-        "after_errors": embed_drawing(error_map(image, after, label, label_space), "errors of the other run"),
-        "legend": [
-            {"name": label_space.names[c], "color": label_space.colors[c]}
-            for c in np.unique(np.concatenate([label.ravel(), before.ravel(), after.ravel()]))
-            if c < label_space.num_labels
-        ],
+        "pictures": embed_frame(name, pictures.image, pictures.label, predictions, label_space, _PIXELS),
+        "classes": find_classes(label_space, pictures.label, pictures.before, pictures.after),
+        "exact": pictures.exact,
     }
 
 
 def _say_counts(change: Change) -> str:
-    better, worse = int((change.images > 0).sum()), int((change.images < 0).sum())
-    equal = int((change.images == 0).sum())
-    words = f"{better} images got better, {worse} worse"
-    return f"{words}, {equal} stayed equal" if equal else words
+    better, worse, equal = (int(which.sum()) for which in (change.images > 0, change.images < 0, change.images == 0))
+    return f"{better} images got better, {worse} worse" + (f", {equal} stayed equal" if equal else "")
 
 
-def _say_p(p: float) -> str:
-    return f"{p:.4f}" if p < 0.0995 else f"{p:.2f}"
-
-
-def _signed(value: float | None) -> str:
-    if value is None or value != value:
-        return "-"
-    return f"{100 * value:+.2f}" if value else "0"
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _cell(text: str) -> str:
-    return str(text).replace("|", r"\|")
+def _say_classes(first: MeasuredRun, change: Change, index: int) -> str:
+    """The three classes whose IoU in the image changed most, in words."""
+    before, after = first.counts.iou[index], change.run.counts.iou[index]
+    difference = np.nan_to_num(after - before)
+    names = change.run.counts.classes
+    order = [c for c in np.argsort(-np.abs(difference), kind="stable")[:3] if difference[c]]
+    return ", ".join(f"{names[c]} {format_percent(before[c], 0)} to {format_percent(after[c], 0)}" for c in order)

@@ -38,31 +38,6 @@ class Preview:
     pictures: tuple[np.ndarray, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class DataPage:
-    """What index.html shows.
-
-    Args:
-        data, split: What is shown; the other splits are only counted.
-        inspection: Of all splits.
-        image_counts: (N, C) pixels per image and class of the split.
-        frames, samples: The frames chosen, and their pictures in the same order.
-        augmented: Crops, those of one frame behind each other.
-        augmentation: The options of the augmentation, and `seed`.
-        distribution: The bar chart of the classes.
-    """
-
-    data: LoadedData
-    split: str
-    inspection: Inspection
-    image_counts: np.ndarray
-    frames: Sequence[ChosenFrame]
-    samples: Sequence[Preview]
-    augmented: Sequence[Preview]
-    augmentation: Mapping
-    distribution: Path
-
-
 def choose_frames(image_counts: np.ndarray, count: int) -> list[ChosenFrame]:
     """Few frames that show every class, the rarest first; then evenly spread ones.
 
@@ -174,68 +149,85 @@ def label_legend(label_space: LabelSpace, counts: Sequence[int], padding: bool =
     return legend
 
 
-def write_data_page(page: DataPage, path: str | Path) -> None:
-    """Writes the page, complete in one file."""
-    space, counts = page.data.label_space, np.asarray(page.image_counts)
-    totals = counts.sum(0)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    classes = [
-        {
-            "name": name,
-            "color": space.colors[c],
-            "pixels": int(totals[c]),
-            "share": float(totals[c] / max(totals.sum(), 1)),
-            "images": int((counts[:, c] > 0).sum()),
-            "image_share": float((counts[:, c] > 0).mean()),
-            "largest": float(shares[:, c].max()),
-        }
-        for c, name in enumerate(space.names)
-    ]
+def write_data_page(
+    path: str | Path,
+    *,
+    data: LoadedData,
+    split: str,
+    inspection: Inspection,
+    image_counts: np.ndarray,
+    frames: Sequence[ChosenFrame],
+    samples: Sequence[Preview],
+    augmented: Sequence[Preview],
+    augmentation: Mapping,
+    distribution: Path,
+) -> None:
+    """Writes the page, complete in one file.
+
+    Args:
+        data, split: What is shown; the other splits are only counted.
+        inspection: Of all splits.
+        image_counts: (N, C) pixels per image and class of the split.
+        frames, samples: The frames chosen, and their pictures in the same order.
+        augmented: Crops, those of one frame behind each other.
+        augmentation: The options of the augmentation, and `seed`.
+        distribution: The bar chart of the classes.
+    """
+    space, totals = data.label_space, image_counts.sum(0)
+    with_class = (image_counts > 0).sum(0)
+    largest = (image_counts / np.maximum(image_counts.sum(1, keepdims=True), 1)).max(0)
+    crops = {
+        name: [_embed_preview(crop, _CROP_PIXELS) for crop in crops]
+        for name, crops in groupby(augmented, key=lambda preview: preview.name)
+    }
+    with Image.open(distribution) as file:
+        chart = np.asarray(file.convert("RGB"))
     write_page(
         path,
         "browse_data.html.j2",
-        title=f"{page.data.name}: {page.split}",
-        subtitle=f"{len(counts):,} images, {space.num_labels} classes ({space.name})",
-        split=page.split,
-        num_images=len(counts),
-        void_share=page.inspection.void_share(page.split, space),
-        absent=[row["name"] for row in classes if not row["pixels"]],
-        classes=classes,
-        distribution=embed_drawing(_read_picture(page.distribution), "Bar chart of the labelled pixels per class"),
-        splits=[
-            {"split": split, "images": len(rows), "void_share": page.inspection.void_share(split, space)}
-            for split, rows in page.data.splits.items()
-        ],
-        sizes=_size_rows(page.inspection.sizes(page.split)),
-        notes=page.data.notes,
-        warnings=page.inspection.warnings,
-        cover=describe_cover(page.frames, counts, space),
-        legend=[row for row in classes if row["pixels"]],
-        samples=[_embed_preview(preview, _PHOTO_PIXELS) for preview in page.samples],
-        augmented=[
-            {"name": name, "crops": [_embed_preview(preview, _CROP_PIXELS) for preview in crops]}
-            for name, crops in groupby(page.augmented, key=lambda preview: preview.name)
-        ],
-        epochs=max((len(list(crops)) for _, crops in groupby(page.augmented, key=lambda p: p.name)), default=0),
-        augmentation=page.augmentation,
+        title=f"{data.name}: {split}",
+        subtitle=f"{len(image_counts):,} images, {space.num_labels} classes ({space.name})",
+        space=space,
+        split=split,
+        num_images=len(image_counts),
+        # Per class: pixels, their share, images with it, their share, its largest share of one image.
+        classes=list(
+            zip(
+                totals.tolist(),
+                (totals / max(totals.sum(), 1)).tolist(),
+                with_class.tolist(),
+                (with_class / len(image_counts)).tolist(),
+                largest.tolist(),
+                strict=True,
+            )
+        ),
+        present=np.flatnonzero(totals).tolist(),
+        absent=[space.names[c] for c in np.flatnonzero(totals == 0)],
+        distribution=embed_drawing(chart, "Bar chart of the labelled pixels per class"),
+        splits={name: (len(rows), inspection.void_share(name, space)) for name, rows in data.splits.items()},
+        sizes=_size_rows(inspection.sizes(split)),
+        notes=[*data.notes, *inspection.warnings],
+        cover=describe_cover(frames, image_counts, space),
+        samples=[_embed_preview(preview, _PHOTO_PIXELS) for preview in samples],
+        augmented=crops,
+        epochs=max(map(len, crops.values()), default=0),
+        augmentation=augmentation,
     )
 
 
 def _embed_preview(preview: Preview, max_pixels: int) -> dict:
-    alts = (f"{preview.name} {preview.caption}".strip(), f"labels of {preview.name} {preview.caption}".strip())
-    pictures = [embed_photo(one, alt, max_pixels) for one, alt in zip(preview.pictures, alts, strict=True)]
+    what = f"{preview.name} {preview.caption}".strip()
+    pictures = [
+        embed_photo(one, alt, max_pixels)
+        for one, alt in zip(preview.pictures, (what, f"labels of {what}"), strict=True)
+    ]
     return {"name": preview.name, "caption": preview.caption, "pictures": pictures}
 
 
-def _size_rows(sizes: Mapping[tuple[int, int], int]) -> list[dict]:
+def _size_rows(sizes: Mapping[tuple[int, int], int]) -> dict[str, int]:
     """The commonest sizes, and the others in one row."""
     ordered = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
-    rows = [{"size": f"{height}x{width}", "images": images} for (height, width), images in ordered[:_MOST_SIZES]]
+    rows = {f"{height}x{width}": images for (height, width), images in ordered[:_MOST_SIZES]}
     if rest := ordered[_MOST_SIZES:]:
-        rows.append({"size": f"{len(rest)} other sizes", "images": sum(images for _, images in rest)})
+        rows[f"{len(rest)} other sizes"] = sum(images for _, images in rest)
     return rows
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))

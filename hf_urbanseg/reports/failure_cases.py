@@ -10,6 +10,7 @@ from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import check_sizes
 
 LEAST_SHARE = 1e-4
@@ -99,20 +100,18 @@ def choose_failure_cases(images: ImageCounts, overall: int = 8, per_class: int =
     measured = int(np.count_nonzero(~np.isnan(mean_iou)))
     # A stable sort keeps the order of the images among equals; NaN comes last.
     for rank, index in enumerate(np.argsort(mean_iou, kind="stable")[: min(overall, measured)].tolist()):
-        order = "lowest" if rank == 0 else f"{_ordinal(rank + 1)} lowest"
-        reasons.setdefault(index, []).append(f"{order} mIoU of {_count(measured, 'image')}")
+        reasons.setdefault(index, []).append(f"{_nth(rank, 'lowest')} mIoU of {_count_images(measured)}")
 
     missed, claimed = images.labelled - images.hits, images.predicted - images.hits
     wrong, iou = missed + claimed, images.iou
     weight = wrong * (1 - np.nan_to_num(iou, nan=1.0))
     weight[wrong < LEAST_SHARE * images.labelled.sum(1, keepdims=True)] = 0
-    for train_id, name in enumerate(images.classes):
-        worst = np.argsort(-weight[:, train_id], kind="stable")[:per_class].tolist()
-        for rank, index in enumerate(i for i in worst if weight[i, train_id] > 0):
-            order = "worst" if rank == 0 else f"{_ordinal(rank + 1)} worst"
+    for c, name in enumerate(images.classes):
+        worst = np.argsort(-weight[:, c], kind="stable")[:per_class].tolist()
+        for rank, index in enumerate(i for i in worst if weight[i, c] > 0):
             reasons.setdefault(index, []).append(
-                f"{order} for {name}: IoU {100 * iou[index, train_id]:.1f} %, {missed[index, train_id]:,} pixels "
-                f"missed, {claimed[index, train_id]:,} claimed falsely"
+                f"{_nth(rank, 'worst')} for {name}: IoU {format_percent(iou[index, c], 1)} %, "
+                f"{missed[index, c]:,} pixels missed, {claimed[index, c]:,} claimed falsely"
             )
     return [FailureChoice(index, why) for index, why in reasons.items()]
 
@@ -127,7 +126,7 @@ def describe_rule(overall: int = 8, per_class: int = 1) -> str:
     """How `choose_failure_cases` chooses, for those who look at its choice."""
     sentences = []
     if overall:
-        sentences.append(f"The {_count(overall, 'image')} of lowest mIoU.")
+        sentences.append(f"The {_count_images(overall)} of lowest mIoU.")
     if per_class:
         which = "the image" if per_class == 1 else f"the {per_class:,} images"
         sentences.append(
@@ -153,11 +152,11 @@ def find_confusions(matrix: np.ndarray, limit: int) -> list[Confusion]:
     labelled = matrix.sum(1)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
-    flat = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    flat = np.argsort(-wrong, axis=None, kind="stable")[:limit].tolist()
     return [
-        Confusion(label, prediction, int(wrong[label, prediction]), float(wrong[label, prediction] / labelled[label]))
-        for label, prediction in zip(*(axis.tolist() for axis in np.unravel_index(flat, wrong.shape)), strict=True)
-        if wrong[label, prediction]
+        Confusion(label, prediction, pixels, pixels / int(labelled[label]))
+        for label, prediction in (divmod(place, len(matrix)) for place in flat)
+        if (pixels := int(wrong[label, prediction]))
     ]
 
 
@@ -176,10 +175,12 @@ def count_confusions(case: FailureCase, label_space: LabelSpace) -> np.ndarray:
     return matrix.matrix.numpy()
 
 
-def _ordinal(number: int) -> str:
+def _nth(rank: int, word: str) -> str:
+    """`worst`, `2nd worst`, ..."""
+    number = rank + 1
     suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
+    return f"{number}{suffix} {word}" if rank else word
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def _count_images(number: int) -> str:
+    return f"{number:,} image" + ("" if number == 1 else "s")

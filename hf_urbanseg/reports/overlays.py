@@ -124,7 +124,7 @@ def save_comparison(
         Cell(blend(image, label, label_space), "label"),
         Cell(mark_errors(image, prediction, label), f"errors: {share}"),
     ]
-    classes = [c for c in np.union1d(prediction, label[valid]).tolist() if c < label_space.num_labels]
+    classes = find_classes(label_space, prediction, label)
     legend = [Swatch(label_space.names[c], label_space.colors[c]) for c in classes]
     legend += [Swatch("wrong (in errors)", _WRONG), Swatch("no label (in errors)", _VOID)]
     height, width = image.shape[:2]
@@ -149,6 +149,12 @@ def clear_comparisons(folder: str | Path) -> None:
     for path in (*Path(folder).glob("*.png"), *Path(folder).glob("*.jpg")):
         if is_contact_sheet(path):
             path.unlink()
+
+
+def find_classes(label_space: LabelSpace, *maps: np.ndarray) -> list[int]:
+    """Train ids of the classes that occur in any of the maps."""
+    seen = np.unique(np.concatenate([train_ids.ravel() for train_ids in maps])).tolist()
+    return [train_id for train_id in seen if train_id < label_space.num_labels]
 
 
 def check_sizes(image: Image.Image | np.ndarray, maps: Mapping[str, np.ndarray], source: str | None = None) -> tuple:

@@ -16,6 +16,7 @@ import io
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from hf_urbanseg import __version__
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.formats import format_change, format_count, format_percent
+from hf_urbanseg.reports.overlays import error_map
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PIXELS = 524_288
@@ -101,16 +103,52 @@ def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX
     return _embed(image, alt, "JPEG", quality=82, optimize=True)
 
 
-def embed_label_map(train_ids: np.ndarray, label_space: LabelSpace, alt: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Train ids in class colours as palette PNG, void black; made smaller without mixing classes.
+def embed_label_map(train_ids: np.ndarray, label_space: LabelSpace, alt: str) -> Picture:
+    """Train ids in class colours as palette PNG, void black.
 
     Shape:
         train_ids: (H, W) uint8.
     """
     image = Image.fromarray(np.ascontiguousarray(train_ids, np.uint8))
-    image = image.resize(fit_pixels(image.size, max_pixels), Image.Resampling.NEAREST)
     image.putpalette(label_space.palette.tobytes())
     return _embed(image, alt, "PNG", optimize=True)
+
+
+def embed_frame(
+    name: str,
+    image: Image.Image,
+    label: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    label_space: LabelSpace,
+    max_pixels: int = MAX_PIXELS,
+) -> list[tuple[str, Picture]]:
+    """A frame with its label and what models predict, for `ui.pictures`; drawn at the size they are shown at.
+
+    Args:
+        predictions: By caption.
+
+    Shape:
+        label, predictions: (H, W) uint8 train ids; label with `IGNORE_INDEX`.
+
+    Returns:
+        Captions and pictures: image, label, every prediction, and the errors of every prediction.
+    """
+    size = fit_pixels(image.size, max_pixels)
+    image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    maps = [
+        (caption, np.asarray(Image.fromarray(np.asarray(ids, np.uint8)).resize(size, Image.Resampling.NEAREST)))
+        for caption, ids in [("label", label), *predictions.items()]
+    ]
+    (_, label), *predicted = maps
+    errors = [
+        (f"errors of {caption}" if len(predicted) > 1 else "errors", error_map(image, ids, label, label_space))
+        for caption, ids in predicted
+    ]
+    return [
+        ("image", embed_photo(image, f"{name}: image")),
+        *((caption, embed_label_map(ids, label_space, f"{name}: {caption}")) for caption, ids in maps),
+        *((caption, embed_drawing(drawn, f"{name}: {caption}")) for caption, drawn in errors),
+    ]
 
 
 def embed_drawing(picture: np.ndarray, alt: str) -> Picture:

@@ -27,6 +27,7 @@ METRICS = "metrics.json"
 LOG_HISTORY = "log_history.json"
 TRAINING_CURVES = "training_curves.png"
 CARD = "README.md"
+REPORT = "report.html"
 OVERLAYS, FAILURES = "overlays", "failures"
 
 

@@ -246,7 +246,7 @@ def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
         ((checkpoint, "--output", new, "--to", "nvlabs", "--label_space", "cityscapes"), "--label_space"),
         ((tmp_path / "there", "--output", new, "--to", "nvlabs"), "end its name in .pth"),
         ((tmp_path / "there", "--output", tmp_path / "n.pth", "--to", "nvlabs"), "config.json"),
-        ((tmp_path / "there", "--output", new), "a folder"),
+        ((tmp_path / "there", "--output", new), "a directory"),
         ((checkpoint, "--output", checkpoint / "below"), "a place to write to"),
     ):
         status, out, err = run(*words)

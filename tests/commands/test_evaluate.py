@@ -139,7 +139,7 @@ def test_evaluate__run_without_metrics_becomes_publishable(copy, monkeypatch):
     for name in ("metrics.json", "README.md", "per_image_test.json"):
         (copy / name).unlink()
     shutil.rmtree(copy / "failures")
-    with pytest.raises(ModelError, match=r"scripts/evaluate\.py --model RUN --output RUN"):
+    with pytest.raises(ModelError, match="`urbanseg evaluate --model RUN --output RUN`"):
         collect_repository(copy)
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(copy), "--output", str(copy), "--num_workers", "0"])
     evaluate.main()

@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 import hf_urbanseg
 from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.finetuning import parse_finetuning
 
 
 @pytest.fixture
@@ -52,6 +53,17 @@ def test_finetune__raises_instead_of_exiting(tmp_path, monkeypatch, wrong, error
         hf_urbanseg.finetune(**{"recipe": "segformer_b0_kitti", "output_dir": "runs/x"} | wrong)
     assert said in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_parse_finetuning__data_of_ones_own_take_the_place_of_the_recipes(tmp_path):
+    for given in (["--data_dir", "mine"], ["--data_dir=mine"]):
+        data = parse_finetuning(given).data
+        assert (data.data_dir, data.dataset) == ("mine", None)
+    assert parse_finetuning(options={"data_dir": "mine"}).data.dataset is None
+    assert parse_finetuning().data.dataset == "synthetic"
+    (tmp_path / "mine.yaml").write_text("base: demo\ndataset: null\ndata_dir: x\n")
+    data = parse_finetuning(["--recipe", str(tmp_path / "mine.yaml"), "--dataset", "user/set"]).data
+    assert (data.data_dir, data.dataset) == (None, "user/set")
 
 
 def test_finetune__shows_the_resolved_recipe(capsys, tmp_path, monkeypatch):

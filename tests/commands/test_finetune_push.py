@@ -43,7 +43,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_push__arrives_whole(hub, push):
     output, done = push()
     assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(r"pushed to http://\S+user/tiny", done.stdout)
+    assert re.search(r"pushed to http://\S+user/tiny", done.stderr)
     tree = hub.tree("user/tiny")
     local = files_of(output)
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "metrics.json", "recipe.yaml",
@@ -62,12 +62,12 @@ def test_push__arrives_whole(hub, push):
 
 @pytest.mark.parametrize("how", [403, "refuse", "hang"])  # every kind at every request: tests/hub/test_publish.py
 def test_push__an_outage_costs_nothing_and_is_owed(hub, push, run_with_hub, how):
-    """Failing for ever from the start; training ends, its files are whole, publish.py completes the push."""
+    """Failing for ever from the start; training ends, its files are whole, `urbanseg publish` completes the push."""
     hub.fail(how, times=math.inf)
     output, done = push("--hub_timeout", "5", token=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "owed to user/tiny: " in done.stdout
-    assert "publish.py" in done.stdout
+    assert "owed to user/tiny: " in done.stderr
+    assert f"complete it with `urbanseg publish {output}`" in done.stderr
     assert "final" in json.loads((output / "push.json").read_text())["owed"]
     assert json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
     assert "Traceback" not in done.stderr
@@ -75,7 +75,7 @@ def test_push__an_outage_costs_nothing_and_is_owed(hub, push, run_with_hub, how)
     assert load(before["model.safetensors"])
     hub.heal()
     hub.release()
-    said = run_with_hub(SCRIPTS / "publish.py", output).stdout
+    said = run_with_hub("-m", "hf_urbanseg", "publish", output).stdout
     assert "user/tiny" in said
     assert json.loads((output / "push.json").read_text())["owed"] == []
     tree = hub.tree("user/tiny")
@@ -90,9 +90,9 @@ EVERY_REQUEST = "HF_URBANSEG_TEST_EVERY_REQUEST"
 
 
 @pytest.mark.parametrize("how", KINDS, ids=str)
-def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, capsys, how):
+def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, caplog, how):
     """From the first commit on; with HF_URBANSEG_TEST_EVERY_REQUEST=1 from the first and last request of each kind on,
-    which takes 20 minutes. Training ends with the weights of an undisturbed run, and publish.py completes the push."""
+    taking 20 minutes. Training ends with the weights of an undisturbed run, and `urbanseg publish` completes it."""
     hub = hub_here
 
     def train(output) -> str:
@@ -101,8 +101,9 @@ def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_
             max_steps=2, eval_steps=1, save_steps=1, hub_timeout=2,
         )  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["finetune", *argv])
+        caplog.clear()
         finetune.main()
-        return capsys.readouterr().out
+        return caplog.text
 
     assert "pushed to" in train(tmp_path / "whole")
     weights, names = (tmp_path / "whole" / "model.safetensors").read_bytes(), hub.names()
@@ -121,7 +122,6 @@ def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_
         before = {path: content for path, content in files_of(output).items() if path not in ("push.json", "README.md")}
         monkeypatch.setattr(sys, "argv", ["publish", str(output)])
         publish.main()
-        capsys.readouterr()
         assert json.loads((output / "push.json").read_text())["owed"] == []
         local = {path: read_content(content) for path, content in collect_repository(output).items()}
         assert hub.tree("user/tiny") == local
@@ -140,7 +140,7 @@ def test_push__secrets_stay_at_home(hub, push):
     more = ["--report_to", "tensorboard", "--hub_tensorboard", "true"] if logs else []
     output, done = push("--hub_token", CANARY, *more, token=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "pushed to" in done.stdout
+    assert "pushed to" in done.stderr
     assert any("tfevents" in path for path in hub.tree("user/tiny")) == logs
     assert not hub.seen(CANARY)
     assert CANARY not in done.stdout + done.stderr

@@ -16,12 +16,12 @@ from PIL import Image as PillowImage
 from prepared_sets import folder_of, in_a_folder_of_its_own, refused, run, small_kitti, undecoded  # noqa: F401
 
 from hf_urbanseg.commands import finetune, publish
-from hf_urbanseg.commands._push_set import push_prepared_set
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.hub import dataset_repository
 from hf_urbanseg.hub.cards import dataset_card
+from hf_urbanseg.hub.dataset_repository import push_prepared_set
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.labels import CITYSCAPES
 
@@ -83,7 +83,7 @@ def test_push__only_what_a_set_needs_and_no_secret(kitti, hub_here, monkeypatch,
     run(monkeypatch, *words, "--push_to_hub", "user/set", "--private", "--revision", "v2", "--hub_token", token)
     tree = hub_here.tree("user/set", "v2", kind="dataset")
     assert sorted(tree) == [
-        "README.md", "class_distribution.png", "data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet",
+        "README.md", "data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet",
         "data/validation-00000-of-00001.parquet", "label_space.json", "samples.png", "source.json", "splits.yaml",
     ]  # fmt: skip
     assert hub_here.repository("user/set", "dataset").private
@@ -97,9 +97,7 @@ def test_push__only_what_a_set_needs_and_no_secret(kitti, hub_here, monkeypatch,
 @pytest.mark.parametrize("how", ["reset", "lost", 500, 403])
 def test_push__broken_at_any_request_is_owed_and_completed(kitti, hub_here, monkeypatch, waits, how):
     """The prepared set is whole whatever happens, and a later push makes the Hub equal to it."""
-    for name in ("plot_class_distribution", "_draw_samples"):  # a second each, forty times
-        monkeypatch.setattr(dataset_card, name, lambda *args, **_: next(
-            path.write_bytes(b"picture") for path in args if isinstance(path, Path)))  # fmt: skip
+    monkeypatch.setattr(dataset_card, "_draw_samples", lambda path, data: path.write_bytes(b"picture"))  # a second
     run(monkeypatch, "--data_dir", kitti, "--output", "whole", "--push_to_hub", "user/whole")
     expected = hub_here.tree("user/whole", kind="dataset")
     requests = len(hub_here.requests)
@@ -165,7 +163,7 @@ def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch,
     before = folder_of(Path("prepared"))
     hub_here.fail("hang", matching="commit")
     environment = os.environ | hub_here.environment(tmp_path / "home")
-    command = [sys.executable, SCRIPTS / "publish.py", "prepared", "user/set"]
+    command = [sys.executable, "-m", "hf_urbanseg", "publish", "prepared", "user/set"]
     with open("log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + 120
@@ -181,7 +179,7 @@ def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch,
     push_prepared_set(Path("prepared"), PushLedger.read(Path("prepared")))
     push_prepared_set(Path("prepared"), PushLedger(Path("prepared"), "user/other"))
     first, second = (hub_here.tree(f"user/{name}", kind="dataset") for name in ("set", "other"))
-    assert len(first) == 9
+    assert len(first) == 8
     assert {**first, "README.md": b""} == {**second, "README.md": b""}
     assert not Path(".prepared.push").exists()
     assert {**folder_of(Path("prepared")), "push.json": b""} == {**before, "push.json": b""}
@@ -191,7 +189,7 @@ def test_push__owed_to_a_hub_that_was_away_and_completed_by_publish(kitti, hub_h
     words = ("--data_dir", kitti, "--output", "prepared", "--push_to_hub", "user/set", "--license", "cc-by-4.0")
     with hub_here.outage():
         line = refused(capsys, monkeypatch, *words, "--private")
-    assert line.startswith("error: expected the Hub to take a push to user/set; found no connection to http://127")
+    assert line.startswith("error: expected the Hub to take a push to user/set; found no answer from http://127")
     assert json.loads(Path("prepared/push.json").read_text())["owed"] == ["data set"]
     assert sum(map(len, load_data(data_dir="prepared").splits.values())) == 6
 
@@ -202,7 +200,7 @@ def test_push__owed_to_a_hub_that_was_away_and_completed_by_publish(kitti, hub_h
 
     assert complete("--dry_run").endswith("dry run: nothing was pushed\n")
     assert not hub_here.requests
-    assert "pushed 9 new or changed files" in complete()
+    assert "pushed 8 new or changed files" in complete()
     assert json.loads(Path("prepared/push.json").read_text())["owed"] == []
     assert hub_here.repository("user/set", "dataset").private
     assert "license: cc-by-4.0" in hub_here.tree("user/set", kind="dataset")["README.md"].decode()

@@ -109,7 +109,7 @@ def test_script__measures_a_tiny_model(tmp_path):
         (["--output", "none/out.json"], "expected `--output` in a folder that exists; found `none/out.json`"),
         (["--model", "run"], "run/config.json: expected config.json in a model folder; found none"),
         (["--model", "bert"], "bert: expected a SegFormer; found model type `bert`"),
-        (["--model", "broken"], "broken/config.json: expected a readable configuration"),
+        (["--model", "broken"], "broken/config.json: expected the configuration of a model"),
     ],
 )
 def test_main__bad_options_end_in_one_line(monkeypatch, capsys, tmp_path, words, message):

@@ -1,7 +1,6 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -11,7 +10,7 @@ from hf_urbanseg.commands.publish import main
 from hf_urbanseg.hub.client import bound_requests
 from hf_urbanseg.hub.ledger import PushLedger
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "publish.py"
+COMMAND = ("-m", "hf_urbanseg", "publish")
 SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
 
@@ -66,9 +65,9 @@ def test_publish__target_is_remembered(hub_here, run, push):
     assert hub_here.repository("user/name").private
     assert hub_here.repository("user/name").history("dev")[0].title == "Mine"
     assert hub_here.tree("user/name") == {}
-    (run / "metrics.json").write_text('{"a": 1}')
+    (run / "metrics.json").write_text('{"splits": {}, "a": 1}')
     out = push(run)
-    assert hub_here.tree("user/name", "dev")["metrics.json"] == b'{"a": 1}'
+    assert hub_here.tree("user/name", "dev")["metrics.json"] == b'{"splits": {}, "a": 1}'
     assert f"pushed 1 new or changed files: {hub_here.endpoint}/user/name/tree/dev (" in out
     (run / "overlays" / "scene.png").unlink()
     assert "pushed 0 new or changed files, 1 removed" in push(run)
@@ -88,7 +87,7 @@ def test_publish__pull_request(hub_here, run, push):
 
 def test_publish__tensorboard_if_asked_for(hub_here, run, push):
     (run / "runs" / "x").mkdir(parents=True)
-    (run / "runs" / "x" / "events.out.tfevents.1.host").write_bytes(b"")
+    (run / "runs" / "x" / "events.out.tfevents.1.host").write_bytes((2).to_bytes(8, "little") + b"crc1xxcrc2")
     push(run, "user/name")
     assert not any("tfevents" in name for name in hub_here.tree("user/name"))
     push(run, "--tensorboard")
@@ -108,13 +107,13 @@ def test_publish__everything_forbidden_stays(hub_here, run, push):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "name it: scripts/publish.py"),
+        ([], "name it: urbanseg publish "),
         (["name"], "expected a repository as user/name; found `name`"),
         (["user/name", "--create_pr", "--revision", "dev"], "expected either `create_pr` or `revision`; found both"),
-        (["user/name", "--timeout", "0"], "expected a timeout above 0 seconds; found 0.0"),
+        (["user/name", "--timeout", "0"], "expected a timeout above 0 seconds; found `0.0`"),
         (["user/name", "--message", SECRET], "expected names and a message without secrets"),
-        (["user/name", "--what"], "['--what']"),
-        (["user/name", "extra"], "['extra']"),
+        (["user/name", "--what"], "found `--what`"),
+        (["user/name", "extra"], "found `extra`"),
     ],
 )
 def test_publish__refuses_in_one_line(hub_here, run, fails, words, line):
@@ -126,9 +125,7 @@ def test_publish__refuses_in_one_line(hub_here, run, fails, words, line):
 
 def test_publish__an_unfinished_run(hub_here, run, fails):
     (run / "metrics.json").unlink()
-    assert "expected a measured model with metrics.json; found none; let scripts/finetune.py" in fails(
-        main, run, "user/name"
-    )
+    assert "expected a measured model with metrics.json; found none; let `urbanseg" in fails(main, run, "user/name")
     assert not (run / "push.json").exists()
     assert "expected the folder of a run" in fails(main, run.parent / "nowhere", "user/name")
 
@@ -146,7 +143,7 @@ def test_publish__with_the_hub_down_it_stays_owed(hub, hub_here, run, push, fail
     with hub.outage():
         before = hash_tree(run)
         text = fails(main, run, "user/name", "--private")
-        assert "expected the Hub to take a push to user/name; found no connection to http://127.0.0.1:" in text
+        assert "expected the Hub to take a push to user/name; found no answer from http://127.0.0.1:" in text
         assert hash_tree(run) == before
         ledger = PushLedger.read(run)
         assert (ledger.repo_id, ledger.owed, ledger.private) == ("user/name", ["final"], True)
@@ -208,10 +205,10 @@ def test_publish__script_in_processes_of_its_own_shows_nobody_the_token(hub, run
         (folder / ".env").write_text(f"HF_TOKEN={hub.token}\n")
     before = hash_tree(run)
     hub.fail(403, matching="commit")
-    failed = run_with_hub(SCRIPT, run, "user/name", check=False)
+    failed = run_with_hub(*COMMAND, run, "user/name", check=False)
     assert failed.returncode == 2
     assert len(failed.stderr.strip().splitlines()) == 1
-    done = run_with_hub(SCRIPT, run)
+    done = run_with_hub(*COMMAND, run)
     assert hub.tree("user/name") == _expected(run)
     assert f"pushed 20 new or changed files: {hub.endpoint}/user/name (commit " in done.stdout
     assert "model.safetensors" in done.stdout

@@ -1,6 +1,5 @@
 """A canary in every place where people keep secrets, and what a run, its push and its logs hold of them: nothing."""
 
-import base64
 import json
 import sys
 import urllib.parse
@@ -21,19 +20,13 @@ CANARIES = {
     "proxy": "pr0xyP4ssword",
     ".env of the run": 'run\'s "pass" & <word> \\1',
     ".env of the working folder": "p4ss/word+of=cwd%41",
-    ".env of the data": "dataPassWord-1",
-    ".env above them": "p4rent-Pass-Word",
-    ".netrc": "NetRcPassWord1234567",
-    "git": "GitRemoteToken1234567890",
+    ".env above the run": "p4rent-Pass-Word",
 }
 
 
 def spell(secret: str) -> set[bytes]:
     """Ways in which a file may hold a secret."""
-    raw = secret.encode()
-    forms = {raw, json.dumps(secret)[1:-1].encode(), urllib.parse.quote(secret, safe="").encode()}
-    forms |= {secret.encode("utf-16-le"), base64.b64encode(raw)[: len(raw) * 8 // 6]}
-    return forms
+    return {secret.encode(), json.dumps(secret)[1:-1].encode(), urllib.parse.quote(secret, safe="").encode()}
 
 
 def find(content: bytes) -> list[str]:
@@ -56,21 +49,20 @@ def planted(tmp_path, kitti):
     """Files that hold canaries."""
     files = {
         "runs/my run/.env": f"SOME_SECRET={CANARIES['.env of the run']}",
-        ".env": f"HF_TOKEN={CANARIES['.env of the working folder']}\nAPI_KEY={CANARIES['.env above them']}",
-        "data/.env": f"API_KEY={CANARIES['.env of the data']}",
-        "user/.netrc": f"machine api.wandb.ai login user password {CANARIES['.netrc']}",
+        "runs/.env": f"API_KEY={CANARIES['.env above the run']}",
+        ".env": f"HF_TOKEN={CANARIES['.env of the working folder']}",
         "hub home/token": CANARIES["login"],
-        ".git/config": f'[remote "origin"]\n\turl = https://ann:{CANARIES["git"]}@github.com/a/b\n',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "data").mkdir()
     (tmp_path / "data" / "kitti").symlink_to(kitti)
     return {tmp_path / name for name in files}
 
 
 def test_finetune__no_canary_remains_anywhere(hub, run_with_hub, words, planted, tmp_path):
-    """With the log at its loudest; the Hub refuses at first, and publish.py completes the push."""
+    """With the log at its loudest; the Hub refuses at first, and `urbanseg publish` completes the push."""
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     hub.token = CANARIES["argument"]
     hub.fail(403, matching="commit", times=1)
@@ -90,7 +82,7 @@ def test_finetune__no_canary_remains_anywhere(hub, run_with_hub, words, planted,
         SCRIPTS / "finetune.py", *argv, home="hub home", token=False, HF_HUB_DISABLE_IMPLICIT_TOKEN=0, **environment
     )
     (run / "metrics.json").write_text((run / "metrics.json").read_text() + "\n")
-    published = run_with_hub(SCRIPTS / "publish.py", run, home="hub home", **environment)
+    published = run_with_hub("-m", "hf_urbanseg", "publish", run, home="hub home", **environment)
     assert "pushed " in published.stdout
     for done in (trained, published):
         assert "Traceback" not in done.stderr
@@ -130,8 +122,7 @@ def test_publish__refuses_each_canary_and_says_where_it_is_from(
         "environment": "WANDB_API_KEY in the environment", "AWS": "AWS_SECRET_ACCESS_KEY in the environment",
         "proxy": "HTTPS_PROXY in the environment", ".env of the run": f"SOME_SECRET in {folder / '.env'}",
         ".env of the working folder": f"HF_TOKEN in {tmp_path / '.env'}",
-        ".env of the data": f"API_KEY in {tmp_path / 'data' / '.env'}",
-        ".env above them": f"API_KEY in {tmp_path / '.env'}", ".netrc": "a password of ", "git": "a remote of git",
+        ".env above the run": f"API_KEY in {tmp_path / 'runs' / '.env'}",
     }  # fmt: skip
     for name, secret in CANARIES.items():
         (folder / "log_history.json").write_text(json.dumps({"note": secret}))

@@ -15,7 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.hub import dataset_repository
-from hf_urbanseg.hub.dataset_repository import collect_dataset, is_data_file
+from hf_urbanseg.hub.dataset_repository import collect_dataset, is_data_file, push_prepared_set
+from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.labels import CITYSCAPES
 
 CANARY = "hf_" + "CanaryOfTheTests" * 2
@@ -31,7 +32,7 @@ def png(seed, palette=False, text=None):
             image.putpalette([255 - value for value in range(256) for _ in range(3)])
     info = PngInfo()
     if text:
-        info.add_text("Comment", text, zip=True)
+        info.add_text("Comment", text)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -75,7 +76,7 @@ def collect(folder, **options):
 def test_collect_dataset__the_files_own_bytes_in_parquet(prepared):
     files = collect(prepared)
     assert sorted(files) == [
-        "README.md", "class_distribution.png", "data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet",
+        "README.md", "data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet",
         "data/validation-00000-of-00001.parquet", "label_space.json", "samples.png", "source.json", "splits.yaml",
     ]  # fmt: skip
     for split, start, count in (("train", 0, 5), ("validation", 5, 2), ("test", 7, 2)):
@@ -126,13 +127,6 @@ def test_collect_dataset__shards_and_row_groups(prepared, monkeypatch):
     assert front["dataset_size"] == sum(split["num_bytes"] for split in front["splits"])
 
 
-def test_collect_dataset__a_row_group_is_counted_anew(prepared, monkeypatch):
-    sizes = [len(png(i, None)) + len(png(i, i % 2 == 1)) for i in range(5)]
-    monkeypatch.setattr(dataset_repository, "_ROW_GROUP_BYTES", max(sizes) + 1)  # two frames fill one
-    train = pq.ParquetFile(io.BytesIO(collect(prepared)["data/train-00000-of-00001.parquet"])).metadata
-    assert [train.row_group(index).num_rows for index in range(train.num_row_groups)] == [2, 2, 1]
-
-
 def test_collect_dataset__a_saved_set_of_anybody_is_not_cut(prepared):
     (prepared / "source.json").unlink()
     shutil.rmtree(prepared / "validation")
@@ -151,7 +145,7 @@ def test_collect_dataset__nothing_else_of_the_folder_and_no_path_of_this_machine
     space = {**CITYSCAPES.to_dict(), "name": f"{tmp_path}/space.yaml"}
     (prepared / "label_space.json").write_text(json.dumps(space))
     files = collect(prepared)
-    assert len(files) == 9
+    assert len(files) == 8
     for path, content in files.items():
         assert b"forbidden" not in content, path
         assert str(tmp_path).encode() not in content, path
@@ -160,14 +154,16 @@ def test_collect_dataset__nothing_else_of_the_folder_and_no_path_of_this_machine
 
 
 @pytest.mark.parametrize("where", ["picture", "name", "note"])
-def test_collect_dataset__a_secret_stops_it(tmp_path, where):
+def test_push_prepared_set__a_secret_stops_it(hub_here, tmp_path, where):
     train = rows(0, 2, text=f"made with {CANARY}") if where == "picture" else rows(0, 2)
     if where == "name":
         train = train.remove_columns("name").add_column("name", [f"{CANARY}_1", "b"])
     folder = save(tmp_path / "set", {"train": train}, notes=[CANARY] if where == "note" else [])
     with pytest.raises(DataError, match=r"without secrets; found something like a token") as bad:
-        collect(folder)
+        push_prepared_set(folder, PushLedger(folder, "user/set"))
     assert CANARY not in str(bad.value)
+    assert not hub_here.requests
+    assert PushLedger.read(folder).owed == ["data set"]
     assert not (tmp_path / ".set.push").exists()
 
 
@@ -184,7 +180,7 @@ def test_collect_dataset__needs_a_licence_or_privacy(tmp_path):
 
 def test_collect_dataset__other_folders_and_damage(prepared, tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(DataError, match=r"run: expected a set written by prepare_data; found none"):
+    with pytest.raises(DataError, match=r"run: expected a set written by `urbanseg prepare_data`; found none"):
         collect(tmp_path / "run")
     damaged = next(prepared.glob("train/*.arrow"))
     shutil.copy(next(prepared.glob("test/*.arrow")), damaged)

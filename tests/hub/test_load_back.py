@@ -4,24 +4,21 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from hf_urbanseg.reports.run_files import write_json, write_yaml
-from hf_urbanseg.reports.split_files import write_split_files
 from loopback_cards import read_front_matter
 from PIL import Image
 
-from hf_urbanseg.commands import _recorded_data
 from hf_urbanseg.commands import publish as publish_command
 from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
 from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.hub.repository import collect_repository
@@ -29,8 +26,10 @@ from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.reports.run_report import write_split_files
+from hf_urbanseg.runs import recorded_data
+from hf_urbanseg.runs.folder import RunFolder
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 # Not what any seed of the usual cut would give.
 SPLITS = {
     "train": ["000002_10", "000005_10"],
@@ -69,14 +68,15 @@ def run(kitti, tmp_path_factory):
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    rows, entries = load_data(data_dir=str(kitti), test_fraction=0, validation_fraction=0).splits["train"], {}
+    data = load_data(data_dir=str(kitti), test_fraction=0, validation_fraction=0)
+    rows, entries = data.splits["train"], {}
     for split in ("validation", "test"):
         chosen = rows.select([rows["name"][:].index(name) for name in SPLITS[split]])
         dataset = EvalDataset(chosen, CITYSCAPES, processor)
         loader = build_eval_loader(dataset, 2, 0, 0, 1)
         measured = measure(model, loader, dataset.names, CITYSCAPES.names, PLAIN, torch.device("cpu"), boundary=True)
         protocol = PLAIN.describe((64, 192))
-        entries[split] = write_split_files(folder, split, measured, CITYSCAPES, 0, protocol, "kitti")
+        entries[split] = write_split_files(RunFolder(folder), split, measured, data, 0, protocol)
     images = {split: len(names) for split, names in SPLITS.items()}
     write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
     write_json(folder / "label_space.json", CITYSCAPES.to_dict())
@@ -139,12 +139,12 @@ def test_card__its_code_runs_in_a_fresh_process(published, run, kitti, run_with_
 def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_with_hub, tmp_path):
     """The data lies elsewhere, the splits come from the Hub, every score is equal to the last bit."""
     card = published.tree("user/name")["README.md"].decode()
-    command = re.search(r"^```bash\npython (scripts/evaluate\.py .*)\n```$", card, re.MULTILINE)[1].split()
-    assert command[1:] == ["--model", "user/name", "--split", "test", "--data_dir", "kitti"]
+    command = re.search(r"^```bash\nurbanseg evaluate (.*)\n```$", card, re.MULTILINE)[1].split()
+    assert command == ["--model", "user/name", "--split", "test", "--data_dir", "kitti"]
     shutil.copytree(kitti, tmp_path / "kitti")
-    words = [*command[1:], "--num_workers", "0", "--output", tmp_path / "out"]
+    words = ["-m", "hf_urbanseg", "evaluate", *command, "--num_workers", "0", "--output", tmp_path / "out"]
     environment = {"HF_URBANSEG_CACHE": tmp_path / "cache", "OMP_NUM_THREADS": 1}
-    done = run_with_hub(SCRIPTS / "evaluate.py", *words, home="stranger", **environment)
+    done = run_with_hub(*words, home="stranger", **environment)
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["splits"]["test"]
     reported = json.loads((run / "metrics.json").read_text())["splits"]["test"]
     assert {**found, "constant_guess": None} == {**reported, "constant_guess": None}
@@ -154,7 +154,7 @@ def test_card__its_command_reproduces_its_numbers(published, run, kitti, run_wit
         assert metric["value"] == found[metric["type"]]
     assert f"**{100 * found['mean_iou']:.2f} % mIoU**" in card
     assert f"test mIoU {found['mean_iou']:.2%}" in done.stdout
-    assert "splits: as user/name was trained, from its splits.yaml" in done.stderr
+    assert "splits: as user/name was trained" in done.stderr
 
 
 def test_publish__names_the_repository_in_the_card(hub_here, run, tmp_path, monkeypatch):
@@ -182,17 +182,17 @@ def names_of(data) -> dict[str, list[str]]:
 
 def test_load_recorded_data__the_runs_splits_where_all_its_frames_are(run, kitti, caplog):
     for arguments in (DataArguments(), DataArguments(data_dir=str(kitti))):
-        assert names_of(_recorded_data.load_recorded_data(arguments, str(run))) == SPLITS
+        assert names_of(recorded_data.load_recorded_data(arguments, str(run))) == SPLITS
     assert "splits: as " in caplog.text
 
 
 def test_load_recorded_data__options_win(run, kitti, caplog, tmp_path):
-    data = _recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti), test_fraction=0.5), str(run))
+    data = recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti), test_fraction=0.5), str(run))
     assert len(data.splits["test"]) == 3
     assert names_of(data) != SPLITS
     write_split_file(tmp_path / "mine.yaml", {"train": ["000000_10"], "test": ["000005_10"]})
     arguments = DataArguments(data_dir=str(kitti), split_file=str(tmp_path / "mine.yaml"), validation_fraction=0.0)
-    assert names_of(_recorded_data.load_recorded_data(arguments, str(run)))["test"] == ["000005_10"]
+    assert names_of(recorded_data.load_recorded_data(arguments, str(run)))["test"] == ["000005_10"]
     assert "splits.yaml" not in caplog.text
 
 
@@ -203,15 +203,15 @@ def test_load_recorded_data__other_data_is_cut_as_usual_and_told(run, kitti, cap
             tmp_path / "kitti" / "training" / kind / "other.png"
         )
     arguments = DataArguments(data_dir=str(tmp_path / "kitti"))
-    data = _recorded_data.load_recorded_data(arguments, str(run))
+    data = recorded_data.load_recorded_data(arguments, str(run))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 3, "validation": 1, "test": 2}
-    assert "its splits.yaml doesn't fit this data (`000004_10` in test)" in caplog.text
+    assert "they don't fit this data (`000004_10` in test)" in caplog.text
     assert "may call frames test that the model was trained on" in caplog.text
 
 
 def test_load_recorded_data__a_model_without_splits(run, kitti, caplog, tmp_path):
     (tmp_path / "model").mkdir()
-    data = _recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti)), str(tmp_path / "model"))
+    data = recorded_data.load_recorded_data(DataArguments(data_dir=str(kitti)), str(tmp_path / "model"))
     assert len(data.splits["test"]) == 2
     assert not [record for record in caplog.records if record.name.endswith("_recorded_data")]
 
@@ -220,14 +220,14 @@ def test_recall_data_arguments__classes_as_the_run_read_them(run, tmp_path):
     """What the names of a set's id2label.json mean may be told in another way by the time the run is measured."""
     shutil.copytree(run, tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.yaml"
-    assert _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space is None
+    assert recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space is None
     options = yaml.safe_load(recipe.read_text()) | {"data_dir": None, "dataset": "user/set"}
     recipe.write_text(yaml.safe_dump(options))
-    recalled = _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run"))
+    recalled = recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run"))
     assert recalled.dataset == "user/set"
     assert recalled.label_space == str(tmp_path / "run" / "label_space.json")
     recipe.write_text(yaml.safe_dump(options | {"label_space": "cityscapes"}))
-    assert _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space == "cityscapes"
+    assert recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space == "cityscapes"
     (tmp_path / "run" / "label_space.json").unlink()
     recipe.write_text(yaml.safe_dump(options))
-    assert _recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space is None
+    assert recorded_data.recall_data_arguments(DataArguments(), str(tmp_path / "run")).label_space is None

@@ -141,7 +141,7 @@ def test_publish__pull_request_once(hub_here, files):
 
 def test_publish__pull_request_whose_answer_was_lost_is_found(hub_here, files):
     hub_here.fail("lost", matching="commit")
-    with pytest.raises(HubError, match="broke off"):
+    with pytest.raises(HubError, match="no answer"):
         publish(files[0], "user/name", create_pr=True)
     assert publish(files[0], "user/name", create_pr=True).pull_request == 1
     assert list(hub_here.repository("user/name").pull_requests) == [1]
@@ -160,7 +160,7 @@ def test_publish__somebody_else_in_between(hub_here, files):
 
     meanwhile.done = False
     hub_here.fail(500, matching=meanwhile)
-    with pytest.raises(HubError, match=r"status 412 .*: somebody else changed the repository meanwhile; run it again"):
+    with pytest.raises(HubError, match=r"status 412 .*A commit has happened since.*; run it again later"):
         publish(files[1] | {"metrics.json": b"{}"}, "user/name", message="Mine")
     assert late.list_repo_commits("user/name")[0].title == "theirs"
 
@@ -193,7 +193,7 @@ def test_publish__another_persons_namespace(hub_here, files):
     with pytest.raises(HubError) as raised:
         publish(files[0], "somebody/name")
     assert str(raised.value).startswith("expected the Hub to take a push to somebody/name; found status 403 (")
-    assert "name a repository in your own namespace" in str(raised.value)
+    assert "name a repository in your own namespace, or" in str(raised.value)
 
 
 @pytest.mark.parametrize("how", KINDS)
@@ -213,7 +213,7 @@ def test_publish__failing_at_every_request_is_completed_by_the_next(hub_here, fi
         assert text.startswith("expected the Hub to take a push to user/name; found ")
         assert "\n" not in text
         assert text.count("; ") >= 2  # with a fix
-        words = f"status {how}" if isinstance(how, int) else "no answer" if how == "hang" else "broke off"
+        words = f"status {how}" if isinstance(how, int) else "no answer from http"
         assert words in text
         hub_here.heal()
         publish(files[0], "user/name", timeout=5)
@@ -227,15 +227,11 @@ def test_publish__failing_at_every_request_is_completed_by_the_next(hub_here, fi
 def test_publish__with_the_hub_down(hub_here, files):
     with hub_here.outage(), pytest.raises(HubError) as raised:
         publish(files[0], "user/name")
-    assert f"found no connection to {hub_here.endpoint} (Errno 111: Connection refused); check the" in str(raised.value)
+    assert f"found no answer from {hub_here.endpoint} (ConnectError: [Errno 111] Connection refused); check" in str(
+        raised.value
+    )
     publish(files[0], "user/name")
     assert hub_here.tree("user/name") == files[1]
-
-
-def test_publish__offline_mode(hub_here, files, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="found offline mode; unset HF_HUB_OFFLINE and run it again"):
-        publish(files[0], "user/name")
 
 
 # ---- access ----

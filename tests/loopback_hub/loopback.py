@@ -40,16 +40,10 @@ class Hub:
 
     Args:
         user (`str`): owner of the token and of every repository; other namespaces are forbidden.
-        token_required (`bool`): also to read public repositories; writing and private repositories always need it.
-        part_size (`int`): LFS files above it are uploaded in parts of this many bytes.
-        page_size (`int`): entries of a tree listing per page.
     """
 
     user: str = "user"
     token: str = field(default_factory=lambda: "hf_" + secrets.token_hex(17))
-    token_required: bool = False
-    part_size: int = 8 * 2**20
-    page_size: int = 1000
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)  # requests that no route answers
@@ -164,15 +158,10 @@ class Hub:
     # ---- failures ----
 
     def fail(
-        self,
-        how: str | int,
-        at: int = 1,
-        matching: str | Callable[[Request], bool] = "",
-        times: float = 1,
-        retry_after: int | None = None,
+        self, how: str | int, at: int = 1, matching: str | Callable[[Request], bool] = "", times: float = 1
     ) -> Fault:
         """Plans a failure; `loopback_requests.planned` says which there are. `heal` forgets them all."""
-        fault = planned(how, at, matching, times, retry_after)
+        fault = planned(how, at, matching, times)
         with self._lock:
             self.faults.append(fault)
         return fault
@@ -248,8 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub._released.wait()
             return self._break(request, how)
         if isinstance(how, int):
-            headers = {"Retry-After": str(fault.retry_after)} if fault.retry_after is not None else {}
-            answer = answer_refusal(Refusal(how, MESSAGES.get(how, "Failure"), headers=headers))
+            answer = answer_refusal(Refusal(how, MESSAGES.get(how, "Failure")))
         else:
             with self.hub._lock:
                 answer = loopback_api.handle(self.hub, request)

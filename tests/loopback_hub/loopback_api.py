@@ -40,18 +40,6 @@ def create_repository(hub, request) -> Answer:
     return answer_json({"url": url, "name": repository.name, "id": repository.name})
 
 
-def delete_repository(hub, request) -> Answer:
-    kind, owner = request.json.get("type") or "model", request.json.get("organization") or hub.user
-    if hub.repositories.pop((kind, f"{owner}/{request.json['name']}"), None) is None:
-        raise Refusal(404, "Repository not found", "RepoNotFound")
-    return Answer(b"OK")
-
-
-def change_settings(hub, request, repository) -> Answer:
-    repository.private = request.json.get("visibility") == "private"
-    return answer_json({"private": repository.private})
-
-
 # ---- what is in a repository ----------------------------------------------------------------------------------------
 
 
@@ -109,12 +97,7 @@ def list_tree(hub, request, repository, revision, folder="") -> Answer:
     if not request.flag("recursive"):
         inside = [entry for entry in inside if "/" not in entry["path"][len(prefix) :]]
     inside.sort(key=lambda entry: entry["path"])
-    start = int(request.query.get("cursor", 0))
-    page, headers = inside[start : start + hub.page_size], {}
-    if start + hub.page_size < len(inside):
-        kept = "&".join(f"{key}={value}" for key, value in request.query.items() if key != "cursor")
-        headers["Link"] = f'<{hub.endpoint}{request.path}?{kept}&cursor={start + hub.page_size}>; rel="next"'
-    return answer_json(page, **headers)
+    return answer_json(inside)
 
 
 def list_paths(hub, request, repository, revision) -> Answer:
@@ -145,33 +128,14 @@ def list_refs(hub, request, repository) -> Answer:
         return [{"name": str(name), "ref": f"{prefix}{name}", "targetCommit": oid} for name, oid in names.items()]
 
     requests = rows(repository.pull_requests, "refs/pr/") if request.query.get("include_prs") else []
-    branches, tags = rows(repository.branches, "refs/heads/"), rows(repository.tags, "refs/tags/")
-    return answer_json({"branches": branches, "converts": [], "tags": tags, "pullRequests": requests})
+    branches = rows(repository.branches, "refs/heads/")
+    return answer_json({"branches": branches, "converts": [], "tags": [], "pullRequests": requests})
 
 
 def create_branch(hub, request, repository, branch) -> Answer:
     if branch in repository.branches:
         raise Refusal(409, f"Reference already exists: refs/heads/{branch}")
     repository.branches[branch] = repository.resolve(request.json.get("startingPoint") or "main").oid
-    return answer_json({"success": True})
-
-
-def delete_branch(hub, request, repository, branch) -> Answer:
-    if branch == "main" or branch not in repository.branches:
-        raise Refusal(403 if branch == "main" else 404, f"Cannot delete {branch}", "RevisionNotFound")
-    del repository.branches[branch]
-    return answer_json({"success": True})
-
-
-def create_tag(hub, request, repository, revision) -> Answer:
-    if request.json["tag"] in repository.tags:
-        raise Refusal(409, f"Tag already exists: {request.json['tag']}")
-    repository.tags[request.json["tag"]] = repository.resolve(revision).oid
-    return answer_json({"success": True})
-
-
-def merge(hub, request, repository, number) -> Answer:
-    repository.branches["main"] = repository.resolve(f"refs/pr/{number}").oid
     return answer_json({"success": True})
 
 
@@ -188,13 +152,10 @@ ROUTES = [
     ("whoami", "GET", "/api/whoami-v2", whoami, "write"),
     ("validate-yaml", "POST", "/api/validate-yaml", validate_yaml, "open"),
     ("create-repo", "POST", "/api/repos/create", create_repository, "write"),
-    ("delete-repo", "DELETE", "/api/repos/delete", delete_repository, "write"),
-    ("settings", "PUT", f"{_API}/settings", change_settings, "write"),
     ("preupload", "POST", f"{_API}/preupload/(?P<revision>[^/]+)", transfer.preupload, "write"),
     ("lfs-batch", "POST", rf"{_WEB}\.git/info/lfs/objects/batch", transfer.lfs_batch, "write"),
     ("lfs-verify", "POST", rf"{_WEB}\.git/info/lfs/objects/verify", transfer.verify_object, "write"),
-    ("lfs-complete", "POST", rf"/api/complete_multipart{_STORED}/(?P<size>\d+)", transfer.complete_multipart, "open"),
-    ("lfs-put", "PUT", rf"/storage{_STORED}/(?P<size>\d+)(?:/(?P<part>\d+))?", transfer.store_object, "open"),
+    ("lfs-put", "PUT", rf"/storage{_STORED}/(?P<size>\d+)", transfer.store_object, "open"),
     ("lfs-get", "GET", f"/storage{_STORED}", transfer.load_object, "open"),
     ("commit", "POST", f"{_API}/commit/(?P<revision>[^/]+)", transfer.commit, "write"),
     ("tree", "GET", f"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", list_tree, "read"),
@@ -202,9 +163,6 @@ ROUTES = [
     ("commits", "GET", f"{_API}/commits/(?P<revision>[^/]+)", list_commits, "read"),
     ("refs", "GET", f"{_API}/refs", list_refs, "read"),
     ("create-branch", "POST", f"{_API}/branch/(?P<branch>[^/]+)", create_branch, "write"),
-    ("delete-branch", "DELETE", f"{_API}/branch/(?P<branch>[^/]+)", delete_branch, "write"),
-    ("create-tag", "POST", f"{_API}/tag/(?P<revision>[^/]+)", create_tag, "write"),
-    ("merge", "POST", rf"{_API}/discussions/(?P<number>\d+)/merge", merge, "write"),
     ("info", "GET", f"{_API}(?:/revision/(?P<revision>[^/]+))?", describe, "read"),
     ("resolve", "GET", f"{_WEB}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", transfer.resolve, "read"),
 ]
@@ -233,8 +191,7 @@ def handle(hub, request) -> Answer:
             hub.unknown.append(f"{request.method} {request.url}")
             raise Refusal(404, f"Sorry, we can't find the page you are looking for: {request.path}")
         _, _, _, handler, access = route
-        closed = access == "write" or (access == "read" and hub.token_required)
-        if closed and not request.token:
+        if access == "write" and not request.token:
             raise Refusal(401, "Invalid username or password.")
         if "repo" in words:
             words["repository"] = hub.repository(words.pop("repo"), words.pop("kind", "model").strip("s/"))

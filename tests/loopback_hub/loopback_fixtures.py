@@ -21,10 +21,10 @@ def hub():
 
 @pytest.fixture
 def run_with_hub(hub, tmp_path):
-    """Runs Python code, or a script and its arguments, as a process of its own that talks to the loopback Hub."""
+    """Runs Python code, a script or (`-m`) a module with its arguments, as a process that talks to the loopback Hub."""
 
     def run(*words, home="home", token=True, timeout=120, check=True, **environment) -> subprocess.CompletedProcess:
-        command = [sys.executable, *(("-c", words[0]) if "\n" in str(words[0]) else (words[0],)), *words[1:]]
+        command = [sys.executable, *(("-c",) if "\n" in str(words[0]) else ()), *words]
         known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
         known |= hub.environment(tmp_path / home, token) | {key: str(value) for key, value in environment.items()}
         done = subprocess.run(

@@ -89,7 +89,6 @@ class Fault:
     matching: Callable[[Request], bool]
     at: int
     times: float
-    retry_after: int | None
     seen: int = 0
     used: int = 0
 
@@ -103,9 +102,7 @@ class Fault:
         return True
 
 
-def planned(
-    how: str | int, at: int, matching: str | Callable[[Request], bool], times: float, retry_after: int | None
-) -> Fault:
+def planned(how: str | int, at: int, matching: str | Callable[[Request], bool], times: float) -> Fault:
     """A failure to come.
 
     Args:
@@ -116,14 +113,13 @@ def planned(
         at: the first request to fail, from 1, among those that match, counted from now.
         matching: a route's name ("commit"), a regular expression on "METHOD /path?query", or a predicate; "" is all.
         times: how many requests fail; `math.inf` for that one and all that follow.
-        retry_after: seconds in a Retry-After header.
     """
     if how not in KINDS and not isinstance(how, int):
         raise ValueError(f"`how` must be one of {KINDS} or a status, found {how!r}")
     if not isinstance(matching, str):
-        return Fault(how, matching, at, times, retry_after)
+        return Fault(how, matching, at, times)
 
     def matches(request: Request) -> bool:
         return request.name == matching or bool(re.search(matching, f"{request.method} {request.url}"))
 
-    return Fault(how, matches, at, times, retry_after)
+    return Fault(how, matches, at, times)

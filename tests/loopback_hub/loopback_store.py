@@ -1,4 +1,4 @@
-"""Repositories of the loopback Hub: content-addressed blobs, commits, branches, tags and pull requests, in memory."""
+"""Repositories of the loopback Hub: content-addressed blobs, commits, branches and pull requests, in memory."""
 
 import fnmatch
 import hashlib
@@ -69,10 +69,8 @@ class Repository:
     private: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
     pull_requests: dict[int, str] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)  # LFS objects by sha256, committed or not
-    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
 
     def __post_init__(self):
         patterns = LFS_PATTERNS.split() + (DATASET_LFS_PATTERNS.split() if self.kind == "dataset" else [])
@@ -94,10 +92,8 @@ class Repository:
         return commit
 
     def resolve(self, revision: str) -> Commit:
-        """The commit that a branch, tag, `refs/pr/N`, or a commit's own hash names."""
-        oid = (
-            self.branches.get(revision) or self.tags.get(revision) or self.branches.get(revision[len("refs/heads/") :])
-        )
+        """The commit that a branch, `refs/pr/N`, or a commit's own hash names."""
+        oid = self.branches.get(revision) or self.branches.get(revision[len("refs/heads/") :])
         if match := re.fullmatch(r"refs/pr/(\d+)", revision):
             oid = self.pull_requests.get(int(match[1]))
         if oid is None and re.fullmatch("[0-9a-f]{7,40}", revision):

@@ -35,13 +35,7 @@ def lfs_batch(hub, request, repository) -> Answer:
         elif oid not in repository.objects:
             base = f"{hub.storage}/{repository.kind}/{quote(repository.name, safe='')}/{oid}/{size}"
             verify = {"href": f"{hub.endpoint}/{repository.url_path}.git/info/lfs/objects/verify"}
-            if size > hub.part_size and "multipart" in request.json["transfers"]:
-                parts = range(1, -(-size // hub.part_size) + 1)
-                header = {str(part): f"{base}/{part}?{hub.sign(oid)}" for part in parts}
-                upload = {"href": f"{hub.endpoint}/api/complete_multipart{base[len(hub.storage) :]}?{hub.sign(oid)}"}
-                upload["header"] = {"chunk_size": str(hub.part_size), **header}
-            else:
-                upload = {"href": f"{base}?{hub.sign(oid)}"}
+            upload = {"href": f"{base}?{hub.sign(oid)}"}
             entry |= {"authenticated": True, "actions": {"upload": upload, "verify": verify}}
         objects.append(entry)
     return answer_json({"transfer": "basic", "objects": objects})
@@ -55,26 +49,10 @@ def _signed(hub, request, oid: str) -> None:
         raise Refusal(400, "InvalidArgument: Only one auth mechanism allowed: a token was sent to the storage host")
 
 
-def store_object(hub, request, kind, name, oid, size, part=None) -> Answer:
+def store_object(hub, request, kind, name, oid, size) -> Answer:
     _signed(hub, request, oid)
-    repository = hub.repository(name, kind)
-    if part is None:
-        repository.add_object(oid, request.body, int(size))
-    else:
-        repository.parts[oid, int(part)] = request.body
+    hub.repository(name, kind).add_object(oid, request.body, int(size))
     return Answer(headers={"ETag": f'"{hashlib.md5(request.body).hexdigest()}"'})
-
-
-def complete_multipart(hub, request, kind, name, oid, size) -> Answer:
-    _signed(hub, request, oid)
-    repository, content = hub.repository(name, kind), b""
-    for part in request.json["parts"]:
-        piece = repository.parts.get((oid, part["partNumber"]), b"")
-        if part["etag"].strip('"') != hashlib.md5(piece).hexdigest():
-            raise Refusal(400, f"InvalidPart: part {part['partNumber']} is missing or has another etag")
-        content += piece
-    repository.add_object(oid, content, int(size))
-    return answer_json({"success": True})
 
 
 def verify_object(hub, request, repository) -> Answer:

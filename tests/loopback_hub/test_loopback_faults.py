@@ -61,14 +61,6 @@ def _create_repo_goes_on(hub, push, folder, how):
         assert hub.names()[2:4] == ["info", "validate-yaml"]
 
 
-def test_fail__429_is_retried_after_what_the_header_says(hub, api, folder, push, waits):
-    api.create_repo("user/name")
-    hub.fail(429, matching="preupload", retry_after=7)
-    push(folder[0])
-    assert waits == [8.0]
-    assert hub.tree("user/name") == folder[1]
-
-
 def test_fail__hang_ends_only_by_a_timeout_of_the_clients_owner(hub, api, folder, push):
     def impatient():
         client = _http.default_client_factory()
@@ -128,26 +120,3 @@ def test_outage__refuses_and_comes_back_with_everything(hub, api, folder, push, 
             hf_hub_download("user/name", "README.md")
     assert hub.port == port
     assert Path(hf_hub_download("user/name", "README.md")).read_bytes() == folder[1]["README.md"]
-
-
-@pytest.mark.parametrize("how", ["refuse", "reset", "lost", 403, 500])
-def test_push__failing_at_every_request_is_completed_by_the_next_one(hub, api, folder, push, waits, how):
-    """The loop that a test of the project's own publishing needs: n grows until the push outlives its failure."""
-    broken = []
-    for n in range(1, 30):
-        hub.repositories.clear()
-        hub.requests.clear()
-        hub.fail(how, at=n, times=math.inf)
-        try:
-            push(folder[0])
-            break
-        except Exception as error:
-            broken.append(type(_root(error)).__name__)
-        reached = len(hub.requests)
-        assert reached >= n
-        hub.heal()
-        push(folder[0])
-        assert hub.tree("user/name") == folder[1]
-        assert len(hub.repository("user/name").commits) <= 3
-    assert len(broken) == n - 1 >= 8, broken
-    assert hub.tree("user/name") == folder[1]

@@ -90,29 +90,15 @@ def test_compute_boundary_counts__void_is_counted_nowhere_whatever_was_predicted
     assert not compute_boundary_counts(prediction, np.full_like(label, 255), 4).any()
 
 
-def test_compute_boundary_counts__another_ignore_index_and_types():
+def test_compute_boundary_counts__other_types():
     label = build_blocks(np.random.default_rng(5), 40, 50, 6)
     prediction = np.roll(label, 2, 1)
     label[5:9] = 255
-    expected = compute_boundary_counts(prediction, label, 6).tolist()
-    other = label.astype(np.int64)
-    other[label == 255] = -100
-    assert compute_boundary_counts(prediction.astype(np.int16), other, 6, ignore_index=-100).tolist() == expected
+    expected = compute_boundary_counts(prediction.astype(np.uint8), label.astype(np.uint8), 6).tolist()
+    assert compute_boundary_counts(prediction.astype(np.int16), label.astype(np.int64), 6).tolist() == expected
 
 
 def test_compute_boundary_counts__does_not_change_its_inputs():
     label, prediction = np.array([[255, 1, 1]], np.uint8), np.array([[0, 0, 1]], np.uint8)
     compute_boundary_counts(prediction, label, 2)
     assert (label.tolist(), prediction.tolist()) == ([[255, 1, 1]], [[0, 0, 1]])
-
-
-def test_compute_boundary_counts__refuses_other_shapes_and_values():
-    zeros = np.zeros((3, 4), int)
-    with pytest.raises(ValueError, match=r"found \(4, 3\) and \(3, 4\)"):
-        compute_boundary_counts(zeros.T, zeros, 2)
-    with pytest.raises(ValueError, match=r"expected predictions of 0\.\.1; found \[2\]"):
-        compute_boundary_counts(zeros + 2, zeros, 2)
-    with pytest.raises(ValueError, match=r"expected labels of 0\.\.1; found \[-1\]"):
-        compute_boundary_counts(zeros, zeros - 1, 2)
-    with pytest.raises(ValueError, match="found 255"):
-        compute_boundary_counts(zeros, zeros, 255)

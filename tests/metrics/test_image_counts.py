@@ -105,24 +105,6 @@ def test_builder__keeps_no_mask_alive():
     assert images.boundary.tolist() == [[[1, 1, 1]] * 3]
 
 
-def test_builder__refuses_what_does_not_fit():
-    builder = ImageCountsBuilder(CLASSES)
-    builder.add("a", np.eye(3, dtype=int), np.ones((3, 3), int))
-    builder.add("b", np.eye(3, dtype=int))
-    with pytest.raises(DataError, match=r"expected `boundary` of shape \(2, 3, 3\); found \(1, 3, 3\)"):
-        builder.build()
-    builder.add("a", np.eye(3, dtype=int), np.ones((3, 3), int))
-    builder.add("c", np.eye(3, dtype=int), np.ones((3, 3), int))
-    with pytest.raises(DataError):
-        builder.build()
-
-
-@pytest.mark.parametrize("key", ["hits", "labelled", "predicted", "boundary"])
-def test_image_counts__refuses_another_shape(key):
-    with pytest.raises(DataError, match=f"`{key}` of shape"):
-        build_counts(**{key: np.zeros((2, 2), int)})
-
-
 def test_image_counts__refuses_a_name_twice():
     with pytest.raises(DataError, match="each image once; found a twice"):
         build_counts(names=("a", "a"))
@@ -156,11 +138,3 @@ def test_select_and_concatenate__give_back_the_whole():
     assert joined.names == ("004", "000", "001", "002", "003", "005")
     for key in ("hits", "labelled", "predicted", "boundary"):
         np.testing.assert_array_equal(getattr(joined, key), getattr(images, key)[[4, 0, 1, 2, 3, 5]])
-
-
-def test_concatenate__boundary_only_where_all_have_it_and_classes_must_agree():
-    images, _ = build_random(3)
-    bare = build_counts()
-    assert ImageCounts.concatenate([images, bare]).boundary is None
-    with pytest.raises(DataError, match="same classes"):
-        ImageCounts.concatenate([bare, build_counts(classes=("x", "y", "z"))])

@@ -4,7 +4,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from hf_urbanseg.errors import CheckpointError, ConfigError
+from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.ema import EMA_WEIGHTS, ExponentialMovingAverage
 
@@ -120,12 +120,6 @@ def test_exponential_moving_average__updating_leaves_the_model_alone():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, float("nan")])
-def test_exponential_moving_average__decay_out_of_range(decay):
-    with pytest.raises(ConfigError, match="`ema_decay` of 0 or more and below 1; found"):
-        ExponentialMovingAverage(build(), decay)
-
-
 def test_swap__averages_inside_raw_weights_outside():
     model = build()
     ema = ExponentialMovingAverage(model)
@@ -210,8 +204,7 @@ def test_swap__training_goes_on_as_if_nothing_happened():
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("through_a_file", [True, False])
-def test_load_state_dict__resuming_gives_identical_averages(tmp_path, through_a_file):
+def test_load__resuming_gives_identical_averages(tmp_path):
     model = build()
     ema = ExponentialMovingAverage(model, 0.9)
     for step in range(1, 21):
@@ -220,14 +213,10 @@ def test_load_state_dict__resuming_gives_identical_averages(tmp_path, through_a_
         if step == 9:
             ema.save(tmp_path)
             weights = copy_state(model)
-            state = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
     other = build(5)
     other.load_state_dict(weights)
     resumed = ExponentialMovingAverage(other, 0.9)
-    if through_a_file:
-        resumed.load(tmp_path)
-    else:
-        resumed.load_state_dict(state)
+    resumed.load(tmp_path)
     assert resumed.step == 9
     for step in range(10, 21):
         move(other, step)
@@ -235,15 +224,6 @@ def test_load_state_dict__resuming_gives_identical_averages(tmp_path, through_a_
     for name, tensor in ema.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert resumed.step == 20
-
-
-def test_load_state_dict__does_not_keep_what_it_was_given():
-    model = build()
-    first, second = ExponentialMovingAverage(model), ExponentialMovingAverage(model)
-    second.load_state_dict(first.state_dict())
-    move(model, 1)
-    second.update(1)
-    assert not torch.equal(first.state_dict()["parameters.0.weight"], second.state_dict()["parameters.0.weight"])
 
 
 @pytest.mark.parametrize(

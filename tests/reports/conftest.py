@@ -1,6 +1,5 @@
 """A real browser for tests of pages: chromium without a display, spoken to through a pipe."""
 
-import base64
 import fcntl
 import json
 import os
@@ -71,10 +70,6 @@ class Browser:
         """Addresses asked for, embedded data left out."""
         asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in asked if not url.startswith("data:")]
-
-    def screenshot(self) -> bytes:
-        """The whole page as PNG."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def call(self, method: str, **params) -> dict:
         """One command of the Chrome DevTools protocol."""

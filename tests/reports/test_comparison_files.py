@@ -100,6 +100,11 @@ def test_write_comparison_page__complete_and_escaped(comparison, tmp_path):
     assert "some pixels differ" in text
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
     assert '<span class="number">+16.67</span>' in text
+    assert re.findall(r'</span>(\w+)</span></th><td data-value="(\d)">', text) == [
+        ("road", "2"),
+        ("car", "2"),
+        ("train", "0"),
+    ]
     # road gained most: its bar fills its half; car's is 6.67 / 16.67 of it
     assert 'class="up" style="width: 50.00%"' in text
     assert 'class="up" style="width: 20.00%"' in text

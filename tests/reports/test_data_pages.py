@@ -90,22 +90,16 @@ def test_draw_labels__stripes_where_there_is_no_class():
     assert (image == 200).all()
 
 
-def build_dataset(scales, crop, seed=0, flip=0.0, photometric=False):
+def test_show_sample__is_the_crop_itself_and_marks_padding():
     rng = np.random.default_rng(3)
-    image = rng.integers(0, 256, (40, 64, 3), np.uint8)
-    label = rng.integers(0, 3, (40, 64)).astype(np.uint8)
+    image, label = rng.integers(0, 256, (40, 64, 3), np.uint8), rng.integers(0, 3, (40, 64)).astype(np.uint8)
     label[:4] = 255
     rows = Dataset.from_list(
         [{"image": Image.fromarray(image), "label": Image.fromarray(label), "name": "a"}],
         Features({"image": ImageFeature(), "label": ImageFeature(), "name": Value("string")}),
     )
-    transforms = build_train_transforms(crop, parse_scales(scales), 1.0, flip, photometric)
-    return TrainDataset(rows, SPACE, transforms, seed), image, label
-
-
-def test_show_sample__is_the_crop_itself_and_marks_padding():
-    dataset, image, label = build_dataset(["1.0"], (64, 96))
-    picture, labelled = show_sample(dataset[0, 0], SPACE)
+    transforms = build_train_transforms((64, 96), parse_scales(["1.0"]), 1.0, 0.0, False)
+    picture, labelled = show_sample(TrainDataset(rows, SPACE, transforms, 0)[0, 0], SPACE)
     np.testing.assert_array_equal(picture[:40, :64], image)
     np.testing.assert_array_equal(labelled[4:40, :64], blend(image, label, SPACE, 0.6)[4:])
     for shown in (picture, labelled):

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
-from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.metrics.image_counts import ImageCounts, ImageCountsBuilder
 from hf_urbanseg.reports.evaluation_report import write_evaluation_report
 from hf_urbanseg.reports.failure_cases import FailureCase, choose_failure_cases
 from hf_urbanseg.runs.scores import describe_scores
@@ -20,30 +21,23 @@ EVIL = LabelSpace("evil", ("<b>road</b>", 'the "car"', "a & b"), ((128, 64, 128)
 
 def _measure(space, count=6, size=(60, 200), seed=0, names=None, used=None):
     """Scenes of bands of classes, predicted with errors: scores, counts and failure cases."""
-    rng = np.random.default_rng(seed)
-    maps = []
-    for _ in range(count):
-        label = np.repeat(rng.integers(0, used or space.num_labels, size[1] // 20), 20)[None].repeat(size[0], 0)
-        prediction = label.copy()
-        prediction[: rng.integers(5, size[0])] = rng.integers(0, used or space.num_labels)
-        label[:, :7] = 255
-        maps.append((prediction.astype(np.uint8), label.astype(np.uint8)))
-    classes = space.num_labels
-    matrices = np.stack([
-        np.bincount(classes * label[label != 255].astype(int) + prediction[label != 255], minlength=classes**2)
-        for prediction, label in maps
-    ]).reshape(count, classes, classes)  # fmt: skip
-    hits = np.diagonal(matrices, axis1=1, axis2=2).copy()
+    rng, classes = np.random.default_rng(seed), space.num_labels
     names = names or tuple(f"frame {index}" for index in range(count))
-    images = ImageCounts(names, space.names, hits, matrices.sum(2), matrices.sum(1))
-    failures = [
-        FailureCase(
-            names[choice.index], choice.reasons, Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)),
-            *maps[choice.index],
-        )
-        for choice in choose_failure_cases(images, overall=3)
-    ]  # fmt: skip
-    return describe_scores(matrices.sum(0), space, 0), images, failures
+    maps, counts, total = {}, ImageCountsBuilder(space.names), 0
+    for name in names:
+        label = np.repeat(rng.integers(0, used or classes, size[1] // 20), 20)[None].repeat(size[0], 0)
+        prediction = label.copy()
+        prediction[: rng.integers(5, size[0])] = rng.integers(0, used or classes)
+        label[:, :7] = 255
+        matrix = confusion_matrix(label[:, 7:].ravel(), prediction[:, 7:].ravel(), labels=range(classes))
+        maps[name], total = (prediction.astype(np.uint8), label.astype(np.uint8)), total + matrix
+        counts.add(name, matrix)
+    images = counts.build()
+    failures = []
+    for choice in choose_failure_cases(images, overall=3):
+        image, name = Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)), names[choice.index]
+        failures.append(FailureCase(name, choice.reasons, image, *maps[name]))
+    return describe_scores(total, space, 0), images, failures
 
 
 def _write(path, space=CITYSCAPES, measured=None, **changes):

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,15 @@ from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.reports.overlays import (
     FADED_VOID,
     blend,
+    check_sizes,
     clear_comparisons,
     colorize,
     error_map,
+    find_classes,
     mark_errors,
     name_picture,
     save_comparison,
 )
-
-REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def test_colorize__two_by_two():
@@ -40,9 +39,32 @@ def test_blend__ends(alpha, expected):
     assert blend(image, np.zeros((1, 1), np.uint8), CITYSCAPES, alpha).tolist() == [[expected]]
 
 
-def test_blend__refuses_another_size():
-    with pytest.raises(DataError, match=r"image's size 2x3 .*; found 3x2"):
-        blend(np.zeros((2, 3, 3), np.uint8), np.zeros((3, 2), np.uint8), CITYSCAPES)
+def test_check_sizes__names_the_map_and_its_source():
+    with pytest.raises(
+        DataError, match=r"frame: expected a label of the image's size 2x3 \(height x width\); found 3x2"
+    ):
+        check_sizes(Image.new("L", (3, 2)), {"a map": np.zeros((2, 3)), "a label": np.zeros((3, 2))}, "frame")
+    image, train_ids = check_sizes(Image.new("L", (3, 2), 7), {"a map": np.full((2, 3), 255)})
+    assert image.tolist() == [[[7, 7, 7]] * 3] * 2
+    assert (train_ids.dtype, train_ids.tolist()) == (np.uint8, [[255] * 3] * 2)
+
+
+@pytest.mark.parametrize("what", ["prediction", "label"])
+def test_pictures__refuse_another_size(tmp_path, what):
+    image, fits = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    maps = {"prediction": fits, "label": fits, what: fits.T}
+    for draw in (
+        lambda: error_map(image, **maps, label_space=CITYSCAPES),
+        lambda: save_comparison(tmp_path / "a.png", image, **maps, label_space=CITYSCAPES, title=""),
+        lambda: blend(image, maps[what], CITYSCAPES),
+    ):
+        with pytest.raises(DataError, match=rf"expected (a {what}|train ids) of the image's size 4x6 .*; found 6x4"):
+            draw()
+    assert not list(tmp_path.iterdir())
+
+
+def test_find_classes__in_any_map_without_void():
+    assert find_classes(CITYSCAPES, np.array([[3, 255]]), np.array([13, 0])) == [0, 3, 13]
 
 
 def test_mark_errors__wrong_right_and_unlabelled():
@@ -108,30 +130,6 @@ def test_save_comparison__255_classes_and_long_names_fit(tmp_path):
     assert set(colors) <= _colors(tmp_path / "a.png")
 
 
-def test_save_comparison__refuses_another_size(tmp_path):
-    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
-    with pytest.raises(DataError, match="a prediction of the image's size 4x6"):
-        save_comparison(tmp_path / "a.png", image, label.T, label, CITYSCAPES, "")
-    with pytest.raises(DataError, match="a label of the image's size 4x6"):
-        save_comparison(tmp_path / "a.png", image, label, label.T, CITYSCAPES, "")
-    assert not (tmp_path / "a.png").exists()
-
-
-@pytest.mark.real_data
-def test_save_comparison__kitti_frame(tmp_path):
-    folder = REAL_DATA / "kitti48" / "training"
-    if not folder.is_dir():
-        pytest.skip(f"no KITTI frames in {folder}")
-    label_path = min((folder / "semantic").glob("*.png"))
-    label = CITYSCAPES.train_id_table[np.array(Image.open(label_path))]
-    image = Image.open(folder / "image_2" / label_path.name)
-    prediction = np.where(label == 255, 0, label).astype(np.uint8)
-    save_comparison(tmp_path / "a.png", image, prediction, label, CITYSCAPES, label_path.stem)
-    colors = _colors(tmp_path / "a.png")
-    assert (255, 40, 40) in colors  # the key of the error map
-    assert all(CITYSCAPES.colors[c] in colors for c in np.unique(label[label != 255]))
-
-
 def test_error_map__right_wrong_and_void():
     image = np.array([[[0, 0, 0], [255, 255, 255], [90, 90, 90], [90, 90, 90]]], np.uint8)
     found = error_map(image, np.array([[0, 0, 13, 11]]), np.array([[0, 0, 11, 255]]), CITYSCAPES)
@@ -172,14 +170,6 @@ def test_error_map__few_colours():
     label, prediction = rng.integers(0, 19, (2, 64, 96))
     found = error_map(image, prediction, np.where(label == 3, 255, label), CITYSCAPES)
     assert len(np.unique(found.reshape(-1, 3), axis=0)) <= 16 + 19 + 1
-
-
-def test_error_map__refuses_another_size():
-    image, label = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
-    with pytest.raises(DataError, match="a prediction of the image's size 4x6"):
-        error_map(image, label.T, label, CITYSCAPES)
-    with pytest.raises(DataError, match="a label of the image's size 4x6"):
-        error_map(image, label, label.T, CITYSCAPES)
 
 
 def _save(path, **options):
@@ -259,21 +249,10 @@ def test_name_picture__usual_names_stay(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "train/0001",
-        "../../etc/x",
-        "/abs/x",
-        "a\\b",
-        ".hidden",
-        "..",
-        "",
-        "a\nb",
-        "a:b",
-        "x" * 300,
-        "道" * 120,
-        "a\0b",
-        "\udc80",
+        "train/0001", "../../etc/x", "/abs/x", "a\\b", ".hidden", "..", "", "a\nb", "a:b", "x" * 300, "道" * 120,
+        "a\0b", "\udc80",
     ],
-)
+)  # fmt: skip
 def test_name_picture__others_name_a_plain_visible_file(name, tmp_path):
     found = name_picture(name)
     path = tmp_path / f"{found}.png"

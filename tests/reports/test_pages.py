@@ -12,9 +12,11 @@ from PIL import Image
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.reports import pages
+from hf_urbanseg.reports.overlays import FADED_VOID
 from hf_urbanseg.reports.pages import (
     embed_drawing,
     embed_figure,
+    embed_frame,
     embed_label_map,
     embed_photo,
     fit_pixels,
@@ -132,11 +134,25 @@ def test_embed_label_map__palette_png_with_the_ids_themselves():
     np.testing.assert_array_equal(np.array(decoded.convert("RGB")), CITYSCAPES.palette[train_ids])
 
 
-def test_embed_label_map__smaller_without_new_classes():
-    train_ids = np.random.default_rng(0).choice([0, 11, 255], (900, 1600)).astype(np.uint8)
-    decoded = np.array(_decode(embed_label_map(train_ids, CITYSCAPES, "", max_pixels=10_000)))
-    assert decoded.size <= 10_100
-    assert set(np.unique(decoded)) == {0, 11, 255}
+def test_embed_frame__smaller_without_new_classes_every_picture_at_its_place():
+    label = np.random.default_rng(0).choice([0, 11, 255], (900, 1600)).astype(np.uint8)
+    same, wrong = np.where(label == 255, 0, label).astype(np.uint8), np.full_like(label, 13)
+    frame = embed_frame(
+        "frame", Image.new("RGB", (1600, 900)), label, {"label": same, "b2": wrong}, CITYSCAPES, max_pixels=10_000
+    )
+    captions = ["image", "label", "label", "b2", "errors of label", "errors of b2"]
+    assert [caption for caption, _ in frame] == captions
+    assert [picture.alt for _, picture in frame] == [f"frame: {caption}" for caption in captions]
+    image, *maps, right, errors = (np.array(_decode(picture).convert("RGB")) for _, picture in frame)
+    assert {picture.shape for picture in (image, *maps, right, errors)} == {image.shape}
+    assert image.size // 3 <= 10_100
+    shown = [{tuple(color) for color in picture.reshape(-1, 3).tolist()} for picture in (*maps, right, errors)]
+    road, person, car = (CITYSCAPES.colors[c] for c in (0, 11, 13))
+    assert shown == [{road, person, (0, 0, 0)}, {road, person}, {car}, {(176,) * 3, FADED_VOID}, {car, FADED_VOID}]
+    (*_, (caption, _)) = embed_frame(
+        "frame", Image.new("RGB", (9, 9)), label[:9, :9], {"b2": wrong[:9, :9]}, CITYSCAPES
+    )
+    assert caption == "errors"
 
 
 @pytest.mark.parametrize(("colors", "mode"), [(1, "P"), (256, "P"), (257, "RGB")])

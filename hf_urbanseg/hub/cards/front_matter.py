@@ -3,28 +3,14 @@
 import re
 from pathlib import Path
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_urbanseg.hub.cards.licence import Licence
 from hf_urbanseg.hub.cards.markdown import flatten
 from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.runs.folder import METRICS
 
 _SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
-# js-yaml, which the Hub reads with, takes `1e3` and `0o17` for numbers; PyYAML does not, and leaves them unquoted.
-_NUMBER_LIKE = re.compile(r"[-+.]?[0-9]")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that some reader of YAML could take for a number."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str):
-    style = '"' if _NUMBER_LIKE.match(text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | None = None) -> str:
@@ -50,14 +36,14 @@ def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | Non
             metric_name=name,
             metric_value=scores[key],
             metric_args={key: scores[key] for key in ("protocol", "num_images") if key in scores},
-            source_name="metrics.json" if repo_id else None,
-            source_url=f"https://huggingface.co/{repo_id}/blob/main/metrics.json" if repo_id else None,
+            source_name=METRICS if repo_id else None,
+            source_url=f"https://huggingface.co/{repo_id}/blob/main/{METRICS}" if repo_id else None,
         )
         for split, scores in summary.splits.items()
         for key, name in _SCORES
         if scores.get(key) is not None
     ]
-    data = ModelCardData(
+    return ModelCardData(
         license=licence.id,
         license_name=licence.name,
         license_link=licence.link,
@@ -66,13 +52,11 @@ def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | Non
         base_model=base,
         base_model_relation="finetune" if base else None,
         datasets=[summary.data_name] if summary.data_is_hub else None,
-        tags=["segformer", "semantic-segmentation", *filter(None, kinds), "hf_urbanseg"],
+        tags=["segformer", "semantic-segmentation", *filter(None, dict.fromkeys(kinds)), "hf_urbanseg"],
         metrics=["mean_iou"],
         model_name=slugify(repo_id.rpartition("/")[2] if repo_id else summary.folder) if results else None,
         eval_results=results or None,
-    )
-    text = yaml.dump(data.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return text.rstrip("\n")
+    ).to_yaml(line_break="\n")
 
 
 def slugify(name: str | Path) -> str:

@@ -1,9 +1,12 @@
-"""Under which licence a trained model can be published, by what its weights started from and were trained on."""
+"""Under which licence a trained model, or a set of data, can be published, if it can."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from hf_urbanseg.hub.cleaning.local_paths import last_name
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.hub.cleaning import last_name
 
 TITLES = {
     "kitti": "KITTI semantic segmentation",
@@ -12,20 +15,35 @@ TITLES = {
     "synthetic": "rendered streets",
 }
 _NVIDIA = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
-_KITTI = "https://creativecommons.org/licenses/by-nc-sa/3.0/"
-_CITYSCAPES = "https://www.cityscapes-dataset.com/license/"
+_TERMS_OF_DATA = {
+    "kitti": (
+        "cc-by-nc-sa-3.0",
+        "https://creativecommons.org/licenses/by-nc-sa/3.0/",
+        "KITTI is published under CC BY-NC-SA 3.0: attribution, no commercial use, the same licence for derived works.",
+    ),
+    "cityscapes": (
+        "cityscapes-license",
+        "https://www.cityscapes-dataset.com/license/",
+        "Cityscapes has a licence of its own: non-commercial use only, and no redistribution of images.",
+    ),
+    "camvid": ("unknown", None, "For CamVid, the terms of the copy that was used apply; they are not known here."),
+    "synthetic": ("apache-2.0", None, "The images were rendered by hf_urbanseg, which is under Apache-2.0."),
+}
+_CITIES = (
+    "aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld monchengladbach strasbourg "
+    "stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld bonn leverkusen mainz munich"
+)
+# Anywhere in a name: copies are called berlin_000000_000019_leftImg8bit, train_berlin_000000_000019 and the like.
+_CITYSCAPES_FRAME = re.compile(rf"(?<![a-z])(?:{'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}(?!\d)")
 
 
 @dataclass(frozen=True)
 class Licence:
-    """For a card's front matter and its section.
+    """For a card's front matter (`id`, one of the Hub's; `name` and `link` where that is "other") and its section.
 
     Args:
-        id: One of the Hub's identifiers.
-        name: Where `id` is "other".
-        link: Of the first of the terms, where `id` is "other".
-        reasons: Sentences, one for the weights and one for the data.
-        terms: Name and link of everything that binds the weights.
+        reasons: Sentences: of a model, one for the weights it started from and one for the data.
+        terms: Name and link of everything that binds it.
     """
 
     id: str
@@ -48,16 +66,16 @@ def allows_pictures(data: str) -> bool:
     return recognise_data(data) != "cityscapes"
 
 
-def choose_licence(base: str | None, base_is_hub: bool, data: str, data_is_hub: bool) -> Licence:
+def choose_licence(base: str | None, base_is_hub: bool, data: str) -> Licence:
     """The strictest reading: weights are taken for a derivative of what they started from and were trained on.
 
     Args:
         base: Hub id or folder of the weights the training started from; None for random ones.
         base_is_hub: Whether that is a Hub id.
         data: Name of the data set.
-        data_is_hub: Whether that is a Hub id.
     """
-    terms = [_terms_of_base(base, base_is_hub), _terms_of_data(data, data_is_hub)]
+    unknown = ("unknown", None, f"The terms of the data set {data} are not known to this card.")
+    terms = [_terms_of_base(base, base_is_hub), _TERMS_OF_DATA.get(recognise_data(data), unknown)]
     reasons = tuple(reason for *_, reason in terms)
     names = [name for name, *_ in terms]
     binding = tuple((name, link) for name, link, _ in terms if name not in ("apache-2.0", "unknown"))
@@ -70,42 +88,60 @@ def choose_licence(base: str | None, base_is_hub: bool, data: str, data_is_hub: 
     return Licence("other", name, binding[0][1], reasons, binding)
 
 
+def choose_data_licence(
+    origin: str | None, names: Sequence[str], license: str | None, private: bool | None, where: str | Path | None = None
+) -> Licence:
+    """The licence under which a set is published.
+
+    Args:
+        origin: `kitti`, `cityscapes`, `camvid`, `synthetic` or None, as recorded when the set was prepared.
+        names: Of the frames: those of Cityscapes give it away under whatever origin.
+        license: What the user says.
+        private: Whether the repository will be private.
+        where: The set, named in errors.
+
+    Raises:
+        DataError: Cityscapes, in public.
+        ConfigError: A public push of data whose licence nobody said, or a word that is no identifier.
+    """
+    if origin == "cityscapes" or any(_CITYSCAPES_FRAME.search(name) for name in names):
+        _, link, reason = _TERMS_OF_DATA["cityscapes"]
+        if not private:
+            found = "Cityscapes, whose licence forbids to distribute it or anything made from its images"
+            fix = "add `--private` to keep it for yourself; others get it from cityscapes-dataset.com"
+            raise DataError("data that may be passed on", found, fix, where)
+        reasons = (reason, "Keep this repository private.")
+        return Licence("other", "cityscapes", link, reasons, (("cityscapes", link),))
+    known, link, reason = _TERMS_OF_DATA.get(origin, ("unknown", None, ""))
+    license = license or (known if known != "unknown" else None)
+    if license is None and not private:
+        fix = "add for example `--license cc-by-4.0` (`--license unknown` says so openly), or `--private`"
+        raise ConfigError("the licence of data that everybody will see", "none", fix, where)
+    license = license or "unknown"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        fix = "take one from huggingface.co/docs/hub/repositories-licenses"
+        raise ConfigError("a licence's identifier such as cc-by-4.0", f"`{license}`", fix)
+    if license == "unknown":
+        reason = "Whoever published this set did not say what the licence of the data is: ask before you use it."
+    elif license != known:
+        reason, link = f"Published under {license}, as stated by whoever pushed it.", None
+    return Licence(license, None, None, (reason,), ((license, link),) if link else ())
+
+
 def _terms_of_base(base: str | None, is_hub: bool) -> tuple[str, str | None, str]:
     if base is None:
         return "apache-2.0", None, "The weights started from random numbers, so no earlier weights bind them."
     if re.search(r"^nvidia/|(segformer|mit)[-_]b[0-5]", base if is_hub else last_name(base), re.IGNORECASE):
         reason = (
             "The weights started from NVIDIA's SegFormer weights, whose licence (NVIDIA Source Code License for "
-            "SegFormer) allows non-commercial use only, meaning research or evaluation, also for works derived from "
-            "them."
+            "SegFormer) allows research and evaluation only, also of what is derived from them."
         )
         return "nvidia-source-code-license-for-segformer", _NVIDIA, reason
     if is_hub:
-        link = f"https://huggingface.co/{base}"
         reason = f"The weights started from {base} on the Hub, whose terms apply to what is derived from them."
-        return f"terms-of-{_slug(base)}", link, reason
-    reason = f"The weights started from the folder {last_name(base)}, whose terms this card doesn't know."
-    return "unknown", None, reason
-
-
-def _terms_of_data(data: str, is_hub: bool) -> tuple[str, str | None, str]:
-    match recognise_data(data):
-        case "kitti":
-            reason = (
-                "KITTI is published under CC BY-NC-SA 3.0: attribution, no commercial use, and the same licence for "
-                "derived works."
-            )
-            return "cc-by-nc-sa-3.0", _KITTI, reason
-        case "cityscapes":
-            reason = "Cityscapes has a licence of its own: non-commercial use only, and no redistribution of images."
-            return "cityscapes-license", _CITYSCAPES, reason
-        case "synthetic":
-            return "apache-2.0", None, "The training images were rendered by hf_urbanseg, which is under Apache-2.0."
-        case "camvid":
-            return "unknown", None, "For CamVid, the terms of the copy that was used apply; they are not known here."
-    where = "data set on the Hub" if is_hub else "data set"
-    return "unknown", None, f"The terms of the {where} {data} are not known to this card."
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+        return f"terms-of-{re.sub(r'[^a-z0-9.]+', '-', base.lower())}", f"https://huggingface.co/{base}", reason
+    return (
+        "unknown",
+        None,
+        f"The weights started from the folder {last_name(base)}, whose terms this card doesn't know.",
+    )

@@ -13,17 +13,15 @@ from markupsafe import Markup
 TEMPLATES = Path(__file__).parent / "templates"
 _ENTITIES = {character: f"&#{ord(character)};" for character in "\\|`$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _ESCAPED = re.compile(r"[\\|`$&<>*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
-_AT_START = re.compile(r"^(?:[-+#=]|\d+(?=[.)](?:\s|$)))")
+_AT_START = re.compile(r"^(\d*)([-+#=]|(?<=\d)[.)](?=\s|$))")  # a list, a heading or a line under one
 _LONGEST = 1000  # characters of one text; the Hub reads no card above 10 MB
-_JOINER = "\u200d"  # inside emoji; Unicode calls it unprintable
 
 
 def flatten(text: object) -> str:
     """One line of bounded length, without control characters, lone surrogates and marks that turn the direction."""
     text = " ".join(str(text).split())
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST - 2]} …"
-    return "".join(one if one.isprintable() or one == _JOINER else "\ufffd" for one in text)
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
 def escape_markdown(text: object) -> Markup:
@@ -35,19 +33,14 @@ def escape_markdown(text: object) -> Markup:
         return text
     text = _ESCAPED.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), flatten(text))
     text = text.replace("://", ":&#47;&#47;")  # or it would become a link
-    start = _AT_START.match(text)
-    if start and not start[0].isdigit():
-        text = f"&#{ord(text[0])};{text[1:]}"
-    elif start:
-        text = f"{start[0]}&#{ord(text[start.end()])};{text[start.end() + 1 :]}"
-    return Markup(text)
+    return Markup(_AT_START.sub(lambda match: f"{match[1]}&#{ord(match[2])};", text))
 
 
 def code_span(text: object) -> Markup:
     """Inline code; inside a table, too."""
     text = flatten(text)
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    space = " " if text.startswith("`") or text.endswith("`") or not text else ""
+    space = " " if "`" in (text[:1], text[-1:]) else ""
     # Of all characters, only a table's bar is still read inside code.
     return Markup(f"{ticks}{space}{text}{space}{ticks}".replace("|", "\\|"))
 
@@ -60,7 +53,7 @@ def fence_code(text: str, language: str = "") -> Markup:
 
 def quote_path(path: str) -> Markup:
     """A path as the target of a link or picture."""
-    return Markup(quote(path.encode("utf-8", "surrogateescape"), safe="/"))
+    return Markup(quote(path, safe="/"))
 
 
 def format_percent(value: float | None, digits: int = 2) -> Markup:
@@ -94,13 +87,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "percent": format_percent,
-        "count": format_count,
-        "names": join_names,
-        "code": code_span,
-        "fence": fence_code,
-        "path": quote_path,
-        "trusted": Markup,
-    }
+    environment.filters |= {"percent": format_percent, "count": format_count, "names": join_names, "code": code_span}
+    environment.filters |= {"fence": fence_code, "path": quote_path, "trusted": Markup}
     return environment

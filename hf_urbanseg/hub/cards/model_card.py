@@ -6,35 +6,30 @@ of classes, images and data sets) is escaped; the front matter is written by hug
 
 import hashlib
 import logging
-import os
 import re
 from pathlib import Path
 
-import yaml
-
 from hf_urbanseg import __version__
-from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.hub.cards.citations import BIBTEX, choose_citations
+from hf_urbanseg.files import write_text
+from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
 from hf_urbanseg.hub.cards.licence import Licence, choose_licence
-from hf_urbanseg.hub.cards.markdown import format_percent, render_markdown
+from hf_urbanseg.hub.cards.markdown import render_markdown
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import (
     describe_failures,
-    describe_files,
     describe_limits,
     describe_selection,
+    describe_training,
     measure_command,
 )
-from hf_urbanseg.hub.cards.training import describe_training
-from hf_urbanseg.hub.cleaning.local_paths import list_local_folders, remove_local_paths, shorten_options
+from hf_urbanseg.hub.cleaning import list_local_folders, remove_local_paths
 from hf_urbanseg.reports.tables import build_class_table
+from hf_urbanseg.runs.folder import CARD, RunFolder
 
 logger = logging.getLogger(__name__)
 
-CARD = "README.md"
-_MOST_OVERLAYS, _MOST_NOTES = 12, 20
-_LONGEST_RECIPE = 20_000  # characters; the Hub reads no card above 10 MB, and a reader none of that length
+_COLUMNS = {"iou": "IoU", "accuracy": "accuracy", "precision": "precision", "boundary_iou": "boundary IoU"}
 _MARK = re.compile(r"\n<!-- hf_urbanseg wrote this card; sha256 of the text above: ([0-9a-f]{64}) -->\s*\Z")
 
 
@@ -44,8 +39,8 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     Args:
         run: Folder of the run.
         repo_id: `user/name` in the examples; None puts a name that the reader replaces.
-        pictures: Also show pictures made from images of the data (overlays, failures), which have a licence of their
-            own. Curves and charts are always shown. Default: unless the data's terms are known to forbid it.
+        pictures: Also show a picture made from images of the data (which have a licence of their own). Curves and
+            charts are always shown. Default: unless the data's terms are known to forbid it.
 
     Returns:
         Front matter, text and a last line by which `write_model_card` knows whether somebody changed them.
@@ -55,50 +50,39 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         DataError: One of its files can't be read.
     """
     summary = RunSummary.read(run)
-    pictures = summary.shows_pictures(pictures)
-    licence = _licence(summary)
-    shown = next(iter(summary.splits), None)
-    scores = summary.splits.get(shown) or {}
-    options = shorten_options(dict(summary.recipe))
-    recipe = yaml.safe_dump(options, sort_keys=False, allow_unicode=True) if options else ""
-    recipe = remove_local_paths(recipe, summary.local_folders) if len(recipe) <= _LONGEST_RECIPE else ""
+    licence, pictures = _licence(summary), summary.shows_pictures(pictures)
+    split = next(iter(summary.splits), None)
+    scores = summary.splits.get(split) or {}
+    named = repo_id or f"user/{slugify(summary.folder)}"
     data = summary.metrics.get("data") or {}
+    used = dict(summary.recipe) | ({} if summary.weights else {"class_weights": None})
     context = {
         "run": summary,
-        "repo_id": repo_id or f"user/{slugify(summary.folder)}",
-        "named": repo_id is not None,
+        "repo_id": named,
         "licence": licence,
-        "split": shown,
+        "split": split,
         "scores": scores,
-        "rows": (rows := build_class_table(scores, summary.label_space) if scores.get("iou") else []),
-        "columns": (columns := _columns(scores)),
-        "dashes": any(format_percent(row[key]) == "–" for row in rows for key, _ in columns),
-        "selection": describe_selection(summary, shown),
-        "command": measure_command(summary, shown, repo_id or f"user/{slugify(summary.folder)}") if shown else "",
-        "failures": describe_failures(summary, shown, pictures) if shown else [],
-        "overlays": summary.list_pictures("overlays") if pictures else [],
-        "most": _MOST_OVERLAYS,
-        "most_notes": _MOST_NOTES,
+        "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
+        "columns": [(key, name) for key, name in _COLUMNS.items() if key in scores],
+        "selection": describe_selection(summary, split),
+        "command": measure_command(summary, split, named) if split else "",
+        "failures": describe_failures(summary, split, pictures) if split else [],
+        "picture": next(iter(summary.list_pictures("overlays")), None) if pictures else None,
         "images": data.get("images") or {},
-        "notes": data.get("notes") or [],
-        "distribution": _distribution(summary),
+        "notes": (data.get("notes") or [])[:20],
         "training": describe_training(summary),
-        "limits": describe_limits(summary, shown),
-        "recipe": recipe,
-        "files": describe_files(summary, shown, pictures),
-        "citations": "\n".join(BIBTEX[key] for key in _citations(summary, scores)),
+        "limits": describe_limits(summary, split),
+        "bibtex": "\n".join(
+            read_bibtex()[key]
+            for key in choose_citations(used, summary.data_kind, summary.base, "boundary_iou" in scores)
+        ),
         "version": __version__,
     }
-    front = build_front_matter(summary, licence, repo_id)
-    return _finish(front, render_markdown("model_card.md.j2", **context))
+    return _finish(build_front_matter(summary, licence, repo_id), render_markdown("model_card.md.j2", **context))
 
 
 def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
-    """A card for a repository whose model is still being trained.
-
-    Args:
-        run: Folder of the run.
-        step, max_steps: Of the checkpoint that goes with the card, and of the run.
+    """A card for a repository whose model is still being trained: that of `step`, of `max_steps`.
 
     Raises:
         DataError: A file of the run can't be read.
@@ -119,30 +103,23 @@ def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         Whether README.md is now the run's card.
 
     Raises:
-        ModelError, DataError: As for `build_model_card`.
-        ConfigError: The file can't be written.
+        ModelError, DataError: As for `build_model_card`; or the file can't be written.
     """
     path = Path(run) / CARD
-    try:
-        if path.exists() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
-            logger.info("%s was written or changed by hand and is kept; delete it to have it written anew", path)
-            return False
-        text = build_model_card(run, repo_id, pictures)
-        staged = path.with_name(f".{CARD}.tmp")
-        staged.write_bytes(text.encode())
-        os.replace(staged, path)
-    except OSError as error:
-        raise ConfigError("a card that can be written", error.strerror or f"{error}", "make room", path) from error
+    if path.is_file() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
+        logger.info("%s was written or changed by hand and is kept; delete it to have it written anew", path)
+        return False
+    write_text(path, build_model_card(run, repo_id, pictures))
     return True
 
 
 def read_edited_card(run: str | Path) -> bytes | None:
     """README.md of a run, without paths of this machine, if a person has written or changed it."""
-    try:
-        text = (Path(run) / CARD).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    path = Path(run) / CARD
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    if text is None or is_generated(text):
         return None
-    return None if is_generated(text) else remove_local_paths(text, list_local_folders(Path(run), {})).encode()
+    return remove_local_paths(text, list_local_folders(run, RunFolder(run).read_recipe() or {})).encode()
 
 
 def is_generated(text: str) -> bool:
@@ -153,7 +130,7 @@ def is_generated(text: str) -> bool:
 
 
 def _finish(front: str, body: str) -> str:
-    text = f"---\n{front}\n---\n\n{body.strip()}\n"
+    text = f"---\n{front.rstrip()}\n---\n\n{body.strip()}\n"
     return f"{text}\n<!-- hf_urbanseg wrote this card; sha256 of the text above: {_hash(text)} -->\n"
 
 
@@ -162,28 +139,4 @@ def _hash(text: str) -> str:
 
 
 def _licence(summary: RunSummary) -> Licence:
-    return choose_licence(summary.base, summary.base_is_hub, summary.data_name, summary.data_is_hub)
-
-
-def _columns(scores: dict) -> list[tuple[str, str]]:
-    known = (("iou", "IoU"), ("accuracy", "accuracy"), ("precision", "precision"), ("dice", "Dice"),
-             ("boundary_iou", "boundary IoU"))  # fmt: skip
-    return [(key, name) for key, name in known if key in scores]
-
-
-def _distribution(summary: RunSummary) -> list[dict]:
-    """Training pixels and weight of each class; empty where the run didn't weigh them."""
-    counts, weights = summary.weights.get("counts") or {}, summary.weights.get("weights") or {}
-    total = max(sum(counts.values()), 1)
-    return [
-        {"name": name, "pixels": counts[name], "share": counts[name] / total, "weight": weights.get(name)}
-        for name in summary.label_space.names
-        if name in counts
-    ]
-
-
-def _citations(summary: RunSummary, scores: dict) -> list[str]:
-    recipe = dict(summary.recipe)
-    if not summary.weights:
-        recipe.pop("class_weights", None)
-    return choose_citations(recipe, summary.data_kind, summary.base, "boundary_iou" in scores)
+    return choose_licence(summary.base, summary.base_is_hub, summary.data_name)

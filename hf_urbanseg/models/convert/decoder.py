@@ -28,12 +28,7 @@ _BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 def linear_to_conv_decoder(linear: Mapping[str, Tensor], norms: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """MMSegmentation's decoder with the function of a Hub decoder, at inference.
 
-    Args:
-        linear: Tensors of `SegformerDecodeHead` by name.
-        norms: Weight and bias of each stage's last LayerNorm.
-
-    Returns:
-        Tensors of `SegformerHead` by name (`convs.0.conv.weight`, ...).
+    From tensors of `SegformerDecodeHead` by name, and weight and bias of each stage's last LayerNorm.
     """
     conv, dtype = {}, linear["classifier.weight"].dtype
     fusion = list(linear["linear_fuse.weight"].double().chunk(4, dim=1))[::-1]  # the Hub stacks stage 4 first
@@ -43,10 +38,9 @@ def linear_to_conv_decoder(linear: Mapping[str, Tensor], norms: list[tuple[Tenso
         lift = (-_lower_bound(weight, bias, norm)).clamp(min=0)
         mean = mean + fusion[stage].flatten(1) @ lift
         conv[f"convs.{stage}.conv.weight"] = weight[..., None, None]
-        one = torch.ones_like(bias)
-        for kind, tensor in zip(_BN, (one, bias + lift, 0 * one, one - _EPS), strict=False):
+        one, tracked = torch.ones_like(bias), torch.zeros_like(linear["batch_norm.num_batches_tracked"])
+        for kind, tensor in zip(_BN, (one, bias + lift, 0 * one, one - _EPS, tracked), strict=True):
             conv[f"convs.{stage}.bn.{kind}"] = tensor
-        conv[f"convs.{stage}.bn.num_batches_tracked"] = torch.zeros_like(linear["batch_norm.num_batches_tracked"])
     conv["fusion_conv.conv.weight"] = torch.cat(fusion, dim=1)
     conv |= {f"fusion_conv.bn.{kind}": linear[f"batch_norm.{kind}"] for kind in _BN}
     conv["fusion_conv.bn.running_mean"] = mean
@@ -59,9 +53,8 @@ def conv_to_linear_decoder(
 ) -> tuple[dict[str, Tensor] | None, float]:
     """The Hub decoder with the function of an MMSegmentation decoder, where there is one.
 
-    Returns:
-        Tensors of `SegformerDecodeHead` by name, and the share of inner channels whose ReLU may cut something off for
-        some image. Where it is not 0 there are no tensors: the two functions differ.
+    And the share of inner channels whose ReLU may cut something off for some image. Where it is not 0 there are no
+    tensors: the two functions differ.
     """
     linear, dtype, cutting = {}, conv["conv_seg.weight"].dtype, []
     for stage, norm in enumerate(norms):

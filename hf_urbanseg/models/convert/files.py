@@ -25,8 +25,7 @@ class _Ignored:
     def __new__(cls, *args):
         return super().__new__(cls)
 
-    def __setstate__(self, state):
-        pass
+    __setstate__ = __init__
 
 
 # What mmcv 1.x and mmengine put beside the tensors: numpy values in the meta data, and in an unpublished mmengine file
@@ -45,13 +44,7 @@ _HARMLESS = (
 
 @dataclass
 class CheckpointFile:
-    """What a .pth file holds.
-
-    Args:
-        path: Where it was read.
-        tensors: By the file's own names.
-        class_names: As recorded by MMSegmentation, if they are.
-    """
+    """What a .pth file holds: tensors by its own names, and the classes' names if MMSegmentation recorded them."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -66,44 +59,30 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
             things above, or no tensors by name.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing there"
-        raise ModelError("a .pth file of MMSegmentation or NVlabs", found, "correct the path", path)
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyhow
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes torch and pickle raise nearly anything
-        raise _unreadable(path, error) from error
-    tensors = content
-    if isinstance(content, dict):
-        tensors = next((content[key] for key in _TENSORS if isinstance(content.get(key), dict)), content)
+        name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+        if name and isinstance(error, pickle.UnpicklingError):
+            found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
+            fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
+            raise ModelError("tensors, numbers and names", found, fix, path) from error
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise ModelError("a file written by torch.save", reason, "download or copy it again", path) from error
+    wrapped = content if isinstance(content, dict) else {}
+    tensors = next((wrapped[key] for key in _TENSORS if isinstance(wrapped.get(key), dict)), content)
+    fix = "name a model's checkpoint"
     if not isinstance(tensors, dict) or not tensors:
-        raise ModelError("tensors by name", f"{type(tensors).__name__}", "name a model's checkpoint", path)
+        raise ModelError("tensors by name", f"{type(tensors).__name__}", fix, path)
     for name, value in tensors.items():
-        if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise ModelError("tensors by name", f"`{name}`, {type(value).__name__}", "name a model's checkpoint", path)
+        if not isinstance(value, Tensor):
+            raise ModelError("tensors by name", f"`{name}`, {type(value).__name__}", fix, path)
         if value.is_floating_point() and not value.isfinite().all():
             raise ModelError("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)
-    meta = content.get("meta") if tensors is not content else None
-    return CheckpointFile(path, dict(tensors), _find_class_names(meta if isinstance(meta, dict) else {}))
-
-
-def _find_class_names(meta: dict) -> tuple[str, ...] | None:
-    """From `CLASSES` (mmcv 1.x) or `dataset_meta` (mmengine)."""
-    dataset = meta.get("dataset_meta")
-    dataset = dataset if isinstance(dataset, dict) else {}
-    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
-    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return None
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
-    if name and isinstance(error, pickle.UnpicklingError):
-        found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
-        fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
-        return ModelError("tensors, numbers and names", found, fix, path)
-    reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-    return ModelError("a file written by torch.save", reason, "download or copy it again", path)
+    # `CLASSES` in mmcv 1.x, `dataset_meta` in mmengine.
+    meta = wrapped["meta"] if isinstance(wrapped.get("meta"), dict) else {}
+    meta = meta | (meta.get("dataset_meta") or {})
+    names = meta.get("CLASSES") or meta.get("classes")
+    return CheckpointFile(path, dict(tensors), tuple(map(str, names)) if names else None)

@@ -61,15 +61,13 @@ def convert_from_hub(
 ) -> Converted:
     """The tensors of a Hub model under the names of a layout.
 
-    A whole model's have `backbone.` and `decode_head.`, as a segmentor's checkpoint; an encoder's have no prefix, as
-    what backbones start from.
+    A segmentor's have `backbone.` and `decode_head.`; an encoder's have no prefix, as what backbones start from.
 
     Raises:
         ModelError: A size or a configuration that neither layout knows, or a decoder that this one doesn't.
     """
-    config = model.config
+    config, stock = model.config, SegformerConfig()
     size = find_size(list(config.hidden_sizes), list(config.depths), path)
-    stock = SegformerConfig()
     kept = isinstance(config, SegformerConvDecoderConfig)
     for name in (*_FIXED, "layer_norm_eps") if kept else _FIXED:
         found, expected = (getattr(one, name) for one in (config, stock))
@@ -77,27 +75,26 @@ def convert_from_hub(
         if found != expected:
             raise ModelError(f"`{name}` {expected} as in every SegFormer", f"{found}", "keep the folder", path)
     state, dropped = model.state_dict(), {}
-    whole = isinstance(model, SegformerForSemanticSegmentation)
-    encoder = {name.removeprefix(HUB_ENCODER): tensor for name, tensor in state.items() if not name.startswith(DECODER)}
-    tensors = {rule.file: rule.to_file(encoder) for rule in encoder_rules(layout, config.depths, config.sr_ratios)}
     head = {name.removeprefix(DECODER): tensor for name, tensor in state.items() if name.startswith(DECODER)}
-    if whole and decoder == "drop":
+    encoder = {name.removeprefix(HUB_ENCODER): tensor for name, tensor in state.items() if not name.startswith(DECODER)}
+    tensors = {rule.file: rule.to_file(encoder) for rule in encoder_rules(layout, config.depths)}
+    if head and decoder == "drop":
         dropped["decoder"] = len(head)
-    elif whole:
+    elif head:
         tensors = {ENCODER + name: tensor for name, tensor in tensors.items()}
         if kept and layout != "mmsegmentation":
             fix = "convert it `--to mmsegmentation`, or only the encoder with `--decoder drop`"
             raise ModelError(f"a decoder that {LAYOUTS[layout]} can compute", "MMSegmentation's", fix, path)
+        if layout == "mmsegmentation" and not kept:
+            converted = linear_to_conv_decoder(head, stage_norms(encoder))
+        else:
+            rules = mmsegmentation_decoder_rules() if kept else nvlabs_decoder_rules()
+            converted = {rule.file: rule.to_file(head) for rule in rules}
         if layout == "nvlabs":
-            converted = {rule.file: rule.to_file(head) for rule in nvlabs_decoder_rules()}
             # Never read there, but a strict load wants it; every configuration of NVlabs makes it 128 wide.
             classifier = head["classifier.weight"]
             shapes = ((len(classifier), 128, 1, 1), (len(classifier),))
             converted |= {name: classifier.new_zeros(shape) for name, shape in zip(NVLABS_UNUSED, shapes, strict=True)}
-        elif kept:
-            converted = {rule.file: rule.to_file(head) for rule in mmsegmentation_decoder_rules()}
-        else:
-            converted = linear_to_conv_decoder(head, stage_norms(encoder))
         tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     return Converted(tensors, config, size, layout, len(state) - sum(dropped.values()), dropped)
@@ -107,7 +104,7 @@ def save_checkpoint_file(converted: Converted, path: str | Path, palette: Sequen
     """Writes a file as mmcv (`CLASSES`) and mmengine (`dataset_meta`) look for it, with plain values only."""
     meta = {}
     if converted.has_decoder:
-        names = tuple(converted.config.id2label[train_id] for train_id in sorted(converted.config.id2label))
+        names = tuple(name for _, name in sorted(converted.config.id2label.items()))
         palette = [list(map(int, color)) for color in palette]
         meta = {"CLASSES": names, "PALETTE": palette, "dataset_meta": {"classes": names, "palette": palette}}
     torch.save({"meta": meta, "state_dict": converted.tensors}, path)

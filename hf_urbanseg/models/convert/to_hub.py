@@ -16,8 +16,9 @@ What is equal and what is not:
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,11 +42,9 @@ from hf_urbanseg.models.convert.keys import (
     NVLABS_UNUSED,
     Layout,
     apply_rules,
-    block_prefix,
     encoder_rules,
     mmsegmentation_decoder_rules,
     nvlabs_decoder_rules,
-    patch_weight_name,
 )
 
 logger = logging.getLogger(__name__)
@@ -54,11 +53,11 @@ ENCODER, DECODER = "backbone.", "decode_head."
 HUB_ENCODER = "segformer."
 """Prefixes: of both layouts, the decoder's of the Hub too; and of the Hub's encoder."""
 
-_DECODERS = {
-    "nvlabs": ("linear_c1.proj.weight", "linear_fuse.conv.weight", "linear_pred.weight"),
-    "mmsegmentation": ("convs.0.conv.weight", "fusion_conv.conv.weight", "conv_seg.weight"),
-}
-"""The name that tells a decoder, and those whose first axes are its width and its number of classes."""
+# What tells an encoder, its blocks (stage and number), and a decoder, whose width is the first axis; one bias a class.
+_FIRST = {"nvlabs": "patch_embed1.proj.weight", "mmsegmentation": "layers.0.0.projection.weight"}
+_IN_BLOCK = {"nvlabs": r"block(\d)\.(\d+)\.", "mmsegmentation": r"layers\.(\d)\.1\.(\d+)\."}
+_FIRST_OF_DECODER = {"nvlabs": "linear_c1.proj.weight", "mmsegmentation": "convs.0.conv.weight"}
+_CLASSIFIER = {"nvlabs": "linear_pred.bias", "mmsegmentation": "conv_seg.bias"}
 
 
 @dataclass
@@ -79,7 +78,7 @@ class Converted:
     size: str
     layout: Layout
     used: int
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int]
 
     @property
     def has_decoder(self) -> bool:
@@ -97,7 +96,6 @@ def convert_to_hub(
     """The tensors of a file for a Hub model, strictly.
 
     Args:
-        file: What `read_checkpoint_file` gave.
         class_names: Names of the classes; None takes the file's, and for 19 unnamed ones those of Cityscapes.
         decoder: `drop` converts the encoder alone; `keep` makes MMSegmentation's decoder a model of our own type; None
             makes it the Hub's model, where that computes it.
@@ -106,29 +104,27 @@ def convert_to_hub(
         ModelError: Not a SegFormer of a known size, a tensor missing, left over or of another shape, a decoder that the
             Hub's model can't compute and that wasn't to be kept, or names that don't fit the classifier.
     """
-    parts = _split(file)
-    encoder = parts["encoder"]
-    layout, size, config = _recognise(encoder, file.path)
-    dropped = {part: len(parts[part]) for part in ("auxiliary head", "ImageNet classifier") if parts[part]}
-    rules = encoder_rules(layout, config.depths, config.sr_ratios)
-    what, hub = f"encoder of a {LAYOUTS[layout]} SegFormer-{size}", _build_meta_model(SegformerModel, config)
-    tensors = apply_rules(rules, encoder, hub, what, file.path, _encoder_prefix(file))
-    used, head = len(encoder), parts["decoder"]
+    prefix = ENCODER if any(name.startswith(ENCODER) for name in file.tensors) else ""
+    parts = _split(file, prefix)
+    encoder, head = parts.pop("encoder"), parts.pop("decoder")
+    layout, size = _recognise(encoder, file.path)
+    fields = SIZES[size] | {"semantic_loss_ignore_index": IGNORE_INDEX}
+    config = SegformerConfig(**fields)
+    hub, what = _build_meta_model(SegformerModel, config), f"encoder of a {LAYOUTS[layout]} SegFormer-{size}"
+    tensors = apply_rules(encoder_rules(layout, config.depths), encoder, hub, what, file.path, prefix)
+    dropped = {part: len(left_out) for part, left_out in parts.items() if left_out}
+    used = len(encoder)
     if head and decoder == "drop":
         dropped["decoder"] = len(head)
     elif head:
-        unused = {name: head.pop(name) for name in NVLABS_UNUSED if "linear_c1.proj.weight" in head and name in head}
+        unused = [head.pop(name) for name in NVLABS_UNUSED if _FIRST_OF_DECODER["nvlabs"] in head and name in head]
         if unused:
             dropped["classifier that NVlabs' forward never reads"] = len(unused)
         used += len(head)
-        converted, hub = _convert_decoder(head, tensors, config, layout, file, decoder == "keep")
-        names = _choose_names(class_names or file.class_names, hub.num_labels, file.path)
-        config = type(hub)(
-            **SIZES[size] | {"decoder_hidden_size": hub.decoder_hidden_size},
-            id2label=dict(enumerate(names)),
-            label2id={name: train_id for train_id, name in enumerate(names)},
-            semantic_loss_ignore_index=IGNORE_INDEX,
-        )
+        converted, config = _convert_decoder(head, tensors, fields, layout, file.path, decoder == "keep")
+        names = _choose_names(class_names or file.class_names, config.num_labels, file.path)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: train_id for train_id, name in enumerate(names)}
         tensors = {HUB_ENCODER + name: tensor for name, tensor in tensors.items()}
         tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
     return Converted(tensors, config, size, layout, used, dropped)
@@ -151,84 +147,64 @@ def _build_meta_model(kind: type, config: SegformerConfig):
         return kind(config)
 
 
-def _split(file: CheckpointFile) -> dict[str, dict[str, Tensor]]:
+def _split(file: CheckpointFile, encoder_prefix: str) -> dict[str, dict[str, Tensor]]:
     """The tensors of each part by their names inside it."""
-    parts = {"encoder": {}, "decoder": {}, "auxiliary head": {}, "ImageNet classifier": {}}
-    prefixes = {ENCODER: "encoder", DECODER: "decoder", "auxiliary_head.": "auxiliary head"}
-    if not _encoder_prefix(file):
-        # Backbones are saved without a prefix, and NVlabs' with the classifier they were trained with.
-        prefixes = {"head.": "ImageNet classifier", "": "encoder"}
+    # Backbones are saved without a prefix, and NVlabs' with the classifier they were trained with.
+    prefixes = {"head.": "ImageNet classifier", "": "encoder"}
+    if encoder_prefix:
+        prefixes = {ENCODER: "encoder", DECODER: "decoder", "auxiliary_head.": "auxiliary head"}
+    parts = {"encoder": {}, "decoder": {}} | {part: {} for part in prefixes.values()}
     for name, tensor in file.tensors.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if prefix is None:
-            known = ", ".join(f"`{prefix}`" for prefix in prefixes)
-            raise ModelError(
-                f"names that begin with {known}", f"`{name}`", "save a checkpoint of the segmentor alone", file.path
-            )
+            known = "names that begin with " + ", ".join(f"`{prefix}`" for prefix in prefixes)
+            raise ModelError(known, f"`{name}`", "save a checkpoint of the segmentor alone", file.path)
         parts[prefixes[prefix]][name.removeprefix(prefix)] = tensor
     return parts
 
 
-def _encoder_prefix(file: CheckpointFile) -> str:
-    return ENCODER if any(name.startswith(ENCODER) for name in file.tensors) else ""
-
-
-def _recognise(encoder: Mapping[str, Tensor], path: Path) -> tuple[Layout, str, SegformerConfig]:
+def _recognise(encoder: Mapping[str, Tensor], path: Path) -> tuple[Layout, str]:
     """Layout and size from names and shapes; no file records them otherwise."""
-    layout = next((layout for layout in LAYOUTS if patch_weight_name(layout, 0) in encoder), None)
+    layout = next((layout for layout, name in _FIRST.items() if name in encoder), None)
     if layout is None:
-        known = " or ".join(f"`{patch_weight_name(layout, 0)}` ({who})" for layout, who in LAYOUTS.items())
+        known = " or ".join(f"`{name}` ({LAYOUTS[layout]})" for layout, name in _FIRST.items())
         found = f"none among {len(encoder)} tensors (`{next(iter(encoder), 'none')}`, ...)"
         raise ModelError(f"a SegFormer's encoder, with {known}", found, "convert SegFormers only", path)
-    hidden_sizes, depths = [], []
-    for stage in range(4):
-        name = patch_weight_name(layout, stage)
-        if name not in encoder:
-            raise ModelError("four stages", f"no `{name}`", "take an unaltered checkpoint", path)
-        hidden_sizes.append(encoder[name].shape[0])
-        pattern = re.compile(re.escape(block_prefix(layout, stage)) + r"(\d+)\.")
-        blocks = [int(match[1]) for match in map(pattern.match, encoder) if match]
-        depths.append(max(blocks, default=-1) + 1)
-    size = find_size(hidden_sizes, depths, path)
-    return layout, size, SegformerConfig(**SIZES[size], semantic_loss_ignore_index=IGNORE_INDEX)
+    blocks = {match.groups() for match in map(re.compile(_IN_BLOCK[layout]).match, encoder) if match}
+    depths = [count for _, count in sorted(Counter(stage for stage, _ in blocks).items())]
+    return layout, find_size([encoder[_FIRST[layout]].shape[0]], depths, path)
 
 
-def find_size(hidden_sizes: list[int], depths: list[int], path: str | Path | None) -> str:
+def find_size(widths: list[int], depths: list[int], path: str | Path | None) -> str:
+    """Name in `SIZES`, by the widths of the first stages or of all."""
     for size, fields in SIZES.items():
-        if (fields["hidden_sizes"], fields["depths"]) == (hidden_sizes, depths):
+        if (fields["hidden_sizes"][: len(widths)], fields["depths"]) == (widths, depths):
             return size
     # Refused although more could be converted: the number of attention heads isn't in the shapes.
-    raise ModelError(
-        f"widths and depths of {', '.join(SIZES)} (b2: {SIZES['b2']['hidden_sizes']}, {SIZES['b2']['depths']})",
-        f"widths {hidden_sizes} and depths {depths}",
-        "take a complete checkpoint of one of them",
-        path,
-    )
+    expected = f"widths and depths of {', '.join(SIZES)} (b2: {SIZES['b2']['hidden_sizes']}, {SIZES['b2']['depths']})"
+    raise ModelError(expected, f"widths {widths} and depths {depths}", "take a complete checkpoint of one", path)
 
 
 def _convert_decoder(
-    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], config: SegformerConfig, encoder_layout: Layout,
-    file: CheckpointFile, keep: bool,
+    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], fields: dict, encoder_layout: Layout, path: Path,
+    keep: bool,
 ) -> tuple[dict[str, Tensor], SegformerConfig]:  # fmt: skip
     """Tensors of the decoder, and a configuration of its model with the right type, width and number of classes."""
-    path, drop = file.path, "take the encoder alone with `--decoder drop`"
-    layout = next((layout for layout, (mark, *_) in _DECODERS.items() if mark in head), None)
+    drop = "take the encoder alone with `--decoder drop`"
+    layout = next((layout for layout, name in _FIRST_OF_DECODER.items() if name in head), None)
     if layout is None:
-        known = " or ".join(f"`{DECODER}{names[0]}` ({LAYOUTS[layout]})" for layout, names in _DECODERS.items())
+        known = " or ".join(f"`{DECODER}{name}` ({LAYOUTS[layout]})" for layout, name in _FIRST_OF_DECODER.items())
         raise ModelError(known, f"`{DECODER}{min(head)}`, ...", drop, path)
-    for name in _DECODERS[layout]:
-        if name not in head:
-            raise ModelError("a complete decoder", f"no `{DECODER}{name}`", "take an unaltered checkpoint", path)
-    width, num_labels = (head[name].shape[0] for name in _DECODERS[layout][1:])
-    fields = {"hidden_sizes": config.hidden_sizes, "decoder_hidden_size": width, "num_labels": num_labels}
+    width, classifier = head[_FIRST_OF_DECODER[layout]].shape[0], head.get(_CLASSIFIER[layout])
+    num_labels = 1 if classifier is None else classifier.shape[0]  # missing: `apply_rules` says so
+    fields = fields | {"decoder_hidden_size": width, "num_labels": num_labels}
     what, stock = f"{LAYOUTS[layout]} decoder of width {width}", SegformerConfig(**fields)
     if layout == "nvlabs":
-        rules = nvlabs_decoder_rules(projections_as_conv=head["linear_c1.proj.weight"].ndim == 4)
+        rules = nvlabs_decoder_rules(projections_as_conv=head[_FIRST_OF_DECODER[layout]].ndim == 4)
         return apply_rules(rules, head, _build_meta_model(SegformerDecodeHead, stock), what, path, DECODER), stock
     if "convs.0.conv.bias" in head:
         found = "convolutions with bias, and whether a ReLU follows isn't in the file"
-        fix = f"{drop}, and train a new decoder on it"
-        raise ModelError("BatchNorm behind the decoder's projections", found, fix, path)
+        raise ModelError("BatchNorm behind the decoder's projections", found, f"{drop}, and train a new decoder", path)
     own = SegformerConvDecoderConfig(**fields)
     module = _build_meta_model(SegformerConvDecodeHead, own)
     kept = apply_rules(mmsegmentation_decoder_rules(), head, module, what, path, DECODER)
@@ -238,8 +214,7 @@ def _convert_decoder(
             return converted, stock
         raise ModelError(
             "a decoder without non-linear layers between encoder and fusion, as the Hub's SegFormer has",
-            f"MMSegmentation's BatchNorm and ReLU there, and the ReLU can cut off values in {share:.0%} of channels, "
-            "so it is another function",
+            f"MMSegmentation's, whose ReLU can cut off values in {share:.0%} of channels: another function",
             "take it over as it is with `--decoder keep`, for hf_urbanseg alone, or only the encoder with "
             "`--decoder drop`, to train a new decoder on it",
             path,
@@ -255,15 +230,12 @@ def stage_norms(encoder: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 def _choose_names(names: Sequence[str] | None, num_labels: int, path: Path) -> Sequence[str]:
-    if names is None:
-        if num_labels == CITYSCAPES.num_labels:
-            logger.warning("%s names none of its 19 classes: taken for those of Cityscapes, see `--label_space`", path)
-            return CITYSCAPES.names
-        found = f"no names of its {num_labels} classes"
-    elif len(names) != num_labels:
-        found = f"{len(names)} names for {num_labels} classes"
-    elif len(set(names)) < num_labels:
-        found = f"a name twice among {', '.join(names)}"
-    else:
+    if names is None and num_labels == CITYSCAPES.num_labels:
+        logger.warning("%s names none of its 19 classes: taken for those of Cityscapes, see `--label_space`", path)
+        return CITYSCAPES.names
+    if names is not None and len(set(names)) == len(names) == num_labels:
         return names
+    found = f"no names of its {num_labels} classes"
+    if names is not None:
+        found = f"{len(names)} names ({len(set(names))} different) for {num_labels} classes"
     raise ModelError("a name for every class", found, "give them with `--label_space`", path)

@@ -5,16 +5,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-from hf_urbanseg.reports.run_files import describe_scores, write_json, write_yaml
 from huggingface_hub import ModelCard
 from loopback_cards import read_front_matter
 from markdown_it import MarkdownIt
 from run_folders import build_png
 
+from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.recipe import load_recipe
+from hf_urbanseg.runs.scores import describe_scores
 
 NASTY = (
     "a|b", "<script>alert(1)</script>", "](x)", "no: yes", "\U0001f697 car", "two\nlines", "**bold** _x_", "`code`",

@@ -5,9 +5,9 @@ import re
 
 import pytest
 from card_pages import build_card_run, read_block
-from hf_urbanseg.reports.run_files import write_json
 
-from hf_urbanseg.hub.cards.citations import BIBTEX, choose_citations
+from hf_urbanseg.files import write_json
+from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.model_card import build_model_card
 
 
@@ -21,9 +21,14 @@ def test_choose_citations__what_the_recipe_used():
         *always, "camvid", "focal"]  # fmt: skip
 
 
-@pytest.mark.parametrize("key", BIBTEX)
-def test_bibtex__is_balanced_and_complete(key):
-    for entry in re.split(r"^(?=@)", BIBTEX[key], flags=re.MULTILINE)[1:]:
+def test_read_bibtex__has_a_word_of_every_recipe():
+    words = {"kitti", "cityscapes", "camvid", "ohem", "focal", "dice", "lovasz", "effective_number", "enet"}
+    assert {"segformer", "report", "boundary_iou", "median_frequency", *words} == set(read_bibtex())
+
+
+@pytest.mark.parametrize("key", read_bibtex())
+def test_read_bibtex__is_balanced_and_complete(key):
+    for entry in re.split(r"^(?=@)", read_bibtex()[key], flags=re.MULTILINE)[1:]:
         assert entry.count("{") == entry.count("}")
         assert re.match(r"@(inproceedings|article)\{[a-z]+\d{4}[a-z]*,\n", entry)
         assert all(f"  {field} = " in entry for field in ("title", "author", "year"))

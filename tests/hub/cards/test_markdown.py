@@ -49,7 +49,6 @@ def test_code__fences_and_spans_are_longer_than_what_is_inside():
 
 def test_flatten__one_line_of_bounded_length():
     assert flatten(" a\n\tb\u2028c ") == "a b c"
-    assert flatten("\U0001f468\u200d\U0001f469") == "\U0001f468\u200d\U0001f469"
     assert flatten("\x00\udc80\u202e") == "\ufffd\ufffd\ufffd"
     assert flatten("x" * 1000) == "x" * 1000
     assert flatten("x" * 1001) == "x" * 998 + " …"
@@ -69,7 +68,7 @@ def test_code_span__spaces_around_ticks_and_bars_in_tables():
 
 
 def test_render_markdown__a_missing_value_is_an_error():
-    licence = choose_licence(None, False, "synthetic", False)
+    licence = choose_licence(None, False, "synthetic")
     run = SimpleNamespace(model_name="m", data_title="d", label_space=SimpleNamespace(num_labels=2))
     known = {"run": run, "licence": licence, "step": 1, "max_steps": 2}
     assert render_markdown("interim_card.md.j2", version="1", **known).endswith("Written by hf_urbanseg 1.\n")

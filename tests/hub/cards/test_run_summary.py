@@ -1,16 +1,13 @@
 """What a run's folder says about itself, and what older or broken ones leave out."""
 
 import json
-import struct
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from card_pages import build_card_run
-from hf_urbanseg.reports.run_files import write_json
-from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES
@@ -22,7 +19,6 @@ def test_read__what_a_run_has(tmp_path):
     assert list(summary.splits) == ["test", "validation"]
     assert summary.size == (64, 192)
     assert summary.label_space.names == CITYSCAPES.names[:4]
-    assert summary.trained_with == "hf_urbanseg 0.0.7"
     assert (summary.data_name, summary.data_kind, summary.data_title) == (
         "kitti",
         "kitti",
@@ -45,7 +41,7 @@ def test_read__nan_in_jsons_of_others_is_no_number(tmp_path):
 def test_read__not_finished(tmp_path, name):
     run = build_card_run(tmp_path / "run")
     (run / name).unlink()
-    with pytest.raises(ModelError, match=f"found no {name}; let scripts/finetune.py finish"):
+    with pytest.raises(ModelError, match=f"found no {name}; let `urbanseg finetune` finish"):
         RunSummary.read(run)
     if name == "metrics.json":
         (run / "checkpoint-4").mkdir()
@@ -54,22 +50,12 @@ def test_read__not_finished(tmp_path, name):
         assert (summary.model_name, summary.metrics) == ("SegFormer-B0", {})
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("metrics.json", "{", "metrics.json: expected readable JSON; found JSONDecodeError; restore the file"),
-        ("class_weights.json", "[1]", "class_weights.json: expected a JSON object; found list; restore the file"),
-        ("recipe.yaml", "a: [", "recipe.yaml: expected a recipe; found ParserError; restore the file"),
-        ("recipe.yaml", "- a", "recipe.yaml: expected a mapping of options; found list; restore the file"),
-        ("recipe.yaml", b"\xff\xfe\xff", "recipe.yaml: expected a recipe; found UnicodeDecodeError; restore the file"),
-    ],
-)
-def test_read__broken_files_are_named(tmp_path, name, text, message):
+@pytest.mark.parametrize("name", ["metrics.json", "class_weights.json", "recipe.yaml", "config.json"])
+def test_read__broken_files_are_named(tmp_path, name):
     run = build_card_run(tmp_path / "run")
-    (run / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError) as caught:
+    (run / name).write_bytes(b"[")
+    with pytest.raises(DataError, match=rf"{name}: expected "):
         RunSummary.read(run)
-    assert str(caught.value).endswith(f"{message}.")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -78,19 +64,6 @@ def test_model_name__by_the_shape_of_the_encoder(tmp_path, size):
     shape = {key: list(SIZES[size][key]) for key in ("hidden_sizes", "depths")}
     assert replace(summary, config=shape).model_name == f"SegFormer-{size if size == 'tiny' else size.upper()}"
     assert replace(summary, config=shape | {"depths": [1, 1, 1, 1]}).model_name == "SegFormer"
-
-
-def test_parameters__trained_numbers_without_buffers(tmp_path):
-    run = build_card_run(tmp_path / "run")
-    assert RunSummary.read(run).parameters is None
-    tensors = {"a.weight": np.zeros((3, 5), np.float32), "a.running_mean": np.zeros(7, np.float32),
-               "a.running_var": np.zeros(7, np.float32), "a.num_batches_tracked": np.zeros(1, np.int64),
-               "b": np.zeros((), np.float32)}  # fmt: skip
-    save_file(tensors, run / "model.safetensors", {"format": "pt"})
-    assert RunSummary.read(run).parameters == 16
-    for broken in (b"", b"abc", struct.pack("<Q", 4) + b"nope"):
-        (run / "model.safetensors").write_bytes(broken)
-        assert RunSummary.read(run).parameters is None
 
 
 def test_size__none_where_images_keep_theirs(tmp_path):
@@ -103,17 +76,11 @@ def test_size__none_where_images_keep_theirs(tmp_path):
 def test_data_name__from_whatever_an_older_run_left(tmp_path):
     run = build_card_run(tmp_path / "run", data="camvid")
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics["data"]["name"] = " \u2028"
-    write_json(run / "metrics.json", metrics)
-    assert RunSummary.read(run).data_name == "camvid"
     del metrics["data"]
     write_json(run / "metrics.json", metrics)
     assert RunSummary.read(run).data_name == "camvid"
     (run / "class_weights.json").unlink()
     assert RunSummary.read(run).data_name == "camvid"
-    for path in run.glob("per_image_*.json"):
-        path.unlink()
-    assert RunSummary.read(run).data_name == "camvid"  # the folder's last name
     (run / "recipe.yaml").unlink()
     assert RunSummary.read(run).data_name == "data without a name"
 
@@ -154,13 +121,3 @@ def test_splits__test_first_then_validation_then_the_rest(tmp_path):
     metrics["splits"] = dict.fromkeys(("night", "train", "validation", "test"), scores)
     write_json(run / "metrics.json", metrics)
     assert list(RunSummary.read(run).splits) == ["test", "validation", "night", "train"]
-
-
-def test_list_pictures__only_pictures(tmp_path):
-    run = build_card_run(tmp_path / "run")
-    for name in ("b.jpg", ".hidden.png", "notes.txt"):
-        (run / "overlays" / name).write_bytes(b"x")
-    (run / "overlays" / "folder.png").mkdir()
-    expected = ["overlays/000000_10.png", "overlays/000001_10.png", "overlays/b.jpg"]
-    assert RunSummary.read(run).list_pictures("overlays") == expected
-    assert RunSummary.read(run).list_pictures("failures") == []

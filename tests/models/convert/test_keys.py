@@ -2,16 +2,14 @@ import torch
 
 from hf_urbanseg.models.convert.keys import (
     Rule,
-    block_prefix,
     encoder_rules,
     mmsegmentation_decoder_rules,
     nvlabs_decoder_rules,
-    patch_weight_name,
 )
 
 
 def rules_by_file(layout):
-    rules = encoder_rules(layout, [1, 1, 1, 2], [8, 4, 2, 1])
+    rules = encoder_rules(layout, [1, 1, 1, 2])
     assert len({rule.file for rule in rules}) == len(rules)
     hub = [name for rule in rules for name in rule.hub]
     assert len(set(hub)) == len(hub)
@@ -67,9 +65,3 @@ def test_rule__both_directions():
     assert all(torch.equal(part, hub[name]) for name, part in rule.to_hub(tensor))
     scalar = torch.tensor(5)
     assert dict(Rule("n", ("m",)).to_hub(scalar)) == {"m": scalar}
-
-
-def test_names_of_a_stage():
-    assert patch_weight_name("nvlabs", 0) == "patch_embed1.proj.weight"
-    assert patch_weight_name("mmsegmentation", 3) == "layers.3.0.projection.weight"
-    assert (block_prefix("nvlabs", 0), block_prefix("mmsegmentation", 0)) == ("block1.", "layers.0.1.")

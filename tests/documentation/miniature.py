@@ -1,0 +1,95 @@
+"""A folder in which the names that the pages use exist, small enough for a command to take a second."""
+
+import shutil
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import segformer_references as references
+import torch
+from PIL import Image
+
+from hf_urbanseg.__main__ import main
+from hf_urbanseg.data.synthetic import render_scene
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import SIZES, build_random_model
+from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoint_file
+
+FRAMES = range(36, 48)
+"""Among them those that the pages keep together: 43, 44, 46, 47."""
+RUN = "runs/segformer_b2_kitti"
+SAME_RUN = ("runs/demo", "runs/b0", "runs/b2", "runs/pretrain_camvid_tiny")
+
+
+def build_miniature(root: Path) -> None:
+    """Fills the working folder `root`. Runs are made by the commands themselves, so those must be capped already."""
+    _write_kitti(root / "kitti48")
+    with zipfile.ZipFile(root / "data_semantics.zip", "w") as archive:
+        for file in sorted((root / "kitti48").rglob("*.png")):
+            archive.write(file, file.relative_to(root / "kitti48"))
+    shutil.copytree(root / "kitti48", root / "kitti")
+    _write_kitti_test(root / "kitti", root / "submission.zip")
+    _write_camvid(root / "camvid")
+    shutil.copytree(root / "camvid", root / "folder")
+    camvid = Path(__file__).parents[2] / "hf_urbanseg" / "data" / "label_spaces" / "camvid.yaml"
+    shutil.copy(camvid, root / "classes.yaml")
+    image, _ = render_scene(1, (64, 96))
+    Image.fromarray(image).save(root / "street.png")
+    _write_video(root / "drive.mp4")
+
+    main(["finetune", "--recipe", "segformer_b2_kitti", "--data_dir", "data_semantics.zip"])
+    for name in SAME_RUN:
+        shutil.copytree(root / RUN, root / name, ignore=shutil.ignore_patterns("checkpoint-*"))
+    shutil.copy(root / RUN / "splits.yaml", root / "splits.yaml")
+    main(["prepare-data", "--data_dir", "data_semantics.zip", "--output", "prepared/kitti"])
+
+    torch.manual_seed(0)
+    model = build_random_model("tiny", CITYSCAPES)
+    save_checkpoint_file(convert_from_hub(model, "nvlabs"), root / "nvlabs.pth", CITYSCAPES.colors)
+    widths, depths = SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"]
+    segmentor = references.Segmentor(references.MmsegEncoder(widths, depths), references.MmsegHead(widths, 16, 19))
+    torch.save({"state_dict": references.randomize(segmentor).state_dict()}, root / "mmsegmentation.pth")
+    main(["convert-checkpoint", "nvlabs.pth", "--output", "converted/nvlabs"])
+
+
+def _write_kitti(root: Path) -> None:
+    for kind in ("image_2", "semantic"):
+        (root / "training" / kind).mkdir(parents=True)
+    for number in FRAMES:
+        for kind, pixels in zip(("image_2", "semantic"), render_scene(number, (48, 160)), strict=True):
+            Image.fromarray(pixels).save(root / "training" / kind / f"{number:06d}_10.png")
+
+
+def _write_kitti_test(root: Path, submission: Path) -> None:
+    """The 200 test images, and a zip that the server would take."""
+    folder = root / "testing" / "image_2"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    label = BytesIO()
+    Image.fromarray(np.full((32, 64), 23, np.uint8)).save(label, format="PNG")
+    with zipfile.ZipFile(submission, "w") as archive:
+        for number in range(200):
+            Image.fromarray(noise.integers(0, 256, (32, 64, 3), np.uint8)).save(folder / f"{number:06d}_10.png")
+            archive.writestr(f"semantic/{number:06d}_10.png", label.getvalue())
+
+
+def _write_camvid(root: Path) -> None:
+    for number, split in enumerate(["train"] * 4 + ["val"] * 2):
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True, exist_ok=True)
+        image, label = render_scene(100 + number, (48, 96))
+        Image.fromarray(image).save(root / split / "images" / f"{number:04d}.png")
+        Image.fromarray(label % 12).save(root / split / "labels" / f"{number:04d}.png")
+
+
+def _write_video(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(render_scene(number, (64, 96))[0], format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
