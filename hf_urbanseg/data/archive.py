@@ -29,9 +29,6 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
     Args:
         archive: The .zip file.
         folders: Folders inside it, such as `training/image_2`, at the top or below one enclosing folder.
-
-    Raises:
-        DataError: Not a readable .zip, a folder without files, or no room.
     """
     status = archive.stat()
     key = f"{archive.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{' '.join(folders)}"

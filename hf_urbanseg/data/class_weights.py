@@ -39,9 +39,6 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", be
     Returns:
         (C,) float64, finite and positive.
 
-    Raises:
-        ConfigError: An unknown scheme, a beta out of range, or counts of zero everywhere.
-
     Source: `inverse_log` from the code of Liu and Wang 2022 (arXiv:2206.12571), whose text cites Cui et al. 2019
     (arXiv:1901.05555), here `effective_number` with pixels for samples; `enet` from Paszke et al. 2016
     (arXiv:1606.02147); `median_frequency` from Eigen and Fergus 2015 (arXiv:1411.4734), with labelled pixels where
@@ -59,9 +56,10 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", be
     n = totals[present].astype(np.float64)
     match scheme:
         case "inverse_log":
-            found = _mean_one(1 / np.log1p(n))
+            found = 1 / np.log1p(n)
         case "effective_number":
-            found = _mean_one(1 / _effective_number(n, beta))
+            # 1 - beta^n, exact where beta^n is near 1 and where beta is.
+            found = 1 / (-np.expm1(n * np.log1p(beta - 1)) / (1 - beta)) if beta else np.ones_like(n)
         case "enet":
             found = 1 / np.log(1.02 + n / n.sum())
         case "median_frequency":
@@ -70,47 +68,22 @@ def compute_class_weights(counts: np.ndarray, scheme: Scheme = "inverse_log", be
             found = np.median(frequency) / frequency
         case "none":
             found = np.ones_like(n)
+    if scheme in ("inverse_log", "effective_number"):
+        found = len(found) * found / found.sum()
     weights = np.full(present.shape, found.max())
     weights[present] = found
     return weights
 
 
-def _mean_one(values: np.ndarray) -> np.ndarray:
-    return len(values) * values / values.sum()
-
-
-def _effective_number(n: np.ndarray, beta: float) -> np.ndarray:
-    """(1 - beta^n) / (1 - beta), exact where beta^n is near 1 and where beta is."""
-    if beta == 0:
-        return np.ones_like(n)
-    return -np.expm1(n * np.log1p(beta - 1)) / (1 - beta)
-
-
 def save_class_weights(
-    path: str | Path,
-    weights: np.ndarray,
-    label_space: LabelSpace,
-    *,
-    scheme: str,
-    counts: np.ndarray,
-    source: str,
+    path: str | Path, weights: np.ndarray, label_space: LabelSpace, *, scheme: str, counts: np.ndarray, source: str
 ) -> None:
-    """Writes weights by class name as JSON, whole or not at all.
-
-    Args:
-        weights, counts: (C,) in train-id order.
-        source: Which data and split the pixels were counted on.
-
-    Raises:
-        DataError: The file can't be written.
-    """
-    content = {
-        "scheme": scheme,
+    """Writes weights and pixel counts, (C,) in train-id order, by class name as JSON; `source` is what was counted."""
+    by_name = {
         "weights": dict(zip(label_space.names, map(float, weights), strict=True)),
         "counts": dict(zip(label_space.names, map(int, counts), strict=True)),
-        "source": source,
     }
-    write_json(path, content, indent=2)
+    write_json(path, {"scheme": scheme, **by_name, "source": source}, indent=2)
 
 
 def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
@@ -118,10 +91,6 @@ def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
 
     Returns:
         (C,) float64 in train-id order.
-
-    Raises:
-        ConfigError: No such file, other classes than the label space's, or a weight that isn't finite and positive.
-        DataError: The file is unreadable or no JSON.
     """
     again = "write the file anew with `urbanseg class-weights`"
     content = read_json(path)

@@ -25,9 +25,6 @@ def normalise_columns(
 
     Returns:
         Splits, and a sentence on each one that was left out.
-
-    Raises:
-        DataError: A column is missing or holds no images, or no split has a known name.
     """
     splits, notes = {}, []
     for their_name, rows in found.items():
@@ -58,7 +55,7 @@ def normalise_columns(
 def choose_columns(
     features: Mapping, image_column: str | None, label_column: str | None, source: str
 ) -> tuple[str, str]:
-    """The columns of images and of labels; arguments and errors as for `normalise_columns`."""
+    """The columns of images and of labels."""
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     columns = []
     for role, chosen, usual in (("image", image_column, IMAGE_COLUMNS), ("label", label_column, LABEL_COLUMNS)):

@@ -12,20 +12,14 @@ import huggingface_hub
 
 from hf_urbanseg.errors import DataError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _ACCEPT = f"accept the terms on the set's page, and {_LOG_IN}"
 
 
 @contextmanager
 def hub_errors_in_one_line(dataset: str, revision: str | None = None) -> Iterator[None]:
-    """Turns whatever the libraries raise into a `DataError`, without signed addresses and tokens.
-
-    Args:
-        dataset: `user/name`, or a folder.
-        revision: Branch, tag or commit of the Hub set.
-    """
+    """Turns whatever the libraries raise about a Hub set or folder into a `DataError`, without addresses and tokens."""
     try:
         yield
     except DataError as error:
@@ -43,15 +37,10 @@ def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[
     kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
     status = next(filter(None, (getattr(getattr(one, "response", None), "status_code", None) for one in chain)), None)
     offline = "OfflineModeIsEnabled" in kinds or (huggingface_hub.constants.HF_HUB_OFFLINE and not local)
-    again = "check the network and run it again, or set HF_HUB_OFFLINE=1 to use an earlier download"
-    for one in chain:
-        number = getattr(one, "errno", None)
-        if number in _NO_ROOM:
-            fix = "free some, move the cache to a larger disk by HF_HOME, or add `--streaming true`"
-            return f"no room for the cache in {datasets.config.HF_CACHE_HOME} ({one.strerror})", fix
-        if number in _NOT_ALLOWED:
-            where = f" at {one.filename}" if one.filename else ""
-            return f"{one.strerror}{where}", "correct the permissions, or move the cache by HF_HOME"
+    again = "check the network and run it again later, or set HF_HUB_OFFLINE=1 to use an earlier download"
+    if one := next((one for one in chain if getattr(one, "errno", None) in _DISK), None):
+        fix = "free some room, correct the permissions, move the cache by HF_HOME, or add `--streaming true`"
+        return f"{one.strerror} at {one.filename or f'the cache, {datasets.config.HF_CACHE_HOME}'}", fix
     if offline and "ValueError" not in kinds:  # which is a configuration that the cache lacks
         fix = "unset HF_HUB_OFFLINE, and don't stream where there's no network"
         return "offline mode, and no earlier download", fix
@@ -65,12 +54,8 @@ def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[
         return f"{f'status {status}: ' if status else ''}{found}", fix
     if "DatasetNotFoundError" in kinds:  # of `datasets`, about a set that the Hub has shown: gated, in most cases
         return _shorten(error), _ACCEPT
-    if status == 429:
-        return "status 429: too many requests", "wait some minutes and run it again"
     if status is not None:
         return f"status {status} from the Hub", again
-    if "TimeoutException" in kinds:
-        return "no answer from the Hub in time", again
     if kinds & {"TransportError", "ConnectionError"}:
         where = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         return f"no connection to {where}, or one that broke off ({type(chain[-1]).__name__})", again

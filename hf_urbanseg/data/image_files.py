@@ -15,11 +15,7 @@ UNSPLIT = "all"
 
 
 def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
-    """Image files directly inside `folder` by name: the stem without `suffix`. Files without `suffix` are left out.
-
-    Raises:
-        DataError: No such folder, no image in it, or two files of one name.
-    """
+    """Image files directly inside `folder` by name: the stem without `suffix`. Files without `suffix` are left out."""
     if not folder.is_dir():
         raise DataError("a folder of images", "no such folder", "check the data folder and its layout", folder)
     inside = sorted(folder.iterdir())
@@ -42,11 +38,7 @@ def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
 def pair_folders(
     images_at: Path, labels_at: Path, image_suffix: str = "", label_suffix: str = ""
 ) -> dict[str, tuple[Path, Path]]:
-    """Images and labels of the same name in a pair of folders, sorted by it; see `list_images` for the suffixes.
-
-    Raises:
-        DataError: One has no counterpart, or a label is a JPEG.
-    """
+    """Images and labels of the same name in a pair of folders, sorted by it; see `list_images` for the suffixes."""
     images, labels = list_images(images_at, image_suffix), list_images(labels_at, label_suffix)
     for these, others, kind, where in (
         (images, labels, "a label", labels_at),

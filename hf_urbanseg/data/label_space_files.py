@@ -18,15 +18,12 @@ logger = logging.getLogger(__name__)
 
 BUILT_IN = {"cityscapes": CITYSCAPES, "cityscapes_train_ids": CITYSCAPES.with_train_ids()}
 FOLDER_KEYS = ("splits", "images", "labels", "image_suffix", "label_suffix")
-VOID_NAMES = ("unlabeled", "unlabelled", "void", "ignore", "n/a", "unknown", "don't care", "dont care")
-VOID_NAMES += ("out of roi", "rectification border")
+_AT_255 = {-1, IGNORE_INDEX}  # where an 8-bit file stores them
+_VOID = re.compile("unlabell?ed|void|ignore|n/a|unknown|don'?t care|out of roi|rectification border")
 """Names, in any case and with any of space, `-` and `_`, that stand for void wherever they are seen."""
-EGO_VEHICLE = "ego vehicle"
-"""Void in Cityscapes, a class that is trained and scored in Mapillary Vistas."""
-DOUBTFUL_NAMES = ("background", "other", "others", "none", "undefined", EGO_VEHICLE)
-DOUBTFUL_STARTS = ("void", "unlabel", "ignore", "unknown")
-"""Void in some sets and classes in others: `background` is class 0 of Pascal VOC, and `void-ground` a class of
-sidewalk-semantic. They are trained, and a warning says so."""
+_DOUBTFUL = re.compile("background|others?|none|undefined|ego vehicle|(void|unlabel|ignore|unknown).*")
+"""Void in some sets and classes in others: `background` is class 0 of Pascal VOC, `void-ground` a class of
+sidewalk-semantic. They are trained."""
 
 
 def shipped_label_spaces() -> dict[str, Path]:
@@ -76,11 +73,7 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
 
 
 def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
-    """The mapping in a YAML or JSON file.
-
-    Raises:
-        DataError: Unreadable, not YAML, no mapping, or a key twice.
-    """
+    """The mapping in a YAML or JSON file, or a DataError: unreadable, not YAML, no mapping, or a key twice."""
     try:
         text = path.read_text(encoding="utf-8")
         twice, content = _find_key_twice(yaml.compose(text, loader)), yaml.load(text, loader)
@@ -117,8 +110,8 @@ def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Seq
     Train ids follow the order of the ids. Colours are Cityscapes' where a name is the same, else made up.
 
     Void are 255 (and -1, which an 8-bit file stores as 255), and classes by `void` or else by their names: those that
-    are void in every set (`VOID_NAMES`, and `ego vehicle` beside one of Cityscapes' other void areas). Such a guess is
-    logged as a warning with the way to overrule it; so is a doubtful name, which is trained.
+    are void in every set, and `ego vehicle` beside one of Cityscapes' other void areas. A warning names these, and
+    doubtful names, which are trained, with the way to overrule it.
 
     Args:
         id2label: Ids, as numbers or words, and names.
@@ -130,14 +123,11 @@ def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Seq
         DataError: A key that is not an id of 0..255, a name that is none or occurs twice, or nothing left to train.
     """
     names = _read_names(id2label, source)
-    at_255 = {label_id: names.pop(label_id) for label_id in (-1, IGNORE_INDEX) if label_id in names}
     if void is None:
-        void = _guess_void(names)
-        taken = {label_id: name for label_id, name in at_255.items() if _plain(name) not in VOID_NAMES}
-        _warn_of_guesses(names, taken | {label_id: names[label_id] for label_id in void}, source)
+        void = _guess_void(names, source)
     elif not isinstance(void, list | tuple) or not all(type(label_id) is int for label_id in void):
         raise DataError("`void` as a list of label ids", f"{void!r}", "write [0] or []", source)
-    kept = [label_id for label_id in sorted(names) if label_id not in void]
+    kept = [label_id for label_id in sorted(names) if label_id not in {*void, *_AT_255}]
     if not kept:
         raise DataError("at least one class that isn't void", f"{len(names)} names", "add classes", source)
     official = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
@@ -145,60 +135,58 @@ def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Seq
         {"name": names[label_id], "color": official.get(names[label_id], _color(order)), "label_ids": [label_id]}
         for order, label_id in enumerate(kept)
     ]
-    void = sorted({*void, IGNORE_INDEX})
+    void = sorted({*void, IGNORE_INDEX} - {-1})
     return LabelSpace.from_dict({"name": name, "classes": classes, "void": void}, str(source))
 
 
 def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
-    fix = "correct the file or give `--label_space`"
+    def refuse(expected: str, found: str) -> DataError:
+        return DataError(expected, found, "correct the file or give `--label_space`", source)
+
     if not isinstance(id2label, Mapping):
-        raise DataError('"id": "name" pairs', f"{id2label!r}"[:80], fix, source)
+        raise refuse('"id": "name" pairs', f"{id2label!r}"[:80])
     names, spelt = {}, {}
     for key, class_name in id2label.items():
         if not re.fullmatch(r"-?\d+", str(key)):
-            raise DataError('"id": "name" pairs', f"`{key}` as an id", fix, source)
+            raise refuse('"id": "name" pairs', f"`{key}` as an id")
         label_id = int(key)
         if not -1 <= label_id <= IGNORE_INDEX:
-            raise DataError("ids of 0..255, as 8-bit label files hold", f"`{key}`", fix, source)
+            raise refuse("ids of 0..255, as 8-bit label files hold", f"`{key}`")
         if not isinstance(class_name, str) or not class_name.strip():
-            raise DataError("a name in words for every id", f"{class_name!r} for id {label_id}", fix, source)
+            raise refuse("a name in words for every id", f"{class_name!r} for id {label_id}")
         if label_id in names:
-            raise DataError("every id once", f"{label_id} again as `{key}`", fix, source)
+            raise refuse("every id once", f"{label_id} again as `{key}`")
         if class_name in spelt:
-            found = f"`{class_name}` for ids {spelt[class_name]} and {label_id}"
-            raise DataError("a name of its own for every id", found, fix, source)
+            raise refuse("a name of its own for every id", f"`{class_name}` for ids {spelt[class_name]} and {label_id}")
         names[label_id], spelt[class_name] = class_name, label_id
     return names
 
 
-def _guess_void(names: Mapping[int, str]) -> list[int]:
-    plain = {label_id: _plain(name) for label_id, name in names.items()}
-    like_cityscapes = {"out of roi", "rectification border"} & set(plain.values())
-    return [i for i, name in plain.items() if name in VOID_NAMES or (name == EGO_VEHICLE and like_cityscapes)]
-
-
-def _plain(name: str) -> str:
-    return " ".join(re.split(r"[\s_-]+", name.casefold().replace("\u2019", "'"))).strip()
-
-
-def _warn_of_guesses(names: Mapping[int, str], void: Mapping[int, str], source: Path) -> None:
-    overrule = "give `--label_space` a file with this `id2label` and, as a list `void`, the ids that are"
-    if void:
-        line = "%s: void by name (or id 255), so in no loss and no score: %s; to train one, %s"
-        logger.warning(line, source, _list(void), overrule)
-    kept = {label_id: _plain(name) for label_id, name in names.items() if label_id not in void}
-    doubtful = [i for i, name in kept.items() if name in DOUBTFUL_NAMES or name.startswith(DOUBTFUL_STARTS)]
-    if doubtful:
-        line = "%s: trained as classes, though the names mean void in some sets: %s; if they do here, %s"
-        logger.warning(line, source, _list({label_id: names[label_id] for label_id in doubtful}), overrule)
+def _guess_void(names: Mapping[int, str], source: Path) -> set[int]:
+    """The ids that are void by name; a warning says which, and what else may be meant."""
+    plain = {
+        label_id: " ".join(re.split(r"[\s_-]+", name.casefold().replace("\u2019", "'"))).strip()
+        for label_id, name in names.items()
+    }
+    void = {label_id for label_id, name in plain.items() if _VOID.fullmatch(name)}
+    if {"out of roi", "rectification border"} & set(plain.values()):  # void in Cityscapes, a class of Mapillary Vistas
+        void |= {label_id for label_id, name in plain.items() if name == "ego vehicle"}
+    kept = {label_id: name for label_id, name in plain.items() if label_id not in void | _AT_255}
+    guesses = {
+        "void by name (or id 255), so in no loss and no score": void ^ (_AT_255 & names.keys()),
+        "trained as classes, though the names mean void in some sets": filter(
+            lambda i: _DOUBTFUL.fullmatch(kept[i]), kept
+        ),
+    }
+    lists = {what: ", ".join(f"`{names[i]}` (id {i})" for i in sorted(ids)) for what, ids in guesses.items()}
+    if said := "; ".join(f"{what}: {ids}" for what, ids in lists.items() if ids):
+        fix = "to change that, give `--label_space` a file with this `id2label` and, as a list `void`, the ids that are"
+        logger.warning("%s: %s; %s", source, said, fix)
     official = {i: CITYSCAPES.names[train_id] for i, train_id in CITYSCAPES.label_ids.items() if train_id < 255}
     if len(kept) > len(official) and official.items() <= kept.items():
         line = "%s: these are the labelIds of Cityscapes, and %d of them would be trained; %s trains its 19 classes"
         logger.warning(line, source, len(kept), "`--label_space cityscapes`")
-
-
-def _list(names: Mapping[int, str]) -> str:
-    return ", ".join(f"`{name}` (id {label_id})" for label_id, name in sorted(names.items()))
+    return void
 
 
 def _color(order: int) -> tuple[int, int, int]:

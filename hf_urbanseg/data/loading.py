@@ -69,7 +69,7 @@ def load_data(
         dataset: `synthetic`, a Hub id, or a folder that `datasets.load_dataset` reads.
         label_space: A name or file for `read_label_space`; None takes what the layout or the set itself says.
         image_column: Of a saved or Hub set; None guesses from the usual names. `label_column` likewise.
-        split_file: YAML for `read_split_file`, in place of the data's own splits and of all cuts but validation's.
+        split_file: YAML lists of frame names, in place of the data's own splits and of all cuts but validation's.
         keep_together: Comma-separated names of frames that must be in one split, one string per group.
         test_fraction: Share cut off as test where the layout has no splits at all (KITTI, one pair of folders).
         validation_fraction: Share of train cut off as validation where there is none; 0 leaves it out.
@@ -110,10 +110,10 @@ def load_data(
     except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
         what = f"{error.strerror or error} at {error.filename or where}"
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
-    as_made = found.final and split_file is None
-    fractions = test_fraction, 0 if as_made else validation_fraction
+    made = found.final_notes if split_file is None else None
+    fractions = test_fraction, validation_fraction if made is None else 0
     splits, notes = arrange_splits(found.splits, split_file, keep_together, found.scenes, *fractions, split_seed, where)
-    notes = tuple(dict.fromkeys((*found.notes, *(found.final_notes if as_made else ()), *notes)))
+    notes = tuple(dict.fromkeys((*found.notes, *(made or ()), *notes)))
     return LoadedData(splits, found.label_space, found.name, notes)
 
 

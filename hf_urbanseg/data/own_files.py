@@ -19,11 +19,7 @@ def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
     """The label space in `label_space.json`, or in the `id2label.json` of Hub sets, whose files hold its ids.
 
     Args:
-        dataset: `user/name`, or a folder.
-        commit: Of the Hub set.
-
-    Raises:
-        DataError: Neither file is there, or it is unreadable.
+        dataset: `user/name`, or a folder; `commit` is of the former.
     """
     if path := _find_own_file(dataset, LABEL_SPACE_FILE, commit):
         return LabelSpace.from_dict(read_mapping(path, "label space"), str(path))
@@ -34,15 +30,7 @@ def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
 
 
 def read_source(dataset: str, commit: str | None = None) -> dict:
-    """What `source.json` says about a set: `origin`, `license`, `notes`; empty if there is no such file.
-
-    Args:
-        dataset: `user/name`, or a folder.
-        commit: Of the Hub set.
-
-    Raises:
-        DataError: It is there but unreadable.
-    """
+    """What `source.json` says about a set: `origin`, `license`, `notes`; empty if there is no such file."""
     path = _find_own_file(dataset, SOURCE_FILE, commit)
     if path is None:
         return {}

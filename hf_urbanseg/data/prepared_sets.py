@@ -24,24 +24,17 @@ def describe_source(
 
     A set that was prepared before keeps its own.
     """
-    if dataset == "synthetic":
-        before = {"origin": "synthetic"}
-    elif dataset is not None:
-        before = read_source(dataset, revision)
-    elif is_saved_set(path := Path(data_dir).expanduser()):
-        before = read_source(str(path))
+    where = dataset or str(Path(data_dir).expanduser())
+    if dataset not in (None, "synthetic") or is_saved_set(Path(where)):
+        before = read_source(where, revision)
     else:
-        known = {"kitti": "kitti", "cityscapes": "cityscapes", "camvid": "camvid", "camvid_as_cityscapes": "camvid"}
-        before = {"origin": known.get(loaded.name)}
+        origin = loaded.name.removesuffix("_as_cityscapes")
+        before = {"origin": origin if origin in ("synthetic", "kitti", "cityscapes", "camvid") else None}
     return {"origin": before.get("origin"), "license": license or before.get("license"), "notes": list(loaded.notes)}
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuses to replace anything but, with `overwrite`, a saved set.
-
-    Raises:
-        DataError: Something is there that stays.
-    """
+    """Refuses to replace anything but, with `overwrite`, a saved set."""
     if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
         return
     if not is_saved_set(output):
@@ -63,9 +56,6 @@ def write_prepared_set(
         output: The folder; its parents are made.
         overwrite: Replaces an earlier set.
         source: From `describe_source`.
-
-    Raises:
-        DataError: `output` is in use, or the disk is full.
     """
     check_output(output, overwrite)
     with written_whole(output, folder=True) as staged:
@@ -82,25 +72,18 @@ def write_prepared_set(
 
 def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
     def read(row: dict) -> dict:
-        # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
-        kept = {column: {"bytes": _read_bytes(row[column]), "path": None} for column in ("image", "label")}
-        return {**kept, "name": row["name"]}
+        for column in ("image", "label"):
+            content = row[column]["bytes"]
+            content = Path(row[column]["path"]).read_bytes() if content is None else content
+            # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
+            row[column] = {"bytes": content, "path": None}
+        return row
 
     undecoded = rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
-    undecoded.map(
-        read,
-        features=FEATURES,
-        cache_file_name=str(file),
-        load_from_cache_file=False,
-        writer_batch_size=32,
-        desc=f"Embedding {split}",
-    )
+    options = {"cache_file_name": str(file), "load_from_cache_file": False, "writer_batch_size": 32}
+    undecoded.map(read, features=FEATURES, desc=f"Embedding {split}", **options)
     # Read anew: the mapped set would carry along the description of its source, paths included.
     return Dataset.from_file(str(file))
-
-
-def _read_bytes(stored: Mapping) -> bytes:
-    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
 
 
 def _describe(loaded: LoadedData) -> str:

@@ -34,31 +34,24 @@ class TrainDataset(torch.utils.data.Dataset):
         rows and columns that are not padding. `normalize_batch` makes a model's input of a batch of them.
     """
 
-    def __init__(
-        self,
-        rows: Dataset,
-        label_space: LabelSpace,
-        transforms: TrainTransforms,
-        seed: int,
-        cache: DecodedCache | None = None,
-    ):
+    def __init__(self, rows: Dataset, label_space: LabelSpace, transforms: TrainTransforms, seed: int, cache=None):
         self.rows, self.table, self.transforms, self.seed = rows, label_space.train_id_table, transforms, seed
-        self.cache = cache
+        self.cache: DecodedCache | None = cache
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, torch.Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, label = self._read(index) if self.cache is None else self.cache[index]
+        if self.cache is None:
+            row = self.rows[index]
+            image, label = np.asarray(row["image"].convert("RGB")), self.table[np.asarray(row["label"])]
+        else:
+            image, label = self.cache[index]
         seed_transforms(self.transforms, (self.seed, epoch, index))
         sample = self.transforms(image=image, mask=label)
         names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
         return {key: torch.from_numpy(sample[name]) for key, name in names.items()}
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        row = self.rows[index]
-        return np.asarray(row["image"].convert("RGB")), self.table[np.asarray(row["label"])]
 
 
 InputSizes = Callable[[tuple[int, int]], list[tuple[int, int]]]

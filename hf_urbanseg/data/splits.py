@@ -19,25 +19,16 @@ SPLITS_FILE = "splits.yaml"
 """Beside a prepared set, and in a run's folder."""
 
 
-def cut_names(
-    names: Sequence[str], fraction: float, seed: int, groups: Iterable[Sequence[str]] = (), source=None
+def _cut_names(
+    names: Sequence[str], fraction: float, seed: int, groups: Iterable[Sequence[str]], source: str
 ) -> set[str]:
     """The names that leave for another split: the nearest to `fraction` of them, at least one.
 
     Names are ranked by the SHA-256 of `<seed>/<name>` and the first ones leave. So the cut is the same on every
-    machine and version, and adding a frame moves at most one other across it.
-
-    Args:
-        names: Unique frame names.
-        fraction: Share of the frames, in (0, 1).
-        seed: Another seed, another ranking.
-        groups: Names that go together; a group that would overshoot is passed over. A group counts by its first name.
-        source: The data, named in errors.
-
-    Raises:
-        DataError: Nothing would be left.
+    machine and version, and adding a frame moves at most one other across it. Names of a group go together; the group
+    counts by its first name, and is passed over if it would overshoot.
     """
-    units = sorted(merge_groups(names, groups), key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}".encode()).digest())
+    units = sorted(_merge_groups(names, groups), key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}".encode()).digest())
     if len(units) < 2:
         found = f"{len(names)} frames in {len(units)} scene"
         fix = "add data, list the splits in `--split_file`, or set the fraction to 0"
@@ -57,7 +48,7 @@ def cut_names(
     return {name for unit in taken for name in unit}
 
 
-def merge_groups(names: Sequence[str], groups: Iterable[Sequence[str]]) -> list[list[str]]:
+def _merge_groups(names: Sequence[str], groups: Iterable[Sequence[str]]) -> list[list[str]]:
     """Sorted lists of names that go together, ungrouped names alone; groups that share a name become one."""
     unit_of = {name: {name} for name in names}
     for group in groups:
@@ -84,9 +75,6 @@ def arrange_splits(
         found: The data's own splits, or everything under `all`.
         scenes: Names that the layout says belong together, for cuts.
         source: The data, named in errors.
-
-    Raises:
-        DataError: An empty split, a name that is unknown, ambiguous or in two splits.
     """
     for split, rows in found.items():
         if not len(rows):
@@ -96,7 +84,7 @@ def arrange_splits(
     groups, splits, notes = [*scenes, *together], dict(found), []
     if split_file is not None:
         pool = concatenate_datasets(list(found.values()))
-        listed = read_split_file(split_file, every_name)
+        listed = _read_split_file(split_file, every_name)
         splits = {split: _select(pool, names) for split, names in listed.items()}
         notes.append(f"splits: as listed in {Path(split_file).name}")
         if unlisted := len(every_name) - sum(map(len, listed.values())):
@@ -104,31 +92,23 @@ def arrange_splits(
     elif UNSPLIT in found:
         splits = {"train": found[UNSPLIT]}
         if test_fraction:
-            names = cut_names(every_name, test_fraction, seed, groups, source)
-            splits = {"train": _drop(found[UNSPLIT], names), "test": _select(found[UNSPLIT], names)}
+            names = _cut_names(every_name, test_fraction, seed, groups, source)
+            splits = {"train": _select(found[UNSPLIT], {*every_name} - names), "test": _select(found[UNSPLIT], names)}
             notes.append(f"test: {len(names)} of {len(every_name)} frames, seed {seed}")
     if "validation" not in splits and "train" in splits and validation_fraction:
         train = splits["train"]["name"]
-        names = cut_names(train, validation_fraction, seed, groups, source)
+        names = _cut_names(train, validation_fraction, seed, groups, source)
         notes.append(f"validation: {len(names)} of {len(train)} training frames, seed {seed}")
-        splits |= {"train": _drop(splits["train"], names), "validation": _select(splits["train"], names)}
+        rows = splits["train"]
+        splits |= {"train": _select(rows, {*train} - names), "validation": _select(rows, names)}
     notes += [f"{split}: none" for split in SPLITS if split not in splits]
     _check_groups(together, splits, source)
-    return DatasetDict(
-        {split: _select(splits[split], splits[split]["name"]) for split in SPLITS if split in splits}
-    ), notes
+    named = {split: _select(splits[split], splits[split]["name"]) for split in SPLITS if split in splits}
+    return DatasetDict(named), notes
 
 
-def read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, list[str]]:
-    """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional).
-
-    Args:
-        path: Written by hand or by `write_split_file`.
-        known_names: Names of the data, which the file may list in part.
-
-    Raises:
-        DataError: Unreadable, an unknown split or name, a name twice, an empty split.
-    """
+def _read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, list[str]]:
+    """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional)."""
     path = Path(path).expanduser()
     # BaseLoader keeps every word a string: YAML reads an unquoted 000000_10 as the octal number 8.
     listed = read_mapping(path, "split", yaml.BaseLoader)
@@ -154,12 +134,7 @@ def read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, l
 
 
 def write_split_file(path: str | Path, splits: Mapping[str, Dataset | Sequence[str]]) -> None:
-    """Writes the names of each split as `read_split_file` reads them.
-
-    Args:
-        path: Overwritten if it exists.
-        splits: Rows with a column `name`, or the names themselves.
-    """
+    """Writes the names of each split as `--split_file` takes them; `splits` are rows, or the names themselves."""
     named = {split: rows["name"] if isinstance(rows, Dataset) else rows for split, rows in splits.items()}
     write_yaml(path, {split: list(names) for split, names in named.items()})
 
@@ -170,10 +145,6 @@ def _select(rows: Dataset, names: Iterable[str]) -> Dataset:
     order = sorted((name, index) for index, name in enumerate(have) if name in wanted)
     indices = [index for _, index in order]
     return rows if indices == list(range(len(rows))) else rows.select(indices)
-
-
-def _drop(rows: Dataset, names: set[str]) -> Dataset:
-    return _select(rows, set(rows["name"]) - names)
 
 
 def _parse_groups(keep_together: Sequence[str] | None, names: Sequence[str], source: str) -> list[list[str]]:

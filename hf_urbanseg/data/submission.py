@@ -11,10 +11,10 @@ Sources:
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -36,8 +36,8 @@ class Benchmark:
     Args:
         name: Of the benchmark and split, for messages.
         counts: Folder of images, relative to the data folder -> how many there are officially.
-        member: Frame name -> name inside the zip.
-        key: Name inside a zip -> frame name, or None for a name the server would not recognise.
+        member: Name inside the zip, with `{}` for the frame name.
+        pattern: Names inside a zip that the server recognises; the first group is the frame name.
         suffix: End of the image files' stems that is no part of the frame name.
         names: The official frame names, where they follow a rule; else the label files, if they are there, say them.
         note: What the server asks of those who submit.
@@ -45,53 +45,38 @@ class Benchmark:
 
     name: str
     counts: Mapping[str, int]
-    member: Callable[[str], str]
-    key: Callable[[str], str | None]
-    suffix: str = ""
+    member: str = "{}_pred_labelIds.png"
+    pattern: str = r"(?:.*/)?([^_/]+_\d{6}_\d{6})[^/]*\.png"
+    suffix: str = "_leftImg8bit"
     names: tuple[str, ...] = ()
     note: str = ""
 
 
-def _kitti_key(member: str) -> str | None:
-    path = PurePosixPath(member)
-    return path.stem if path.suffix == ".png" and path.parts[:-1] in ((), ("semantic",)) else None
-
-
-def _cityscapes_key(member: str) -> str | None:
-    match = re.fullmatch(r"([^_/]+_\d{6}_\d{6}).*\.png", PurePosixPath(member).name)
-    return match and match[1]
-
-
-def _cityscapes(split: str, cities: Mapping[str, int]) -> Benchmark:
-    folders = {f"leftImg8bit/{split}/{city}": count for city, count in cities.items()}
-    member, suffix = "{}_pred_labelIds.png".format, "_leftImg8bit"
-    return Benchmark(f"Cityscapes {split}", folders, member, _cityscapes_key, suffix)
-
-
-BENCHMARKS = {
-    ("kitti", "test"): Benchmark(
-        "KITTI test",
-        {"testing/image_2": 200},
-        "semantic/{}.png".format,
-        _kitti_key,
-        names=tuple(f"{index:06d}_10" for index in range(200)),
-        note="The KITTI server takes only new methods on their way to peer review; student work and small changes of "
-        "known methods are to be scored on a split of the training set.",
-    ),
-    ("cityscapes", "test"): _cityscapes(
-        "test", {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398}
-    ),
-    ("cityscapes", "val"): _cityscapes("val", {"frankfurt": 267, "lindau": 59, "munster": 174}),
+_KITTI = Benchmark(
+    "KITTI test",
+    {"testing/image_2": 200},
+    "semantic/{}.png",
+    r"(?:semantic/)?([^/]+)\.png",
+    suffix="",
+    names=tuple(f"{index:06d}_10" for index in range(200)),
+    note="The KITTI server takes only new methods on their way to peer review; student work and small changes of "
+    "known methods are to be scored on a split of the training set.",
+)
+_CITIES = {
+    "test": {"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
+    "val": {"frankfurt": 267, "lindau": 59, "munster": 174},
+}
+BENCHMARKS = {("kitti", "test"): _KITTI} | {
+    ("cityscapes", split): Benchmark(
+        f"Cityscapes {split}", {f"leftImg8bit/{split}/{city}": count for city, count in cities.items()}
+    )
+    for split, cities in _CITIES.items()
 }
 """By name and split; Cityscapes' val has public labels, so cityscapesScripts can check a submission at home."""
 
 
 def get_benchmark(name: str, split: str) -> Benchmark:
-    """The benchmark of that name and split.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """The benchmark of that name and split, or a ConfigError that lists them."""
     if (name, split) not in BENCHMARKS:
         known = f"a benchmark and split of {', '.join(map(' '.join, BENCHMARKS))}"
         raise ConfigError(known, f"`{name} {split}`", "correct `--benchmark` or `--split`")
@@ -103,9 +88,7 @@ def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
 
     Args:
         data_dir: The official folder, or the .zip (its images are unpacked into the cache).
-
-    Raises:
-        DataError: No such data, or not exactly the official images.
+        benchmark: Whose.
     """
     if not data_dir.exists():
         raise DataError(f"the data of {benchmark.name}", "nothing there", "correct `--data_dir`", data_dir)
@@ -125,13 +108,9 @@ def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
 
 
 def encode_label_ids(train_ids: np.ndarray) -> bytes:
-    """A PNG of Cityscapes label ids.
-
-    Shape:
-        train_ids: (H, W) uint8, 0..18.
-    """
-    label_ids = {train_id: label_id for label_id, train_id in CITYSCAPES.label_ids.items()}
-    table = np.array([label_ids[train_id] for train_id in range(CITYSCAPES.num_labels)], np.uint8)
+    """A PNG of Cityscapes label ids, of (H, W) uint8 train ids, 0..18."""
+    table = np.zeros(256, np.uint8)
+    table[list(CITYSCAPES.label_ids.values())] = list(CITYSCAPES.label_ids)
     buffer = BytesIO()
     Image.fromarray(table[train_ids]).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -143,32 +122,23 @@ def write_submission(
     """Writes the zip, checks it like anyone else's and only then gives it its name; the same files give the same bytes.
 
     Args:
+        path: The zip.
         files: Frame name and PNG of every image.
+        benchmark: Whose server it is for.
         images: From `find_images`.
-
-    Raises:
-        DataError: The zip can't be written, or is not right.
     """
     with written_whole(path) as staged:
         with zipfile.ZipFile(staged, "w") as bundle:
             for name, content in files:
                 # Without a date; PNGs are compressed already.
-                info = zipfile.ZipInfo(benchmark.member(name))
+                info = zipfile.ZipInfo(benchmark.member.format(name))
                 info.create_system, info.external_attr = 3, 0o644 << 16
                 bundle.writestr(info, content)
         check_submission(staged, benchmark, images)
 
 
 def check_submission(path: Path, benchmark: Benchmark, images: Mapping[str, Path]) -> None:
-    """Refuses a zip that the server would refuse or misread, whoever made it.
-
-    Args:
-        images: From `find_images`.
-
-    Raises:
-        DataError: A file missing, twice or too many, of another size or kind than its image, or with pixels that are
-            no label ids.
-    """
+    """Refuses a zip that the server would refuse or misread, whoever made it; `images` are those of `find_images`."""
     try:
         with zipfile.ZipFile(path) as bundle:
             members = _match_members(path, bundle.namelist(), benchmark, images)
@@ -181,13 +151,14 @@ def check_submission(path: Path, benchmark: Benchmark, images: Mapping[str, Path
 
 
 def _match_members(path: Path, names: list[str], benchmark: Benchmark, images: Mapping[str, Path]) -> dict[str, str]:
-    example = benchmark.member(next(iter(images)))
     members: dict[str, str] = {}
     for member in names:
         if member.endswith("/"):
             continue
-        key = benchmark.key(member)
+        match = re.fullmatch(benchmark.pattern, member)
+        key = match and match[1]
         if key not in images:
+            example = benchmark.member.format(next(iter(images)))
             raise DataError(f"only files like `{example}`", f"`{member}`", "remove or rename it", path)
         if key in members:
             raise DataError("one file per image", f"`{members[key]}` and `{member}`", "remove one", path)

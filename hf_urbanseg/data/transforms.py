@@ -6,8 +6,7 @@ Values are drawn from the generators that `preprocessing.TrainDataset` sets for 
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import albumentations as A
 import cv2
@@ -24,8 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 cv2.setNumThreads(0)  # OpenCV's own threads fight with data-loader workers for the cores.
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """One choice of `RandomScale`: a box to fit into, or a range of ratios of the image's own size."""
 
     box: tuple[int, int] | None = None
@@ -33,24 +31,17 @@ class Scale:
 
 
 def parse_scales(texts: Sequence[str | float]) -> list[Scale]:
-    """Reads `375x1242` (fit into height x width), `0.75` (ratio) and `0.5-2.0` (uniform range of ratios).
-
-    Raises:
-        ConfigError: Anything else, or a size or ratio that is not positive.
-    """
+    """Reads `375x1242` (fit into height x width), `0.75` (ratio) and `0.5-2.0` (uniform range of ratios)."""
     scales = []
     for text in map(str, texts):
-        if box := re.fullmatch(r"(\d+)x(\d+)", text):
-            scale = Scale(box=(int(box[1]), int(box[2])))
-        elif ratios := re.fullmatch(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?", text):
-            scale = Scale(ratios=(float(ratios[1]), float(ratios[2] or ratios[1])))
+        box, ratios = re.fullmatch(r"(\d+)x(\d+)", text), re.fullmatch(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?", text)
+        if box and int(box[1]) > 0 and int(box[2]) > 0:
+            scales.append(Scale(box=(int(box[1]), int(box[2]))))
+        elif ratios and 0 < float(ratios[1]) <= float(ratios[2] or ratios[1]):
+            scales.append(Scale(ratios=(float(ratios[1]), float(ratios[2] or ratios[1]))))
         else:
-            scale = Scale(box=(0, 0))
-        values = scale.box or scale.ratios
-        if min(values) <= 0 or (scale.ratios and values[0] > values[1]):
             expected = "scales like 375x1242 (height x width), 0.75 or 0.5-2.0"
             raise ConfigError(expected, f"`{text}`", "correct `train_scales`")
-        scales.append(scale)
     if not scales:
         raise ConfigError("at least one training scale", "none", "give `train_scales`, for example 1.0")
     return scales
@@ -163,7 +154,7 @@ class PhotometricDistortion(A.ImageOnlyTransform):
 
 
 def _table(factor: float, shift: float) -> np.ndarray:
-    """What every 8-bit value becomes: one look-up instead of float arithmetic over the image."""
+    # What every 8-bit value becomes: one look-up instead of float arithmetic over the image.
     return np.clip(np.arange(256) * factor + shift, 0, 255).astype(np.uint8)
 
 
@@ -193,15 +184,10 @@ class TrainTransforms(A.Compose):
         return {"image": planes, "mask": padded, "extent": np.array([height, width])}
 
 
-def normalize_batch(
-    batch: Mapping[str, Tensor], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> dict[str, Tensor]:
+def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A collated batch of `TrainDataset` as a model takes it, on the batch's device; a batch of floats stays.
 
     Bytes travel from the workers: a sixth of the memory, where containers give workers 64 MB to share.
-
-    Args:
-        mean, std: Of the normalisation, for values of 0..1.
 
     Shape:
         pixel_values: (N, 3, h, w) uint8, labels: (N, h, w) uint8, extent: (N, 2) int64 ->
@@ -212,7 +198,9 @@ def normalize_batch(
     pixels, rest = batch["pixel_values"], dict(batch)
     if pixels.dtype != torch.uint8:
         return rest
-    center, width = (255 * torch.tensor(one, device=pixels.device).view(3, 1, 1) for one in (mean, std))
+    center, width = (
+        255 * torch.tensor(one, device=pixels.device).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     heights, widths = rest.pop("extent").T[..., None]
     rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[2:])
     inside = ((rows < heights)[:, :, None] & (columns < widths)[:, None, :])[:, None]

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ _BT709 = 1  # of FFmpeg's colour enums: untagged, players guess by size
 _SLACK = Fraction(1, 2)
 
 
-@dataclass(frozen=True)
-class VideoInfo:
+class VideoInfo(NamedTuple):
     """What is known of a video before it is decoded.
 
     Args:
@@ -41,8 +40,7 @@ class VideoInfo:
     pixel_aspect: Fraction = Fraction(1)
 
 
-@dataclass(frozen=True, eq=False)
-class VideoFrame:
+class VideoFrame(NamedTuple):
     """One frame.
 
     Args:
@@ -55,11 +53,11 @@ class VideoFrame:
 
 
 def inspect_video(path: Path) -> VideoInfo:
-    """Reads a whole file without decoding more than its first frame: cheap, and enough to find most damage.
+    """Reads a whole file without decoding more than its first frame: cheap, and enough to find most damage."""
 
-    Raises:
-        DataError: Not a video, no picture in it, damaged, or shorter than its header says.
-    """
+    def truncated(found: str) -> DataError:
+        return DataError("a complete video", found, "fetch it again, or keep what is there by converting it", path)
+
     with _opened(path) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
@@ -72,23 +70,19 @@ def inspect_video(path: Path) -> VideoInfo:
         count, end = 0, Fraction(0)
         for packet in container.demux():
             if packet.is_corrupt:
-                raise _truncated(path, f"a damaged packet {float(end):.1f} s in")
+                raise truncated(f"a damaged packet {float(end):.1f} s in")
             count += packet.stream.index == stream.index and packet.size > 0
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if container.duration:
             expected = Fraction(container.duration + (container.start_time or 0), 1_000_000)
             if end + _SLACK < expected:
-                raise _truncated(path, f"{float(end):.1f} of {float(expected):.1f} s")
+                raise truncated(f"{float(end):.1f} of {float(expected):.1f} s")
     return VideoInfo((height, width), rate, time_base, count, 1 / aspect if first.rotation % 180 else aspect)
 
 
 def read_frames(path: Path) -> Iterator[VideoFrame]:
-    """Decodes a video frame by frame.
-
-    Raises:
-        DataError: A frame can't be decoded, or has another size than the first.
-    """
+    """Decodes a video frame by frame."""
     with _opened(path) as (container, stream):
         step = max(1, round(1 / ((stream.average_rate or 25) * stream.time_base)))
         start, last, shape = None, -step, None
@@ -122,9 +116,6 @@ def open_video_writer(path: Path, info: VideoInfo) -> Iterator[Callable[[VideoFr
 
     Times, and so a steady or variable frame rate, are the source's. An odd height or width gets one more line, a
     repetition of the last: 4:2:0 chroma, the only kind that plays everywhere, needs even sizes.
-
-    Raises:
-        DataError: The file can't be written.
     """
     av = _import_av(path)
     height, width = info.size
@@ -186,10 +177,6 @@ def _upright(frame) -> np.ndarray:
     # Phones store turned pictures and say by how much; FFmpeg counts anticlockwise, as numpy does.
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
-def _truncated(path: Path, found: str) -> DataError:
-    return DataError("a complete video", found, "fetch it again, or keep what is there by converting it", path)
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,14 @@ import pytest
 from huggingface_hub import HfApi
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """The folder of unpacked archives and of the preflight's results."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("HF_URBANSEG_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def upload(hub_here):
     """Puts files into the data set user/set of the loopback Hub."""

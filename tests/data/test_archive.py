@@ -16,12 +16,6 @@ MEMBERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def write_zip(path, members, compression=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(path, "w", compression) as bundle:
         for name, content in members.items():

@@ -110,8 +110,7 @@ def test_encode_label_ids__every_class():
         assert np.asarray(image)[0].tolist() == LABEL_IDS
 
 
-def test_find_images__folder_and_zip(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "cache"))
+def test_find_images__folder_and_zip(tmp_path):
     root = make_kitti(tmp_path / "data")
     assert list(find_images(root, KITTI)) == ["000000_10", "000001_10", "000002_10"]
     archive = tmp_path / "data_semantics.zip"
@@ -227,7 +226,7 @@ def damaged(content):
     ],
 )  # fmt: skip
 def test_check_submission__refuses(zipped, kitti, changed, part):
-    members = {KITTI.member(name): content for name, content in files(kitti)} | changed
+    members = {KITTI.member.format(name): content for name, content in files(kitti)} | changed
     made = zipped([(name, content) for name, content in members.items() if content is not None])
     assert part in refused(check_submission, made, KITTI, kitti)
 

@@ -9,6 +9,8 @@ import torch
 
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     BalancedRandomCrop,
     PhotometricDistortion,
     RandomScale,
@@ -329,16 +331,16 @@ def test_train_transforms__bytes_in_planes_padding_and_extent():
 
 
 def test_normalize_batch__as_albumentations_bit_for_bit():
-    mean, std, rng = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     pad = {"position": "top_left", "border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": 255}
-    usual = A.Compose([A.Normalize(mean, std, max_pixel_value=255.0), A.PadIfNeeded(48, 64, **pad)])
+    usual = A.Compose([A.Normalize(IMAGENET_MEAN, IMAGENET_STD, max_pixel_value=255.0), A.PadIfNeeded(48, 64, **pad)])
     ours, expected, samples = TrainTransforms([], (48, 64)), [], []
     for size in ((48, 64), (40, 50), (48, 3), (1, 1)):
         pair = {"image": rng.integers(0, 256, (*size, 3), np.uint8), "mask": rng.integers(0, 19, size, np.uint8)}
         expected.append(usual(**pair))
         sample = {key: torch.from_numpy(value) for key, value in ours(**pair).items()}
         samples.append({"pixel_values": sample["image"], "labels": sample["mask"], "extent": sample["extent"]})
-    batch = normalize_batch(collate_train(samples), mean, std)
+    batch = normalize_batch(collate_train(samples))
     assert {key: value.dtype for key, value in batch.items()} == {"pixel_values": torch.float32, "labels": torch.int64}
     for index, one in enumerate(expected):
         assert np.array_equal(batch["pixel_values"][index].numpy(), one["image"].transpose(2, 0, 1))

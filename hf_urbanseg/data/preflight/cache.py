@@ -1,10 +1,10 @@
 """The preflight's memory: what it found, kept as long as no file has changed."""
 
+import gzip
 import hashlib
 import json
 import logging
 import os
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,42 +26,34 @@ _VERSION = 2
 def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
     """Names, files and label mapping as one hash; None where a file can't be vouched for (remote or missing)."""
     key = hashlib.sha256(f"{_VERSION} {json.dumps(label_space.to_dict())}".encode())
-    for split, dataset in splits.items():
-        for row in dataset:
-            files = [_identify(row["image"]), _identify(row["label"])]
-            if None in files:
-                return None
-            key.update(json.dumps([split, row["name"], *files]).encode())
+    try:
+        for split, dataset in splits.items():
+            for row in dataset:
+                key.update(json.dumps([split, row["name"], *map(_identify, (row["image"], row["label"]))]).encode())
+    except (OSError, ValueError):
+        return None
     return key.hexdigest()
 
 
-def _identify(stored: Mapping | None) -> list | None:
-    if stored is None:
-        return None
-    if stored["bytes"] is not None:
+def _identify(stored: Mapping | None) -> list:
+    if stored and stored["bytes"] is not None:
         return [hashlib.sha256(stored["bytes"]).hexdigest()]
-    path = stored["path"] or ""
-    try:
-        status = os.stat(path.rsplit("::", 1)[-1])  # the archive, for a member of one
-    except (OSError, ValueError):
-        return None
+    path = (stored and stored["path"]) or ""
+    status = os.stat(path.rsplit("::", 1)[-1])  # the archive, for a member of one
     return [path, status.st_size, status.st_mtime_ns]
 
 
 def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
     """What an earlier preflight found, or None where there is nothing usable."""
-    if not path.is_file():
-        return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            pairs = {
-                split: tuple(
-                    PairInspection(str(row["name"]), tuple(row["size"].tolist()), row["counts"], str(row["digest"]))
-                    for row in stored[split]
-                )
-                for split in stored.files
-            }
-    except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+        stored = json.loads(gzip.decompress(path.read_bytes()))  # the checksum tells what was damaged
+        pairs = {
+            split: tuple(PairInspection(name, tuple(size), np.array(counts), sha) for name, size, counts, sha in rows)
+            for split, rows in stored.items()
+        }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         logger.info("Preflight cache %s is damaged and ignored (%s).", path, error)
         return None
     logger.info("Preflight: no file has changed since the last one, whose results are taken from %s.", path)
@@ -70,14 +62,12 @@ def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
 
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
-    arrays = {}
-    for split, found in pairs.items():
-        longest = max(len(pair.name) for pair in found)
-        row = [("name", f"U{longest}"), ("size", np.int64, 2), ("counts", np.int64, 256), ("digest", "U64")]
-        rows = [(pair.name, pair.size, pair.label_counts, pair.image_digest) for pair in found]
-        arrays[split] = np.array(rows, row)
+    content = {
+        split: [(pair.name, pair.size, pair.label_counts.tolist(), pair.image_digest) for pair in found]
+        for split, found in pairs.items()
+    }
     try:
-        with written_whole(path) as staged, open(staged, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        with written_whole(path) as staged:
+            staged.write_bytes(gzip.compress(json.dumps(content).encode()))
     except DataError as error:
         logger.info("Preflight results aren't kept: %s", error)

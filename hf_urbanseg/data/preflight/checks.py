@@ -4,10 +4,9 @@ import logging
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from itertools import islice
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
@@ -20,6 +19,8 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
+
+_THREADS = min(2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1), 32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,40 +52,31 @@ class Inspection:
         return np.stack([pair.label_counts for pair in self.pairs[split]])
 
 
-def inspect_pairs(
-    splits: DatasetDict,
-    label_space: LabelSpace,
-    *,
-    cache_dir: str | Path | Literal[False] | None = None,
-    progress: bool = True,
-    num_threads: int | None = None,
-) -> Inspection:
+def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool = True) -> Inspection:
     """Reads every image and label, and refuses what would train silently on the wrong thing.
 
     Threads do the reading: Pillow's decoders release the GIL, and worker processes were no faster. Memory stays flat,
-    as a few pairs per thread are in flight and only counts and digests are kept.
+    as a few pairs per thread are in flight and only counts and digests are kept. Those of a clean set stay in
+    `preflight` of `cache_folder()`, until a path, size, time, byte or the mapping changes.
 
     Args:
         splits: Columns `image` and `label` (`datasets.Image`, path-based or embedded) and `name`.
         label_space: Which raw label ids may occur.
-        cache_dir: Folder for results of clean sets; None takes `preflight` in `cache_folder()`, False neither reads
-            nor writes. Another path, size, time, byte or mapping reads all anew.
         progress: Shows a progress bar.
-        num_threads: None takes two per available core.
 
     Returns:
         `Inspection`; its warnings have been logged.
 
     Raises:
-        DataError: The first bad pair in the order of splits and names, with the number of others; or a fault of the
+        DataError: The first bad pair in the order of splits and rows, with the number of others; or a fault of the
             whole set: an empty or entirely void split, a name twice, an image in two splits, train ids for label ids.
     """
     splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
     _check_names(splits)
-    key = None if cache_dir is False else compute_key(splits, label_space)
-    file = key and (cache_folder() / "preflight" if cache_dir is None else Path(cache_dir)) / f"{key}.npz"
+    key = compute_key(splits, label_space)
+    file = key and cache_folder() / "preflight" / f"{key}.json.gz"
     cached = load_pairs(file) if file else None
-    pairs = cached or _read_all(splits, label_space, progress, num_threads)
+    pairs = cached or _read_all(splits, label_space, progress)
     inspection = Inspection(pairs)
     _check_void(inspection, label_space)
     _check_leaks(pairs)
@@ -119,86 +111,75 @@ def _check_names(splits: DatasetDict) -> None:
             raise DataError("every frame name once in a split", found, "rename them", f"{split}/{name}")
 
 
-def _read_all(
-    splits: DatasetDict, label_space: LabelSpace, progress: bool, num_threads: int | None
-) -> dict[str, tuple[PairInspection, ...]]:
-    if num_threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_threads = min(2 * cores, 32)
+def _read_all(splits: DatasetDict, label_space: LabelSpace, progress: bool) -> dict[str, tuple[PairInspection, ...]]:
+    def inspect(split: str, row: dict) -> tuple[str, PairInspection | DataError]:
+        try:
+            return split, inspect_pair(split, row["name"], row["image"], row["label"])
+        except DataError as error:
+            return split, error
+
     results: dict[str, list] = {split: [] for split in splits}
-    pending: deque[tuple[str, Future]] = deque()
-    total = sum(map(len, splits.values()))
     with (
         strict_pillow(),
-        ThreadPoolExecutor(num_threads) as pool,
-        tqdm(total=total, desc="Checking pairs", unit="pair", disable=not progress) as bar,
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=sum(map(len, splits.values())), desc="Checking pairs", unit="pair", disable=not progress) as bar,
     ):
-
-        def collect() -> None:
-            split, future = pending.popleft()
-            try:
-                results[split].append(future.result())
-            except DataError as error:
-                results[split].append(error)
-            bar.update()
-
-        for split, dataset in splits.items():
-            for row in dataset:
-                pending.append((split, pool.submit(inspect_pair, split, row["name"], row["image"], row["label"])))
-                if len(pending) > 2 * num_threads:  # executor.map would read every embedded image ahead
-                    collect()
+        # Few at a time: executor.map would read every embedded image ahead.
+        jobs = (pool.submit(inspect, split, row) for split, rows in splits.items() for row in rows)
+        pending = deque(islice(jobs, 2 * _THREADS))
         while pending:
-            collect()
+            split, result = pending.popleft().result()
+            results[split].append(result)
+            pending.extend(islice(jobs, 1))
+            bar.update()
     _check_pairs(results, splits, label_space)
     return {split: tuple(found) for split, found in results.items()}
 
 
-def _check_pairs(results: Mapping[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
+def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
     """Refuses the first bad pair; the results are `PairInspection`s, or the `DataError`s that refuse a pair."""
-    unreadable, unknown, files_with = [], [], Counter()
-    for position, (split, found) in enumerate(results.items()):
-        for row, (name, result) in enumerate(zip(splits[split]["name"], found, strict=True)):
-            if isinstance(result, DataError):
-                unreadable.append((position, name, split, row))
-            elif values := np.flatnonzero((result.label_counts > 0) & ~label_space.known_ids).tolist():
-                unknown.append((position, name, split, row))
-                files_with.update(values)
-    if not unreadable:
-        _check_id_kind((result.label_counts for found in results.values() for result in found), label_space)
-    if not unreadable and not unknown:
-        return
-    _, name, split, row = min(unreadable + unknown)
-    error = results[split][row]
-    if not isinstance(error, DataError):
-        value = int(np.flatnonzero((error.label_counts > 0) & ~label_space.known_ids)[0])
-        error = DataError(
-            f"only label values of `{label_space.name}` ({_ranges(label_space.known_ids)})",
-            f"{value} in {error.label_counts[value]} pixels; {files_with[value]} file(s) have this value",
-            "correct the label, list the value under its class or `void` in the `--label_space` file, or choose "
-            "the label space these files were made for",
-            where_is(splits[split][row]["label"], split, name),
-        )
-    others = len(unreadable) + len(unknown) - 1
-    more = f" (and {others} more bad {'pair' if others == 1 else 'pairs'})" if others else ""
-    raise DataError(error.expected, f"{error.found}{more}", error.fix, error.path)
+    sound = [one for found in results.values() for one in found if isinstance(one, PairInspection)]
+    files_with = sum((one.label_counts > 0).astype(int) for one in sound)
+    if len(sound) == sum(map(len, results.values())):
+        _check_id_kind(files_with > 0, label_space)
+    errors = []
+    for split, found in results.items():
+        for row, one in enumerate(found):
+            if isinstance(one, DataError):
+                errors.append(one)
+            elif (unknown := (one.label_counts > 0) & ~label_space.known_ids).any():
+                value = int(unknown.argmax())
+                error = DataError(
+                    f"only label values of `{label_space.name}` ({_ranges(label_space.known_ids)})",
+                    f"{value} in {one.label_counts[value]} pixels; {files_with[value]} file(s) have this value",
+                    "correct the label, list the value under its class or `void` in the `--label_space` file, or "
+                    "choose the label space these files were made for",
+                    where_is(splits[split][row]["label"], split, one.name),
+                )
+                errors.append(error)
+    if errors:
+        first, others = errors[0], len(errors) - 1
+        more = f" (and {others} more bad {'pair' if others == 1 else 'pairs'})" if others else ""
+        raise DataError(first.expected, f"{first.found}{more}", first.fix, first.path)
 
 
-def _check_id_kind(label_counts: Iterable[np.ndarray], label_space: LabelSpace) -> None:
+def _check_id_kind(seen: np.ndarray, label_space: LabelSpace) -> None:
     """Refuses files of train ids where label ids are expected: most classes would be read as others or as void.
 
     The sign: the mapping has ids above the number of classes, no pixel has such an id, and several smaller values
-    occur, of which one at least is no class in the mapping.
+    occur, of which one at least is no class in the mapping. Values of neither kind are left to the next check.
     """
-    seen = sum(label_counts) > 0
     is_class = _membership(label_space).any(1)
     count = label_space.num_labels
     small, large = seen[:count], seen[count:]
-    if not is_class[count:].any() or (large & is_class[count:]).any():
+    if (
+        not is_class[count:].any()
+        or (large & is_class[count:]).any()
+        or small.sum() < 2
+        or not (small & ~is_class[:count]).any()
+        or (seen & ~label_space.known_ids)[count:IGNORE_INDEX].any()
+    ):
         return
-    if small.sum() < 2 or not (small & ~is_class[:count]).any():
-        return
-    if (seen & ~label_space.known_ids)[count:IGNORE_INDEX].any():
-        return  # values of neither kind, which the next check names
     own = f"`--label_space {label_space.name}_train_ids`"
     raise DataError(
         f"label ids of `{label_space.name}` ({_ranges(is_class)})",

@@ -37,13 +37,6 @@ class PairInspection:
     image_digest: str
 
 
-@dataclass(frozen=True)
-class _Picture:
-    pixels: Image.Image
-    raw_mode: str
-    orientation: int
-
-
 _pillow_lock = threading.Lock()
 
 
@@ -74,27 +67,27 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
         DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.
     """
     image_where, label_where = where_is(image, split, name), where_is(label, split, name)
-    picture = _open(_read(image, "image", image_where), "image", image_where)
-    mask = _open(_read(label, "label", label_where), "label", label_where)
-    _check_image(picture, image_where)
-    _check_label(mask, label_where)
-    if picture.orientation != mask.orientation:
+    picture, image_bits, orientation = _open(_read(image, "image", image_where), "image", image_where)
+    mask, label_bits, label_orientation = _open(_read(label, "label", label_where), "label", label_where)
+    _check_image(picture, image_bits, image_where)
+    _check_label(mask, label_bits, label_where)
+    if orientation != label_orientation:
         raise DataError(
             "the same EXIF orientation in an image and its label",
-            f"{picture.orientation} in the image and {mask.orientation} in the label (1 is upright)",
+            f"{orientation} in the image and {label_orientation} in the label (1 is upright)",
             "store the pixels upright in both files and remove the tag",
-            image_where if picture.orientation != 1 else label_where,
+            image_where if orientation != 1 else label_where,
         )
-    width, height = picture.pixels.size
-    if mask.pixels.size != (width, height):
+    width, height = picture.size
+    if mask.size != (width, height):
         of_image = f" {image_where}" if image_where != label_where else ""
         expected = f"a label as large as its image{of_image}, {height}x{width} (height x width)"
         fix = "pair the files that belong together, or resize the label with nearest-neighbour interpolation"
-        raise DataError(expected, f"{mask.pixels.height}x{mask.pixels.width}", fix, label_where)
+        raise DataError(expected, f"{mask.height}x{mask.width}", fix, label_where)
     digest = hashlib.sha256(f"{height}x{width}:".encode())
-    digest.update(picture.pixels.convert("RGB").tobytes())
-    size = (width, height) if picture.orientation >= 5 else (height, width)
-    counts = np.array(mask.pixels.histogram(), np.int64)  # of indices, for a palette
+    digest.update(picture.convert("RGB").tobytes())
+    size = (width, height) if orientation >= 5 else (height, width)
+    counts = np.array(mask.histogram(), np.int64)  # of indices, for a palette
     return PairInspection(name, size, counts, digest.hexdigest())
 
 
@@ -114,7 +107,8 @@ def _read(stored: Mapping | None, role: str, where: str) -> bytes:
     return content
 
 
-def _open(content: bytes, role: str, where: str) -> _Picture:
+def _open(content: bytes, role: str, where: str) -> tuple[Image.Image, int, int]:
+    """The decoded picture, its file's bits per channel, and its EXIF orientation."""
     try:
         if content.startswith(_PNG_SIGNATURE):
             # Decoding skips the checksums: without this, one flipped bit in ten changed a label's pixels unnoticed.
@@ -133,34 +127,29 @@ def _open(content: bytes, role: str, where: str) -> _Picture:
     except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, struct.error, ...
         reason = f"a truncated or damaged file ({type(error).__name__}: {error})"
         raise DataError(f"a readable {role} file", reason, _REPAIR, where) from error
-    raw_mode = layout if isinstance(layout, str) else str(layout[0]) if layout else pixels.mode
-    return _Picture(pixels, raw_mode, orientation if orientation in range(2, 9) else 1)
+    # Pillow shows 16-bit RGB as 8-bit and stretches 2- and 4-bit grey to 0..255.
+    raw_bits = re.search(r";(16|[124])", layout if isinstance(layout, str) else str(layout and layout[0]))
+    bits = int(raw_bits[1]) if raw_bits else {"1": 1, "I": 32, "F": 32}.get(pixels.mode, 8)
+    return pixels, bits, orientation if orientation in range(2, 9) else 1
 
 
-def _stored_bits(picture: _Picture) -> int:
-    """Bits per channel in the file; Pillow shows 16-bit RGB as 8-bit and stretches 2- and 4-bit grey to 0..255."""
-    if match := re.search(r";(16|[124])", picture.raw_mode):
-        return int(match[1])
-    return {"1": 1, "I": 32, "F": 32}.get(picture.pixels.mode, 8)
-
-
-def _check_image(picture: _Picture, where: str) -> None:
-    mode, bits = picture.pixels.mode, _stored_bits(picture)
+def _check_image(picture: Image.Image, bits: int, where: str) -> None:
+    mode = picture.mode
     if bits > 8 or mode not in _IMAGE_MODES:
         found = f"{bits} bits (mode {mode})" if bits > 8 else f"mode {mode}"
         expected = "an 8-bit image in RGB, grey or palette colours"
         raise DataError(expected, found, "convert it to 8-bit RGB yourself", where)
-    if picture.pixels.has_transparency_data:
-        lowest = picture.pixels.convert("RGBA").getchannel("A").getextrema()[0]
+    if picture.has_transparency_data:
+        lowest = picture.convert("RGBA").getchannel("A").getextrema()[0]
         if lowest < 255:
             found = f"transparent pixels (alpha down to {lowest})"
             raise DataError("an opaque image", found, "flatten it to 8-bit RGB", where)
 
 
-def _check_label(mask: _Picture, where: str) -> None:
-    mode, bits = mask.pixels.mode, _stored_bits(mask)
+def _check_label(mask: Image.Image, bits: int, where: str) -> None:
+    mode = mask.mode
     expected = "a label of one 8-bit channel, grey or palette (mode L or P)"
-    if mask.pixels.format in ("JPEG", "MPO"):
+    if mask.format in ("JPEG", "MPO"):
         raise DataError(expected, "a JPEG, whose compression blurs label ids", "export the label as PNG", where)
     if mode in ("L", "P") and (bits == 8 or mode == "P"):
         return
@@ -169,6 +158,6 @@ def _check_label(mask: _Picture, where: str) -> None:
     elif mode in ("L", "1"):
         found, fix = f"{bits}-bit grey (mode {mode})", "save the label ids as 8-bit PNG"
     else:
-        found = f"{len(mask.pixels.getbands())} channels (mode {mode})"
+        found = f"{len(mask.getbands())} channels (mode {mode})"
         fix = "use the file of label ids, not its coloured copy, or turn the colours into ids"
     raise DataError(expected, found, fix, where)

@@ -1,5 +1,6 @@
 """The official layout of Cityscapes."""
 
+from itertools import groupby
 from pathlib import Path
 
 from hf_urbanseg.data.image_files import build_dataset, pair_folders
@@ -23,9 +24,6 @@ def load(request: DataRequest) -> FoundData:
     """The official train as `train` and the official val as `test`, whichever are there.
 
     The label space `cityscapes_train_ids` reads the files `_gtFine_labelTrainIds` that some have made.
-
-    Raises:
-        DataError: Neither train nor val, or an image or label without counterpart.
     """
     suffix = f"_gtFine_label{'Train' if request.label_space_name == 'cityscapes_train_ids' else ''}Ids"
     splits = {
@@ -36,16 +34,10 @@ def load(request: DataRequest) -> FoundData:
     if not splits:
         fix = "unpack both official archives here"
         raise DataError(f"{IMAGES}/train or {IMAGES}/val", "neither", fix, request.path)
-    scenes = _group_by_city(splits["train"]["name"]) if "train" in splits else ()
-    return FoundData(splits, request.street_classes, "cityscapes", (_NOTE,), scenes)
-
-
-def _group_by_city(names: list[str]) -> list[list[str]]:
     # Frames of one city follow each other in time and show the same streets.
-    cities: dict[str, list[str]] = {}
-    for name in names:
-        cities.setdefault(name.split("_")[0], []).append(name)
-    return list(cities.values())
+    names = splits["train"]["name"] if "train" in splits else ()
+    scenes = [list(frames) for _, frames in groupby(names, lambda name: name.split("_")[0])]
+    return FoundData(splits, request.street_classes, "cityscapes", (_NOTE,), scenes)
 
 
 def _pair_cities(root: Path, split: str, label_suffix: str) -> dict[str, tuple[Path, Path]]:

@@ -19,9 +19,6 @@ def load(request: DataRequest) -> FoundData:
 
     The description has `splits` (split name -> `images`, `labels`) or one pair `images`, `labels`, relative to the
     path; optional `image_suffix` and `label_suffix` are taken off the stems before pairing.
-
-    Raises:
-        DataError: A description that isn't so, or folders that are missing, empty or don't pair up.
     """
     folders, source = request.folders, request.label_space_name
     suffixes = [str(folders.get(key) or "") for key in ("image_suffix", "label_suffix")]

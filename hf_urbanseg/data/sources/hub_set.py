@@ -40,9 +40,6 @@ def load(request: DataRequest) -> FoundData:
 
     Streaming reads the files over the network once and keeps them, encoded as they are, in memory: the columns that
     are used of the splits that are used. Nothing of them is written to disk.
-
-    Raises:
-        DataError: Not found, not reachable, not readable or not complete.
     """
     dataset = request.dataset
     local = Path(dataset).is_dir()
@@ -52,9 +49,8 @@ def load(request: DataRequest) -> FoundData:
     if request.config is not None:
         notes.append(f"configuration {request.config} of the set")
     space = request.label_space or read_own_label_space(dataset, commit)
-    source = read_source(dataset, commit)
     name = Path(dataset).resolve().name if local else dataset
-    return FoundData(splits, space, name, notes, final=bool(source), final_notes=source.get("notes", ()))
+    return FoundData(splits, space, name, notes, final_notes=read_source(dataset, commit).get("notes"))
 
 
 def _read_folder(request: DataRequest) -> tuple[datasets.DatasetDict, None]:

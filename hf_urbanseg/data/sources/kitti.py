@@ -16,14 +16,7 @@ def matches(request: DataRequest) -> bool:
 
 
 def load(request: DataRequest) -> FoundData:
-    """The labelled frames, unsplit: the benchmark's test labels are not public and its training set has no split.
-
-    An archive is unpacked into the cache.
-
-    Raises:
-        DataError: An archive that is damaged or has no such folders; an empty or missing folder; an image or label
-            without counterpart.
-    """
+    """The labelled frames, unsplit: the benchmark's test labels are not public and its training set has no split."""
     training = _find_training(request.path)
     if training is None:
         archive = _find_archive(request.path)

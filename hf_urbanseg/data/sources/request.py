@@ -48,8 +48,7 @@ class FoundData:
         name: Short name of the data.
         notes: One sentence each on what is unusual about the splits.
         scenes: Names of frames that belong together, for cuts.
-        final: The splits were made by `prepare_data`: nothing is cut off them.
-        final_notes: How they were made.
+        final_notes: How `prepare_data` made the splits, off which nothing is cut then; None for others.
     """
 
     splits: Mapping[str, Dataset]
@@ -57,5 +56,4 @@ class FoundData:
     name: str
     notes: Sequence[str] = ()
     scenes: Sequence[Sequence[str]] = ()
-    final: bool = False
-    final_notes: Sequence[str] = ()
+    final_notes: Sequence[str] | None = None

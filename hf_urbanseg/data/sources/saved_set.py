@@ -24,11 +24,7 @@ def matches(request: DataRequest) -> bool:
 
 
 def load(request: DataRequest) -> FoundData:
-    """The saved splits, final where `prepare_data` wrote them; a single `Dataset` is unsplit.
-
-    Raises:
-        DataError: Incomplete or damaged; columns or a label space that are missing.
-    """
+    """The saved splits, final where `prepare_data` wrote them; a single `Dataset` is unsplit."""
     where = str(request.path)
     try:
         saved = datasets.load_from_disk(where)
@@ -40,7 +36,4 @@ def load(request: DataRequest) -> FoundData:
         saved = {UNSPLIT: saved}
     splits, notes = normalise_columns(saved, request.image_column, request.label_column, where)
     space = request.label_space or read_own_label_space(where)
-    source = read_source(where)
-    return FoundData(
-        splits, space, request.path.resolve().name, notes, final=bool(source), final_notes=source.get("notes", ())
-    )
+    return FoundData(splits, space, request.path.resolve().name, notes, final_notes=read_source(where).get("notes"))

@@ -101,9 +101,7 @@ class Canvas:
         reach = self.sun * height if self.sunny else 0.0
         self.ground(x0 + min(0.0, reach), x1 + max(0.0, reach), z0, z1, (12, 14, 24), alpha=105 if self.sunny else 60)
 
-
-def smooth_noise(c: Canvas, cells: tuple[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
-    """(height, width) float in 0..1 of `size` or the canvas: random values on a grid, smoothly enlarged."""
-    height, width = size or (c.height, c.width)
-    grid = (c.rng.random(cells) * 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)) / 255.0
+    def noise(self, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """(height, width) float in 0..1: random values on a grid, smoothly enlarged to `size`."""
+        grid = Image.fromarray((self.rng.random(cells) * 255).astype(np.uint8))
+        return np.asarray(grid.resize(size[::-1], Image.Resampling.BICUBIC)) / 255.0

@@ -11,27 +11,8 @@ import numpy as np
 from PIL import Image
 
 from hf_urbanseg.data.image_files import FEATURES
-from hf_urbanseg.data.synthetic._canvas import (
-    LABEL_IDS,
-    LEAVES,
-    MASONRY,
-    NEAR,
-    PAINT,
-    SUPERSAMPLING,
-    Canvas,
-    shade,
-    smooth_noise,
-)
-from hf_urbanseg.data.synthetic._objects import (
-    draw_bus,
-    draw_car,
-    draw_person,
-    draw_pole,
-    draw_train,
-    draw_truck,
-    draw_two_wheeler,
-)
-from hf_urbanseg.data.synthetic._sides import draw_building, draw_fence, draw_foliage, draw_hedge, draw_tree, draw_wall
+from hf_urbanseg.data.synthetic import _objects, _sides
+from hf_urbanseg.data.synthetic._canvas import LABEL_IDS, LEAVES, MASONRY, NEAR, PAINT, SUPERSAMPLING, Canvas, shade
 
 SCENES_PER_SEED = 2**20
 """Scene seeds of `build_synthetic_splits(seed=s)` start at s times this, so two seeds share no scene."""
@@ -48,7 +29,7 @@ def _backdrop(c: Canvas, city: bool) -> None:
     top, low = c.pick(((92, 138, 196), (150, 168, 190), (178, 184, 190)), 0.12), shade(c.haze, 1.08)
     share = np.linspace(0, 1, c.height)[:, None, None] / (c.horizon / c.height)
     sky = np.array(top) + (np.array(low) - np.array(top)) * np.minimum(share, 1.0)
-    clouds = np.maximum(smooth_noise(c, (7, 12)) - 0.45, 0)[:, :, None] * c.between(0.0, 2.0)
+    clouds = np.maximum(c.noise((7, 12), (c.height, c.width)) - 0.45, 0)[:, :, None] * c.between(0.0, 2.0)
     c.image.paste(Image.fromarray((sky + (250 - sky) * np.minimum(clouds, 1)).astype(np.uint8)))
     x = -130.0
     while x < 130:
@@ -56,7 +37,7 @@ def _backdrop(c: Canvas, city: bool) -> None:
         if city and c.chance(0.5):
             c.across(x, x + width, 0, c.between(6, 20), 130, c.pick(MASONRY, 0.2), "building")
         else:
-            draw_foliage(c, x + width / 2, 2, 125, width, c.between(4, 12), c.pick(LEAVES, 0.2), 8)
+            _sides.draw_foliage(c, x + width / 2, 2, 125, width, c.between(4, 12), c.pick(LEAVES, 0.2), 8)
         x += width * 0.8
 
 
@@ -99,22 +80,22 @@ def _roadside(c: Canvas, side: int, line: float, style: str, grassy: bool) -> li
         end, draw = z + length, float(c.rng.random())
         if style == "city" and draw < 0.8:
             height = 3.0 * int(c.between(2, 6)) + 1.2
-            items.append((line, z, partial(draw_building, c, side, line, z, end, height, False)))
+            items.append((line, z, partial(_sides.draw_building, c, side, line, z, end, height, False)))
         else:
             if draw > 0.35 and style != "country":
                 house = end - c.between(1, 4)
-                items.append((line + 5, z, partial(draw_building, c, side, line + 5, z, house, 5.6, True)))
+                items.append((line + 5, z, partial(_sides.draw_building, c, side, line + 5, z, house, 5.6, True)))
             edge = c.chance(0.9) and ("wall", "fence", "fence", "hedge", "open")[int(c.between(0, 5))]
-            plain = {"wall": draw_wall, "fence": draw_fence, "hedge": draw_hedge}
+            plain = {"wall": _sides.draw_wall, "fence": _sides.draw_fence, "hedge": _sides.draw_hedge}
             if edge in plain:
                 items.append((line, z, partial(plain[edge], c, side, line, z, end)))
             for _ in range(int(c.between(1, 4)) + (style == "country")):
                 x, at = line + c.between(1.5, 4.5), c.between(z, end)
-                items.append((x, at, partial(draw_tree, c, side * x, at)))
+                items.append((x, at, partial(_sides.draw_tree, c, side * x, at)))
         z = end + (c.between(0, 3) if style == "city" else c.between(0.5, 5))
     for _ in range(int(c.between(0, 5)) if grassy or c.chance(0.4) else 0):
         at = c.between(9, 60)
-        items.append((line - 0.8, at, partial(draw_tree, c, side * (line - 0.8), at)))
+        items.append((line - 0.8, at, partial(_sides.draw_tree, c, side * (line - 0.8), at)))
     return items
 
 
@@ -128,40 +109,46 @@ def _traffic(c: Canvas, featured: int, edges: dict, parking: dict, walks: dict) 
 
     # Own lane and the oncoming ones.
     oncoming, ahead = c.between(9, 22), c.between(8, 24)
-    rare = {0: draw_train, 1: draw_bus, 2: draw_truck}.get(featured)
-    same_way = rare not in (None, draw_train) and c.chance(0.5)
+    rare = {0: _objects.draw_train, 1: _objects.draw_bus, 2: _objects.draw_truck}.get(featured)
+    same_way = rare not in (None, _objects.draw_train) and c.chance(0.5)
     if rare is not None:
         put(0 if same_way else -3.5, ahead if same_way else oncoming, rare, same_way)
     elif featured in (3, 4):
-        put(c.between(0.2, 1.2), c.between(6, 12), draw_two_wheeler, "motorcycle" if featured == 3 else "bicycle", True)
+        put(
+            c.between(0.2, 1.2),
+            c.between(6, 12),
+            _objects.draw_two_wheeler,
+            "motorcycle" if featured == 3 else "bicycle",
+            True,
+        )
         ahead += 8
     if not same_way and c.chance(0.6):
-        put(c.between(-0.2, 0.2), ahead, draw_car, True)
+        put(c.between(-0.2, 0.2), ahead, _objects.draw_car, True)
     z = oncoming + (38 if rare is not None and not same_way else 0)
     while z < 75:
         if c.chance(0.5):
-            put(-3.5 + c.between(-0.2, 0.2), z, draw_truck if c.chance(0.06) else draw_car, False)
+            put(-3.5 + c.between(-0.2, 0.2), z, _objects.draw_truck if c.chance(0.06) else _objects.draw_car, False)
         z += c.between(8, 22)
     for side in (-1, 1):
         edge, z = edges[side], c.between(3, 9)
         while z < 60 and parking[side]:
             if c.chance(0.65):
-                put(side * (edge - 1.1), z, draw_car, side > 0)
+                put(side * (edge - 1.1), z, _objects.draw_car, side > 0)
             z += c.between(5.4, 7)
         z = c.between(6, 16)
         while z < 65:
             kind = ("lamp", "lamp", "sign", "sign", "light")[int(c.between(0, 5))]
-            put(side * (edge + 0.5), z, draw_pole, kind)
+            put(side * (edge + 0.5), z, _objects.draw_pole, kind)
             z += c.between(7, 20)
         for _ in range(int(c.between(0, 3.2)) + 2 * (featured == 6)):
-            put(side * (edge + c.between(0.8, max(1.0, walks[side] - 0.3))), c.between(5.5, 24), draw_person)
+            put(side * (edge + c.between(0.8, max(1.0, walks[side] - 0.3))), c.between(5.5, 24), _objects.draw_person)
         if featured == 5 or c.chance(0.2):
             z = c.between(6, 12)
             for k in range(1 + int(c.between(0, 3))):
                 kind = "motorcycle" if featured == 5 and side > 0 else "bicycle"
-                put(side * (edge + 0.75), z + 1.4 * k, draw_two_wheeler, kind, False)
+                put(side * (edge + 0.75), z + 1.4 * k, _objects.draw_two_wheeler, kind, False)
     if featured == 6:
-        put(c.between(-2.5, 0.8), c.between(8, 14), draw_person)
+        put(c.between(-2.5, 0.8), c.between(8, 14), _objects.draw_person)
     return items
 
 
@@ -185,7 +172,7 @@ def _photograph(c: Canvas, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     for name, amounts in _TEXTURE.items():
         if name in LABEL_IDS:
             strength[LABEL_IDS[name]] = amounts
-    coarse, fine = smooth_noise(c, (20, 40), size) - 0.5, smooth_noise(c, (96, 192), size) - 0.5
+    coarse, fine = c.noise((20, 40), size) - 0.5, c.noise((96, 192), size) - 0.5
     texture = 1 + strength[label, 0] * 2 * coarse + strength[label, 1] * 2 * fine
     pixels = np.asarray(c.image.reduce(SUPERSAMPLING)).astype(np.float64) * texture[:, :, None]
     soft = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")

@@ -179,7 +179,7 @@ def test_load__streamed_damage_inside_a_page(upload):
     upload({SHARD: bytes(whole), "label_space.json": SPACE.encode()})
     loaded = load(streaming=True)
     with pytest.raises(DataError, match=r"train/003: expected a readable image file; found a truncated or damaged"):
-        inspect_pairs(loaded.splits, loaded.label_space, cache_dir=False, progress=False)
+        inspect_pairs(loaded.splits, loaded.label_space)
 
 
 @pytest.mark.parametrize("left", [6, 0])

@@ -40,10 +40,6 @@ def load(streaming=False, **options):
     return load_data(dataset="user/set", streaming=streaming, **{"validation_fraction": 0, **options})
 
 
-def inspect(loaded):
-    return inspect_pairs(loaded.splits, loaded.label_space, cache_dir=False, progress=False)
-
-
 @pytest.mark.parametrize("streaming", MODES)
 def test_load__a_configuration(two, streaming):
     fine, coarse = (load(streaming, dataset_config=name) for name in ("fine", "coarse"))
@@ -129,7 +125,7 @@ def test_load__unlabeled_of_another_set_is_in_no_class(upload, streaming, tmp_pa
     assert loaded.label_space.names == ("flat-road", "void-ground")
     assert "void by name (or id 255), so in no loss and no score: `unlabeled` (id 0)" in caplog.text
     pixels = np.stack([mask(i) for i in range(4)])
-    counts = inspect(loaded).train_id_counts("train", loaded.label_space)
+    counts = inspect_pairs(loaded.splits, loaded.label_space).train_id_counts("train", loaded.label_space)
     assert counts.sum(0).tolist() == [(pixels == 1).sum(), (pixels == 2).sum()]
     caplog.clear()
     (tmp_path / "mine.json").write_text(json.dumps({"id2label": {"0": "unlabeled", "1": "a", "2": "b"}, "void": [2]}))
@@ -168,8 +164,9 @@ LABEL_16 = {"label": lambda i: encode(mask(i).astype(np.uint16))}
 )  # fmt: skip
 def test_inspect_pairs__pictures_of_the_hub_that_would_train_wrongly(upload, streaming, columns, message):
     upload({TRAIN: parquet(**columns), **NAMES})
+    loaded = load(streaming)
     with pytest.raises(DataError) as bad:
-        inspect(load(streaming))
+        inspect_pairs(loaded.splits, loaded.label_space)
     assert message in str(bad.value)
     assert "\n" not in str(bad.value)
 

@@ -22,7 +22,7 @@ def read(path):
     request = DataRequest(path)
     assert kitti.matches(request)
     found = kitti.load(request)
-    assert (list(found.splits), found.name, found.final) == (["all"], "kitti", False)
+    assert (list(found.splits), found.name, found.final_notes) == (["all"], "kitti", None)
     return found.splits["all"]
 
 
@@ -41,8 +41,7 @@ def test_load__parent_or_grandparent(training, tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["", "data_semantics"])
-def test_load__archive_or_its_folder(training, tmp_path, monkeypatch, inside):
-    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "cache"))
+def test_load__archive_or_its_folder(training, tmp_path, inside):
     (tmp_path / "root" / inside).mkdir(parents=True)
     shutil.move(training, tmp_path / "root" / inside / "training")
     (tmp_path / "download").mkdir()

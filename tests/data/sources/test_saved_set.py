@@ -31,7 +31,7 @@ def test_load__dict_and_single(rows, tmp_path):
     assert list(read(tmp_path / "dict").splits) == ["validation"]
     found = read(tmp_path / "single")
     assert {split: len(rows) for split, rows in found.splits.items()} == {"all": 8}
-    assert (found.name, found.final) == ("single", False)
+    assert (found.name, found.final_notes) == ("single", None)
 
 
 def test_load__what_was_prepared_is_final(rows, tmp_path):

@@ -51,7 +51,7 @@ def write(folder, data, origin="kitti", license=None, counts=None, **options):
     for split, rows in data.splits.items():
         splits.add(SplitInfo(split, num_bytes=10, num_examples=(counts or {}).get(split, len(rows))))
     info = DatasetInfo(features=FEATURES, splits=splits, download_size=2_500_000, dataset_size=20)
-    inspection = inspect_pairs(data.splits, data.label_space, cache_dir=False, progress=False)
+    inspection = inspect_pairs(data.splits, data.label_space, progress=False)
     licence = choose_data_licence(origin, FRAMES, license, False)
     write_dataset_card(folder, "user/set", data, inspection, origin, licence, info, **options)
     text = (folder / "README.md").read_text(encoding="utf-8")
