@@ -16,7 +16,7 @@ SOURCE_FILE = "source.json"
 
 
 def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
-    """The label space in `label_space.json`, or in the `id2label.json` of Hub sets, whose files hold its ids.
+    """The label space that a set brings along, or that of the `id2label.json` of Hub sets, whose files hold its ids.
 
     Args:
         dataset: `user/name`, or a folder; `commit` is of the former.

@@ -17,7 +17,7 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources.saved_set import is_saved_set
-from hf_urbanseg.data.splits import SPLITS, write_split_file
+from hf_urbanseg.data.splits import SPLITS, SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.dataset_card import write_dataset_card
@@ -95,7 +95,7 @@ def collect_dataset(
     Nothing else that lies in the folder goes up.
 
     Args:
-        folder: Written by `prepare_data`, or any saved set with label_space.json.
+        folder: Written by `prepare_data`, or any saved set with a label space.
         repo_id: `user/name`, for the card.
         license: Hub identifier of the data's licence. Default: what `prepare_data` recorded or the source implies.
         private: Whether the repository will be private.
@@ -127,7 +127,7 @@ def collect_dataset(
         (staging / "data").mkdir(parents=True)
         info = _write_parquet(data, staging / "data")
         write_json(staging / LABEL_SPACE_FILE, space)
-        write_split_file(staging / "splits.yaml", data.splits)
+        write_split_file(staging / SPLITS_FILE, data.splits)
         write_json(staging / SOURCE_FILE, clean_values(kept, folders))
         write_dataset_card(staging, repo_id, data, inspection, origin, licence, info, revision)
         yield {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}

@@ -70,7 +70,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
             are known to forbid it.
 
     Raises:
-        ModelError: No model, or no metrics.json.
+        ModelError: No model, or one that was not measured.
         DataError: A file can't be read.
     """
     run = Path(run)
@@ -80,7 +80,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
     _check_model(run, found)
     if METRICS not in found:
         fix = "let `urbanseg finetune` finish (`--resume`), or measure it: `urbanseg evaluate --model RUN --output RUN`"
-        raise ModelError("a measured model with metrics.json", "none", fix, run)
+        raise ModelError(f"a measured model with {METRICS}", "none", fix, run)
     shown = [name for name in found if _matches(name, _PICTURES)]
     if shown and not (summary := RunSummary.read(run)).shows_pictures(pictures):
         if pictures is None:
