@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,9 +18,7 @@ from hf_urbanseg.inference.upsampling import upsample_argmax
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16", "fp16"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision of weights, input and activations alike (no autocast)."""
 
 
@@ -29,15 +26,13 @@ def measure_latency(
     model: torch.nn.Module,
     image_size: Sequence[int],
     batch_size: int = 1,
-    precision: Precision = "fp32",
     repeats: int = 30,
     warmup: int = 5,
     seconds: float = float("inf"),
 ) -> dict:
     """Times forward passes on the model's device, one after the other, synchronised at both ends.
 
-    Reading, resizing and copying images to the device are left out. The model is put into evaluation mode for the
-    time, and copied if it is of another precision.
+    Reading, resizing and copying images to the device are left out. The model is left in evaluation mode.
 
     Args:
         repeats: Passes to measure.
@@ -51,13 +46,9 @@ def measure_latency(
         the first and the second half of the passes agree within 5 %; False says that the machine was busy, or the
         warm-up short.
     """
-    device = next(model.parameters()).device
-    if next(model.parameters()).dtype != DTYPES[precision]:
-        model = copy.deepcopy(model).to(DTYPES[precision])
-    pixel_values = _build_input(model, image_size, batch_size)
+    device = model.device
+    pixel_values = _build_input(model.eval(), image_size, batch_size)
     sizes = [tuple(image_size)] * batch_size
-    was_training = model.training
-    model.eval()
 
     def time_pass() -> tuple[float, float]:
         _synchronize(device)
@@ -75,12 +66,9 @@ def measure_latency(
             passes.append(time_pass())
         return np.array(passes)
 
-    try:
-        with torch.no_grad():
-            warmed = len(time_passes(warmup, 1))
-            to_logits, to_label_map = time_passes(repeats, 3).T
-    finally:
-        model.train(was_training)
+    with torch.no_grad():
+        warmed = len(time_passes(warmup, 1))
+        to_logits, to_label_map = time_passes(repeats, 3).T
     middle = len(to_label_map) / 2
     first, second = np.median(to_label_map[: int(middle + 0.5)]), np.median(to_label_map[int(middle) :])
     passes = {"logits": _summarise(to_logits, batch_size), "label_map": _summarise(to_label_map, batch_size)}
@@ -101,7 +89,7 @@ def measure_peak_memory(
     config: PretrainedConfig,
     image_size: Sequence[int],
     batch_size: int = 1,
-    precision: Precision = "fp32",
+    precision: str = "fp32",
     device: torch.device | str = "cpu",
 ) -> dict | None:
     """Memory of one pass of a model of this configuration, pixel values and label map included.
@@ -117,7 +105,7 @@ def measure_peak_memory(
     """
     device = torch.device(device)
     if device.type == "cuda":
-        model = _build_model(config, precision).to(device)
+        model = build_model(config, precision).to(device)
         _run_pass(model, (64, 64), 1)  # handles and workspaces of cuBLAS and cuDNN are there before and after
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -151,8 +139,7 @@ def _print_resident_growth() -> None:
     """In the fresh process: bytes of the weights, and by how much one pass raises the peak of the resident set."""
     height, width, batch_size, precision, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    options = AutoConfig.for_model(**json.load(sys.stdin))
-    model = _build_model(options, precision)
+    model = build_model(AutoConfig.for_model(**json.load(sys.stdin)), precision)
     _run_pass(model, (64, 64), 1)  # threads and kernels are loaded before, not by, the pass
     before = _read_status("VmRSS")
     # Sets the peak back to the present. Not ru_maxrss: a child inherits its parent's on Linux.
@@ -166,15 +153,15 @@ def _read_status(key: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _build_model(config: PretrainedConfig, precision: str) -> torch.nn.Module:
-    return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config), dtype=DTYPES[precision]).eval()
+def build_model(config: PretrainedConfig, precision: str) -> torch.nn.Module:
+    """With random weights, in evaluation mode."""
+    return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config), dtype=_DTYPES[precision]).eval()
 
 
 def _build_input(model: torch.nn.Module, image_size: Sequence[int], batch_size: int) -> torch.Tensor:
-    parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
-    shape = (batch_size, getattr(model.config, "num_channels", 3), *image_size)
-    return torch.randn(shape, generator=generator).to(parameter.device, parameter.dtype)
+    shape = (batch_size, model.config.num_channels, *image_size)
+    return torch.randn(shape, generator=generator).to(model.device, model.dtype)
 
 
 @torch.no_grad()

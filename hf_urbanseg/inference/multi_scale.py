@@ -100,9 +100,6 @@ def _iterate_images(
     model, views, target_sizes, plan, device, autocast
 ) -> Iterator[tuple[list[_WholeImage | SlidingWindow], tuple[int, int]]]:
     """The passes of each image in turn, with its size."""
-    if len(views) != len(plan.ratios) or any(len(images) != len(target_sizes) for images in views):
-        found = f"{len(views)} views of {[len(images) for images in views]}"
-        raise ValueError(f"expected {len(plan.ratios)} views of {len(target_sizes)} images; found {found}.")
     parameter = next(model.parameters(), None)
     device = device or ("cpu" if parameter is None else parameter.device)
     dtype = views[0][0].dtype if parameter is None else parameter.dtype

@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoModelForSemanticSegmentation, SegformerConfig
+from transformers import SegformerConfig
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.inference.latency import DTYPES, measure_latency, measure_peak_memory
+from hf_urbanseg.inference.latency import build_model, measure_latency, measure_peak_memory
 from hf_urbanseg.models.complexity import count_flops, count_operations, count_parameters
 from hf_urbanseg.models.loading import load_config
 
@@ -39,8 +39,7 @@ def measure_costs(
 ) -> dict:
     """Memory and latency of a model with random weights; arguments as of `measure_latency`."""
     memory = measure_peak_memory(config, image_size, batch_size, precision, device)
-    model = AutoModelForSemanticSegmentation.from_config(config, dtype=DTYPES[precision]).to(device)
-    latency = measure_latency(model, image_size, batch_size, precision, **limits)
+    latency = measure_latency(build_model(config, precision).to(device), image_size, batch_size, **limits)
     return {"memory": memory, "latency": latency}
 
 

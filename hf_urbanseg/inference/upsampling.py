@@ -12,16 +12,10 @@ Span = tuple[int, int]
 def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
     """Brings logits to each image's size and takes the best class; a prediction of one pass is exactly this.
 
-    Args:
-        logits: Model output of one batch.
-        target_sizes: (height, width) wanted for each image; they may differ.
-
     Shape:
         logits: (N, C, h, w) float of any precision, unnormalised; upsampled in fp32 (bilinear, align_corners=False).
         returns: N tensors (height, width) int64, train ids.
     """
-    if len(logits) != len(target_sizes):
-        raise ValueError(f"expected one target size per image, {len(logits)}; found {len(target_sizes)}.")
     # One image at a time: a batch of full-resolution logits is the largest tensor of a whole evaluation. Each with its
     # classes as planes: a batch has them in its last axis, where the argmax takes five times as long.
     return [

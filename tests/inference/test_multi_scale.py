@@ -254,8 +254,3 @@ def test_predict_views__no_probabilities_of_a_whole_image(allocations):
     assert made.largest <= batch
     assert made.peak < waiting + 2 * batch + at_native_size / 8
     assert waiting < sum(4 * view.numel() for view in views)  # less than the input
-
-
-def test_predict_views__views_must_belong_to_the_plan(model):
-    with pytest.raises(ValueError, match=r"expected 1 views of 2 images; found 2 views of \[1, 1\]"):
-        predict_views(model, [torch.zeros(1, 3, 32, 32)] * 2, [(4, 4)] * 2)

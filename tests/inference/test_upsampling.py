@@ -27,7 +27,7 @@ def test_upsample_argmax__half_precision_logits_are_compared_in_fp32():
 
 
 def test_upsample_argmax__needs_a_size_per_image():
-    with pytest.raises(ValueError, match="one target size per image, 2; found 1"):
+    with pytest.raises(ValueError, match="shorter than"):
         upsample_argmax(torch.zeros(2, 3, 4, 4), [(8, 8)])
 
 
