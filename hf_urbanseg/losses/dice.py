@@ -33,10 +33,9 @@ class DiceLoss(nn.Module):
             `forward`; an optimiser step's loss is then the mean over micro-batches and ranks and depends on how they
             are cut. `"global"`: all of the step, so it doesn't. That takes a `collect` of every micro-batch before
             the first real `forward` (a second forward pass of the model) and one reduction of 3 C numbers.
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
+        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or 255.
         normalizer: scalar, the number of batches with a labelled pixel over *all* micro-batches and ranks of an
             optimiser step; None takes this batch's own.
         returns: scalar fp32 (fp64 for fp64 logits) in [0, 1]; this batch's share of the step's loss; 0 with gradient
@@ -58,14 +57,13 @@ class DiceLoss(nn.Module):
         num_labels: int,
         smooth: float = 0.0,
         scope: Literal["process", "global"] = "process",
-        ignore_index: int = IGNORE_INDEX,
     ):
         super().__init__()
         if not 0 <= smooth < float("inf"):
             raise ConfigError("`smooth` of 0 or more", f"{smooth}", "correct it")
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
-        self.num_labels, self.smooth, self.scope, self.ignore_index = num_labels, float(smooth), scope, ignore_index
+        self.num_labels, self.smooth, self.scope = num_labels, float(smooth), scope
         self.release()
 
     @property
@@ -75,7 +73,7 @@ class DiceLoss(nn.Module):
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         """1 for a batch with a labelled pixel, else 0: fp64 scalar, additive over batches and ranks."""
-        return (count_class_pixels(labels, self.num_labels, self.ignore_index).sum() > 0).double()
+        return (count_class_pixels(labels, self.num_labels).sum() > 0).double()
 
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
@@ -111,10 +109,10 @@ class DiceLoss(nn.Module):
         return loss.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
     def _compute_sums(self, logits: Tensor, labels: Tensor) -> _Sums:
-        pixels = count_class_pixels(labels, self.num_labels, self.ignore_index).double()
+        pixels = count_class_pixels(labels, self.num_labels).double()
         with torch.autocast(logits.device.type, enabled=False):
             probs = upsample_logits(logits, labels.shape[-2:]).softmax(1)
-            valid = labels != self.ignore_index
+            valid = labels != IGNORE_INDEX
             true_class = torch.where(valid, labels, 0)
             on_own = torch.where(valid, probs.gather(1, true_class.unsqueeze(1)).squeeze(1), 0).double()
             intersection = torch.zeros_like(pixels).index_add(0, true_class.flatten(), on_own.flatten())
