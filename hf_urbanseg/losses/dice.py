@@ -22,13 +22,11 @@ class _Sums(NamedTuple):
 class DiceLoss(nn.Module):
     """1 - Dice of softmax probabilities, per class over all labelled pixels, mean over the classes in the labels.
 
-    Per class, Dice = (2 I + smooth) / (P + L + smooth), with I the summed probability on the class's pixels, P on all
-    labelled pixels, L their number.
+    Per class, Dice = 2 I / (P + L), with I the summed probability on the class's pixels, P on all labelled pixels, L
+    their number.
 
     Args:
         num_labels (`int`): C.
-        smooth (`float`, defaults to 0.0): 0 or more, in pixels. Not needed against division by zero (a class without
-            pixels is not in the mean), so 0 is Dice itself; a positive value lets go of classes of few pixels.
         scope (`str`, defaults to `"process"`): which pixels a class is summed over. `"process"`: those of one
             `forward`; an optimiser step's loss is then the mean over micro-batches and ranks and depends on how they
             are cut. `"global"`: all of the step, so it doesn't. That takes a `collect` of every micro-batch before
@@ -43,10 +41,10 @@ class DiceLoss(nn.Module):
             divided by the number of batches, with the gradient of the global loss by its own logits.
 
     Raises:
-        ConfigError: `smooth` negative or not finite; unknown `scope`.
+        ConfigError: Unknown `scope`.
 
     Source: Milletari et al. 2016 (arXiv:1606.04797), without their squares in the denominator and over C classes, as
-        in segmentation_models.pytorch (`smooth` 0.0 there too). That one divides by all classes, so that classes
+        in segmentation_models.pytorch (with its `smooth` of 0). That one divides by all classes, so that classes
         absent from a batch lower its loss; ours divides by those present.
     """
 
@@ -55,15 +53,12 @@ class DiceLoss(nn.Module):
     def __init__(
         self,
         num_labels: int,
-        smooth: float = 0.0,
         scope: Literal["process", "global"] = "process",
     ):
         super().__init__()
-        if not 0 <= smooth < float("inf"):
-            raise ConfigError("`smooth` of 0 or more", f"{smooth}", "correct it")
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
-        self.num_labels, self.smooth, self.scope = num_labels, float(smooth), scope
+        self.num_labels, self.scope = num_labels, scope
         self.release()
 
     @property
@@ -122,6 +117,5 @@ class DiceLoss(nn.Module):
 
     def _compute_loss(self, sums: _Sums) -> Tensor:
         present = sums.pixels > 0
-        size = torch.where(present, sums.probability + sums.pixels + self.smooth, 1)
-        dice = (2 * sums.intersection + self.smooth) / size
+        dice = 2 * sums.intersection / torch.where(present, sums.probability + sums.pixels, 1)
         return torch.where(present, 1 - dice, 0).sum() / present.sum().clamp_min(1)
