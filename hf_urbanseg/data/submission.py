@@ -26,7 +26,6 @@ from hf_urbanseg.files import written_whole
 from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
-_CITY_LABEL = "_gtFine_labelIds.png"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Benchmark:
         member: Name inside the zip, with `{}` for the frame name.
         pattern: Names inside a zip that the server recognises; the first group is the frame name.
         suffix: End of the image files' stems that is no part of the frame name.
-        names: The official frame names, where they follow a rule; else the label files, if they are there, say them.
+        names: The official frame names, where they follow a rule.
         note: What the server asks of those who submit.
     """
 
@@ -96,9 +95,7 @@ def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder, count in benchmark.counts.items():
         images = list_images(root / folder, benchmark.suffix)
-        labels = root / folder.replace("leftImg8bit", "gtFine", 1)
-        labelled = (path.name.removesuffix(_CITY_LABEL) for path in labels.glob(f"*{_CITY_LABEL}"))
-        missing = sorted({*benchmark.names, *labelled} - set(images))
+        missing = sorted(set(benchmark.names) - set(images))
         if missing or len(images) != count:
             told = f"{len(images)}{', without ' + _some(missing) if missing else ''}"
             expected = f"the {count} official images of {benchmark.name}"

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
 
 
@@ -18,7 +17,6 @@ class FocalLoss(CrossEntropyLoss):
         class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`; the paper's alpha, per class.
         normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; (1 - p)^gamma is not in it.
         gamma (`float`, defaults to 2.0): 0 or more; 0 is cross-entropy, exactly.
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape:
         as `CrossEntropyLoss`.
@@ -39,9 +37,8 @@ class FocalLoss(CrossEntropyLoss):
         class_weights: Sequence[float] | Tensor | None = None,
         normalizer: Normalizer = "valid_pixels",
         gamma: float = 2.0,
-        ignore_index: int = IGNORE_INDEX,
     ):
-        super().__init__(num_labels, class_weights, normalizer, ignore_index)
+        super().__init__(num_labels, class_weights, normalizer)
         if not 0 <= gamma < float("inf"):
             raise ConfigError("`gamma` of 0 or more", f"{gamma}", "correct it; the paper's is 2")
         self.gamma = float(gamma)

@@ -34,10 +34,9 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
             on all ranks, so it doesn't. That takes a `collect` of every micro-batch before the first real `forward`
             (a second forward pass of the model), 4 bytes per labelled pixel held until `settle` (8 for fp64 logits),
             and in `settle` at most 6 reductions of up to 2 KB (10 for fp64).
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
+        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or 255.
         normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
             batch's own.
         returns: scalar fp32 (fp64 for fp64 logits); the kept pixels' summed loss / normaliser; 0 with gradient when
@@ -68,9 +67,8 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         min_kept: int = 100_000,
         threshold: float | None = None,
         scope: Literal["process", "global"] = "process",
-        ignore_index: int = IGNORE_INDEX,
     ):
-        super().__init__(num_labels, class_weights, normalizer, ignore_index)
+        super().__init__(num_labels, class_weights, normalizer)
         if not min_kept >= 0:
             raise ConfigError("`min_kept` of 0 or more", f"{min_kept}", "give pixels per image")
         if threshold is None and min_kept == 0:
@@ -92,7 +90,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
         """Remembers how hard the labelled pixels of one micro-batch of the step are."""
-        self._collected.append(self._compute_hardness(logits, labels)[labels != self.ignore_index])
+        self._collected.append(self._compute_hardness(logits, labels)[labels != IGNORE_INDEX])
         self._images += len(labels)
 
     @torch.no_grad()
@@ -127,7 +125,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         loss = self._sum_over_pixels(logits, labels, normalizer, keep_hard)
         cut = hardest if self.threshold is None else hardest.clamp_max(self._hard_above).neg().exp()
         self.diagnostics = {
-            "kept_share": torch.stack(kept).sum() / (labels != self.ignore_index).sum().clamp_min(1),
+            "kept_share": torch.stack(kept).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1),
             "cut": cut,
         }
         return loss
@@ -135,7 +133,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     def _compute_hardness(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(N, H, W), 0 or more: -log p with a threshold, else the weighted loss; 0 where ignored."""
         weights = self.class_weights if self.threshold is None else None
-        return compute_cross_entropy(logits, labels, weights, self.ignore_index)
+        return compute_cross_entropy(logits, labels, weights)
 
     def _find_cut(self, hardness: Tensor, k: int, reduce: Callable[[Tensor], Tensor] = lambda counts: counts) -> Tensor:
         if int(reduce((hardness > self._hard_above).sum().double())) >= k:

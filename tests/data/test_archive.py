@@ -77,16 +77,6 @@ def test_extract_folders__an_interrupted_one_leaves_nothing_and_the_next_complet
     assert (extract_folders(path, FOLDERS) / "training/semantic/000000_10.png").read_bytes() == b"label"
 
 
-def test_extract_folders__clears_what_a_killed_one_left(tmp_path):
-    path = write_zip(tmp_path / "data.zip", MEMBERS)
-    target = extract_folders(path, FOLDERS)
-    partial = target.with_name(f".{target.name}.partial")
-    target.rename(partial)  # as after kill -9 in mid-extraction
-    (partial / "training/image_2/half.png").write_bytes(b"half")
-    assert len(files_below(extract_folders(path, FOLDERS))) == 2
-    assert not partial.exists()
-
-
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "training/../../evil.png", "training\\..\\evil.png"])
 def test_extract_folders__unsafe_member(tmp_path, cache, name):
     path = write_zip(tmp_path / "data.zip", MEMBERS | {name: b"x"})
