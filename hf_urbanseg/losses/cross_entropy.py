@@ -26,15 +26,7 @@ class CrossEntropyLoss(nn.Module):
             `torch.nn.CrossEntropyLoss(weight=...)`.
         ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
-        normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
-            batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0. Differentiable once;
-            upsampled logits are never whole in memory.
-
-    Raises:
-        ConfigError: Wrong number of weights, a weight that is not positive and finite, unknown normaliser.
+    Shape: that of `hf_urbanseg.losses`. Differentiable once; upsampled logits are never whole in memory.
 
     Source: the report's code, `CrossEntropyLoss` with `class_weight`; differs in the normaliser being a name, and in
         being additive: the sum over any partition of a batch, each divided by the common normaliser, is the same.
@@ -65,7 +57,6 @@ class CrossEntropyLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
-        """The denominator this batch contributes: fp64 scalar, additive over batches and ranks."""
         counts = count_class_pixels(labels, self.num_labels, self.ignore_index).double()
         if self.normalizer == "valid_pixels" or self.class_weights is None:
             return counts.sum()

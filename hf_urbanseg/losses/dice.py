@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, check_range
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixels import count_class_pixels, divide, upsample_logits
 
@@ -29,22 +29,14 @@ class DiceLoss(nn.Module):
         num_labels (`int`): C.
         smooth (`float`, defaults to 0.0): 0 or more, in pixels. Not needed against division by zero (a class without
             pixels is not in the mean), so 0 is Dice itself; a positive value lets go of classes of few pixels.
-        scope (`str`, defaults to `"process"`): which pixels a class is summed over. `"process"`: those of one
-            `forward`; an optimiser step's loss is then the mean over micro-batches and ranks and depends on how they
-            are cut. `"global"`: all of the step, so it doesn't. That takes a `collect` of every micro-batch before
-            the first real `forward` (a second forward pass of the model) and one reduction of 3 C numbers.
+        scope (`str`, defaults to `"process"`): which pixels a class is summed over; see `hf_urbanseg.losses`.
+            `"process"` makes a step's loss the mean over micro-batches and ranks; `"global"` takes one reduction of
+            3 C numbers.
         ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
-        normalizer: scalar, the number of batches with a labelled pixel over *all* micro-batches and ranks of an
-            optimiser step; None takes this batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits) in [0, 1]; this batch's share of the step's loss; 0 with gradient
-            when no pixel is labelled. Sums over pixels are fp64. After `settle` each batch returns the global loss
-            divided by the number of batches, with the gradient of the global loss by its own logits.
-
-    Raises:
-        ConfigError: `smooth` negative or not finite; unknown `scope`.
+    Shape: that of `hf_urbanseg.losses`; in [0, 1]. The normaliser is the number of batches with a labelled pixel. Sums
+        over pixels are fp64. After `settle` each batch returns the global loss divided by the number of batches, with
+        the gradient of the global loss by its own logits.
 
     Source: Milletari et al. 2016 (arXiv:1606.04797), without their squares in the denominator and over C classes, as
         in segmentation_models.pytorch (`smooth` 0.0 there too). That one divides by all classes, so that classes
@@ -61,35 +53,26 @@ class DiceLoss(nn.Module):
         ignore_index: int = IGNORE_INDEX,
     ):
         super().__init__()
-        if not 0 <= smooth < float("inf"):
-            raise ConfigError("`smooth` of 0 or more", f"{smooth}", "correct it")
+        check_range(0, smooth=smooth)
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
         self.num_labels, self.smooth, self.scope, self.ignore_index = num_labels, float(smooth), scope, ignore_index
+        self.needs_collection = scope == "global"
         self.release()
 
-    @property
-    def needs_collection(self) -> bool:
-        """Whether an optimiser step calls `collect` and `settle` before its forward passes."""
-        return self.scope == "global"
-
     def compute_normalizer(self, labels: Tensor) -> Tensor:
-        """1 for a batch with a labelled pixel, else 0: fp64 scalar, additive over batches and ranks."""
         return (count_class_pixels(labels, self.num_labels, self.ignore_index).sum() > 0).double()
 
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
-        """Adds the sums of one micro-batch of the step."""
         sums = torch.stack(self._compute_sums(logits, labels))
         self._collected = sums if self._collected is None else self._collected + sums
 
     @torch.no_grad()
     def settle(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Fixes the step's sums; `reduce` sums a tensor over ranks, and is called once."""
         self._settled, self._collected = _Sums(*reduce(self._collected)), None
 
     def release(self) -> None:
-        """Forgets the step: the next `forward` without a `settle` goes by its own batch."""
         self._collected: Tensor | None = None
         self._settled: _Sums | None = None
 

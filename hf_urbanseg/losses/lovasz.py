@@ -16,12 +16,7 @@ class LovaszSoftmaxLoss(nn.Module):
         num_labels (`int`): C.
         ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or `ignore_index`.
-        normalizer: scalar, the number of images with a labelled pixel over *all* micro-batches and ranks of an
-            optimiser step; None takes this batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits) in [0, 1]; summed over images / normaliser; 0 with gradient when
-            no pixel is labelled.
+    Shape: that of `hf_urbanseg.losses`; in [0, 1]. The normaliser is the number of images with a labelled pixel.
 
     Source: Berman et al. 2018 (arXiv:1705.08790), algorithm 1, with `per_image=True, classes="present"` of the
         authors' code. Differs in its gradient by sorted error being written out instead of taken as differences of
@@ -35,7 +30,6 @@ class LovaszSoftmaxLoss(nn.Module):
         self.num_labels, self.ignore_index = num_labels, ignore_index
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
-        """Number of images with a labelled pixel: fp64 scalar, additive over batches and ranks."""
         count_class_pixels(labels, self.num_labels, self.ignore_index)  # for its check
         return (labels != self.ignore_index).flatten(1).any(1).sum().double()
 
