@@ -25,7 +25,7 @@ from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import TrainDataset
 from hf_urbanseg.data.synthetic import render_scene
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import CITYSCAPES
 
 SCALES = ["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"]
@@ -64,7 +64,7 @@ def main() -> None:
         print(f"{len(rows)} frames decoded once: {seconds:.2f} s, {size:.0f} MB")
         sets = {}
         for name, kept in (("decoded each time", None), ("kept in memory", cache)):
-            transforms = build_train_transforms(tuple(args.crop_size), parse_scales(SCALES))
+            transforms = build_train_transforms(tuple(args.crop_size), SCALES)
             sets[name] = TrainDataset(rows, CITYSCAPES, transforms, 0, kept)
         for index in range(len(rows)):
             one, other = (dataset[0, index] for dataset in sets.values())

@@ -37,7 +37,7 @@ from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.metrics.mean_iou import compute_scores
@@ -170,7 +170,7 @@ def build_model(args, data: LoadedData, variant: str, seed: int) -> torch.nn.Mod
 
 
 def load_batches(args, data: LoadedData, cache: DecodedCache, seed: int):
-    transforms = build_train_transforms(args.crop, parse_scales([args.scale]))
+    transforms = build_train_transforms(args.crop, [args.scale])
     dataset = TrainDataset(data.splits["train"], data.label_space, transforms, seed, cache)
     sampler = EpochSampler(len(dataset), args.batch_size, seed)
     for epoch in itertools.count():

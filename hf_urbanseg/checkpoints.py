@@ -56,7 +56,7 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
 
 
 def verify_checkpoint(checkpoint: Path) -> None:
-    """Checks every file against the manifest, or raises a CheckpointError."""
+    """Checks every file against the manifest."""
     fix = "delete the folder or resume from another"
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -85,7 +85,7 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def find_newest_checkpoint(output_dir: str | Path) -> Path:
-    """The newest complete checkpoint, or a CheckpointError; incomplete ones are passed over with a warning."""
+    """The newest complete checkpoint; incomplete ones are passed over with a warning."""
     for replaced in Path(output_dir).glob(f"{_REPLACED}{_PREFIX}*"):
         checkpoint = replaced.with_name(replaced.name.removeprefix(_REPLACED))
         if not checkpoint.exists():
@@ -104,21 +104,17 @@ def find_newest_checkpoint(output_dir: str | Path) -> Path:
     )
 
 
-def rotate_checkpoints(
-    output_dir: str | Path, limit: int | None, keep: Path | None, newest: Path | None = None
-) -> None:
-    """Deletes the oldest checkpoints beyond `limit`, never `keep` and never the newest.
+def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
+    """Deletes the oldest checkpoints beyond `limit`, never `best` and never `newest`, which was just saved.
 
-    Later ones than `newest`, if it is given, are left alone and not counted: a run that resumed past a damaged
-    checkpoint must not give up the one just saved for it. They are replaced when the run comes to their step.
+    Later ones than `newest` are left alone and not counted: a run that resumed past a damaged checkpoint must not give
+    up the one just saved for it. They are replaced when the run comes to their step.
     """
     if not limit or limit < 1:
         return
-    checkpoints = list_checkpoints(output_dir)
-    if newest is not None:
-        checkpoints = checkpoints[: [path.name for path in checkpoints].index(newest.name) + 1]
-    for checkpoint in checkpoints[:-limit]:
-        if keep is None or checkpoint.name != keep.name:
+    checkpoints = list_checkpoints(newest.parent)
+    for checkpoint in checkpoints[: checkpoints.index(newest) + 1][:-limit]:
+        if best is None or checkpoint.name != Path(best).name:
             shutil.rmtree(checkpoint)
 
 
@@ -134,8 +130,13 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
     Goes through `from_pretrained`, because checkpoints are written with SegFormer's old key names and only that path
     converts them; `Trainer`'s own loading restores 8 of 124 tensors and warns.
     """
-    fix = "resume with the options the run was started with"
-    saved = load_complete(type(model), folder, config=model.config, error_class=CheckpointError, fix=fix)
+    saved = load_complete(
+        type(model),
+        folder,
+        config=model.config,
+        error_class=CheckpointError,
+        fix="resume with the options the run was started with",
+    )
     # An auxiliary head is no part of the saved SegFormer and comes back from its own file, or not at all.
     _, auxiliary = split_state_dict(model)
     model.load_state_dict(saved.state_dict() | auxiliary, strict=True)

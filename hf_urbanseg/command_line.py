@@ -54,15 +54,9 @@ def parse_command_line(
     """Instances of `dataclass_types` from the words of a command; `--help` prints and ends it.
 
     Args:
-        dataclass_types: Dataclasses whose fields are the options.
-        argv: The words.
-        description: For help: what the command does.
-        usage: For help: what comes behind its name.
+        description, usage: For help: what the command does, and what comes behind its name.
         positionals: Options whose names may be left out where their values stand first, in this order; the last one
             takes all words up to the first option.
-
-    Raises:
-        ConfigError: As for `parse_arguments`.
     """
     help_if_asked(argv, dataclass_types, description, usage)
     return parse_arguments(dataclass_types, _name_positionals(list(argv), positionals))
@@ -79,20 +73,18 @@ def help_if_asked(
     """Prints the options and ends the process if `argv` has `--help`; `--help all` prints them in full.
 
     Args:
-        dataclass_types, description, usage: As for `parse_command_line`.
         rare: Options shown by `--help all` alone.
         all_types: What to show then, if that takes long to import.
     """
     if not _wants_help(argv):
         return
     name = sys.argv[0] if sys.argv[0].endswith(".py") and "__main__" not in sys.argv[0] else "urbanseg"
-    heading = f"usage: {name} {usage}\n\n{description.strip()}\n"
     if "all" in argv:
         parser = build_parser(dataclass_types if all_types is None else all_types())
         parser.usage, parser.description = f"{name} {usage}", description
         print(parser.format_help())
     else:
-        print(heading)
+        print(f"usage: {name} {usage}\n\n{description.strip()}\n")
         for dataclass_type in dataclass_types:
             print((dataclass_type.__doc__ or "").partition(":")[0].partition(".")[0] + ":")
             print("\n".join(_describe(f) for f in fields(dataclass_type) if f.name not in rare))

@@ -1,10 +1,9 @@
 """The dataclasses behind a recipe: every option with its default, help and limits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, check_range, check_size
 from hf_urbanseg.inference.plan import REPORT_RATIOS, PredictionPlan
 
 
@@ -21,13 +20,12 @@ def required(help_text: str, **metadata):
     return field(metadata={"help": help_text, **metadata})
 
 
+def device_option():
+    """`--device`, which `check_device` checks."""
+    return option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
+
+
 _STOCK_DECODE_HEAD = "Compute the decode head as transformers does; default: the same function, several times faster."
-
-
-def _check_pair(name: str, value: Sequence[int]) -> None:
-    # HfArgumentParser replaces any `nargs` of a list by "+".
-    if len(value) != 2:
-        raise ConfigError(f"`{name}` as height and width", f"{list(value)}", "give two whole numbers")
 
 
 @dataclass
@@ -106,8 +104,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        if self.eval_size is not None:
-            _check_pair("eval_size", self.eval_size)
+        check_size(eval_size=self.eval_size)
 
 
 @dataclass
@@ -124,12 +121,8 @@ class AugmentationArguments:
     photometric: bool = option(True, "Photometric distortion.")
 
     def __post_init__(self):
-        _check_pair("crop_size", self.crop_size)
-        if min(self.crop_size) < 32:
-            raise ConfigError("`crop_size` of 32 or more", f"{self.crop_size}", "enlarge it")
-        for name in ("max_class_share", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"`{name}` of 0..1", f"{getattr(self, name)}", "correct it")
+        check_size(crop_size=self.crop_size)
+        check_range(0, 1, max_class_share=self.max_class_share, flip=self.flip)
 
 
 @dataclass
@@ -248,7 +241,7 @@ RARE_TRAINING_OPTIONS = (
 
 @dataclass
 class PlanArguments:
-    """How each image is shown to the model when it predicts; the default is one pass."""
+    """How a model predicts; the default is one pass over each image."""
 
     multi_scale: bool = option(
         False, "The report's 12 passes: six scales, with and without flip, their probabilities averaged."
@@ -273,26 +266,21 @@ class PlanArguments:
         "Input pixels per forward pass at most (one image or window at least): lower it if memory runs out.",
     )
     stock_decode_head: bool = option(False, _STOCK_DECODE_HEAD)
+    batch_size: int = option(4, "Images or frames in memory at a time, per process.")
+    device: str | None = device_option()
 
     def __post_init__(self):
-        for name in ("sliding_window", "stride"):
-            if getattr(self, name) is not None:
-                _check_pair(name, getattr(self, name))
-        if self.stride is not None and self.sliding_window is None:
-            raise ConfigError("`sliding_window` with `stride`", "none", "add it or leave the stride out")
+        check_range(1, batch_size=self.batch_size)
+        check_device(self.device)
         self.build_plan()
 
     def build_plan(self) -> PredictionPlan:
-        """The plan these options describe.
-
-        Raises:
-            ConfigError: Ratios, a window or a stride that make no sense.
-        """
+        """The plan these options describe, which checks them."""
         return PredictionPlan(
-            ratios=tuple(self.ratios or (REPORT_RATIOS if self.multi_scale else PredictionPlan.ratios)),
+            ratios=self.ratios or (REPORT_RATIOS if self.multi_scale else PredictionPlan.ratios),
             flip=self.multi_scale if self.flip is None else self.flip,
-            window=None if self.sliding_window is None else tuple(self.sliding_window),
-            stride=None if self.stride is None else tuple(self.stride),
+            window=self.sliding_window,
+            stride=self.stride,
             max_batch_pixels=self.max_batch_pixels,
         )
 

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and JSON and YAML written that way."""
 
+import errno
 import json
 import os
 import shutil
@@ -48,12 +49,19 @@ def written_whole(path: str | Path, *, folder: bool = False, also: tuple[type[Ex
         _remove(staged)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8.
+def make_folder(path: str | Path) -> Path:
+    """The folder at `path`, made if missing."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise DataError("a folder to write to", error.strerror or str(error), "choose another", path) from error
+    return Path(path)
 
-    Raises:
-        DataError: As for `written_whole`.
-    """
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8."""
     with written_whole(path) as staged:
         staged.write_text(text, encoding="utf-8")
 
@@ -69,11 +77,7 @@ def write_yaml(path: str | Path, content: Mapping) -> None:
 
 
 def read_json(path: str | Path) -> dict | None:
-    """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None.
-
-    Raises:
-        DataError: Unreadable, damaged, or something else than an object.
-    """
+    """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except (FileNotFoundError, NotADirectoryError):

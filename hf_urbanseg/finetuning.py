@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from transformers import ProgressCallback, TrainerCallback, set_seed
+from transformers import ProgressCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_urbanseg.checkpoints import list_checkpoints
@@ -22,7 +22,7 @@ from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
@@ -79,16 +79,7 @@ def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
 def parse_finetuning(
     argv: Sequence[str] = (), recipe: str | None = None, options: Mapping | None = None
 ) -> FinetuneArguments:
-    """A run's options from the words of a command line and from Python.
-
-    Args:
-        argv: With `--recipe` and everything else.
-        recipe: Where `argv` has none; default: the demo.
-        options: By name.
-
-    Raises:
-        ConfigError: An unknown recipe or option, or a value that can't be.
-    """
+    """A run's options: words of a command line over those of Python; `recipe` is taken where neither names one."""
     options = dict(options or {})
     names = ("recipe", "size", "init", "model_name_or_path")
     chosen = {name: find_option(argv, name) or options.get(name) for name in names}
@@ -143,7 +134,6 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     )
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(CompactProgress)
-    trainer.add_callback(first := _FirstStep())
 
     if args.should_save:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -152,7 +142,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=args.resume)
     if args.export_ema:
-        trainer.use_averaged_weights()
+        trainer.ema.use()  # for good: measured and exported
     _export(trainer, run.path)
 
     # In fp32, whatever training used, so that anyone who loads the folder measures the same.
@@ -160,7 +150,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     if args.should_save:
         training = {
             "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
-            **({"resumed_from_step": first.step} if first.step else {}),
+            **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
             "steps": trained.global_step,
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
@@ -174,15 +164,6 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     if publisher is not None:
         push_end(publisher, trainer, run.path)
     return run
-
-
-class _FirstStep(TrainerCallback):
-    """The step that training began at: 0, or a checkpoint's."""
-
-    step = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.step = state.global_step
 
 
 def _check_reporters(args: UrbanSegTrainingArguments) -> None:
@@ -225,13 +206,9 @@ def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
 def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
     """Weights by scheme or file, and the training pixels per class."""
     per_image = inspection.train_id_counts("train", space)
-    if choice == "none":
-        weights = None
-    elif choice.endswith(".json"):
-        weights = load_class_weights(choice, space)
-    else:
-        weights = compute_class_weights(per_image, choice)
-    return weights, per_image.sum(0)
+    if choice.endswith(".json"):
+        return load_class_weights(choice, space), per_image.sum(0)
+    return None if choice == "none" else compute_class_weights(per_image, choice), per_image.sum(0)
 
 
 def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
@@ -262,13 +239,7 @@ def _build_loss(args: LossArguments, space: LabelSpace, weights: np.ndarray | No
 def _build_train_dataset(
     augmentation: AugmentationArguments, args: UrbanSegTrainingArguments, data: LoadedData, inspection: Inspection
 ) -> TrainDataset:
-    transforms = build_train_transforms(
-        tuple(augmentation.crop_size),
-        parse_scales(augmentation.train_scales),
-        augmentation.max_class_share,
-        augmentation.flip,
-        augmentation.photometric,
-    )
+    transforms = build_train_transforms(**asdict(augmentation))
     rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
     cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _local_processes())
     return TrainDataset(rows, data.label_space, transforms, args.seed, cache)

@@ -1,6 +1,6 @@
 """Classes: label ids in files, train ids in the model, names and colours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,29 +33,14 @@ class LabelSpace:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self):
-        count = len(self.names)
-        if not 1 <= count <= IGNORE_INDEX:
-            raise ConfigError(f"1 to {IGNORE_INDEX} classes", f"{count}", "list the classes under `classes`", self.name)
-        if len(set(self.names)) != count:
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ConfigError("unique class names", f"{', '.join(twice)} twice", "rename one of them", self.name)
-        if len(self.colors) != count:
-            raise ConfigError(
-                f"{count} colours, one per class", f"{len(self.colors)}", "give each class a `color`", self.name
-            )
-        if self.categories and len(self.categories) != count:
-            found = f"{len(self.categories)} of {count} with one"
-            raise ConfigError("a `category` for every class or for none", found, "complete them", self.name)
-        for label_id, train_id in self.label_ids.items():
-            if not 0 <= label_id <= 255:
-                raise ConfigError("label ids of 0..255", f"{label_id}", "label files are 8-bit", self.name)
-            if not (0 <= train_id < count or train_id == IGNORE_INDEX):
-                raise ConfigError(
-                    f"train ids of 0..{count - 1} or {IGNORE_INDEX}",
-                    f"{train_id} for label id {label_id}",
-                    "correct the mapping",
-                    self.name,
-                )
+        count, check = len(self.names), _build_check(self.name)
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        check(not twice, "unique class names", f"{', '.join(twice)} twice", "rename one of them")
+        check(1 <= count <= IGNORE_INDEX, f"1 to {IGNORE_INDEX} classes", count, "list the classes under `classes`")
+        found = f"{len(self.categories)} of {count} with one"
+        check(len(self.categories) in (0, count), "a `category` for every class or for none", found, "complete them")
+        for label_id in self.label_ids:
+            check(0 <= label_id <= 255, "label ids of 0..255", label_id, "label files are 8-bit")
 
     @property
     def num_labels(self) -> int:
@@ -116,51 +101,44 @@ class LabelSpace:
         Raises:
             ConfigError: A key is missing or unknown, a value of another shape, or an id is mapped twice.
         """
-        names, colors, categories, label_ids = [], [], [], {}
-        if not isinstance(description, Mapping):
-            raise ConfigError("a mapping with `classes`", f"{description!r}", "write `key: value` lines", source)
+        check, label_ids = _build_check(source), {}
+        fix = "list each class with name, color, label_ids"
+        check(isinstance(description, Mapping), "a mapping with `classes`", repr(description), fix)
         classes = description.get("classes")
-        if not isinstance(classes, Sequence) or isinstance(classes, str) or not classes:
-            raise ConfigError("a list `classes`", f"{classes!r}", "list each class with name, color, label_ids", source)
+        check(classes and isinstance(classes, (list, tuple)), "a list `classes`", repr(classes), fix)
 
         def assign(ids, train_id: int, owner: str) -> None:
-            if not isinstance(ids, (list, tuple)):
-                raise ConfigError("a list of label ids", f"{ids!r} in {owner}", f"write [{ids}]", source)
+            check(isinstance(ids, (list, tuple)), "a list of label ids", f"{ids!r} in {owner}", f"write [{ids}]")
             for label_id in ids:
-                if not isinstance(label_id, int) or isinstance(label_id, bool):
-                    raise ConfigError("whole-number label ids", f"{label_id!r} in {owner}", "correct it", source)
-                if label_id in label_ids:
-                    raise ConfigError(
-                        "each label id in one class", f"{label_id} again in {owner}", "keep it once", source
-                    )
+                check(type(label_id) is int, "whole-number label ids", f"{label_id!r} in {owner}", "correct it")
+                again = f"{label_id} again in {owner}"
+                check(label_id not in label_ids, "each label id in one class", again, "keep it once")
                 label_ids[label_id] = train_id
 
         for train_id, entry in enumerate(classes):
-            if not isinstance(entry, Mapping) or "name" not in entry:
-                raise ConfigError("a `name` for every class", f"{entry!r}", "add it", source)
-            if unknown := set(entry) - {"name", "color", "label_ids", "category"}:
-                raise ConfigError(
-                    "keys name, color, label_ids, category", f"{', '.join(sorted(unknown))}", "remove it", source
-                )
-            color = entry.get("color", ())
+            check(isinstance(entry, Mapping) and "name" in entry, "a `name` for every class", repr(entry), "add it")
+            unknown = ", ".join(map(str, entry.keys() - {"name", "color", "label_ids", "category"}))
+            check(not unknown, "keys name, color, label_ids, category", unknown, "remove it")
+            name, color = str(entry["name"]), entry.get("color", ())
             triple = isinstance(color, (list, tuple)) and len(color) == 3
-            if not triple or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
-                raise ConfigError(
-                    "`color` as three whole numbers of 0..255",
-                    f"{color!r} for {entry['name']}",
-                    "write [red, green, blue]",
-                    source,
-                )
-            names.append(str(entry["name"]))
-            colors.append(tuple(color))
-            categories.append(str(entry.get("category") or ""))
-            assign(entry.get("label_ids", [train_id]), train_id, names[-1])
+            right = triple and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
+            fix = "write [red, green, blue]"
+            check(right, "`color` as three whole numbers of 0..255", f"{color!r} for {name}", fix)
+            assign(entry.get("label_ids", [train_id]), train_id, name)
         void = description.get("void")
         assign([] if void is None else void, IGNORE_INDEX, "void")
-        if "" in categories:
-            # One without is told by the constructor; none at all is fine.
-            categories = [category for category in categories if category]
-        return cls(str(description.get("name", source)), tuple(names), tuple(colors), label_ids, tuple(categories))
+        names = tuple(str(entry["name"]) for entry in classes)
+        colors = tuple(tuple(entry["color"]) for entry in classes)
+        categories = tuple(str(entry["category"]) for entry in classes if entry.get("category"))
+        return cls(str(description.get("name", source)), names, colors, label_ids, categories)
+
+
+def _build_check(source: str) -> Callable:
+    def check(right, expected: str, found, fix: str) -> None:
+        if not right:
+            raise ConfigError(expected, f"{found}", fix, source)
+
+    return check
 
 
 # Cityscapes, as defined in cityscapesScripts (helpers/labels.py): name, colour, label id, category.

@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, check_range
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
@@ -23,10 +23,7 @@ def build_parameter_groups(
     spellings of SegFormer's keys exist.
 
     Args:
-        model: Built model, heads attached.
         learning_rate: Of the encoder.
-        head_lr_multiplier: Factor for the heads.
-        weight_decay: Of what is decayed.
         decay_norms: Decay scale and shift of normalisation layers.
         decay_biases: Decay the biases of all other layers.
 
@@ -88,16 +85,11 @@ def compute_polynomial_factor(
         cycles: n. The report's text has "a warm restart", which are 2; its code has none.
         cycle_decay: d, rate of a cycle as a share of the rate of the cycle before.
 
-    Raises:
-        ConfigError: Fewer than one cycle, a `cycle_decay` outside (0, 1], or a warm-up longer than the first of several
-            cycles.
-
     Source: mmcv's `PolyLrUpdaterHook` with `warmup='linear'`, as the report's code uses it (the decay runs from step
         0, so the peak, just after the warm-up, is below the nominal rate). Restarts as in Loshchilov and Hutter 2017,
         with cycles of equal length.
     """
-    if cycles < 1 or cycles != int(cycles):
-        raise ConfigError("`lr_cycles` of 1 or more", f"{cycles}", "correct it")
+    check_range(1, lr_cycles=cycles)
     if not 0 < cycle_decay <= 1:
         raise ConfigError("`lr_cycle_decay` above 0 and up to 1", f"{cycle_decay}", "correct it")
     if cycles > 1 and warmup_steps * cycles > num_steps > 0:

@@ -17,15 +17,7 @@ def parse_arguments(
 ) -> tuple:
     """Command line over options over recipe over defaults, as instances of `dataclass_types` in their order.
 
-    Args:
-        dataclass_types: Dataclasses whose fields are the options.
-        argv: Words of a command line.
-        recipe: Options by name; every key must be a field.
-        recipe_path: Named in errors about the recipe.
-        options: As `recipe`, given in Python.
-
-    Raises:
-        ConfigError: An unknown key or option, or a value of the wrong type.
+    Unknown keys and options are refused; errors about the recipe name `recipe_path`.
     """
     parser = build_parser(dataclass_types)
     known = [f.name for dataclass_type in dataclass_types for f in fields(dataclass_type) if f.init]
@@ -46,7 +38,10 @@ def parse_arguments(
         # Dataclasses check themselves in __post_init__; TrainingArguments speaks in ValueErrors.
         raise ConfigError("a valid combination of options", " ".join(str(error).split()), "correct it") from error
     if unknown:
-        raise ConfigError("known options", f"`{unknown[0]}`", suggest_option(unknown[0], known))
+        name = unknown[0].partition("=")[0].lstrip("-").replace("-", "_")
+        near = difflib.get_close_matches(name, known, 1, 0.7) or [one for one in known if name and one.startswith(name)]
+        fix = f"did you mean `--{near[0]}`" if near else "see `--help`"
+        raise ConfigError("known options", f"`{unknown[0]}`", fix)
     return tuple(arguments)
 
 
@@ -59,13 +54,6 @@ def find_option(argv: Sequence[str], name: str) -> str | None:
         elif word.startswith(f"--{name}="):
             found = word.partition("=")[2]
     return found
-
-
-def suggest_option(word: str, known: Sequence[str]) -> str:
-    """What to do about an unknown option: the nearest one, if there is one."""
-    name = word.partition("=")[0].lstrip("-").replace("-", "_")
-    near = difflib.get_close_matches(name, known, 1, 0.7) or [one for one in known if name and one.startswith(name)]
-    return f"did you mean `--{near[0]}`" if near else "see `--help`"
 
 
 def _to_words(content: Mapping, known: Sequence[str], source: str | None, parser) -> Iterator[str]:
@@ -91,15 +79,13 @@ def _to_words(content: Mapping, known: Sequence[str], source: str | None, parser
 
 
 def build_parser(dataclass_types: Sequence[type]):
-    """An argument parser of transformers whose complaints are `ConfigError`s."""
     # Here, because the library takes a second to import, and `--help` has no need of it.
     from transformers import HfArgumentParser
 
     class OneLineParser(HfArgumentParser):
         """Its complaints are `ConfigError`s instead of a usage page."""
 
-        source: str | None = None
-        """Where the words come from, if not from the command line."""
+        source: str | None = None  # of the words, if not the command line
 
         def error(self, message: str):
             raise ConfigError("valid options", message, "see `--help`", self.source)

@@ -25,12 +25,8 @@ def load_recipe(name_or_path: str, size: str | None = None, any_size: bool = Fal
     for each, its `size` is the default, and `{size}` in a text stands for the chosen one.
 
     Args:
-        name_or_path: Which.
         size: One of its sizes; None takes the default.
         any_size: For a size it doesn't know take the default's options, too: for a model of one's own.
-
-    Raises:
-        ConfigError: No such recipe, base or size, not a YAML mapping, or bases that go round in a circle.
     """
     path = _find_recipe(name_or_path)
     chain = _read_chain(path)
@@ -40,14 +36,14 @@ def load_recipe(name_or_path: str, size: str | None = None, any_size: bool = Fal
     if size is None or (any_size and size not in known):
         size = next((content["size"] for content in reversed(chain) if "size" in content), None)
     if size not in known:
-        raise ConfigError(
-            f"a size of {', '.join(known)} for this recipe", f"`{size}`", "choose one with `--size`", path
-        )
+        expected = f"a size of {', '.join(known)} for this recipe"
+        raise ConfigError(expected, f"`{size}`", "choose one with `--size`", path)
     recipe = {}
     for content in chain:
         own = {key: value for key, value in content.items() if key != "sizes"}
         recipe |= own | ((content.get("sizes") or {}).get(size) or {})
-    return {key: _fill_in(value, size) for key, value in recipe.items()} | {"size": size}
+    filled = {key: text.replace("{size}", size) for key, text in recipe.items() if isinstance(text, str)}
+    return recipe | filled | {"size": size}
 
 
 def describe_recipe(name: str) -> str:
@@ -55,10 +51,6 @@ def describe_recipe(name: str) -> str:
     lines = _find_recipe(name).read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
     return re.split(r"(?<=[.;]) ", comment)[0].rstrip(".;")
-
-
-def _fill_in(value, size: str):
-    return value.replace("{size}", size) if isinstance(value, str) else value
 
 
 def _read_chain(path: Path) -> list[dict]:

@@ -56,7 +56,7 @@ class UrbanSegTrainer(Trainer):
     (`attach_auxiliary_head`) is saved in checkpoints and never exported.
 
     Args:
-        model: Built model whose `logits` are (N, C, h, w).
+        model: Built, of `logits` (N, C, h, w).
         args: Ours, or stock's: then what our options would add is off, and optimiser and schedule are stock's own.
         loss: Named parts, whose weighted sum is minimised, or one of our losses.
         train_dataset: Augmented samples, or any map-style data set of them; see Shape. An epoch is cut to whole
@@ -64,15 +64,10 @@ class UrbanSegTrainer(Trainer):
         eval_dataset: Images with labels of native size, or any data set as for training; a dict of them is measured one
             by one. None switches off the evaluation and the choice of the best that are on by default.
         processing_class: Image processor saved with the model.
-        callbacks: As in Trainer.
 
     Shape:
         Samples of a data set of one's own, each image of its own size in evaluation:
         pixel_values: (3, H, W) float, as the model takes it. labels: (H, W) integer, classes or 255.
-
-    Raises:
-        CheckpointError: On `train(resume_from_checkpoint=...)`, nothing complete to resume from.
-        ConfigError: `args.push_to_hub`, or a loss that has no normaliser.
 
     Example:
         args = TrainingArguments("runs/mine", max_steps=1000)
@@ -119,6 +114,7 @@ class UrbanSegTrainer(Trainer):
         ema_decay = getattr(args, "ema_decay", 0)
         self.ema = ExponentialMovingAverage(self.model, ema_decay) if ema_decay else None
         self._step_batches: list[dict[str, Tensor]] = []
+        self.first_step = 0  # that training began at, a checkpoint's if it was resumed
         if args.torch_compile:
             run_once(self.model)
         self.add_callback(TrainerHooks(self))
@@ -243,19 +239,16 @@ class UrbanSegTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if not isinstance(self.args, UrbanSegTrainingArguments) or self.args.lr_scheduler_type != "polynomial":
+        args = self.args
+        if not isinstance(args, UrbanSegTrainingArguments) or args.lr_scheduler_type != "polynomial":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             self.lr_scheduler = build_polynomial_schedule(
                 self.optimizer if optimizer is None else optimizer,
                 num_training_steps,
-                self.args.get_warmup_steps(num_training_steps),
-                self.args.lr_power,
-                self.args.lr_end,
-                self.args.warmup_start,
-                self.args.lr_cycles,
-                self.args.lr_cycle_decay,
-            )
+                args.get_warmup_steps(num_training_steps),
+                args.lr_power, args.lr_end, args.warmup_start, args.lr_cycles, args.lr_cycle_decay,
+            )  # fmt: skip
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -293,11 +286,13 @@ class UrbanSegTrainer(Trainer):
         """Counts of a split over all ranks, each image once, at native resolution.
 
         Args:
-            dataset: The split.
             autocast: Use the precision of training; False measures in fp32, as a user of the saved model would.
             boundary: Also count for boundary IoU.
         """
-        self._synchronize_buffers()
+        if self.args.world_size > 1:
+            # Every rank takes the BatchNorm statistics of the first, which are the ones that are saved.
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         dataset = dataset if isinstance(dataset, EvalDataset) else TensorEvalDataset(dataset)
         # `self.model` and not what wraps it: under DDP, ranks may have different numbers of batches; compiled, images
         # of another size than the crops, and gradients being off, would each be compiled anew.
@@ -318,12 +313,6 @@ class UrbanSegTrainer(Trainer):
         )
         self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
         return share.gather(names)
-
-    def _synchronize_buffers(self) -> None:
-        """Gives every rank the BatchNorm statistics of the first, which are the ones that are saved."""
-        if self.args.world_size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
 
     # Checkpoints
 
@@ -364,10 +353,7 @@ class UrbanSegTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             commit_checkpoint(staged, checkpoint)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                self.args.output_dir, self.args.save_total_limit, Path(best) if best else None, checkpoint
-            )
+            rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
@@ -377,19 +363,12 @@ class UrbanSegTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        self._load_all_weights(resume_from_checkpoint)
+        load_weights(self.model, resume_from_checkpoint)
+        if self.ema is not None:
+            self.ema.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        self._load_all_weights(self.state.best_model_checkpoint)
-
-    def use_averaged_weights(self) -> None:
-        """Puts the averages into the model for good, to measure and export them."""
-        self.ema.use()
-
-    def _load_all_weights(self, checkpoint: str) -> None:
-        load_weights(self.model, checkpoint)
-        if self.ema is not None:
-            self.ema.load(checkpoint)
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 class _IndexSampler(EpochSampler):

@@ -19,7 +19,7 @@ class TrainerHooks(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.loss_log.step = state.global_step
+        self.trainer.first_step = self.trainer.loss_log.step = state.global_step
         if args.load_best_model_at_end and state.best_model_checkpoint:
             # The run's folder may have been moved since the path was recorded; stock would then forget the best.
             best = Path(args.output_dir) / Path(state.best_model_checkpoint).name

@@ -1,14 +1,15 @@
 """`UrbanSegTrainingArguments`: transformers' TrainingArguments with our options, defaults and checks."""
 
 import os
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
 
 import torch
 from transformers import TrainingArguments
 
 from hf_urbanseg.config import TrainingOptions
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, check_range
 
 
 @dataclass
@@ -23,12 +24,10 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.use_cpu and processes > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
-        for name, instead in (
-            ("deepspeed", "use data parallelism; SegFormer fits on one GPU"),
-            ("fsdp", "use data parallelism; SegFormer fits on one GPU"),
-        ):
+        for name in ("deepspeed", "fsdp"):
             if getattr(self, name):
-                raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", instead)
+                fix = "use data parallelism; SegFormer fits on one GPU"
+                raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", fix)
         if self.push_to_hub:
             _check_push(self)
         if self.torch_compile and self.tf32 is None:
@@ -49,17 +48,9 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             self.metric_for_best_model = "ema_mean_iou"
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
-        for name, upper in (
-            ("lr_end", 1),
-            ("warmup_start", 1),
-            ("lr_power", None),
-            ("head_lr_multiplier", None),
-            ("warmup_steps", None),
-        ):
-            value = getattr(self, name)
-            if not (value >= 0 and (upper is None or value <= upper)):
-                bound = "0 or more" if upper is None else f"0..{upper}"
-                raise ConfigError(f"`{name}` of {bound}", f"{value}", "correct it")
+        check_range(0, 1, lr_end=self.lr_end, warmup_start=self.warmup_start)
+        check_range(0, lr_power=self.lr_power, head_lr_multiplier=self.head_lr_multiplier)
+        check_range(0, warmup_steps=self.warmup_steps, hub_timeout=self.hub_timeout)
         if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
             raise ConfigError(
                 "a length in steps or in epochs",
@@ -73,9 +64,6 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
                 f"{self.save_steps} and {self.eval_steps}",
                 "make them equal: a best step that was not saved could not be exported",
             )
-        # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
-        if self._n_gpu > 1:
-            self._n_gpu = 1
 
 
 def _check_push(args: "UrbanSegTrainingArguments") -> None:
@@ -87,8 +75,6 @@ def _check_push(args: "UrbanSegTrainingArguments") -> None:
     if strategy not in ("every_save", "end"):
         fix = "choose one; optimiser states stay at home"
         raise ConfigError("`hub_strategy` of every_save or end", f"`{strategy}`", fix)
-    if not args.hub_timeout >= 0:
-        raise ConfigError("`hub_timeout` of 0 or more seconds", f"{args.hub_timeout}", "correct it")
 
 
 _NOT_RECORDED = {
@@ -117,18 +103,11 @@ def resolve_recipe(*arguments) -> dict:
     stock = {f.name for f in fields(TrainingArguments)} - {f.name for f in fields(TrainingOptions)}
     recipe = {}
     for instance in arguments:
-        for f in fields(instance):
-            value = getattr(instance, f.name)
-            value = [_plain(item) for item in value] if isinstance(value, list) else _plain(value)
+        for f, value in _plain_values(instance):
             default = f.default_factory() if f.default_factory is not MISSING else f.default
-            plain = (
-                value is None
-                or isinstance(value, (bool, int, float, str, dict))
-                or (isinstance(value, list) and all(isinstance(item, (int, float, str)) for item in value))
-            )
             # Stock turns some None into False and "" into [] when it starts: still off, so not an option anybody set.
             chosen = value != default and bool(value or default)
-            if f.init and plain and f.name not in _NOT_RECORDED and (f.name not in stock or chosen):
+            if f.name not in _NOT_RECORDED and (f.name not in stock or chosen):
                 recipe[f.name] = value
     return recipe
 
@@ -138,12 +117,16 @@ def resolve_training_arguments(args: TrainingArguments) -> dict:
 
     A recipe repeats a run with the defaults of the day; this says what they were.
     """
-    values = {f.name: _plain(getattr(args, f.name)) for f in fields(args) if f.init and "token" not in f.name}
-    return {
-        name: [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-        for name, value in sorted(values.items())
-        if value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
-    }
+    return dict(sorted((f.name, value) for f, value in _plain_values(args) if "token" not in f.name))
+
+
+def _plain_values(instance) -> Iterator[tuple[Field, object]]:
+    """Options and their values, as far as YAML has a word for them."""
+    for f in fields(instance):
+        value = getattr(instance, f.name)
+        value = [_plain(item) for item in value] if isinstance(value, list | tuple) else _plain(value)
+        if f.init and (value is None or isinstance(value, int | float | str | list | dict)):
+            yield f, value
 
 
 def _plain(value):

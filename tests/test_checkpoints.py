@@ -227,7 +227,7 @@ def test_rotate_checkpoints__spares_the_best_and_the_newest(tmp_path, limit, kee
     for step in (4, 2, 1, 3):
         save(tmp_path, step)
     (tmp_path / "model.safetensors").write_bytes(b"exported")
-    rotate_checkpoints(tmp_path, limit, tmp_path / f"checkpoint-{keep}" if keep else None)
+    rotate_checkpoints(tmp_path / "checkpoint-4", limit, f"moved/checkpoint-{keep}" if keep else None)
     assert names(tmp_path) == [f"checkpoint-{step}" for step in left]
     assert (tmp_path / "model.safetensors").exists()
 
@@ -247,7 +247,7 @@ def _save_for_ever(output_dir: Path, start: int) -> None:
     for step in range(start, start + 10_000):
         staged, checkpoint = stage(output_dir, step, os.urandom(200_000))
         commit_checkpoint(staged, checkpoint)
-        rotate_checkpoints(output_dir, 2, keep=None)
+        rotate_checkpoints(checkpoint, 2, None)
 
 
 def test_commit_checkpoint__killed_at_any_moment_leaves_a_newest_one_that_verifies(tmp_path):
@@ -345,5 +345,5 @@ def test_load_weights__unreadable_or_missing(model, tmp_path):
 def test_rotate_checkpoints__a_later_damaged_one_does_not_cost_the_newest(tmp_path):
     for step in (1, 2, 3, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    rotate_checkpoints(tmp_path, 1, None, newest=tmp_path / "checkpoint-3")
+    rotate_checkpoints(tmp_path / "checkpoint-3", 1, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-9"]

@@ -154,7 +154,7 @@ def test_evaluate__measures_averaged_weights_too(worker, tmp_path):
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     metrics = trainer.evaluate()
     assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
-    trainer.use_averaged_weights()
+    trainer.ema.use()
     averaged = trainer.measure(trainer.eval_dataset).matrix
     assert metrics["eval_ema_mean_iou"] == compute_scores(averaged)["mean_iou"]
     assert metrics["eval_ema_overall_accuracy"] != metrics["eval_overall_accuracy"]

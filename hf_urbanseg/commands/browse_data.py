@@ -1,11 +1,11 @@
 """Shows a data set: class distribution, sizes, frames with their labels, and what augmentation makes of them."""
 
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.config import AugmentationArguments, DataArguments, TrainingOptions, option
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import check_range
+from hf_urbanseg.files import make_folder
 from hf_urbanseg.parsing import find_option, parse_arguments
 from hf_urbanseg.recipe import load_recipe
 
@@ -25,9 +25,8 @@ class BrowseArguments:
     seed: int = option(TrainingOptions.seed, "Seed of the training whose augmentation is shown.")
 
     def __post_init__(self):
-        for name, least in (("num_samples", 1), ("num_augmented", 0), ("num_epochs", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"`--{name}` of at least {least}", f"{getattr(self, name)}", "correct it")
+        check_range(1, num_samples=self.num_samples, num_epochs=self.num_epochs)
+        check_range(0, num_augmented=self.num_augmented)
 
 
 @command
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> None:
     args, data_args, augmentation = _parse(argv)
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
-    from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+    from hf_urbanseg.data.transforms import build_train_transforms
     from hf_urbanseg.reports.data_pages import choose_frames, write_data_page
     from hf_urbanseg.reports.data_previews import draw_augmented, draw_samples
     from hf_urbanseg.reports.plots import plot_class_distribution
@@ -45,23 +44,13 @@ def main(argv: list[str]) -> None:
     # All splits, so that an image in two of them is noticed.
     inspection = inspect_pairs(data.splits, data.label_space)
     image_counts = inspection.train_id_counts(args.split, data.label_space)
-    output = Path(args.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("a folder for `--output`", error.strerror or str(error), "choose another", output) from error
+    output = make_folder(args.output)
     chart = output / "class_distribution.png"
     title = f"Labelled pixels: {data.name}, {args.split}, {len(image_counts)} images"
     plot_class_distribution(image_counts.sum(0), data.label_space, chart, title=title)
     frames, augmented = choose_frames(image_counts, args.num_samples), []
     if args.split == "train" and args.num_augmented:  # others are never augmented
-        transforms = build_train_transforms(
-            tuple(augmentation.crop_size),
-            parse_scales(augmentation.train_scales),
-            augmentation.max_class_share,
-            augmentation.flip,
-            augmentation.photometric,
-        )
+        transforms = build_train_transforms(**asdict(augmentation))
         numbers = args.seed, args.num_augmented, args.num_epochs
         augmented = draw_augmented(data, transforms, *numbers, image_counts, output)
     else:

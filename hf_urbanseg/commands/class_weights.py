@@ -31,8 +31,6 @@ class ClassWeightsArguments:
     def __post_init__(self):
         if Path(self.output).suffix != ".json":
             raise ConfigError("a .json file as `output`", f"`{self.output}`", "end its name in .json")
-        if not 0 <= self.beta < 1:
-            raise ConfigError("`beta` of at least 0 and below 1", f"{self.beta}", "use 0.9999 or nearer to 1")
 
 
 @command

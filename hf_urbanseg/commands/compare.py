@@ -4,11 +4,11 @@ A run is a folder written by `urbanseg finetune`, or by `urbanseg evaluate` with
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, check_device, option, required
-from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.errors import ConfigError, UrbanSegError, check_range
+from hf_urbanseg.files import make_folder
 
 
 @dataclass
@@ -27,8 +27,7 @@ class CompareArguments:
     def __post_init__(self):
         if len(self.runs) < 2:
             raise ConfigError("two runs or more", f"{len(self.runs)}", "name the folder of another run")
-        if min(self.num_images, self.show_images) < 0:
-            raise ConfigError("0 or more images", "less", "correct `--num_images`, `--show_images`")
+        check_range(0, num_images=self.num_images, show_images=self.show_images)
         check_device(self.device)
 
 
@@ -63,14 +62,10 @@ def main(argv: list[str]) -> None:
             )
         except UrbanSegError as error:  # the numbers stand without pictures
             note = str(error)
-    output = Path(args.output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tradeoff = plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
-        write_comparison_table(comparison, output / "comparison.md", args.num_images)
-        write_comparison_csv(comparison, output / "comparison.csv")
-    except OSError as error:
-        raise ConfigError("a folder to write to", error.strerror or str(error), "name another", output) from error
+    output = make_folder(args.output)
+    tradeoff = plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
+    write_comparison_table(comparison, output / "comparison.md", args.num_images)
+    write_comparison_csv(comparison, output / "comparison.csv")
     write_comparison_page(
         comparison, output / "comparison.html", label_space, tradeoff, args.num_images, pictures, note
     )

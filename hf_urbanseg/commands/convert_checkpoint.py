@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import option, required
-from hf_urbanseg.errors import ConfigError, ModelError
+from hf_urbanseg.errors import ConfigError, ModelError, check_size
 
 
 @dataclass
@@ -31,8 +31,7 @@ class ConvertArguments:
     )
 
     def __post_init__(self):
-        if len(self.eval_size) != 2:
-            raise ConfigError("`--eval_size` as height and width", f"{self.eval_size}", "give two whole numbers")
+        check_size(eval_size=self.eval_size)
         if self.to != "hub" and self.label_space:
             raise ConfigError("`--label_space` with `--to hub` only", f"`--to {self.to}`", "remove one")
 

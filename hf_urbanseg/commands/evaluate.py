@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, PlanArguments, check_device, option
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.config import DataArguments, PlanArguments, option
+from hf_urbanseg.errors import ConfigError, check_range
 
 
 @dataclass
@@ -20,9 +20,7 @@ class EvaluateArguments:
     model: str = option("runs/demo", "Folder written by training, or a Hub id; may stand first, without --model.")
     revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     split: str | None = option(None, "Split to measure; default: test if there is one, else validation.")
-    batch_size: int = option(4, "Images in memory at a time, per process.")
     num_workers: int = option(2, "Processes that read ahead of a GPU; on a CPU the model's own threads read.")
-    device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
     output: str | None = option(
         None,
         "Folder for metrics, tables and counts per image, which `urbanseg compare` reads. In the folder of `--model` "
@@ -33,16 +31,12 @@ class EvaluateArguments:
     failures_per_class: int = option(1, "Worst images for each class in the report.")
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ConfigError("`--batch_size` of at least 1", f"{self.batch_size}", "correct it")
-        if min(self.failures, self.failures_per_class) < 0:
-            raise ConfigError("0 or more failure cases", "less", "correct `--failures`, `--failures_per_class`")
+        check_range(0, failures=self.failures, failures_per_class=self.failures_per_class)
         if self.output and (self.output.endswith(".json") or Path(self.output).is_file()):
             fix = "leave out the suffix: metrics are written inside"
             raise ConfigError("a folder as `--output`", "a file", fix, self.output)
         if self.report and not self.report.endswith((".html", ".htm")):
             raise ConfigError("a file named .html as `--report`", f"{self.report}", "change the suffix")
-        check_device(self.device)
 
 
 @command
@@ -68,8 +62,8 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.runs.scores import describe_scores
 
     transformers.utils.logging.disable_progress_bar()
-    processes = join_processes(args.device)
-    device, plan = args.device if processes is None else processes.device, plan_args.build_plan()
+    processes = join_processes(plan_args.device)
+    device, plan = plan_args.device if processes is None else processes.device, plan_args.build_plan()
     predictor = Predictor.from_pretrained(args.model, device, plan, args.revision, plan_args.stock_decode_head)
     data = load_recorded_data(data_args, args.model, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
@@ -80,7 +74,7 @@ def main(argv: list[str]) -> None:
     inspection = inspect_pairs(data.splits, space)
     dataset = EvalDataset(rows, space, predictor.image_processor, predictor.sizes)
     measurement = measure_shared(
-        predictor, dataset, space.names, args.batch_size, args.num_workers, args.model, processes
+        predictor, dataset, space.names, plan_args.batch_size, args.num_workers, args.model, processes
     )
     if processes is not None:
         processes.destroy_process_group()

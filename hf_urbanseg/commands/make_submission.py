@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import PlanArguments, check_device, option
+from hf_urbanseg.config import PlanArguments, option
 from hf_urbanseg.errors import ConfigError
 
 
@@ -21,8 +21,6 @@ class SubmissionArguments:
     model: str | None = option(None, "Folder written by training, or a Hub id.")
     output: str = option("submission.zip", "The zip to write.")
     check: str | None = option(None, "Check this zip, of whatever origin, instead of making one.")
-    batch_size: int = option(4, "Images per forward pass.")
-    device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
 
     def __post_init__(self):
         if self.data_dir is None:
@@ -30,9 +28,6 @@ class SubmissionArguments:
         if (self.model is None) == (self.check is None):
             found = "neither" if self.model is None else "both"
             raise ConfigError("`--model` to make a zip or `--check` to check one", found, "give one of them")
-        if self.batch_size < 1:
-            raise ConfigError("`--batch_size` of at least 1", f"{self.batch_size}", "correct it")
-        check_device(self.device)
 
 
 @command
@@ -52,8 +47,8 @@ def main(argv: list[str]) -> None:
         check_submission(Path(args.check), benchmark, images)
         print(f"{args.check}: right for {benchmark.name}, {len(images)} files")
         return
-    plan = plan_args.build_plan()
-    predictor = Predictor.from_pretrained(args.model, args.device, plan, stock_decode_head=plan_args.stock_decode_head)
+    plan, stock = plan_args.build_plan(), plan_args.stock_decode_head
+    predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
     if predictor.label_space.names != CITYSCAPES.names:
         names = predictor.label_space.names
         raise ConfigError(
@@ -66,7 +61,7 @@ def main(argv: list[str]) -> None:
     if not output.parent.is_dir():
         raise DataError("a folder for the zip", "no such folder", "make it or choose another `--output`", output.parent)
     check_images(list(images.values()))
-    label_ids = predict_label_ids(images, predictor, args.batch_size, benchmark.name)
+    label_ids = predict_label_ids(images, predictor, plan_args.batch_size, benchmark.name)
     write_submission(output, label_ids, benchmark, images)
     print(f"{output}: {len(images)} label-id files for {benchmark.name}, checked; predicted with {plan.describe()}")
     if benchmark.note:

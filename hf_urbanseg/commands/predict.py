@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import PlanArguments, check_device, option, required
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.config import PlanArguments, option, required
+from hf_urbanseg.errors import check_range
+from hf_urbanseg.files import make_folder
 
 _KINDS = ("train_id", "color", "overlay")
 
@@ -17,20 +18,14 @@ class PredictArguments:
     model: str = required("Folder written by training, or a Hub id; may stand first, without --model.")
     input: list[str] = required("Images, videos and folders of them, not their subfolders; may stand second.")
     output: str = option("predictions", "Folder for the results; made if missing.")
-    batch_size: int = option(4, "Images or frames per forward pass.")
     alpha: float = option(0.5, "Opacity of the classes in the overlay, 0..1.")
     show_rate: bool = option(False, "Draw the frame rate reached by the prediction on a video's frames.")
     video_frames: list[str] = option(
         [], "Write PNGs of a video's frames, too: any of train_id, color, overlay.", choices=_KINDS
     )
-    device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ConfigError("`--batch_size` of at least 1", f"{self.batch_size}", "correct it")
-        if not 0 <= self.alpha <= 1:
-            raise ConfigError("`--alpha` in 0..1", f"{self.alpha}", "correct it")
-        check_device(self.device)
+        check_range(0, 1, alpha=self.alpha)
 
 
 @command
@@ -38,7 +33,6 @@ def main(argv: list[str]) -> None:
     usage = "predict RUN FILE_OR_FOLDER ... [--option VALUE ...]"
     args, plan_args = parse_command_line((PredictArguments, PlanArguments), argv, __doc__, usage, ("model", "input"))
     from hf_urbanseg.data.video import inspect_video
-    from hf_urbanseg.errors import DataError
     from hf_urbanseg.inference.input_files import check_images, find_inputs, is_video
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
@@ -48,19 +42,16 @@ def main(argv: list[str]) -> None:
     output = Path(args.output)
     check_targets(paths, output)
     stock, plan = plan_args.stock_decode_head, plan_args.build_plan()
-    predictor = Predictor.from_pretrained(args.model, args.device, plan, stock_decode_head=stock)
+    predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
     videos = {path: inspect_video(path) for path in paths if is_video(path)}
     images = [path for path in paths if path not in videos]
     if images:
         check_images(images)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError("a folder for the results", error.strerror, "choose another `--output`", output) from error
+    make_folder(output)
     if images:
-        predict_images(images, predictor, output, args.batch_size, args.alpha)
+        predict_images(images, predictor, output, plan_args.batch_size, args.alpha)
         print(f"{output}: train ids, colours and overlay for {len(images)} image{'s' if len(images) != 1 else ''}")
-    options = VideoOptions(args.batch_size, args.alpha, args.show_rate, tuple(args.video_frames))
+    options = VideoOptions(plan_args.batch_size, args.alpha, args.show_rate, tuple(args.video_frames))
     for path, info in videos.items():
         count, rate = predict_video(path, info, predictor, output, options)
         also = f", and {frames_path(output, path.stem)}" if options.frame_kinds else ""

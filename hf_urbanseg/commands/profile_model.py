@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import check_device, option
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.config import check_device, device_option, option
+from hf_urbanseg.errors import ConfigError, check_range, check_size
 
 _SIZES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 _PRECISIONS = ("fp32", "bf16", "fp16")
@@ -26,7 +26,7 @@ class ProfileArguments:
     image_size: list[int] = option([375, 1242], "Height and width of the input (report: 375 1242).")
     batch_size: int = option(1, "Images per pass for latency and memory; operations are per image.")
     precision: str = option("fp32", "Of weights and activations.", choices=_PRECISIONS)
-    device: str | None = option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
+    device: str | None = device_option()
     repeats: int = option(30, "Passes to time.")
     warmup: int = option(5, "Passes before, at least.")
     seconds: float = option(60.0, "Limit for the warm-up and for the timing of each model.")
@@ -38,12 +38,9 @@ class ProfileArguments:
             raise ConfigError("either `--model` or `--sizes`", "both", "drop one")
         if self.model and self.decoder_hidden_size is not None:
             raise ConfigError("`--decoder_hidden_size` with `--sizes`", "`--model`", "a model has its own; drop one")
-        if len(self.image_size) != 2 or min(self.image_size) < 32:
-            raise ConfigError("`--image_size` as height and width of 32 or more", f"{self.image_size}", "correct it")
+        check_size(image_size=self.image_size)
         for name in ("num_labels", "batch_size", "repeats", "warmup", "decoder_hidden_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"`--{name}` of at least 1", f"{value}", "correct it")
+            check_range(1, **{name: getattr(self, name)})
         if not self.seconds > 0:
             raise ConfigError("`--seconds` above 0", f"{self.seconds}", "correct it")
         if self.output and not Path(self.output).absolute().parent.is_dir():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -117,16 +118,7 @@ def _print_files(files: Mapping[str, Path | bytes], title: str) -> None:
         size = len(content) if isinstance(content, bytes) else Path(content).stat().st_size
         total += size
         # `collect_repository` gives content instead of a file where it took something out.
-        table.add_row(escape(path), _format_size(size), "paths of this machine" if isinstance(content, bytes) else "")
+        table.add_row(escape(path), decimal(size), "paths of this machine" if isinstance(content, bytes) else "")
     table.add_section()
-    table.add_row(f"{len(files)} files", _format_size(total))
+    table.add_row(f"{len(files)} files", decimal(total))
     Console().print(table)
-
-
-def _format_size(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000 or unit == "GB":
-            return f"{size:.1f} {unit}"

@@ -209,13 +209,14 @@ def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_train_transforms(
-    crop_size: tuple[int, int],
-    scales: Sequence[Scale],
+    crop_size: Sequence[int],
+    train_scales: Sequence[str | float],
     max_class_share: float = 0.75,
     flip: float = 0.5,
     photometric: bool = True,
 ) -> TrainTransforms:
     """The report's chain: scale, balanced crop, flip, photometric distortion, padding (then `normalize_batch`)."""
+    crop_size, scales = tuple(crop_size), parse_scales(train_scales)
     chain = [RandomScale(scales), BalancedRandomCrop(crop_size, max_class_share), A.HorizontalFlip(p=flip)]
     return TrainTransforms([*chain, *([PhotometricDistortion()] if photometric else [])], crop_size)
 

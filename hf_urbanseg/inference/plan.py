@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, check_range, check_size
 
 REPORT_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The report's six scales, each with and without flip: 12 passes."""
@@ -37,17 +37,13 @@ class PredictionPlan:
             raise ConfigError("`ratios` above 0, up to 16", f"{list(self.ratios)}", "correct them")
         if len(set(self.ratios)) != len(self.ratios):
             raise ConfigError("each of the `ratios` once", f"{list(self.ratios)}", "remove the repeated one")
-        for name in ("window", "stride"):
-            pair = getattr(self, name)
-            if pair is not None and (len(pair) != 2 or min(pair) < 32):
-                raise ConfigError(f"`{name}` as height and width of 32 or more", f"{list(pair)}", "correct it")
+        check_size(window=self.window, stride=self.stride)
         if self.stride is not None:
             if self.window is None:
-                raise ConfigError("a `window` with `stride`", "none", "add it or leave the stride out")
+                raise ConfigError("a sliding `window` with `stride`", "none", "add it or leave the stride out")
             if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
                 raise ConfigError("`stride` up to the `window`", f"{list(self.stride)}", "or pixels are left out")
-        if self.max_batch_pixels < 1024:
-            raise ConfigError("`max_batch_pixels` of 1024 or more", f"{self.max_batch_pixels}", "enlarge it")
+        check_range(1024, max_batch_pixels=self.max_batch_pixels)
 
     def input_sizes(self, base_size: tuple[int, int] | None, image_size: tuple[int, int]) -> list[tuple[int, int]]:
         """The (height, width) an image is resized to, one per ratio.

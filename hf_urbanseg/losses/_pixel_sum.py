@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._blocks import ImageBlock, RowBlock, build_blocks, choose_dtype, keep_full_precision
 from hf_urbanseg.losses._threads import run_in_threads
 
@@ -19,7 +18,9 @@ An ignored pixel has weight 0 and some cross-entropy; its loss and slope must be
 
 
 @torch.compiler.disable  # tracing would unroll the loop over blocks
-def sum_pixel_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, pixel_loss: PixelLoss) -> Tensor:
+def sum_pixel_losses(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int, pixel_loss: PixelLoss
+) -> Tensor:
     """Sum over pixels of a loss that is a function of the pixel's cross-entropy at label resolution.
 
     The gradient by the logits is formed along with the loss, block by block, and kept at the logits' own resolution:
@@ -28,20 +29,21 @@ def sum_pixel_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, pix
 
     Args:
         weights: Per class, None for 1.
+        ignore_index: Label of pixels left out.
         pixel_loss: See `PixelLoss`. Called once for every block of pixels, without a graph, by several threads.
 
     Shape:
         logits: (N, C, h, w) float, upsampled in fp32 or fp64 (bilinear, align_corners=False).
-        labels: (N, H, W) integer, 255 where left out. weights: (C,).
+        labels: (N, H, W) integer. weights: (C,).
         returns: scalar fp32, fp64 for fp64 logits; differentiable once.
     """
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
-    return _PixelSum.apply(logits, labels, weights, pixel_loss, with_gradient)
+    return _PixelSum.apply(logits, labels, weights, ignore_index, pixel_loss, with_gradient)
 
 
 @torch.compiler.disable
 @torch.no_grad()
-def compute_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+def compute_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor:
     """Every pixel's weighted cross-entropy at label resolution.
 
     Shape:
@@ -53,13 +55,13 @@ def compute_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None
     def fill(pixels: _Pixels) -> None:
         torch.mul(pixels.cross_entropy, pixels.weight, out=result[pixels.block.where])
 
-    _run_over_pixels(fill, logits, labels, weights)
+    _run_over_pixels(fill, logits, labels, weights, ignore_index)
     return result
 
 
 class _PixelSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, labels, weights, pixel_loss, with_gradient):
+    def forward(ctx, logits, labels, weights, ignore_index, pixel_loss, with_gradient):
         def compute(pixels: _Pixels) -> tuple[Tensor, Tensor | None, Block]:
             losses, slopes = pixel_loss(pixels.cross_entropy, pixels.weight)
             return losses.sum(), pixels.compute_gradient(slopes) if with_gradient else None, pixels.block
@@ -72,7 +74,7 @@ class _PixelSum(torch.autograd.Function):
 
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         gradient = torch.zeros_like(logits, dtype=choose_dtype(logits)) if with_gradient else None
-        _run_over_pixels(compute, logits, labels, weights, add)
+        _run_over_pixels(compute, logits, labels, weights, ignore_index, add)
         if with_gradient:
             ctx.save_for_backward(gradient)
             ctx.dtype = logits.dtype
@@ -85,10 +87,10 @@ class _PixelSum(torch.autograd.Function):
             raise RuntimeError("expected a loss that is differentiated once; found create_graph=True; leave it out")
         (gradient,) = ctx.saved_tensors
         # Half-precision logits: scaled first, as a loss scaler is there to save what the type would lose.
-        return (gradient * upstream).to(ctx.dtype), None, None, None, None
+        return (gradient * upstream).to(ctx.dtype), None, None, None, None, None
 
 
-def _run_over_pixels(work: Callable, logits, labels, weights, consume: Callable = lambda _: None) -> None:
+def _run_over_pixels(work: Callable, logits, labels, weights, ignore_index, consume: Callable = lambda _: None) -> None:
     """`work` on the `_Pixels` of each block, by several threads; `consume` on what it returns, in order.
 
     Autocast changes nothing here: results are written in place or into given memory, and nothing else is lowered by it.
@@ -98,18 +100,10 @@ def _run_over_pixels(work: Callable, logits, labels, weights, consume: Callable 
         raise ValueError(f"expected logits (N, C, h, w) and labels (N, H, W); found {shapes}")
     if weights is not None and len(weights) != logits.shape[1]:
         raise ValueError(f"expected a weight for each of {logits.shape[1]} classes; found {len(weights)}")
-    # Label -> class and weight: on a CPU a look-up takes a fraction of the time of comparing and masking.
-    count, device = logits.shape[1], logits.device
-    classes = torch.full((IGNORE_INDEX + 1,), count, device=device)  # `gather` refuses one that isn't there
-    classes[:count], classes[IGNORE_INDEX] = torch.arange(count, device=device), 0
-    class_weights = torch.zeros(IGNORE_INDEX + 1, dtype=choose_dtype(logits), device=device)
-    class_weights[:count] = 1 if weights is None else weights
+    tables = _LabelTables(logits, weights, ignore_index)
 
     def run(block: Block):
-        of_block = labels[block.where]
-        flat = of_block.reshape(-1).long()
-        found = (table.index_select(0, flat).view(of_block.shape) for table in (classes, class_weights))
-        return work(_Pixels(block, *found))
+        return work(_Pixels(block, *tables.look_up(labels[block.where])))
 
     blocks = build_blocks(logits, labels.shape[-2:])
     if logits.device.type == "cpu":
@@ -118,6 +112,28 @@ def _run_over_pixels(work: Callable, logits, labels, weights, consume: Callable 
     else:
         for block in blocks:
             consume(run(block))
+
+
+class _LabelTables:
+    """Label -> class and weight. On a CPU a look-up takes a fraction of the time of comparing and masking."""
+
+    def __init__(self, logits: Tensor, weights: Tensor | None, ignore_index: int):
+        classes, device = logits.shape[1], logits.device
+        # A label between the classes and `ignore_index` leads to a class that isn't there, which `gather` refuses.
+        self.classes = torch.full((max(classes, ignore_index) + 1,), classes, device=device)
+        self.classes[:classes] = torch.arange(classes, device=device)
+        self.weights = torch.zeros(len(self.classes), dtype=choose_dtype(logits), device=device)
+        self.weights[:classes] = 1 if weights is None else weights
+        self.ignore_index = ignore_index if ignore_index >= 0 else classes
+        self.negative = ignore_index if ignore_index < 0 else None
+        self.classes[self.ignore_index], self.weights[self.ignore_index] = 0, 0
+
+    def look_up(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape: labels any; returns two tensors like it, int64 (0 where ignored) and float (0 where ignored)."""
+        if self.negative is not None:
+            labels = labels.masked_fill(labels == self.negative, self.ignore_index)
+        flat = labels.reshape(-1).long()
+        return tuple(table.index_select(0, flat).view(labels.shape) for table in (self.classes, self.weights))
 
 
 class _Pixels:

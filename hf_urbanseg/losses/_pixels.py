@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from hf_urbanseg.labels import IGNORE_INDEX
-
 
 def upsample_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Brings logits to label resolution in fp32, the way SegFormer is trained and tested (bilinear, corners free).
@@ -25,20 +23,23 @@ def divide(total: Tensor, normalizer: Tensor | float) -> Tensor:
     return total / torch.where(normalizer > 0, normalizer, 1).to(total.dtype)
 
 
-def count_class_pixels(labels: Tensor, num_labels: int) -> Tensor:
+def count_class_pixels(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
     """Pixels per class, without the ignored ones.
 
     Shape:
-        labels: (...) integer train ids or 255.
+        labels: (...) integer train ids or `ignore_index`.
         returns: (num_labels,) int64 on the device of `labels`.
 
     Raises:
-        ValueError: A label is neither a class nor 255. On a GPU the loss itself would only trip a
+        ValueError: A label is neither a class nor `ignore_index`. On a GPU the loss itself would only trip a
             device-side assertion that names nothing.
     """
     flat = labels.reshape(-1)
-    counts = torch.bincount(flat.clamp_min(0), minlength=IGNORE_INDEX + 1)
-    if int(counts[:num_labels].sum() + counts[IGNORE_INDEX]) != flat.numel() or bool((flat < 0).any()):
-        wrong = sorted({int(v) for v in flat.unique()} - {*range(num_labels), IGNORE_INDEX})
-        raise ValueError(f"expected labels of 0..{num_labels - 1} or {IGNORE_INDEX}; found {wrong}; map them first")
+    if ignore_index < num_labels:
+        flat = flat[flat != ignore_index]
+    counts = torch.bincount(flat.clamp_min(0), minlength=max(num_labels, ignore_index + 1))
+    known = counts[:num_labels].sum() + (counts[ignore_index] if ignore_index >= num_labels else 0)
+    if int(known) != flat.numel() or bool((flat < 0).any()):
+        wrong = sorted({int(v) for v in flat.unique()} - set(range(num_labels)) - {ignore_index})
+        raise ValueError(f"expected labels of 0..{num_labels - 1} or {ignore_index}; found {wrong}; map them first")
     return counts[:num_labels]

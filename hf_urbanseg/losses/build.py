@@ -31,15 +31,9 @@ def build_loss(
 
     Args:
         loss: One of `NAMES`.
-        num_labels: C.
-        class_weights: For every part but dice and lovasz, which balance classes by themselves.
-        normalizer: Of cross_entropy, ohem and focal.
+        class_weights, normalizer: For every part but dice and lovasz, which balance classes by themselves.
         add_losses: `name=weight` words.
         auxiliary_weight: Weight of plain weighted cross-entropy on `auxiliary_logits`; None leaves it out.
-        ohem_threshold, ohem_min_kept, loss_scope, focal_gamma: See the losses.
-
-    Raises:
-        ConfigError: An unknown name, a name twice, a weight that is no number.
     """
 
     def build(name: str) -> nn.Module:

@@ -19,10 +19,7 @@ class LossPart(NamedTuple):
 class WeightedSumLoss(nn.Module):
     """Named losses, each with its weight, its own normaliser and the model output it looks at.
 
-    A part's loss has `compute_normalizer(labels)`, additive over micro-batches and ranks, and
-    `forward(logits, labels, normalizer)`, whose sum over them is the loss of the optimiser step. A loss that needs to
-    see the whole step first (global OHEM or Dice) also has `needs_collection`, `collect(logits, labels)`,
-    `settle(reduce)` and `release()`; see `OhemCrossEntropyLoss`.
+    A part's loss is as `hf_urbanseg.losses` says; one that needs to see the whole step first has `needs_collection`.
 
     Args:
         parts: Name -> `LossPart` or (loss, weight[, output]), weights 0 or more; or a loss alone, under its own `name`.
@@ -77,17 +74,14 @@ class WeightedSumLoss(nn.Module):
         return any(self._collecting().values())
 
     def collect(self, outputs: Mapping[str, Tensor], labels: Tensor) -> None:
-        """Shows a micro-batch to the parts that need it; under `no_grad`."""
         for name, loss in self._collecting().items():
             loss.collect(self._logits(name, outputs), labels)
 
     def settle(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """All micro-batches have been collected; `reduce` sums a tensor over ranks."""
         for loss in self._collecting().values():
             loss.settle(reduce)
 
     def release(self) -> None:
-        """The step is over; what was collected no longer holds."""
         for loss in self._collecting().values():
             loss.release()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixel_sum import PixelLoss, sum_pixel_losses
 from hf_urbanseg.losses._pixels import count_class_pixels, divide
 
@@ -23,16 +24,9 @@ class CrossEntropyLoss(nn.Module):
             number of labelled pixels, as in the report's code (MMSegmentation with `avg_non_ignore=True`), so weights
             change the loss's scale. `"weight_sum"`: the summed weights of the labelled pixels, as in
             `torch.nn.CrossEntropyLoss(weight=...)`.
+        ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or 255.
-        normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
-            batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0. Differentiable once;
-            upsampled logits are never whole in memory.
-
-    Raises:
-        ConfigError: Wrong number of weights, a weight that is not positive and finite, unknown normaliser.
+    Shape: that of `hf_urbanseg.losses`. Differentiable once; upsampled logits are never whole in memory.
 
     Source: the report's code, `CrossEntropyLoss` with `class_weight`; differs in the normaliser being a name, and in
         being additive: the sum over any partition of a batch, each divided by the common normaliser, is the same.
@@ -45,6 +39,7 @@ class CrossEntropyLoss(nn.Module):
         num_labels: int,
         class_weights: Sequence[float] | Tensor | None = None,
         normalizer: Normalizer = "valid_pixels",
+        ignore_index: int = IGNORE_INDEX,
     ):
         super().__init__()
         if normalizer not in ("valid_pixels", "weight_sum"):
@@ -57,13 +52,12 @@ class CrossEntropyLoss(nn.Module):
                 )
             if not bool((torch.isfinite(class_weights) & (class_weights > 0)).all()):
                 raise ConfigError("positive, finite class weights", f"{class_weights.tolist()}", "correct them")
-        self.num_labels, self.normalizer = num_labels, normalizer
+        self.num_labels, self.normalizer, self.ignore_index = num_labels, normalizer, ignore_index
         # Not in the state dict: weights belong to the recipe, and checkpoints must not depend on them.
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
-        """The denominator this batch contributes: fp64 scalar, additive over batches and ranks."""
-        counts = count_class_pixels(labels, self.num_labels).double()
+        counts = count_class_pixels(labels, self.num_labels, self.ignore_index).double()
         if self.normalizer == "valid_pixels" or self.class_weights is None:
             return counts.sum()
         return counts @ self.class_weights.to(counts.device)
@@ -76,7 +70,7 @@ class CrossEntropyLoss(nn.Module):
     ) -> Tensor:
         if normalizer is None:
             normalizer = self.compute_normalizer(labels)
-        total = sum_pixel_losses(logits, labels, self.class_weights, pixel_loss)
+        total = sum_pixel_losses(logits, labels, self.class_weights, self.ignore_index, pixel_loss)
         return divide(total, normalizer)
 
 

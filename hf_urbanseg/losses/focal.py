@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import check_range
+from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
 
 
@@ -17,13 +18,9 @@ class FocalLoss(CrossEntropyLoss):
         class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`; the paper's alpha, per class.
         normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; (1 - p)^gamma is not in it.
         gamma (`float`, defaults to 2.0): 0 or more; 0 is cross-entropy, exactly.
+        ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        as `CrossEntropyLoss`.
-        returns: scalar fp32 (fp64 for fp64 logits); 0 with gradient when the normaliser is 0.
-
-    Raises:
-        ConfigError: `gamma` negative or not finite; and as `CrossEntropyLoss`.
+    Shape: that of `CrossEntropyLoss`.
 
     Source: Lin et al. 2017 (arXiv:1708.02002), equation 5. Differs in being over the softmax of C classes instead of
         C sigmoids (MMSegmentation's is the latter), and in dividing by labelled pixels, not by assigned anchors.
@@ -37,10 +34,10 @@ class FocalLoss(CrossEntropyLoss):
         class_weights: Sequence[float] | Tensor | None = None,
         normalizer: Normalizer = "valid_pixels",
         gamma: float = 2.0,
+        ignore_index: int = IGNORE_INDEX,
     ):
-        super().__init__(num_labels, class_weights, normalizer)
-        if not 0 <= gamma < float("inf"):
-            raise ConfigError("`gamma` of 0 or more", f"{gamma}", "correct it; the paper's is 2")
+        super().__init__(num_labels, class_weights, normalizer, ignore_index)
+        check_range(0, gamma=gamma)
         self.gamma = float(gamma)
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:

@@ -14,13 +14,9 @@ class LovaszSoftmaxLoss(nn.Module):
 
     Args:
         num_labels (`int`): C.
+        ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or 255.
-        normalizer: scalar, the number of images with a labelled pixel over *all* micro-batches and ranks of an
-            optimiser step; None takes this batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits) in [0, 1]; summed over images / normaliser; 0 with gradient when
-            no pixel is labelled.
+    Shape: that of `hf_urbanseg.losses`; in [0, 1]. The normaliser is the number of images with a labelled pixel.
 
     Source: Berman et al. 2018 (arXiv:1705.08790), algorithm 1, with `per_image=True, classes="present"` of the
         authors' code. Differs in its gradient by sorted error being written out instead of taken as differences of
@@ -29,14 +25,13 @@ class LovaszSoftmaxLoss(nn.Module):
 
     name = "lovasz"
 
-    def __init__(self, num_labels: int):
+    def __init__(self, num_labels: int, ignore_index: int = IGNORE_INDEX):
         super().__init__()
-        self.num_labels = num_labels
+        self.num_labels, self.ignore_index = num_labels, ignore_index
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
-        """Number of images with a labelled pixel: fp64 scalar, additive over batches and ranks."""
-        count_class_pixels(labels, self.num_labels)  # for its check
-        return (labels != IGNORE_INDEX).flatten(1).any(1).sum().double()
+        count_class_pixels(labels, self.num_labels, self.ignore_index)  # for its check
+        return (labels != self.ignore_index).flatten(1).any(1).sum().double()
 
     def forward(self, logits: Tensor, labels: Tensor, normalizer: Tensor | float | None = None) -> Tensor:
         if normalizer is None:
@@ -45,7 +40,7 @@ class LovaszSoftmaxLoss(nn.Module):
             probs = upsample_logits(logits, labels.shape[-2:]).softmax(1)
             total = probs[:0].sum()  # 0 with a gradient, should no image have labels
             for image, label in zip(probs.flatten(2), labels.flatten(1), strict=True):
-                valid = label != IGNORE_INDEX
+                valid = label != self.ignore_index
                 if valid.any():
                     total = total + _compute_image_loss(image[:, valid], label[valid])
             return divide(total, normalizer)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, check_range
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixel_sum import compute_cross_entropy
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
@@ -29,27 +29,17 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         min_kept (`int`, defaults to 100000): pixels kept at least, per image (report's code: 100,000; text: 10,000).
             Images without a labelled pixel count as images.
         threshold (`float`, *optional*): keep pixels whose true-class probability is below it (report's text: 0.5).
-        scope (`str`, defaults to `"process"`): what "the batch" is. `"process"`: the images of one `forward`, the
-            field's convention, so the choice depends on the micro-batch. `"global"`: all images of the optimiser step
-            on all ranks, so it doesn't. That takes a `collect` of every micro-batch before the first real `forward`
-            (a second forward pass of the model), 4 bytes per labelled pixel held until `settle` (8 for fp64 logits),
-            and in `settle` at most 6 reductions of up to 2 KB (10 for fp64).
+        scope (`str`, defaults to `"process"`, the field's convention): what "the batch" is; see `hf_urbanseg.losses`.
+            `"global"` holds 4 bytes per labelled pixel until `settle` (8 for fp64 logits), which takes at most 6
+            reductions of up to 2 KB (10 for fp64).
+        ignore_index (`int`, defaults to 255): label of pixels left out.
 
-    Shape:
-        logits: (N, C, h, w) float, unnormalised, any resolution. labels: (N, H, W) int64 train ids or 255.
-        normalizer: scalar, the denominator over *all* micro-batches and ranks of an optimiser step; None takes this
-            batch's own.
-        returns: scalar fp32 (fp64 for fp64 logits); the kept pixels' summed loss / normaliser; 0 with gradient when
-            the normaliser is 0. Differentiable once. Logits are upsampled twice, block by block: for the choice, which
-            holds 4 bytes per pixel, and for the loss (once after `settle`).
+    Shape: that of `CrossEntropyLoss`. Logits are upsampled twice, block by block: for the choice, which holds 4 bytes
+        per pixel, and for the loss (once after `settle`).
 
     Attributes:
         diagnostics: After `forward`, `kept_share`: kept of this batch's labelled pixels, in [0, 1]; `cut`: the
             probability (with `threshold`) or loss (without) up to which pixels count as hard.
-
-    Raises:
-        ConfigError: `min_kept` below 0, or 0 without a threshold; `threshold` outside (0, 1]; unknown `scope`; and
-            as `CrossEntropyLoss`.
 
     Source: Shrivastava et al. 2016 (arXiv:1604.03540); the pixel rule is MMSegmentation's `OHEMPixelSampler`. There a
         strict `<` on the (K+1)-th smallest probability loses the pixels that tie with it, even below K, and the
@@ -67,10 +57,10 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         min_kept: int = 100_000,
         threshold: float | None = None,
         scope: Literal["process", "global"] = "process",
+        ignore_index: int = IGNORE_INDEX,
     ):
-        super().__init__(num_labels, class_weights, normalizer)
-        if not min_kept >= 0:
-            raise ConfigError("`min_kept` of 0 or more", f"{min_kept}", "give pixels per image")
+        super().__init__(num_labels, class_weights, normalizer, ignore_index)
+        check_range(0, min_kept=min_kept)
         if threshold is None and min_kept == 0:
             raise ConfigError("`min_kept` above 0 or a `threshold`", "0 and none", "nothing would be kept: give one")
         if threshold is not None and not 0 < threshold <= 1:
@@ -80,29 +70,22 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         self.min_kept, self.threshold, self.scope = min_kept, threshold, scope
         self.diagnostics: dict[str, Tensor] = {}
         self._hard_above = math.inf if threshold is None else -math.log(threshold)
+        self.needs_collection = scope == "global"
         self.release()
-
-    @property
-    def needs_collection(self) -> bool:
-        """Whether an optimiser step calls `collect` and `settle` before its forward passes."""
-        return self.scope == "global"
 
     @torch.no_grad()
     def collect(self, logits: Tensor, labels: Tensor) -> None:
-        """Remembers how hard the labelled pixels of one micro-batch of the step are."""
-        self._collected.append(self._compute_hardness(logits, labels)[labels != IGNORE_INDEX])
+        self._collected.append(self._compute_hardness(logits, labels)[labels != self.ignore_index])
         self._images += len(labels)
 
     @torch.no_grad()
     def settle(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Finds the cut over everything collected; `reduce` sums a tensor over ranks. All ranks make the same calls."""
         hardness = torch.cat(self._collected)
         k = self.min_kept * int(reduce(hardness.new_tensor(self._images, dtype=torch.float64)))
         self._settled = self._find_cut(hardness, k, reduce)
         self._collected, self._images = [], 0
 
     def release(self) -> None:
-        """Forgets the step: the next `forward` without a `settle` goes by its own batch."""
         self._collected: list[Tensor] = []
         self._images = 0
         self._settled: Tensor | None = None
@@ -125,7 +108,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         loss = self._sum_over_pixels(logits, labels, normalizer, keep_hard)
         cut = hardest if self.threshold is None else hardest.clamp_max(self._hard_above).neg().exp()
         self.diagnostics = {
-            "kept_share": torch.stack(kept).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1),
+            "kept_share": torch.stack(kept).sum() / (labels != self.ignore_index).sum().clamp_min(1),
             "cut": cut,
         }
         return loss
@@ -133,7 +116,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     def _compute_hardness(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(N, H, W), 0 or more: -log p with a threshold, else the weighted loss; 0 where ignored."""
         weights = self.class_weights if self.threshold is None else None
-        return compute_cross_entropy(logits, labels, weights)
+        return compute_cross_entropy(logits, labels, weights, self.ignore_index)
 
     def _find_cut(self, hardness: Tensor, k: int, reduce: Callable[[Tensor], Tensor] = lambda counts: counts) -> Tensor:
         if int(reduce((hardness > self._hard_above).sum().double())) >= k:
@@ -149,12 +132,10 @@ def find_kth_largest(values: Tensor, k: int, reduce: Callable[[Tensor], Tensor] 
     as much as `torch.kthvalue` and a tenth of a full sort (a million values on a CPU).
 
     Args:
-        values: This rank's values; may be empty, no -0.0.
-        k: Rank from the top over all ranks, 1 or more.
         reduce: Sums an fp64 tensor over ranks; called at most 4 times for fp32, 8 for fp64, on all ranks alike.
 
     Shape:
-        values: (n,) fp32 or fp64, n may differ between ranks.
+        values: (n,) fp32 or fp64 without -0.0; n may be 0 and differ between ranks.
         returns: scalar of that type; 0, below which there is nothing, if there are fewer than k values.
     """
     bits = values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)

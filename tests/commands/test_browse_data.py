@@ -81,7 +81,7 @@ def test_main__crops_are_those_of_training(kitti, monkeypatch):
     from hf_urbanseg.config import AugmentationArguments
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preprocessing import TrainDataset
-    from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+    from hf_urbanseg.data.transforms import build_train_transforms
     from hf_urbanseg.reports import data_pages
 
     shown = []
@@ -91,10 +91,8 @@ def test_main__crops_are_those_of_training(kitti, monkeypatch):
     )
     run(monkeypatch, kitti, "--num_augmented", "1", "--seed", "7", "--flip", "0.25")
     data = load_data(f"{kitti}/kitti", split_file=f"{kitti}/splits.yaml", validation_fraction=0)
-    scales = parse_scales(AugmentationArguments().train_scales)
-    dataset = TrainDataset(
-        data.splits["train"], data.label_space, build_train_transforms((64, 64), scales, 0.75, 0.25, True), 7
-    )
+    transforms = build_train_transforms((64, 64), AugmentationArguments().train_scales, 0.75, 0.25, True)
+    dataset = TrainDataset(data.splits["train"], data.label_space, transforms, 7)
     place = list(data.splits["train"]["name"]).index("000006_10")
     assert len(shown) == 2
     for epoch, sample in enumerate(shown):
@@ -124,7 +122,7 @@ def test_main__recipe_gives_augmentation_and_seed(kitti, monkeypatch):
     ("words", "message"),
     [
         (["--split", "val"], "error: expected a split of train, test; found `val`; choose one with `--split`."),
-        (["--num_samples", "0"], "error: expected `--num_samples` of at least 1; found 0; correct it."),
+        (["--num_samples", "0"], "error: expected `num_samples` of 1 or more; found 0; correct it."),
         (["--recipe", "dmeo"], "did you mean `demo`"),
         (["--output", "splits.yaml"], "error: splits.yaml: expected a folder for `--output`; found File exists;"),
     ],

@@ -88,7 +88,6 @@ def test_main__statistics_of_another_split_warn(kitti, monkeypatch, caplog):
             ["--output", "weights.png"],
             "error: expected a .json file as `output`; found `weights.png`; end its name in .json.",
         ),
-        (["--beta", "1"], "error: expected `beta` of at least 0 and below 1; found 1.0; use 0.9999 or nearer to 1."),
     ],
 )
 def test_main__bad_options_end_in_one_line(kitti, monkeypatch, capsys, words, message):

@@ -200,8 +200,8 @@ def test_evaluate__wrong_classes(run, kitti, tmp_path, fails):
         (["--ratios", "0"], "`ratios` above 0"),
         (["--stride", "64", "64"], "expected `sliding_window` with `stride`"),
         (["--sliding_window", "64"], "`sliding_window` as height and width"),
-        (["--failures", "-1"], "0 or more failure cases"),
-        (["--batch_size", "0"], "`--batch_size` of at least 1"),
+        (["--failures", "-1"], "`failures` of 0 or more; found -1"),
+        (["--batch_size", "0"], "`batch_size` of 1 or more"),
         (["--device", "tpu9"], "a `--device` of this machine"),
     ],
 )

@@ -102,7 +102,7 @@ def test_script__measures_a_tiny_model(tmp_path):
         (["--model", "x", "--decoder_hidden_size", "256"], "expected `--decoder_hidden_size` with `--sizes`"),
         (["--image_size", "375"], "expected `--image_size` as height and width of 32 or more; found [375]"),
         (["--image_size", "16", "300"], "32 or more; found [16, 300]"),
-        (["--batch_size", "0"], "expected `--batch_size` of at least 1; found 0"),
+        (["--batch_size", "0"], "expected `batch_size` of 1 or more; found 0"),
         (["--seconds", "0"], "expected `--seconds` above 0; found 0.0"),
         (["--precision", "fp8"], "invalid choice: 'fp8'"),
         (["--device", "quantum"], "expected a `--device` of this machine; found quantum"),

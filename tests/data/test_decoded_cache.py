@@ -14,7 +14,7 @@ from hf_urbanseg.data import decoded_cache
 from hf_urbanseg.data.decoded_cache import DecodedCache, build_decoded_cache
 from hf_urbanseg.data.preprocessing import TrainDataset
 from hf_urbanseg.data.synthetic import render_scene
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import CITYSCAPES
 
 SIZES = [(60, 90), (61, 88), (60, 90)]
@@ -36,7 +36,7 @@ def rows(tmp_path_factory):
 
 
 def build_datasets(rows):
-    transforms = [build_train_transforms((32, 48), parse_scales(["0.75", "1.25"])) for _ in range(2)]
+    transforms = [build_train_transforms((32, 48), ["0.75", "1.25"]) for _ in range(2)]
     cache = DecodedCache(rows, CITYSCAPES, SIZES)
     return TrainDataset(rows, CITYSCAPES, transforms[0], 3), TrainDataset(rows, CITYSCAPES, transforms[1], 3, cache)
 

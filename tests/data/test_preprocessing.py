@@ -11,7 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from hf_urbanseg.data.collator import collate_eval, collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset, _tabulate_pixels, build_views
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor
@@ -23,7 +23,7 @@ def rows():
 
 
 def build_train(rows, seed=3) -> TrainDataset:
-    transforms = build_train_transforms((32, 40), parse_scales(["0.5-2.0"]))
+    transforms = build_train_transforms((32, 40), ["0.5-2.0"])
     return TrainDataset(rows, CITYSCAPES, transforms, seed)
 
 
@@ -45,7 +45,7 @@ def test_train_dataset__shapes_and_types(rows):
 
 
 def test_train_dataset__image_and_train_ids_when_nothing_is_drawn(rows):
-    transforms = build_train_transforms((48, 64), parse_scales(["1.0"]), flip=0.0, photometric=False)
+    transforms = build_train_transforms((48, 64), ["1.0"], flip=0.0, photometric=False)
     sample = normalize_batch(collate_train([TrainDataset(rows, CITYSCAPES, transforms, 0)[(0, 2)]]))
     image, label = np.asarray(rows[2]["image"]), np.asarray(rows[2]["label"])
     expected = (image / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -75,7 +75,7 @@ def test_train_dataset__a_bare_index_is_epoch_zero(rows):
 
 def test_train_dataset__grey_and_palette_images_become_rgb():
     label = Image.fromarray(np.full((32, 40), 7, np.uint8))
-    transforms = build_train_transforms((32, 40), parse_scales(["1.0"]), flip=0.0, photometric=False)
+    transforms = build_train_transforms((32, 40), ["1.0"], flip=0.0, photometric=False)
     for mode in ("L", "P", "RGBA"):
         row = {"image": Image.new("RGB", (40, 32), (9, 9, 9)).convert(mode), "label": label}
         assert TrainDataset([row], CITYSCAPES, transforms, 0)[0]["pixel_values"].shape == (3, 32, 40)

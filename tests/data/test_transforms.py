@@ -291,10 +291,10 @@ def test_photometric_distortion__hand_computed_single_steps(name):
 
 
 def test_build_train_transforms__the_reports_order():
-    chain = build_train_transforms((368, 368), parse_scales(REPORT_SCALES))
+    chain = build_train_transforms((368, 368), REPORT_SCALES)
     names = [type(transform).__name__ for transform in chain.transforms]
     assert names == ["RandomScale", "BalancedRandomCrop", "HorizontalFlip", "PhotometricDistortion"]
-    plain = build_train_transforms((64, 64), parse_scales(["1.0"]), photometric=False)
+    plain = build_train_transforms((64, 64), ["1.0"], photometric=False)
     assert [type(transform).__name__ for transform in plain.transforms] == names[:3]
     assert chain.transforms[1].max_class_share == 0.75
     assert chain.transforms[1].redraws == 10
@@ -347,7 +347,7 @@ def test_train_transforms__refuses_what_it_cannot_pad(size):
 
 def test_build_train_transforms__padding_is_the_mean_colour_and_void_never_class_0():
     image, label = np.full((20, 30, 3), 200, np.uint8), np.zeros((20, 30), np.uint8)
-    chain = build_train_transforms((32, 48), parse_scales(["1.0"]), flip=0.0, photometric=False)
+    chain = build_train_transforms((32, 48), ["1.0"], flip=0.0, photometric=False)
     pixels, mask = run(chain, 0, image, label)
     assert pixels.shape == (32, 48, 3)
     assert (pixels.dtype, mask.dtype) == (np.float32, np.int64)
@@ -362,8 +362,8 @@ def test_build_train_transforms__padding_is_the_mean_colour_and_void_never_class
 
 def test_build_train_transforms__flip_mirrors_image_and_label_together():
     image, label = build_street(5, size=(48, 48))
-    plain = build_train_transforms((48, 48), parse_scales(["1.0"]), flip=0.0, photometric=False)
-    flipped = build_train_transforms((48, 48), parse_scales(["1.0"]), flip=1.0, photometric=False)
+    plain = build_train_transforms((48, 48), ["1.0"], flip=0.0, photometric=False)
+    flipped = build_train_transforms((48, 48), ["1.0"], flip=1.0, photometric=False)
     (a, mask_a), (b, mask_b) = run(plain, 0, image, label), run(flipped, 0, image, label)
     assert np.array_equal(a[:, ::-1], b)
     assert np.array_equal(mask_a[:, ::-1], mask_b)
@@ -374,7 +374,7 @@ def test_build_train_transforms__image_and_label_stay_aligned():
     # The green channel is 40 x label: after scaling up by a whole number, crop, flip and padding it must still be.
     image, label = build_street(6, size=(24, 36))
     image[...] = image[..., 1:2]
-    chain = build_train_transforms((64, 64), parse_scales(["1.0"]), photometric=False)
+    chain = build_train_transforms((64, 64), ["1.0"], photometric=False)
     for seed in range(20):
         pixels, mask = run(chain, seed, image, label)
         inside = mask != 255
@@ -412,7 +412,7 @@ def test_seed_transforms__scale_and_flip_are_independent():
 
 def test_seed_transforms__same_seed_same_sample_any_part_of_it_another():
     image, label = build_street(7)
-    chain = build_train_transforms((32, 32), parse_scales(["0.5-2.0"]))
+    chain = build_train_transforms((32, 32), ["0.5-2.0"])
 
     def sample(*seed):
         seed_transforms(chain, seed)
@@ -428,7 +428,7 @@ def test_seed_transforms__same_seed_same_sample_any_part_of_it_another():
 
 def test_seed_transforms__global_random_state_has_no_influence():
     image, label = build_street(8)
-    chain = build_train_transforms((32, 32), parse_scales(["0.5-2.0"]))
+    chain = build_train_transforms((32, 32), ["0.5-2.0"])
     results = []
     for outside in (1, 2):
         random.seed(outside)

@@ -103,6 +103,21 @@ def test_cross_entropy__autocast_does_not_lower_a_model_in_single_precision():
     assert torch.equal(inside, loss(logits, labels))
 
 
+@pytest.mark.parametrize("ignore_index", [0, 2, 4, 5, 254, -1, -100])
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_cross_entropy__any_ignore_index(ignore_index, normalizer):
+    logits, labels, weights = build_case()
+    labels = torch.where(labels == 255, ignore_index, labels)
+    loss = CrossEntropyLoss(5, weights, normalizer, ignore_index)
+    counted = weights[labels[labels != ignore_index]] if normalizer == "weight_sum" else labels != ignore_index
+    expected = nn.CrossEntropyLoss(weights, ignore_index=ignore_index, reduction="sum")(logits, labels) / counted.sum()
+    assert loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert loss.compute_normalizer(labels).item() == pytest.approx(counted.sum().item(), rel=1e-12)
+    labels[1, 2, 3] = 6
+    with pytest.raises(ValueError, match=r"found \[6\]"):
+        loss(logits, labels)
+
+
 def test_cross_entropy__normaliser_counts_beyond_single_precision():
     # 2**24 + 1 pixels: fp32 can't count them one by one, and a global batch has more.
     labels = torch.zeros(2**24 + 1, dtype=torch.uint8)

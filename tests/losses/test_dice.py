@@ -13,7 +13,7 @@ def build_case(*options, **more):
     return loss_cases.build_case(*options, **more)[:2]
 
 
-def loop_loss(logits, labels) -> float:
+def loop_loss(logits, labels, smooth=0.0) -> float:
     logits, labels = logits.detach().numpy(), labels.numpy()
     losses = []
     for label in sorted(set(labels.flat) - {255}):
@@ -27,7 +27,7 @@ def loop_loss(logits, labels) -> float:
             probability += prob
             if labels[image, row, column] == label:
                 overlap, pixels = overlap + prob, pixels + 1
-        losses.append(1 - 2 * overlap / (probability + pixels))
+        losses.append(1 - (2 * overlap + smooth) / (probability + pixels + smooth))
     return sum(losses) / len(losses)
 
 
@@ -36,19 +36,21 @@ HAND_LOGITS = torch.tensor([[2.0, 1, 1], [1, 2, 1], [1, 1, 2], [1, 99, 99]]).dou
 HAND_LABELS = torch.tensor([[[0, 1], [1, 255]]])
 
 
-def test_dice__hand_computed():
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_dice__hand_computed(smooth):
     # Class 0: I = 1/2, P = 1, L = 1. Class 1: I = 1/2 + 1/4, P = 1, L = 2. Class 2 is in no label.
-    expected = 1 - (1.0 / 2 + 1.5 / 3) / 2
-    assert DiceLoss(3)(HAND_LOGITS, HAND_LABELS).item() == pytest.approx(expected, rel=1e-12)
+    expected = 1 - ((1.0 + smooth) / (2 + smooth) + (1.5 + smooth) / (3 + smooth)) / 2
+    assert DiceLoss(3, smooth)(HAND_LOGITS, HAND_LABELS).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_dice__equals_a_plain_loop(seed):
+@pytest.mark.parametrize("smooth", [0.0, 2.5])
+def test_dice__equals_a_plain_loop(seed, smooth):
     logits, labels = build_case(seed)
     labels[labels == 3] = 255  # a class that is absent
-    loss = DiceLoss(5)(logits, labels)
+    loss = DiceLoss(5, smooth)(logits, labels)
     assert loss.dtype == torch.float64
-    assert loss.item() == pytest.approx(loop_loss(logits, labels), rel=1e-12)
+    assert loss.item() == pytest.approx(loop_loss(logits, labels, smooth), rel=1e-12)
 
 
 def test_dice__perfect_is_zero_and_all_wrong_is_one():
@@ -76,15 +78,16 @@ def test_dice__process_scope_is_the_mean_over_batches_with_labels():
 
 
 @pytest.mark.parametrize("layout", loss_cases.LAYOUTS, ids=str)
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dice_global__any_layout_is_the_whole_batch(layout, dtype):
+def test_dice_global__any_layout_is_the_whole_batch(layout, smooth, dtype):
     logits, labels = build_case(images=8, dtype=dtype)
     labels[5] = 255  # a micro-batch without labels
     labels[:4][labels[:4] == 2] = 255  # a class that is on one side only
     labels[labels == 4] = 1  # and one that is nowhere
-    value = DiceLoss(5)(logits, labels)
+    value = DiceLoss(5, smooth)(logits, labels)
     (gradient,) = torch.autograd.grad(value, logits)
-    added, gradients, _ = loss_cases.run_step(lambda: DiceLoss(5, "global"), logits, labels, layout)
+    added, gradients, _ = loss_cases.run_step(lambda: DiceLoss(5, smooth, "global"), logits, labels, layout)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     assert added.item() == pytest.approx(value.item(), rel=tolerance)
     assert float((gradients - gradient).norm() / gradient.norm()) < tolerance
@@ -94,6 +97,8 @@ def test_dice_global__any_layout_is_the_whole_batch(layout, dtype):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"smooth": -1.0}, "expected `smooth` of 0 or more; found -1.0"),
+        ({"smooth": math.nan}, "found nan"),
         ({"scope": "rank"}, "expected `scope` process or global; found 'rank'"),
     ],
 )

@@ -26,7 +26,11 @@ OHEM = {
     for threshold in (None, 0.5)
     for scope in ("process", "global")
 }
-DICE = {f"dice {scope}": lambda weights, scope=scope: DiceLoss(5, scope) for scope in ("process", "global")}
+DICE = {
+    f"dice {smooth:g} {scope}": lambda weights, smooth=smooth, scope=scope: DiceLoss(5, smooth, scope)
+    for smooth in (0.0, 1.0)
+    for scope in ("process", "global")
+}
 LOVASZ = {"lovasz": lambda weights: LovaszSoftmaxLoss(5)}
 
 

@@ -51,10 +51,10 @@ def upsample(logits, labels):
     return F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def plain_cross_entropy(logits, labels, weights):
+def plain_cross_entropy(logits, labels, weights, ignore_index=255):
     weights = None if weights is None else weights.to(logits.dtype)
     return F.cross_entropy(
-        upsample(logits, labels), labels, weights, ignore_index=255, reduction="sum"
+        upsample(logits, labels), labels, weights, ignore_index=ignore_index, reduction="sum"
     )  # fmt: skip
 
 
@@ -84,8 +84,8 @@ def weigh(cross_entropy, weight):
     return cross_entropy * weight, weight
 
 
-def ours(logits, labels, weights):
-    return sum_pixel_losses(logits, labels, weights, weigh)
+def ours(logits, labels, weights, ignore_index=255):
+    return sum_pixel_losses(logits, labels, weights, ignore_index, weigh)
 
 
 def relative_error(found, expected):
@@ -132,11 +132,21 @@ def test_losses__equal_the_plain_formulation_whatever_the_blocks(loss, plain):
 @pytest.mark.parametrize(("shape", "size"), SIZES, ids=str)
 def test_compute_cross_entropy__every_pixel(shape, size):
     logits, labels, weights = build_case(shape, size)
-    found = compute_cross_entropy(logits, labels, weights)
+    found = compute_cross_entropy(logits, labels, weights, 255)
     expected = F.cross_entropy(upsample(logits, labels), labels, weights, ignore_index=255, reduction="none")
     assert not found.requires_grad
     assert not found[labels == 255].any()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("ignore_index", [0, 2, 5, 254, -1, -100])
+def test_sum_pixel_losses__any_ignore_index(ignore_index):
+    logits, labels, weights = build_case()
+    labels = torch.where(labels == 255, ignore_index, labels)
+    compare(
+        ours(logits, labels, weights, ignore_index), plain_cross_entropy(logits, labels, weights, ignore_index),
+        logits, 1e-12,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
@@ -171,7 +181,7 @@ def test_sum_pixel_losses__a_models_lower_precision_of_products_is_not_its_own(t
 
     torch.set_float32_matmul_precision("medium")
     try:
-        sum_pixel_losses(logits, labels, weights, note)
+        sum_pixel_losses(logits, labels, weights, 255, note)
     finally:
         torch.set_float32_matmul_precision("highest")
     assert seen == {"ieee"}

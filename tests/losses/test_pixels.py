@@ -31,7 +31,7 @@ def test_upsample_logits__same_size_is_untouched():
 
 def test_count_class_pixels__hand_computed():
     labels = torch.tensor([[0, 0, 2], [255, 2, 2]])
-    counts = count_class_pixels(labels, 4)
+    counts = count_class_pixels(labels, 4, 255)
     assert counts.tolist() == [2, 0, 3, 0]
     assert counts.dtype == torch.int64
 
@@ -39,17 +39,17 @@ def test_count_class_pixels__hand_computed():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_count_class_pixels__any_integer_type(dtype):
     labels = torch.tensor([0, 18, 255, 255], dtype=dtype)
-    assert count_class_pixels(labels, 19).sum() == 2
+    assert count_class_pixels(labels, 19, 255).sum() == 2
 
 
 def test_count_class_pixels__nothing_labelled():
-    assert count_class_pixels(torch.full((2, 3), 255), 19).tolist() == [0] * 19
-    assert count_class_pixels(torch.zeros(0, dtype=torch.int64), 19).tolist() == [0] * 19
+    assert count_class_pixels(torch.full((2, 3), 255), 19, 255).tolist() == [0] * 19
+    assert count_class_pixels(torch.zeros(0, dtype=torch.int64), 19, 255).tolist() == [0] * 19
 
 
 @pytest.mark.parametrize("wrong", [-1, -100, 19, 254, 256, 1000])
 def test_count_class_pixels__refuses_what_is_no_class(wrong):
     labels = torch.tensor([0, 18, 255, wrong])
     with pytest.raises(ValueError, match=r"expected labels of 0\.\.18 or 255; found \[") as caught:
-        count_class_pixels(labels, 19)
+        count_class_pixels(labels, 19, 255)
     assert f"[{wrong}]" in str(caught.value)

@@ -6,7 +6,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_urbanseg.data.preprocessing import TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.reports.data_pages import (
     choose_frames,
@@ -98,7 +98,7 @@ def test_show_sample__is_the_crop_itself_and_marks_padding():
         [{"image": Image.fromarray(image), "label": Image.fromarray(label), "name": "a"}],
         Features({"image": ImageFeature(), "label": ImageFeature(), "name": Value("string")}),
     )
-    transforms = build_train_transforms((64, 96), parse_scales(["1.0"]), 1.0, 0.0, False)
+    transforms = build_train_transforms((64, 96), ["1.0"], 1.0, 0.0, False)
     picture, labelled = show_sample(TrainDataset(rows, SPACE, transforms, 0)[0, 0], SPACE)
     np.testing.assert_array_equal(picture[:40, :64], image)
     np.testing.assert_array_equal(labelled[4:40, :64], blend(image, label, SPACE, 0.6)[4:])

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, set_seed
 
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
@@ -81,7 +81,7 @@ def build_trainer(
     torch.set_num_threads(1)
     set_seed(0)
     rows: DatasetDict = build_synthetic_splits(train=num_images, validation=num_eval_images, test=1, size=(64, 96))
-    transforms = build_train_transforms((64, 64), parse_scales(["0.5-1.0"]))
+    transforms = build_train_transforms((64, 64), ["0.5-1.0"])
     image_processor = build_image_processor((64, 96))
     model = build_random_model("tiny", CITYSCAPES, **model_options)
     apply_fast_decode_head(model)
