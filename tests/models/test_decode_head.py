@@ -16,7 +16,6 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models import _decode_blocks
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_config
-from hf_urbanseg.models.complexity import count_operations
 from hf_urbanseg.models.decode_head import (
     FastSegformerDecodeHead,
     apply_fast_decode_head,
@@ -716,8 +715,10 @@ def test_restore_stock_decode_head__and_apply_twice():
 
 
 def test_apply_fast_decode_head__operations_can_be_counted():
-    """By `models.complexity`, on a model without memory."""
-    stock, fast = build_pair(torch.float32)
-    heads = [count_operations(model, (64, 96)).counts["decode_head"] for model in (stock, fast)]
-    assert heads[1]["convolution"] == SMALL["decoder_hidden_size"] * 19 * 16 * 24
-    assert sum(heads[1].values()) < sum(heads[0].values()) / 2
+    """By any counter that listens to the dispatcher, here torch's own: the fast head's are less than half."""
+    counts = []
+    for model in build_pair(torch.float32):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(torch.zeros(1, 3, 64, 96))
+        counts.append(sum(counter.get_flop_counts()["SegformerForSemanticSegmentation.decode_head"].values()))
+    assert 0 < counts[1] < counts[0] / 2
