@@ -62,7 +62,7 @@ def test_prediction_plan__lists_are_as_good_as_tuples():
         ({"window": (512, 31)}, r"`window` as height and width of 32 or more; found \[512, 31\]"),
         ({"window": (64, 64), "stride": (0, 64)}, r"`stride` as height and width of 32 or more"),
         ({"window": (64, 64), "stride": (64, 65)}, r"`stride` up to the `window`; found \[64, 65\]"),
-        ({"stride": (64, 64)}, r"a `window` with `stride`; found none"),
+        ({"stride": (64, 64)}, r"a sliding `window` with `stride`; found none"),
         ({"max_batch_pixels": 0}, r"`max_batch_pixels` of 1024 or more; found 0"),
     ],
 )
