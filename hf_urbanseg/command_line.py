@@ -11,7 +11,6 @@ from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.parsing import build_parser, parse_arguments
 
 _WIDTH, _LEFT = 120, 36
-_ALL = "`--help all` shows every option in full"
 
 
 def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None], None]:
@@ -88,7 +87,8 @@ def help_if_asked(
         for dataclass_type in dataclass_types:
             print((dataclass_type.__doc__ or "").partition(":")[0].partition(".")[0] + ":")
             print("\n".join(_describe(f) for f in fields(dataclass_type) if f.name not in rare))
-        print(f"\n{_ALL}" + (", those of transformers.TrainingArguments among them." if all_types else "."))
+        stock = ", those of transformers.TrainingArguments among them" if all_types else ""
+        print(f"\n`--help all` shows every option in full{stock}.")
     sys.exit(0)
 
 

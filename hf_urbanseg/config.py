@@ -222,7 +222,11 @@ class TrainingOptions:
     cpu_threads: int = option(0, "Threads of a process on CPU; 0 shares the cores among the processes.")
     push_to_hub: bool = option(False, "Push to --hub_model_id while training and at the end; never costs the run.")
     hub_model_id: str | None = option(None, "Repository on the Hub, as user/name.")
-    hub_strategy: str = option("every_save", "`every_save` pushes each saved model and the end; `end` the end alone.")
+    hub_strategy: str = option(
+        "every_save",
+        "`every_save` pushes each saved model and the end; `end` the end alone.",
+        choices=["every_save", "end"],  # stock's others push optimiser states, too
+    )
     hub_tensorboard: bool = option(False, "Push TensorBoard's logs, too.")
     hub_pictures: bool | None = option(
         None, "Push what shows images of the data, too (overlays, failures, the report). Default: unless the data's "

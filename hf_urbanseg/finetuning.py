@@ -44,6 +44,8 @@ from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_re
 
 logger = logging.getLogger(__name__)
 
+_LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
 
 class FinetuneArguments(NamedTuple):
     """All options of a run."""
@@ -183,11 +185,7 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
     if args.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
-        torch.set_num_threads(args.cpu_threads or max(1, cores // _local_processes()))
-
-
-def _local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(args.cpu_threads or max(1, cores // _LOCAL_PROCESSES))
 
 
 def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
@@ -241,7 +239,7 @@ def _build_train_dataset(
 ) -> TrainDataset:
     transforms = build_train_transforms(**asdict(augmentation))
     rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
-    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _local_processes())
+    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES)
     return TrainDataset(rows, data.label_space, transforms, args.seed, cache)
 
 

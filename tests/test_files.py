@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, write_json, write_yaml, written_whole
+from hf_urbanseg.files import make_folder, read_json, write_json, write_yaml, written_whole
 
 
 def test_write_json__reads_back_and_keeps_the_order(tmp_path):
@@ -98,6 +98,13 @@ def test_written_whole__what_a_library_raises(tmp_path):
     error = RuntimeError("unexpected pos 1446720 vs 1446608\nand a long rest")
     with pytest.raises(DataError, match="found unexpected pos 1446720 vs 1446608; "):
         fail_half_way(tmp_path / "x.pth", False, error, also=(RuntimeError,))
+
+
+def test_make_folder__one_that_cannot_be_written_to(tmp_path, monkeypatch):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match="b: expected a folder to write to; found Permission denied; choose another"):
+        make_folder(tmp_path / "a" / "b")
 
 
 @pytest.mark.parametrize(

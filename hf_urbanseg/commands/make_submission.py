@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     usage = "make-submission --model RUN --data_dir FOLDER [--option VALUE ...]"
     args, plan_args = parse_command_line((SubmissionArguments, PlanArguments), argv, __doc__, usage)
     from hf_urbanseg.data.submission import check_submission, find_images, get_benchmark, write_submission
-    from hf_urbanseg.errors import DataError
+    from hf_urbanseg.files import make_folder
     from hf_urbanseg.inference.input_files import check_images
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.labels import CITYSCAPES
@@ -58,8 +58,7 @@ def main(argv: list[str]) -> None:
             args.model,
         )
     output = Path(args.output)
-    if not output.parent.is_dir():
-        raise DataError("a folder for the zip", "no such folder", "make it or choose another `--output`", output.parent)
+    make_folder(output.parent)  # before the work
     check_images(list(images.values()))
     label_ids = predict_label_ids(images, predictor, plan_args.batch_size, benchmark.name)
     write_submission(output, label_ids, benchmark, images)

@@ -1,7 +1,6 @@
 """Prints what models cost: parameters, multiply-accumulates, memory, latency. Only configurations are read."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import check_device, device_option, option
@@ -43,8 +42,6 @@ class ProfileArguments:
             check_range(1, **{name: getattr(self, name)})
         if not self.seconds > 0:
             raise ConfigError("`--seconds` above 0", f"{self.seconds}", "correct it")
-        if self.output and not Path(self.output).absolute().parent.is_dir():
-            raise ConfigError("`--output` in a folder that exists", f"`{self.output}`", "make the folder first")
         check_device(self.device)
 
 

@@ -1,6 +1,7 @@
 """Training losses, each exact under accumulation and several processes.
 
-All are called as `loss(logits, labels, normalizer=None)`.
+All are built from `num_labels`, the number C of classes, and `ignore_index` (255), the label of pixels left out, and
+called as `loss(logits, labels, normalizer=None)`.
 
 Shape:
     logits: (N, C, h, w) float, unnormalised, upsampled to the labels' resolution. labels: (N, H, W) int64 train ids or

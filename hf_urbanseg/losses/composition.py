@@ -33,8 +33,6 @@ class WeightedSumLoss(nn.Module):
         super().__init__()
         if isinstance(parts, nn.Module):
             parts = {getattr(parts, "name", type(parts).__name__): LossPart(parts)}
-        if not parts:
-            raise ConfigError("at least one loss", "none", "name one with `--loss`")
         parts = {name: LossPart(*part) for name, part in parts.items()}
         for name, part in parts.items():
             if not hasattr(part.loss, "compute_normalizer"):

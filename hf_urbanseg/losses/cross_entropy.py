@@ -18,13 +18,11 @@ class CrossEntropyLoss(nn.Module):
     """Class-weighted cross-entropy of logits upsampled to the label's resolution.
 
     Args:
-        num_labels (`int`): C.
         class_weights (`Sequence[float]`, *optional*): C positive weights; None weighs all classes by 1.
         normalizer (`str`, defaults to `"valid_pixels"`): what the weighted sum is divided by. `"valid_pixels"`: the
             number of labelled pixels, as in the report's code (MMSegmentation with `avg_non_ignore=True`), so weights
             change the loss's scale. `"weight_sum"`: the summed weights of the labelled pixels, as in
             `torch.nn.CrossEntropyLoss(weight=...)`.
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape: that of `hf_urbanseg.losses`. Differentiable once; upsampled logits are never whole in memory.
 

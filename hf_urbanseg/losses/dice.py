@@ -26,13 +26,11 @@ class DiceLoss(nn.Module):
     labelled pixels, L their number.
 
     Args:
-        num_labels (`int`): C.
         smooth (`float`, defaults to 0.0): 0 or more, in pixels. Not needed against division by zero (a class without
             pixels is not in the mean), so 0 is Dice itself; a positive value lets go of classes of few pixels.
         scope (`str`, defaults to `"process"`): which pixels a class is summed over; see `hf_urbanseg.losses`.
             `"process"` makes a step's loss the mean over micro-batches and ranks; `"global"` takes one reduction of
             3 C numbers.
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape: that of `hf_urbanseg.losses`; in [0, 1]. The normaliser is the number of batches with a labelled pixel. Sums
         over pixels are fp64. After `settle` each batch returns the global loss divided by the number of batches, with

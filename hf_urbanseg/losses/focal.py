@@ -14,11 +14,9 @@ class FocalLoss(CrossEntropyLoss):
     """Class-weighted cross-entropy, each pixel times (1 - p)^gamma with p the softmax probability of its true class.
 
     Args:
-        num_labels (`int`): C.
         class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`; the paper's alpha, per class.
         normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; (1 - p)^gamma is not in it.
         gamma (`float`, defaults to 2.0): 0 or more; 0 is cross-entropy, exactly.
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape: that of `CrossEntropyLoss`.
 

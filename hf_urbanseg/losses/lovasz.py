@@ -12,10 +12,6 @@ class LovaszSoftmaxLoss(nn.Module):
 
     Sorts the pixels of every class of an image: the dearest loss here.
 
-    Args:
-        num_labels (`int`): C.
-        ignore_index (`int`, defaults to 255): label of pixels left out.
-
     Shape: that of `hf_urbanseg.losses`; in [0, 1]. The normaliser is the number of images with a labelled pixel.
 
     Source: Berman et al. 2018 (arXiv:1705.08790), algorithm 1, with `per_image=True, classes="present"` of the

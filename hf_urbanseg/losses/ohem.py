@@ -22,7 +22,6 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
     Pixels that tie with the K-th are kept too, so K is a lower bound; with K labelled pixels or fewer all are kept.
 
     Args:
-        num_labels (`int`): C.
         class_weights (`Sequence[float]`, *optional*): as in `CrossEntropyLoss`.
         normalizer (`str`, defaults to `"valid_pixels"`): as in `CrossEntropyLoss`; over *all* labelled pixels, kept or
             not, so the loss is the smaller the fewer are kept.
@@ -32,7 +31,6 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         scope (`str`, defaults to `"process"`, the field's convention): what "the batch" is; see `hf_urbanseg.losses`.
             `"global"` holds 4 bytes per labelled pixel until `settle` (8 for fp64 logits), which takes at most 6
             reductions of up to 2 KB (10 for fp64).
-        ignore_index (`int`, defaults to 255): label of pixels left out.
 
     Shape: that of `CrossEntropyLoss`. Logits are upsampled twice, block by block: for the choice, which holds 4 bytes
         per pixel, and for the loss (once after `settle`).

@@ -2,6 +2,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,4 +137,5 @@ def test_main__bad_options(run, words, part):
 
 
 def test_main__no_folder_for_the_zip(run, model):
-    refused(run("--data_dir", "data", "--model", model, "--output", "no/a.zip"), "no: expected a folder for the zip")
+    Path("no").touch()
+    refused(run("--data_dir", "data", "--model", model, "--output", "no/a.zip"), "no: expected a folder to write to")

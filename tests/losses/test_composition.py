@@ -63,8 +63,3 @@ def test_weighted_sum__weight_of_zero_is_logged_but_has_no_gradient():
 def test_weighted_sum__refuses_a_weight(weight):
     with pytest.raises(ConfigError, match=f"expected loss weights of 0 or more; found {weight} for `balanced`"):
         build_loss(second=weight)
-
-
-def test_weighted_sum__refuses_nothing():
-    with pytest.raises(ConfigError, match="at least one loss"):
-        WeightedSumLoss({})
