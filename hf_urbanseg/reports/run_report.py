@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.reports.failure_cases import CARD_FAILURES, FailureCase, choose_card_failures, choose_failure_cases
+from hf_urbanseg.reports.failure_cases import CARD_FAILURES, choose_card_failures
 from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
 from hf_urbanseg.reports.plots import plot_class_iou, plot_training_curves
@@ -152,24 +150,6 @@ def write_measurement(
         save_pictures(run, predictor, data, split, measurement, None, min(failures, CARD_FAILURES))
 
 
-def collect_failures(
-    predictor: Predictor, data: LoadedData, split: str, images: ImageCounts, overall: int, per_class: int
-) -> list[FailureCase]:
-    """The worst images predicted once more, because keeping every prediction would take memory without bound.
-
-    Args:
-        images: Counts of `split`.
-        overall, per_class: As for `choose_failure_cases`.
-    """
-    cases = []
-    for choice in tqdm(choose_failure_cases(images, overall, per_class), desc="failure cases", unit="image"):
-        row = data.splits[split][choice.index]
-        image = row["image"].convert("RGB")
-        label = data.label_space.train_id_table[np.asarray(row["label"])]
-        cases.append(FailureCase(row["name"], choice.reasons, image, predictor.predict([image])[0], label))
-    return cases
-
-
 def save_pictures(
     run: RunFolder,
     predictor: Predictor,
@@ -193,7 +173,7 @@ def save_pictures(
     """
     rows, space, images = data.splits[split], data.label_space, measurement.images
     picked = set() if overlays is None else pick_evenly(len(rows), overlays)
-    chosen = {choice.index: choice for choice in choose_card_failures(images)[:failures]}
+    chosen = dict(list(choose_card_failures(images).items())[:failures])
     try:
         for name, indices in ((OVERLAYS, picked), (FAILURES, chosen)):
             if name == FAILURES or overlays is not None:
@@ -209,8 +189,7 @@ def save_pictures(
                 save_comparison(run.path / OVERLAYS / file, *shown, title)
             if index in chosen:
                 score = f"mIoU {format_percent(images.mean_iou[index])} %"
-                reasons = "\n".join(chosen[index].reasons)
-                save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", reasons)
+                save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", "\n".join(chosen[index]))
     except OSError as error:
         reason = error.strerror or f"{error}"
         raise ConfigError("pictures that can be written", reason, "make room", run.path) from error
