@@ -35,8 +35,7 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.transforms import build_train_transforms
-    from hf_urbanseg.reports.data_pages import choose_frames, write_data_page
-    from hf_urbanseg.reports.data_previews import draw_augmented, draw_samples
+    from hf_urbanseg.reports.data_pages import choose_frames, draw_augmented, draw_samples, write_data_page
     from hf_urbanseg.reports.plots import plot_class_distribution
 
     data = load_data(**asdict(data_args))
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
     chart = output / "class_distribution.png"
     title = f"Labelled pixels: {data.name}, {args.split}, {len(image_counts)} images"
     plot_class_distribution(image_counts.sum(0), data.label_space, chart, title=title)
-    frames, augmented = choose_frames(image_counts, args.num_samples), []
+    frames, augmented = choose_frames(image_counts, args.num_samples), {}
     if args.split == "train" and args.num_augmented:  # others are never augmented
         transforms = build_train_transforms(**asdict(augmentation))
         numbers = args.seed, args.num_augmented, args.num_epochs
@@ -57,15 +56,15 @@ def main(argv: list[str]) -> None:
         (output / "augmentations.png").unlink(missing_ok=True)  # of an earlier start, of other data perhaps
     write_data_page(
         output / "index.html",
-        data=data,
-        split=args.split,
-        inspection=inspection,
-        image_counts=image_counts,
-        frames=frames,
+        data,
+        args.split,
+        inspection,
+        image_counts,
+        frames,
+        chart,
         samples=draw_samples(data, args.split, frames, image_counts, output),
         augmented=augmented,
-        augmentation=asdict(augmentation) | {"seed": args.seed},
-        distribution=chart,
+        augmentation=asdict(augmentation) | {"num_epochs": args.num_epochs, "seed": args.seed},
     )
     pictures = ["class_distribution.png", "samples.png", *(["augmentations.png"] if augmented else [])]
     print(f"Wrote {output / 'index.html'} and beside it {', '.join(pictures)}.")

@@ -51,9 +51,9 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.data.preprocessing import EvalDataset
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.inference.shared_evaluation import join_processes, measure_shared
-    from hf_urbanseg.reports.evaluation_report import write_evaluation_report
+    from hf_urbanseg.reports.evaluation_report import collect_failures, write_evaluation_report
     from hf_urbanseg.reports.failure_cases import describe_rule
-    from hf_urbanseg.reports.run_report import collect_failures, write_measurement
+    from hf_urbanseg.reports.run_report import write_measurement
     from hf_urbanseg.reports.tables import print_class_table
     from hf_urbanseg.runs.environment import describe_environment
     from hf_urbanseg.runs.folder import RunFolder
@@ -95,9 +95,7 @@ def main(argv: list[str]) -> None:
             label_space=space,
             scores=scores,
             images=measurement.images,
-            failures=collect_failures(
-                predictor, data, split, measurement.images, args.failures, args.failures_per_class
-            ),
+            cases=collect_failures(predictor, data, split, measurement.images, args.failures, args.failures_per_class),
             recipe=read_recorded_recipe(args.model, args.revision),
             protocol=protocol,
             data=f"{data.name}, {split}, {len(dataset)} images",

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.inference.input_files import check_images, find_inputs, is_video
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
-    from hf_urbanseg.reports.prediction_video import VideoOptions, predict_video
+    from hf_urbanseg.reports.prediction_video import predict_video
 
     paths = find_inputs(args.input)
     output = Path(args.output)
@@ -51,9 +51,9 @@ def main(argv: list[str]) -> None:
     if images:
         predict_images(images, predictor, output, plan_args.batch_size, args.alpha)
         print(f"{output}: train ids, colours and overlay for {len(images)} image{'s' if len(images) != 1 else ''}")
-    options = VideoOptions(plan_args.batch_size, args.alpha, args.show_rate, tuple(args.video_frames))
+    options = plan_args.batch_size, args.alpha, args.show_rate, args.video_frames
     for path, info in videos.items():
-        count, rate = predict_video(path, info, predictor, output, options)
-        also = f", and {frames_path(output, path.stem)}" if options.frame_kinds else ""
+        count, rate = predict_video(path, info, predictor, output, *options)
+        also = f", and {frames_path(output, path.stem)}" if args.video_frames else ""
         frames = f"{count} frame{'s' if count != 1 else ''} at {rate:.1f} frames/s"
         print(f"{video_path(output, path.stem)}{also}: {frames}, reading and writing included")

@@ -19,7 +19,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 def find_problems(runs: Iterable[LadderRun]) -> list[UrbanSegError]:
     """What these runs lack: data (every pair is read) and weights."""
     runs = list(runs)
-    checks = [(_check_data, data) for data in _distinct(run.data for run in runs)]
+    checks = [(_check_data, data) for data in {repr(run.data): run.data for run in runs}.values()]
     models = [run.model for run in runs if run.model.init == "pretrained"]
     checks += [
         (_check_weights, model)
@@ -32,14 +32,6 @@ def find_problems(runs: Iterable[LadderRun]) -> list[UrbanSegError]:
         except UrbanSegError as error:
             problems.append(error)
     return problems
-
-
-def _distinct(items: Iterable) -> list:
-    found = []
-    for item in items:
-        if item not in found:
-            found.append(item)
-    return found
 
 
 def _check_data(options: DataArguments) -> None:
@@ -67,10 +59,8 @@ def _check_weights(options: ModelArguments) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ModelError("a model folder or a Hub id", "no such folder", "correct the path", name) from error
-    wanted = [("config.json",), _WEIGHTS]
-    if all(
-        any(isinstance(try_to_load_from_cache(name, f, revision=revision), str) for f in any_of) for any_of in wanted
-    ):
+    cached = [file for file in ("config.json", *_WEIGHTS) if _is_cached(name, file, revision)]
+    if "config.json" in cached and len(cached) > 1:
         return
     try:
         # Forced, because a cached file would be returned without asking the Hub.
@@ -83,3 +73,7 @@ def _check_weights(options: ModelArguments) -> None:
             f"run `{command}` where there is a network",
             name,
         ) from error
+
+
+def _is_cached(name: str, file: str, revision: str | None) -> bool:
+    return isinstance(try_to_load_from_cache(name, file, revision=revision), str)

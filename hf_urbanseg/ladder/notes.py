@@ -8,13 +8,7 @@ from hf_urbanseg.runs.folder import RunFolder
 
 
 def describe_measurement(runs: Mapping, metrics: Mapping, split: str) -> list[str]:
-    """Sentences on what the numbers are and whether they can be compared.
-
-    Args:
-        runs: Finished runs by rung and seed.
-        metrics: Theirs, by the same.
-        split: What was measured.
-    """
+    """Sentences on what the numbers of finished runs are and whether they can be compared."""
     if not runs:
         return ["Nothing is finished yet."]
     first = next(iter(metrics.values()))

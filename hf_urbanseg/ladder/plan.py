@@ -10,7 +10,7 @@ from hf_urbanseg.checkpoints import find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.config import DataArguments, ModelArguments
 from hf_urbanseg.errors import CheckpointError, ConfigError, DataError, UrbanSegError
 from hf_urbanseg.finetuning import parse_finetuning
-from hf_urbanseg.reports.ladder import RUNGS, Rung, RunResult
+from hf_urbanseg.reports.ladder import RUNGS, RunResult
 from hf_urbanseg.runs.folder import METRICS, RunFolder
 from hf_urbanseg.training_arguments import resolve_recipe
 
@@ -21,23 +21,11 @@ NO_MATTER = frozenset({"output_dir", "num_overlays"})
 
 @dataclass(frozen=True)
 class LadderRun:
-    """One rung with one seed.
+    """One rung with one seed."""
 
-    Args:
-        rung: Which.
-        seed: Of weights, order and augmentation.
-        folder: Its output.
-        words: The command line of finetune, without `--resume`.
-        recipe: Everything these words decide.
-        data: Its data options.
-        model: Its model options.
-    """
-
-    rung: Rung
-    seed: int
     folder: Path
-    words: tuple[str, ...]
-    recipe: dict
+    words: tuple[str, ...]  # the command line of finetune, without `--resume`
+    recipe: dict  # everything these words decide
     data: DataArguments
     model: ModelArguments
 
@@ -63,9 +51,8 @@ def plan_runs(size: str, seeds: Sequence[int], output: Path, words: Sequence[str
             own += ["--seed", str(seed), *words]
             # `--use_cpu` is not recorded, and keeps this process from taking memory on a GPU.
             arguments = parse_finetuning([*own, "--use_cpu"])
-            runs[rung.number, seed] = LadderRun(
-                rung, seed, folder, tuple(own), resolve_recipe(*arguments), arguments.data, arguments.model
-            )
+            recipe = resolve_recipe(*arguments)
+            runs[rung.number, seed] = LadderRun(folder, tuple(own), recipe, arguments.data, arguments.model)
     return runs
 
 

@@ -21,16 +21,13 @@ except ImportError:  # Windows
 
 
 def start_finetune(launcher: Sequence[str], words: Sequence[str], log: Path, what: str) -> int:
-    """Runs finetune as processes of its own until it ends; its output goes to the end of `log`.
+    """Runs finetune as processes of its own until it ends, and returns its exit status.
 
     Args:
         launcher: Words in front, or none for one process.
-        words: Its command line.
-        log: Kept open and locked by the processes, so that no second start can train in the same folder.
+        log: Output goes to its end; kept open and locked by the processes, so that no second start can train in the
+            same folder.
         what: Shown beside the newest line of the log, on a terminal.
-
-    Returns:
-        Its exit status.
 
     Raises:
         ConfigError: Such a run is still going on, or the launcher doesn't exist.

@@ -56,14 +56,7 @@ def run_ladder(
     launcher: Sequence[str],
     report: Callable[[], object],
 ) -> None:
-    """Runs what is not finished, one after the other.
-
-    Args:
-        runs: In their order.
-        states: From `check_ladder`.
-        output: Folder of all runs.
-        launcher: As of `start_finetune`.
-        report: Called after each run.
+    """Runs what is not finished, one after the other, and calls `report` after each.
 
     Raises:
         ConfigError: One did not finish.

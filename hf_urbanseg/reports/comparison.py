@@ -12,19 +12,12 @@ from hf_urbanseg.runs.measured import MeasuredRun
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A run against the first one; differences are this run minus the first.
-
-    Args:
-        run: The run.
-        bootstrap: Difference of mIoU with its interval and p-value.
-        iou: (C,) differences, NaN where either has none.
-        images: (N,) differences of per-image mIoU, NaN for images without labelled pixels.
-    """
+    """A run against the first one; differences are this run minus the first."""
 
     run: MeasuredRun
     bootstrap: PairedResult
-    iou: np.ndarray
-    images: np.ndarray
+    iou: np.ndarray  # (C,), NaN where either has none
+    images: np.ndarray  # (N,) of per-image mIoU, NaN for images without labelled pixels
 
     def most_changed(self, count: int, better: bool) -> list[int]:
         """Images that changed most to the better (or to the worse), the largest change first."""

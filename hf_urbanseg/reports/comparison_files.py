@@ -1,23 +1,20 @@
 """A comparison as Markdown, as CSV and as a page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
 from hf_urbanseg.reports.formats import format_change, format_percent
-from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
-from hf_urbanseg.reports.pages import embed_figure, embed_frame, write_page
+from hf_urbanseg.reports.overlays import FADED_VOID
+from hf_urbanseg.reports.pages import embed_figure, write_page
 from hf_urbanseg.reports.tables import MEAN_ROW, build_markdown_table, write_csv
 from hf_urbanseg.runs.measured import MeasuredRun
 
-_PIXELS = 230_000
 FEW_IMAGES = 30
 """Below so many images the pages say that the intervals and p-values are coarse."""
 
@@ -30,24 +27,6 @@ NOTES = (
     "GMAC: multiply-accumulates of one pass over one 375x1242 image, by the report's convention; testing at several "
     "scales costs as many times more as it has passes.",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class ImagePictures:
-    """An image that changed, with what both runs make of it.
-
-    Args:
-        exact: False where predicting again gave other pixels than were measured (another way of testing).
-
-    Shape:
-        label, before, after: (H, W) uint8 train ids; label with `IGNORE_INDEX`.
-    """
-
-    image: Image.Image
-    label: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    exact: bool = True
 
 
 def describe_sureness(comparison: Comparison) -> str:
@@ -68,11 +47,7 @@ def describe_sureness(comparison: Comparison) -> str:
 
 
 def write_comparison_table(comparison: Comparison, path: str | Path, num_images: int = 5) -> None:
-    """Writes Markdown: runs, classes, images that changed most.
-
-    Args:
-        num_images: Listed as better, and as many as worse, per run.
-    """
+    """Writes Markdown: runs, classes, and per run the images that got better most and as many that got worse."""
     first, sureness = comparison.first, describe_sureness(comparison)
     runs = build_markdown_table(_run_heads(comparison), _run_rows(comparison), words=(0, 8))
     heads = [f"{run.name} (%)" for run in comparison.runs]
@@ -118,7 +93,7 @@ def write_comparison_page(
     label_space: LabelSpace,
     tradeoff: Figure,
     num_images: int = 5,
-    pictures: Mapping[tuple[int, int], ImagePictures] | None = None,
+    pictures: Mapping[tuple[int, int], Mapping] | None = None,
     picture_note: str | None = None,
 ) -> None:
     """Writes the page, complete in one file.
@@ -127,7 +102,7 @@ def write_comparison_page(
         label_space: Class colours.
         tradeoff: From `plot_miou_over_gmac`.
         num_images: Listed as better, and as many as worse, per run.
-        pictures: By number of the change and index of the image; images without any are only listed.
+        pictures: From `draw_pictures`; images without any are only listed.
         picture_note: Why there are no pictures.
     """
     first = comparison.first
@@ -165,7 +140,7 @@ def write_comparison_page(
         say_classes=_say_classes,
         pictures=[
             {
-                i: _embed(pictures[number, i], first.counts.names[i], (first.name, change.run.name), label_space)
+                i: pictures[number, i]
                 for better in (True, False)
                 for i in change.most_changed(num_images, better)
                 if (number, i) in (pictures or {})
@@ -215,15 +190,6 @@ def _class_rows(comparison: Comparison) -> list[dict]:
     means |= {f"difference {change.run.name}": change.bootstrap.difference for change in changes}
     rows.append({"class": MEAN_ROW, "labelled_pixels": None, "labelled_images": None, **means})
     return [{key: None if value != value else value for key, value in row.items()} for row in rows]
-
-
-def _embed(pictures: ImagePictures, name: str, runs: tuple[str, str], label_space: LabelSpace) -> dict:
-    predictions = dict(zip(runs, (pictures.before, pictures.after), strict=True))
-    return {
-        "pictures": embed_frame(name, pictures.image, pictures.label, predictions, label_space, _PIXELS),
-        "classes": find_classes(label_space, pictures.label, pictures.before, pictures.after),
-        "exact": pictures.exact,
-    }
 
 
 def _say_counts(change: Change) -> str:

@@ -10,27 +10,28 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.reports.comparison import Comparison
-from hf_urbanseg.reports.comparison_files import ImagePictures
+from hf_urbanseg.reports.overlays import find_classes
+from hf_urbanseg.reports.pages import embed_frame
 from hf_urbanseg.runs.folder import RECIPE, RunFolder
 from hf_urbanseg.runs.recorded_data import recall_data_arguments
 
+_PIXELS = 230_000
 _ROUNDING = 1e-3
 """Share of an image's pixels that another device or version may predict otherwise."""
 
 
 def draw_pictures(
     comparison: Comparison, data_args: DataArguments, count: int, device: str | None = None
-) -> tuple[LabelSpace, dict[tuple[int, int], ImagePictures]]:
+) -> tuple[LabelSpace, dict[tuple[int, int], dict]]:
     """What the runs predict on the images that changed most, predicted once more from the recorded data.
 
     Args:
-        comparison: The runs.
         data_args: Says where the data is now; without a data option, what the first run with a recipe recorded.
         count: Images to the better, and as many to the worse, of each run.
-        device: Of the models; None takes the GPU if there is one.
 
     Returns:
-        The classes, and the pictures by number of the change and index of the image.
+        The classes; and, by number of the change and index of the image, `pictures`, `classes` and `exact`, false where
+        predicting again gave other pixels than were measured (another way of testing).
 
     Raises:
         DataError: Other data than was measured.
@@ -67,7 +68,12 @@ def draw_pictures(
                 prediction = predictors[run].predict([image])[0]
                 predicted[run, index] = prediction, _is_measured(comparison, run, index, prediction, label)
         (before, before_exact), (after, after_exact) = predicted[0, index], predicted[number + 1, index]
-        pictures[number, index] = ImagePictures(image, label, before, after, before_exact and after_exact)
+        maps = {comparison.first.name: before, comparison.runs[number + 1].name: after}
+        pictures[number, index] = {
+            "pictures": embed_frame(names[index], image, label, maps, space, _PIXELS),
+            "classes": find_classes(space, label, before, after),
+            "exact": before_exact and after_exact,
+        }
     return space, pictures
 
 

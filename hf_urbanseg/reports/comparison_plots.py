@@ -1,7 +1,7 @@
 """mIoU over GMAC beside the report's systems, and two runs image by image."""
 
+from collections import namedtuple
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,16 +20,8 @@ BETTER, WORSE = COLORS[:2]
 _LINE = {"color": "#b5b5b5", "linewidth": 1, "zorder": 1}
 
 
-@dataclass(frozen=True)
-class ReportPoint:
-    """A system of the report's Table 1: mIoU in [0, 1] and G, as printed there."""
-
-    name: str
-    pretraining: str
-    mean_iou: float
-    gmac: float
-
-
+# A system of the report's Table 1: mIoU in [0, 1] and G, as printed there.
+ReportPoint = namedtuple("ReportPoint", "name pretraining mean_iou gmac")
 REPORT_POINTS = (
     ReportPoint("Baseline, 180 epochs", "none", 0.2760, 67.003),
     ReportPoint("Baseline, 1000 epochs", "none", 0.4271, 67.003),
@@ -61,10 +53,8 @@ _PRETRAINING = {
 def plot_miou_over_gmac(comparison: Comparison, path: str | Path | None = None) -> Figure:
     """The report's figure with our runs in it: mIoU over multiply-accumulates, the report's systems in grey.
 
-    Bars are the confidence intervals of our mIoU over images. Labels are placed where they hide nothing.
-
-    Args:
-        path: A picture to write as well.
+    Bars are the confidence intervals of our mIoU over images. Labels are placed where they hide nothing. `path` is a
+    picture to write as well.
     """
     figure, axes = build_axes(8.2, 5.4, dpi=180)
     lines = []

@@ -1,48 +1,26 @@
 """A grid of captioned pictures with a legend of classes, as one picture file."""
 
-import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
+
+from hf_urbanseg.files import written_whole
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (110, 110, 110)
 _GAP, _LINE, _HEADING, _SWATCH, _LEAST_WIDTH = 14, 24, 34, 16, 480
 _MARK, _SOFTWARE = "hf_urbanseg", 305  # the program that made a picture, and the tag that EXIF has for it
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One picture of the grid.
-
-    Args:
-        picture: (H, W, 3) uint8 RGB, any size.
-        caption: One line above it, cut where it is too long.
-    """
-
-    picture: np.ndarray
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Swatch:
-    """One entry of the legend; `pattern` is a small picture in place of a plain colour."""
-
-    name: str
-    color: tuple[int, int, int] = (255, 255, 255)
-    pattern: np.ndarray | None = None
-
-
 def save_contact_sheet(
     path: str | Path,
-    cells: Sequence[Cell],
+    cells: Sequence[tuple[np.ndarray, str]],
     columns: int,
     title: str,
-    legend: Sequence[Swatch] = (),
+    legend: Sequence[tuple[str, Sequence]] = (),
     cell_width: int = 400,
     note: str = "",
 ) -> None:
@@ -50,9 +28,10 @@ def save_contact_sheet(
 
     Args:
         path: A .jpg is written as JPEG, anything else as PNG.
+        cells: (H, W, 3) uint8 pictures of any size, each with a line above it, cut where it is too long.
         columns: Of the grid; fewer cells make it narrower.
         title: Above the grid, wrapped.
-        legend: Below the grid.
+        legend: Below the grid: names, each with a colour or a small picture.
         note: Under the title, in smaller letters, a paragraph for each of its lines.
     """
     columns = max(1, min(columns, len(cells)))
@@ -67,14 +46,19 @@ def save_contact_sheet(
         ),
         _draw_legend(legend, font, width),
     ]
-    _write(Image.fromarray(np.concatenate(bands)), Path(path))
+    path, mark = Path(path), Image.Exif()
+    mark[_SOFTWARE] = _MARK
+    # JPEG in full colour resolution: the edges of coloured areas and letters stay clean.
+    options = {"format": "JPEG", "quality": 90, "subsampling": 0} if path.suffix == ".jpg" else {"format": "PNG"}
+    with written_whole(path) as staged:
+        Image.fromarray(np.concatenate(bands)).save(staged, exif=mark, **options)
 
 
 def is_contact_sheet(path: Path) -> bool:
     """Whether `save_contact_sheet` wrote the file."""
     try:
         with Image.open(path) as picture:
-            return _MARK in (picture.info.get("Software"), picture.getexif().get(_SOFTWARE))
+            return picture.getexif().get(_SOFTWARE) == _MARK
     except OSError:
         return False
 
@@ -86,45 +70,28 @@ def _draw_text(lines: Sequence[str], font: ImageFont.FreeTypeFont, line_height: 
     return band
 
 
-def _draw_row(cells: Sequence[Cell], cell_width: int, font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
-    pictures = [_fit(cell.picture, cell_width) for cell in cells]
-    top = _LINE if any(cell.caption for cell in cells) else 0
-    band = Image.new("RGB", (width, top + max(picture.height for picture in pictures) + _GAP), _PAPER)
-    for column, (cell, picture) in enumerate(zip(cells, pictures, strict=True)):
+def _draw_row(cells: Sequence[tuple], cell_width: int, font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
+    pictures = [_fit(picture, cell_width) for picture, _ in cells]
+    band = Image.new("RGB", (width, _LINE + max(picture.height for picture in pictures) + _GAP), _PAPER)
+    for column, ((_, caption), picture) in enumerate(zip(cells, pictures, strict=True)):
         x = _GAP + column * (cell_width + _GAP)
-        text = _cut(cell.caption, font, cell_width)
-        ImageDraw.Draw(band).text((x, _LINE / 2 - 1), text, _FAINT, font, anchor="lm")
-        band.paste(picture, (x, top))
+        ImageDraw.Draw(band).text((x, _LINE / 2 - 1), _cut(caption, font, cell_width), _FAINT, font, anchor="lm")
+        band.paste(picture, (x, _LINE))
     return band
 
 
-def _draw_legend(legend: Sequence[Swatch], font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
-    entry_width = max((int(font.getlength(swatch.name)) for swatch in legend), default=0) + _SWATCH + 30
+def _draw_legend(legend: Sequence[tuple], font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
+    entry_width = max((int(font.getlength(name)) for name, _ in legend), default=0) + _SWATCH + 30
     per_row = max(1, (width - 2 * _GAP) // entry_width)
     band = Image.new("RGB", (width, -(-len(legend) // per_row) * (_LINE + 4) + _GAP), _PAPER)
     draw = ImageDraw.Draw(band)
-    for number, swatch in enumerate(legend):
+    for number, (name, fill) in enumerate(legend):
         x, y = _GAP + number % per_row * entry_width, number // per_row * (_LINE + 4) + (_LINE - _SWATCH) // 2
-        draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), fill=tuple(swatch.color), outline=_INK)
-        if swatch.pattern is not None:
-            band.paste(Image.fromarray(swatch.pattern).resize((_SWATCH - 1, _SWATCH - 1)), (x + 1, y + 1))
-        draw.text((x + _SWATCH + 7, y + _SWATCH / 2), swatch.name, _INK, font, anchor="lm")
+        draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), outline=_INK)
+        pattern = np.broadcast_to(np.uint8(fill), (_SWATCH, _SWATCH, 3))[1:, 1:]
+        band.paste(Image.fromarray(np.ascontiguousarray(pattern)), (x + 1, y + 1))
+        draw.text((x + _SWATCH + 7, y + _SWATCH / 2), name, _INK, font, anchor="lm")
     return band
-
-
-def _write(sheet: Image.Image, path: Path) -> None:
-    if path.suffix == ".jpg":
-        mark = Image.Exif()
-        mark[_SOFTWARE] = _MARK
-        # Full colour resolution: the edges of coloured areas and letters stay clean.
-        options = {"format": "JPEG", "quality": 90, "subsampling": 0, "exif": mark}
-    else:
-        mark = PngImagePlugin.PngInfo()
-        mark.add_text("Software", _MARK)
-        options = {"format": "PNG", "pnginfo": mark}
-    staged = path.with_name(f".{path.name}.tmp")
-    sheet.save(staged, **options)
-    os.replace(staged, path)
 
 
 def _fit(picture: np.ndarray, width: int) -> Image.Image:

@@ -1,8 +1,6 @@
 """What a data set looks like: which frames to show, the frames with their labels, and augmented crops."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +9,9 @@ from PIL import Image
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
+from hf_urbanseg.data.preprocessing import TrainDataset
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
-from hf_urbanseg.reports.contact_sheet import Swatch
+from hf_urbanseg.reports.contact_sheet import save_contact_sheet
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.pages import embed_drawing, embed_photo, write_page
 
@@ -21,24 +20,7 @@ _PHOTO_PIXELS, _CROP_PIXELS = 200_000, 90_000
 _MOST_SIZES = 12
 
 
-@dataclass(frozen=True)
-class ChosenFrame:
-    """A frame to show and the classes it was chosen for (none: it fills up the number asked for)."""
-
-    index: int
-    train_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Preview:
-    """A frame of the data, or one crop of it: its name, a few words, and pictures to show under each other."""
-
-    name: str
-    caption: str
-    pictures: tuple[np.ndarray, ...]
-
-
-def choose_frames(image_counts: np.ndarray, count: int) -> list[ChosenFrame]:
+def choose_frames(image_counts: np.ndarray, count: int) -> dict[int, list[int]]:
     """Few frames that show every class, the rarest first; then evenly spread ones.
 
     Greedy: for the rarest class that is still missing (fewest pixels), among the frames that show it well, the one
@@ -50,37 +32,27 @@ def choose_frames(image_counts: np.ndarray, count: int) -> list[ChosenFrame]:
         count: Frames at most.
 
     Returns:
-        In the order chosen, at most N frames, none twice.
+        Frames in the order chosen, each with the classes it was chosen for (none: it fills up the number asked for).
     """
-    image_counts = np.asarray(image_counts)
     largest = image_counts.max(0, initial=0)
     shown_well = (image_counts > 0) & (4 * image_counts >= largest)
     totals = image_counts.sum(0)
     missing = [int(c) for c in np.argsort(totals, kind="stable") if totals[c] > 0]
-    chosen = []
+    chosen = {}
     while missing and len(chosen) < min(count, len(image_counts)):
         rarest = missing[0]
         gain = np.where(shown_well[:, rarest], shown_well[:, missing].sum(1), -1)
         # Of equals, the one with the most pixels of the rarest class.
         index = int(np.lexsort((-image_counts[:, rarest], -gain))[0])
-        found = tuple(c for c in missing if shown_well[index, c])
-        chosen.append(ChosenFrame(index, found))
-        missing = [c for c in missing if c not in found]
-    taken = {frame.index for frame in chosen}
-    rest = [index for index in range(len(image_counts)) if index not in taken]
-    wanted = min(count - len(chosen), len(rest))
-    if wanted > 0:
-        spread = np.linspace(0, len(rest) - 1, wanted).round().astype(int)
-        chosen += [ChosenFrame(rest[i], ()) for i in spread]
-    return chosen
+        chosen[index] = [c for c in missing if shown_well[index, c]]
+        missing = [c for c in missing if not shown_well[index, c]]
+    rest = [index for index in range(len(image_counts)) if index not in chosen]
+    spread = np.linspace(0, len(rest) - 1, min(count - len(chosen), len(rest))).round().astype(int)
+    return chosen | {rest[i]: [] for i in spread}
 
 
-def draw_labels(image: Image.Image | np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-    """Class colours over the image, dark stripes where there is no class.
-
-    Shape:
-        image: (H, W, 3) uint8. train_ids: (H, W) uint8. returns: (H, W, 3) uint8.
-    """
+def draw_labels(image: np.ndarray, train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
+    """Class colours over the (H, W, 3) image, dark stripes where there is no class."""
     return draw_stripes(blend(image, train_ids, label_space, 0.6), train_ids == IGNORE_INDEX)
 
 
@@ -97,12 +69,7 @@ def draw_stripes(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def show_sample(sample: dict[str, torch.Tensor], label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
-    """What `TrainDataset` gives, made visible: the crop, and the crop with its labels; padding is a grey lattice.
-
-    Shape:
-        pixel_values: (3, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,).
-        returns: two (h, w, 3) uint8 pictures.
-    """
+    """What `TrainDataset` gives, made visible: the crop, and the crop with its labels; padding is a grey lattice."""
     picture, labels = sample["pixel_values"].numpy().transpose(1, 2, 0), sample["labels"].numpy()
     height, width = sample["extent"].tolist()
     padding = np.ones(labels.shape, bool)
@@ -126,60 +93,84 @@ def stack(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     return np.concatenate(rows[1:])
 
 
-def describe_choice(frame: ChosenFrame, label_space: LabelSpace) -> str:
-    """`for rider, bicycle`, or nothing for a frame that fills up the number."""
-    names = [label_space.names[train_id] for train_id in frame.train_ids]
-    return f"for {', '.join(names)}" if names else ""
-
-
-def describe_cover(frames: Sequence[ChosenFrame], image_counts: np.ndarray, label_space: LabelSpace) -> str:
+def describe_cover(frames: Collection[int], image_counts: np.ndarray, label_space: LabelSpace) -> str:
     """Whether the frames show every class of the split, in words."""
-    shown = image_counts[[frame.index for frame in frames]].sum(0) > 0
+    shown = image_counts[list(frames)].sum(0) > 0
     left_out = [label_space.names[c] for c in np.flatnonzero(image_counts.sum(0) * ~shown)]
     return f"no room for {', '.join(left_out)}" if left_out else "every class of the split is shown, rare ones first"
 
 
-def label_legend(label_space: LabelSpace, counts: Sequence[int], padding: bool = False) -> list[Swatch]:
+def label_legend(label_space: LabelSpace, counts: Sequence[int], padding: bool = False) -> list[tuple]:
     """The classes that occur in `counts` (C,), and what stripes and lattice mean."""
-    legend = [Swatch(label_space.names[c], label_space.colors[c]) for c in np.flatnonzero(counts)]
+    legend = [(label_space.names[c], label_space.colors[c]) for c in np.flatnonzero(counts)]
     grey = np.full((16, 16, 3), 190, np.uint8)
-    legend.append(Swatch("no class (ignored)", pattern=draw_stripes(grey, np.ones((16, 16), bool))))
-    if padding:
-        legend.append(Swatch("padding", pattern=_draw_padding(16, 16)))
-    return legend
+    legend.append(("no class (ignored)", draw_stripes(grey, np.ones((16, 16), bool))))
+    return [*legend, ("padding", _draw_padding(16, 16))] if padding else legend
+
+
+def draw_samples(
+    data: LoadedData, split: str, frames: Mapping[int, Sequence[int]], image_counts: np.ndarray, output: Path
+) -> list[dict]:
+    """Writes samples.png, frames beside their labels, and returns them for the page."""
+    rows, space = data.splits[split], data.label_space
+    samples, cells = [], []
+    for index, train_ids in frames.items():
+        row = rows[index]
+        image = np.asarray(row["image"].convert("RGB"))
+        labelled = draw_labels(image, space.train_id_table[np.asarray(row["label"])], space)
+        caption = f"for {', '.join(space.names[c] for c in train_ids)}" if train_ids else ""
+        samples.append(_embed(row["name"], caption, (image, labelled), _PHOTO_PIXELS))
+        cells.append((stack((image, labelled)), f"{row['name']}: {caption}" if caption else row["name"]))
+    title = f"{data.name}, {split}: {len(cells)} of {len(rows)} frames; {describe_cover(frames, image_counts, space)}"
+    save_contact_sheet(output / "samples.png", cells, 4, title, label_legend(space, image_counts.sum(0)))
+    return samples
+
+
+def draw_augmented(
+    data: LoadedData, transforms, seed: int, num_frames: int, num_epochs: int, image_counts: np.ndarray, output: Path
+) -> dict[str, list[dict]]:
+    """Writes augmentations.png, what epochs make of training frames, and returns the crops by frame for the page."""
+    rows, space = data.splits["train"], data.label_space
+    dataset = TrainDataset(rows, space, transforms, seed)
+    crops, cells = {}, []
+    frames = choose_frames(image_counts, num_frames)
+    for index in frames:
+        name = rows[index]["name"]
+        crops[name] = []
+        for epoch in range(num_epochs):
+            pictures = show_sample(dataset[epoch, index], space)
+            crops[name].append(_embed(name, f"epoch {epoch}", pictures, _CROP_PIXELS))
+            cells.append((stack(pictures), f"{name}, epoch {epoch}"))
+    title = f"{data.name}: training samples as augmentation makes them, seed {seed}"
+    legend = label_legend(space, image_counts[list(frames)].sum(0), padding=True)
+    save_contact_sheet(output / "augmentations.png", cells, num_epochs, title, legend, 280)
+    return crops
 
 
 def write_data_page(
-    path: str | Path,
-    *,
+    path: Path,
     data: LoadedData,
     split: str,
     inspection: Inspection,
     image_counts: np.ndarray,
-    frames: Sequence[ChosenFrame],
-    samples: Sequence[Preview],
-    augmented: Sequence[Preview],
-    augmentation: Mapping,
+    frames: Mapping[int, Sequence[int]],
     distribution: Path,
+    **shown,
 ) -> None:
     """Writes the page, complete in one file.
 
     Args:
-        data, split: What is shown; the other splits are only counted.
-        inspection: Of all splits.
+        inspection: Of all splits; those that are not shown are only counted.
         image_counts: (N, C) pixels per image and class of the split.
-        frames, samples: The frames chosen, and their pictures in the same order.
-        augmented: Crops, those of one frame behind each other.
-        augmentation: The options of the augmentation, and `seed`.
+        frames: From `choose_frames`.
         distribution: The bar chart of the classes.
+        shown: `samples` and `augmented` as drawn above; `augmentation`, its options, `num_epochs` and `seed`.
     """
     space, totals = data.label_space, image_counts.sum(0)
     with_class = (image_counts > 0).sum(0)
     largest = (image_counts / np.maximum(image_counts.sum(1, keepdims=True), 1)).max(0)
-    crops = {
-        name: [_embed_preview(crop, _CROP_PIXELS) for crop in crops]
-        for name, crops in groupby(augmented, key=lambda preview: preview.name)
-    }
+    # Per class: pixels, their share, images with it, their share, its largest share of one image.
+    columns = totals, totals / max(totals.sum(), 1), with_class, with_class / len(image_counts), largest
     with Image.open(distribution) as file:
         chart = np.asarray(file.convert("RGB"))
     write_page(
@@ -190,17 +181,7 @@ def write_data_page(
         space=space,
         split=split,
         num_images=len(image_counts),
-        # Per class: pixels, their share, images with it, their share, its largest share of one image.
-        classes=list(
-            zip(
-                totals.tolist(),
-                (totals / max(totals.sum(), 1)).tolist(),
-                with_class.tolist(),
-                (with_class / len(image_counts)).tolist(),
-                largest.tolist(),
-                strict=True,
-            )
-        ),
+        classes=list(zip(*(column.tolist() for column in columns), strict=True)),
         present=np.flatnonzero(totals).tolist(),
         absent=[space.names[c] for c in np.flatnonzero(totals == 0)],
         distribution=embed_drawing(chart, "Bar chart of the labelled pixels per class"),
@@ -208,20 +189,15 @@ def write_data_page(
         sizes=_size_rows(inspection.sizes(split)),
         notes=[*data.notes, *inspection.warnings],
         cover=describe_cover(frames, image_counts, space),
-        samples=[_embed_preview(preview, _PHOTO_PIXELS) for preview in samples],
-        augmented=crops,
-        epochs=max(map(len, crops.values()), default=0),
-        augmentation=augmentation,
+        **shown,
     )
 
 
-def _embed_preview(preview: Preview, max_pixels: int) -> dict:
-    what = f"{preview.name} {preview.caption}".strip()
-    pictures = [
-        embed_photo(one, alt, max_pixels)
-        for one, alt in zip(preview.pictures, (what, f"labels of {what}"), strict=True)
-    ]
-    return {"name": preview.name, "caption": preview.caption, "pictures": pictures}
+def _embed(name: str, caption: str, pictures: Sequence[np.ndarray], max_pixels: int) -> dict:
+    what = f"{name} {caption}".strip()
+    alts = (what, f"labels of {what}")
+    embedded = [embed_photo(one, alt, max_pixels) for one, alt in zip(pictures, alts, strict=True)]
+    return {"name": name, "caption": caption, "pictures": embedded}
 
 
 def _size_rows(sizes: Mapping[tuple[int, int], int]) -> dict[str, int]:

@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.metrics.mean_iou import compute_scores
-from hf_urbanseg.reports.failure_cases import FailureCase, count_confusions, describe_rule, find_confusions
+from hf_urbanseg.reports.failure_cases import choose_failure_cases, find_confusions
 from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
 from hf_urbanseg.reports.pages import embed_frame, write_page
@@ -40,41 +45,22 @@ def write_evaluation_report(
     label_space: LabelSpace,
     scores: Mapping,
     images: ImageCounts,
-    failures: Sequence[FailureCase],
-    recipe: str | None,
-    protocol: str,
+    cases: Sequence[Mapping],
     data: str,
-    environment: Mapping,
-    failure_rule: str | None = None,
+    **said,
 ) -> None:
     """Writes one self-contained HTML file, whole or not at all.
 
     Args:
-        path: The .html file.
-        title: Which model on which data.
-        label_space: The classes, with colours and categories.
         scores: As `describe_scores` gives them; `mean_iou`, `iou`, `support` and `confusion_matrix` are needed, of the
             others what is there is shown.
         images: Pixel counts of every image measured.
-        failures: What to show, in order; see `choose_failure_cases`.
-        recipe: YAML text, or None for a model without.
-        protocol: How the images were shown to the model (`PredictionPlan.describe`).
+        cases: From `describe_failure`.
         data: What was measured on, in a sentence.
-        environment: Names and values for the end of the page.
-        failure_rule: How the failures were chosen; None tells of the defaults of `choose_failure_cases`.
-
-    Raises:
-        ConfigError: Scores of other classes than the label space's, or a file that can't be written.
-        DataError: A failure case with a train id that is no class.
+        said: `recipe`, YAML text or None for a model without; `protocol` (`PredictionPlan.describe`); `failure_rule`
+            (`describe_rule`); `environment`, names and values for the end of the page.
     """
     matrix = np.array(scores["confusion_matrix"], np.int64)
-    if list(scores["iou"]) != list(label_space.names) or matrix.shape != (label_space.num_labels,) * 2:
-        raise ConfigError(
-            f"scores of the {label_space.num_labels} classes of {label_space.name}",
-            f"{len(scores['iou'])} classes and a matrix of {'x'.join(map(str, matrix.shape))}",
-            "use the classes the scores were computed with",
-            path,
-        )
     rows = build_class_table(scores, label_space)
     guess, interval = scores.get("constant_guess") or {}, scores.get("confidence_interval") or {}
     measured, classes = sum(row["iou"] is not None for row in rows[:-1]), label_space.num_labels
@@ -83,7 +69,6 @@ def write_evaluation_report(
         "evaluation_report.html.j2",
         title=title,
         subtitle=data,
-        protocol=protocol,
         space=label_space,
         scores={"category_iou": None, "absent_classes": None} | dict(scores),
         images=images,
@@ -103,12 +88,10 @@ def write_evaluation_report(
         matrices=_normalise(matrix) if classes <= _MATRIX_CLASSES else [],
         confusions=find_confusions(matrix, 12),
         wrong=int(matrix.sum() - np.trace(matrix)),
-        **_describe_images(images, [case.name for case in failures]),
-        cases=[_describe_case(case, label_space) for case in failures],
-        failure_rule=failure_rule or describe_rule(),
+        **_describe_images(images, [case["name"] for case in cases]),
+        cases=cases,
         void_color=FADED_VOID,
-        recipe=recipe,
-        environment=dict(environment),
+        **said,
     )
 
 
@@ -155,18 +138,45 @@ def _describe_images(images: ImageCounts, shown: Sequence[str]) -> dict:
     }
 
 
-def _describe_case(case: FailureCase, label_space: LabelSpace) -> dict:
-    matrix = count_confusions(case, label_space)
-    image, label, prediction, errors = embed_frame(
-        case.name, case.image, case.label, {"prediction": case.prediction}, label_space
-    )
+def collect_failures(
+    predictor: Predictor, data: LoadedData, split: str, images: ImageCounts, overall: int, per_class: int
+) -> list[dict]:
+    """The worst images predicted once more, because keeping every prediction would take memory without bound.
+
+    Args:
+        images: Counts of `split`.
+        overall, per_class: As for `choose_failure_cases`.
+    """
+    cases = []
+    chosen = choose_failure_cases(images, overall, per_class)
+    for index, reasons in tqdm(chosen.items(), desc="failure cases", unit="image"):
+        row = data.splits[split][index]
+        image = row["image"].convert("RGB")
+        label = data.label_space.train_id_table[np.asarray(row["label"])]
+        prediction = predictor.predict([image])[0]
+        cases.append(describe_failure(row["name"], reasons, image, prediction, label, data.label_space))
+    return cases
+
+
+def describe_failure(
+    name: str,
+    reasons: Sequence[str],
+    image: Image.Image,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    label_space: LabelSpace,
+) -> dict:
+    """What the page shows of one image; prediction and label are (H, W) uint8 train ids of its size."""
+    maps = (torch.tensor(ids) for ids in (prediction, label))
+    matrix = ConfusionMatrix(label_space.num_labels).update(*maps).numpy()
+    shown, marked, predicted, errors = embed_frame(name, image, label, {"prediction": prediction}, label_space)
     return {
-        "name": case.name,
-        "reasons": case.reasons,
+        "name": name,
+        "reasons": reasons,
         "mean_iou": compute_scores(matrix)["mean_iou"],
         "wrong": int(matrix.sum() - np.trace(matrix)),
         "labelled": max(int(matrix.sum()), 1),
         "confusions": find_confusions(matrix, 6),
-        "classes": find_classes(label_space, case.label, case.prediction),
-        "pictures": [image, errors, label, prediction],
+        "classes": find_classes(label_space, label, prediction),
+        "pictures": [shown, errors, marked, predicted],
     }

@@ -1,7 +1,7 @@
 """The ladder of tricks as data, table and plot: our runs beside the report's numbers."""
 
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -11,24 +11,9 @@ from hf_urbanseg.reports.figures import OURS, REPORT, build_axes
 from hf_urbanseg.reports.formats import format_percent, format_seconds
 from hf_urbanseg.reports.tables import build_markdown_table
 
-
-@dataclass(frozen=True)
-class Rung:
-    """One step of the ladder.
-
-    Args:
-        number: From 1.
-        name: As in the names of the recipes.
-        adds: What it has beyond the one before.
-        report: mIoU in [0, 1] that the report gives for SegFormer-B2 with this and everything below.
-    """
-
-    number: int
-    name: str
-    adds: str
-    report: float
-
-
+# `name` as in the names of the recipes, what it `adds` to the one before, and the mIoU in [0, 1] that the report gives
+# for SegFormer-B2 with this and everything below.
+Rung = namedtuple("Rung", "number name adds report")
 RUNGS = (
     Rung(1, "imagenet", "encoder from ImageNet", 0.6141),
     Rung(2, "cityscapes", "trained on Cityscapes before", 0.6831),
@@ -40,19 +25,8 @@ RUNGS = (
 )
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What one finished run measured.
-
-    Args:
-        mean_iou: In [0, 1].
-        iou: By class name; None where a class does not occur.
-        seconds: Wall time.
-    """
-
-    mean_iou: float
-    iou: Mapping[str, float | None]
-    seconds: float
+# What a finished run measured: mIoU in [0, 1], `iou` by class name (None where it does not occur), wall time.
+RunResult = namedtuple("RunResult", "mean_iou iou seconds")
 
 
 def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[int]) -> list[dict]:
@@ -131,13 +105,7 @@ def _minus(after: float | None, before: float | None) -> float | None:
 
 
 def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, notes: Sequence[str] = ()) -> None:
-    """Writes the ladder as Markdown: one table of rungs, one of classes.
-
-    Args:
-        ladder: From `build_ladder`.
-        title: Says what was measured on what.
-        notes: Sentences below the first table.
-    """
+    """Writes the ladder as Markdown: one table of rungs, `notes` below it, one of classes."""
     heads = ["rung", "adds", "seeds", "our mIoU (%): mean ± std", "min .. max", "change", "*report, B2 (%)*"]
     rows, before = [], None
     for entry in ladder:
@@ -194,13 +162,7 @@ def _class_lines(ladder: Sequence[dict]) -> list[str]:
 
 
 def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
-    """Draws our mean with its standard deviation and every seed, and the report's numbers in grey.
-
-    Args:
-        ladder: From `build_ladder`.
-        path: The picture to write.
-        title: Says what was measured on what.
-    """
+    """Draws our mean with its standard deviation and every seed, and the report's numbers in grey."""
     figure, axes = build_axes(10, 5.6, grid="y")
     numbers = [entry["number"] for entry in ladder]
     report = [100 * entry["report_mean_iou"] for entry in ladder]

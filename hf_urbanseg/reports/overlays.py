@@ -2,15 +2,15 @@
 
 import re
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
-from hf_urbanseg.reports.contact_sheet import Cell, Swatch, is_contact_sheet, save_contact_sheet
+from hf_urbanseg.reports.contact_sheet import is_contact_sheet, save_contact_sheet
 from hf_urbanseg.reports.formats import format_percent
 
 _WRONG, _VOID = (255, 40, 40), (128, 128, 128)
@@ -42,7 +42,10 @@ def blend(
     Raises:
         DataError: Image and train ids of different size.
     """
-    image, train_ids = check_sizes(image, {"train ids": train_ids})
+    image, train_ids = np.asarray(image), np.asarray(train_ids)
+    if train_ids.shape != image.shape[:2]:
+        expected = f"train ids of the image's size {image.shape[0]}x{image.shape[1]} (height x width)"
+        raise DataError(expected, "x".join(map(str, train_ids.shape)), "bring them to the image's size first")
     mixed = (1 - alpha) * image + alpha * colorize(train_ids, label_space)
     return np.where((train_ids == IGNORE_INDEX)[..., None], image, np.rint(mixed).astype(np.uint8))
 
@@ -70,19 +73,15 @@ def error_map(
 
     Shape:
         image: (H, W, 3) uint8. prediction, label: (H, W) uint8 train ids. returns: (H, W, 3) uint8.
-
-    Raises:
-        DataError: Image, prediction and label of different size.
     """
-    image, prediction, label = check_sizes(image, {"a prediction": prediction, "a label": label})
     # Nearly white, because half of the classes of a street have dark colours or are grey.
-    grey = image.mean(-1) // 16
+    grey = np.asarray(image).mean(-1) // 16
     picture = np.repeat((176 + 5 * grey)[..., None], 3, -1).astype(np.uint8)
     wrong = (prediction != label) & (label != IGNORE_INDEX)
     picture[wrong] = colorize(prediction[wrong], label_space)
     # Areas are of one pair of classes and 7 pixels wide at least: what is left after 3 were taken off and put back.
-    pair = np.where(wrong, label.astype(np.int32) * 256 + prediction, -1)
-    rim = _differs_from_a_neighbour(pair)
+    pair = np.where(wrong, label.astype(np.uint16) * 256 + prediction, np.uint16(65535)).astype(np.uint16)
+    rim = cv2.morphologyEx(pair, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     frame = _spread(wrong & ~_spread(rim, 2), 3) & _spread(rim, 1) & wrong
     picture[frame] = colorize(label[frame], label_space)
     picture[label == IGNORE_INDEX] = FADED_VOID
@@ -114,19 +113,19 @@ def save_comparison(
     Raises:
         DataError: Image, prediction and label of different size.
     """
-    image, prediction, label = check_sizes(image, {"a prediction": prediction, "a label": label})
+    image = np.asarray(image)
+    cells = [
+        (image, "image"),
+        (blend(image, prediction, label_space), "prediction"),
+        (blend(image, label, label_space), "label"),
+    ]
     valid = label != IGNORE_INDEX
     wrong = np.count_nonzero(valid & (prediction != label)) / max(np.count_nonzero(valid), 1)
     share = f"{format_percent(wrong, 1)} % of the labelled pixels" if valid.any() else "no labelled pixel"
-    cells = [
-        Cell(image, "image"),
-        Cell(blend(image, prediction, label_space), "prediction"),
-        Cell(blend(image, label, label_space), "label"),
-        Cell(mark_errors(image, prediction, label), f"errors: {share}"),
-    ]
+    cells.append((mark_errors(image, prediction, label), f"errors: {share}"))
     classes = find_classes(label_space, prediction, label)
-    legend = [Swatch(label_space.names[c], label_space.colors[c]) for c in classes]
-    legend += [Swatch("wrong (in errors)", _WRONG), Swatch("no label (in errors)", _VOID)]
+    legend = [(label_space.names[c], label_space.colors[c]) for c in classes]
+    legend += [("wrong (in errors)", _WRONG), ("no label (in errors)", _VOID)]
     height, width = image.shape[:2]
     columns, least_width = (1, 720) if width >= 1.8 * height else (2, 480)
     # Whole factors keep the pixels of small frames square and sharp.
@@ -157,32 +156,6 @@ def find_classes(label_space: LabelSpace, *maps: np.ndarray) -> list[int]:
     return [train_id for train_id in seen if train_id < label_space.num_labels]
 
 
-def check_sizes(image: Image.Image | np.ndarray, maps: Mapping[str, np.ndarray], source: str | None = None) -> tuple:
-    """The image as (H, W, 3) array and maps of train ids as uint8, in order.
-
-    Raises:
-        DataError: A map of another size; the message names it by its key, and `source`.
-    """
-    image = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    maps = {what: np.asarray(train_ids, np.uint8) for what, train_ids in maps.items()}
-    for what, train_ids in maps.items():
-        if train_ids.shape != image.shape[:2]:
-            expected = f"{what} of the image's size {image.shape[0]}x{image.shape[1]} (height x width)"
-            raise DataError(expected, "x".join(map(str, train_ids.shape)), "bring it to the image's size first", source)
-    return image, *maps.values()
-
-
-def _differs_from_a_neighbour(values: np.ndarray) -> np.ndarray:
-    """(H, W) bool: where one of the eight pixels around is another; the image's edge is no neighbour."""
-    height, width = values.shape
-    padded = np.pad(values, 1, mode="edge")
-    differs = np.zeros(values.shape, bool)
-    for y in range(3):
-        for x in range(3):
-            differs |= padded[y : y + height, x : x + width] != values
-    return differs
-
-
 def _spread(mask: np.ndarray, reach: int) -> np.ndarray:
     """(H, W) bool: where the mask is within `reach` pixels, diagonals included."""
-    return np.asarray(Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * reach + 1)), bool)
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0

@@ -4,20 +4,17 @@ A report's template lies in `templates/` and extends `page.html.j2`, which bring
 
     {% extends "page.html.j2" %}
     {% import "macros.html.j2" as ui %}
-    {% block content %}<section><h2>Frames</h2>{{ ui.picture(photo) }}</section>{% endblock %}
+    {% block content %}<section><h2>Frames</h2>{{ photo }}</section>{% endblock %}
 
 `write_page(path, "frames.html.j2", title="...", photo=embed_photo(image, "frame 12"))` writes it. Everything from data
 is escaped by Jinja2, missing values are errors, and a content security policy forbids the browser to load anything.
 """
 
 import base64
-import contextlib
 import io
-import os
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_urbanseg import __version__
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import written_whole
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.formats import format_change, format_count, format_percent
 from hf_urbanseg.reports.overlays import error_map
@@ -39,60 +36,22 @@ MAX_PIXELS = 524_288
 """Pictures are embedded with this many pixels at most: a KITTI frame whole, a Cityscapes frame at half its size."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An embedded picture; `macros.html.j2` draws it with `ui.picture`.
-
-    Args:
-        source: `data:` address.
-        width, height: In pixels, as embedded.
-        alt: What it shows, for those who can't see it.
-    """
-
-    source: str
-    width: int
-    height: int
-    alt: str
-
-
 def write_page(path: str | Path, template: str, **context) -> None:
     """Renders a page and writes it, whole or not at all.
 
     Args:
         path: The .html file; its folder is made if need be.
         template: Name of a file in `templates/`.
-        context: See `render_page`.
-
-    Raises:
-        ConfigError: The file can't be written.
-    """
-    path = Path(path)
-    # Names of files may hold bytes that are no text; they are shown as "?".
-    content = render_page(template, **context).encode("utf-8", "replace")
-    staged = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
-        os.replace(staged, path)
-    except OSError as error:
-        raise ConfigError("a page that can be written", f"{error.strerror or error}", "choose another", path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            staged.unlink(missing_ok=True)
-
-
-def render_page(template: str, **context) -> str:
-    """The page as text.
-
-    Args:
-        template: Name of a file in `templates/`.
         context: What the template names; `page.html.j2` itself needs `title` and shows `subtitle` if there is one.
             Filters: `percent` (0.1234 -> 12.34, None -> -), `count` (1234 -> 1,234), `rgb` (a class colour for CSS).
     """
-    return _environment().get_template(template).render(context)
+    # Names of files may hold bytes that are no text; they are shown as "?".
+    content = _environment().get_template(template).render(context).encode("utf-8", "replace")
+    with written_whole(path) as staged:
+        staged.write_bytes(content)
 
 
-def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX_PIXELS) -> Picture:
+def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX_PIXELS) -> Markup:
     """A photograph as JPEG, made smaller where it has more than `max_pixels`.
 
     Shape:
@@ -103,7 +62,7 @@ def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX
     return _embed(image, alt, "JPEG", quality=82, optimize=True)
 
 
-def embed_label_map(train_ids: np.ndarray, label_space: LabelSpace, alt: str) -> Picture:
+def embed_label_map(train_ids: np.ndarray, label_space: LabelSpace, alt: str) -> Markup:
     """Train ids in class colours as palette PNG, void black.
 
     Shape:
@@ -121,7 +80,7 @@ def embed_frame(
     predictions: Mapping[str, np.ndarray],
     label_space: LabelSpace,
     max_pixels: int = MAX_PIXELS,
-) -> list[tuple[str, Picture]]:
+) -> list[tuple[str, Markup]]:
     """A frame with its label and what models predict, for `ui.pictures`; drawn at the size they are shown at.
 
     Args:
@@ -151,19 +110,15 @@ def embed_frame(
     ]
 
 
-def embed_drawing(picture: np.ndarray, alt: str) -> Picture:
+def embed_drawing(picture: np.ndarray, alt: str) -> Markup:
     """A picture of few colours as PNG, exact; with a palette where its colours fit one.
 
     Shape:
         picture: (H, W, 3) uint8.
     """
-    height, width = picture.shape[:2]
-    codes = picture.reshape(-1, 3).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-    colors, indices = np.unique(codes, return_inverse=True)
-    if len(colors) > 256:
-        return _embed(Image.fromarray(picture), alt, "PNG", optimize=True)
-    image = Image.fromarray(indices.reshape(height, width).astype(np.uint8))
-    image.putpalette(bytes(channel for code in colors.tolist() for channel in code.to_bytes(3, "big")))
+    image = Image.fromarray(picture)
+    if image.getcolors(256):
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     return _embed(image, alt, "PNG", optimize=True)
 
 
@@ -188,11 +143,12 @@ def fit_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> tuple[int
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _embed(image: Image.Image, alt: str, format: str, **options) -> Picture:
+def _embed(image: Image.Image, alt: str, format: str, **options) -> Markup:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/{format.lower()};base64,{data}", image.width, image.height, alt)
+    picture = Markup('<img src="data:image/{};base64,{}" width="{}" height="{}" alt="{}">')
+    return picture.format(format.lower(), data, image.width, image.height, alt)
 
 
 @cache
@@ -208,12 +164,7 @@ def _environment() -> jinja2.Environment:
         "percent": format_percent,
         "change": format_change,
         "count": format_count,
-        "rgb": _format_color,
+        "rgb": "rgb({0[0]} {0[1]} {0[2]})".format,
     }
     environment.globals |= {"version": __version__}
     return environment
-
-
-def _format_color(color: tuple[int, int, int]) -> str:
-    red, green, blue = map(int, color)
-    return f"rgb({red} {green} {blue})"

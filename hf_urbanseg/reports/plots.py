@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.figures import BEST, FAINT, OURS, build_axes
 from hf_urbanseg.reports.formats import format_percent
@@ -68,12 +67,8 @@ def plot_class_distribution(
     Args:
         counts: (C,) labelled pixels per class; 0 is shown as "absent".
         weights: (C,) loss weights, *optional*.
-
-    Raises:
-        ConfigError: The number of counts or weights is not the number of classes.
     """
     counts = np.asarray(counts, dtype=np.int64)
-    _check_length("counts", counts, label_space)
     total = max(int(counts.sum()), 1)
     present = counts[counts > 0]
     # Bars begin a decade below the rarest class: a log axis has no zero to begin at.
@@ -91,7 +86,6 @@ def plot_class_distribution(
     axes.set_xticks(10.0 ** decades[:: -(-len(decades) // 9)])
     axes.minorticks_off()
     if weights is not None:
-        _check_length("weights", weights, label_space)
         across = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
         axes.text(1.12, -0.9, "weight", weight="bold", **across)
         for row, weight in enumerate(weights):
@@ -105,13 +99,9 @@ def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: s
     """Draws one bar per class and the mean as a line.
 
     Args:
-        iou: (C,) in [0, 1]; NaN or None for a class that does not occur, shown as "absent" and left out of the mean.
-
-    Raises:
-        ConfigError: The number of values is not the number of classes.
+        iou: (C,) in [0, 1]; None for a class that does not occur, shown as "absent" and left out of the mean.
     """
     iou = np.array(iou, float)  # None becomes NaN
-    _check_length("iou", iou, label_space)
     present = ~np.isnan(iou)
     texts = [format_percent(value, 1) for value in iou]
     figure, axes = _draw_class_bars(100 * np.where(present, iou, 0), texts, present, label_space)
@@ -169,9 +159,3 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     window = np.hanning(2 * max(1, len(values) // 40) + 3)
     # Near the ends the window is cut, so it is divided by what is left of it.
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
-
-
-def _check_length(what: str, values: Sequence, label_space: LabelSpace) -> None:
-    if len(values) != label_space.num_labels:
-        expected = f"{label_space.num_labels} {what}, one per class of {label_space.name}"
-        raise ConfigError(expected, f"{len(values)}", "use the classes the numbers were computed with")

@@ -31,13 +31,10 @@ def write_prediction(
 ) -> None:
     """Writes `<stem>_train_id.png`, `<stem>_color.png` and `<stem>_overlay.png`, or those of `kinds`."""
     for kind in kinds:
-        match kind:
-            case "train_id":
-                picture = np.asarray(train_ids)
-            case "color":
-                picture = colorize(train_ids, label_space)
-            case "overlay":
-                picture = blend(image, train_ids, label_space, alpha)
+        picture = np.asarray(train_ids)
+        if kind != "train_id":
+            overlay = kind == "overlay"
+            picture = blend(image, picture, label_space, alpha) if overlay else colorize(picture, label_space)
         with written_whole(output / f"{stem}_{kind}.png") as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")
 
@@ -88,11 +85,7 @@ def check_targets(paths: list[Path], output: Path) -> None:
         folder = frames_path(output, path.stem)
         if is_video(path) and folder.exists():
             of_frames = re.compile(rf"\d{{6,}}_({'|'.join(KINDS)})\.png").fullmatch
-            strange = (
-                sorted(one.name for one in folder.iterdir() if not of_frames(one.name)) if folder.is_dir() else [""]
-            )
-            if strange:
-                found = f"`{strange[0]}`, too" if strange[0] else "a file"
-                raise DataError(
-                    "a folder of earlier frames only", found, "move it, or choose another `--output`", folder
-                )
+            strange = min((one.name for one in folder.glob("*") if not of_frames(one.name)), default=None)
+            if strange or not folder.is_dir():
+                found, fix = f"`{strange}`, too" if strange else "a file", "move it, or choose another `--output`"
+                raise DataError("a folder of earlier frames only", found, fix, folder)

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -22,29 +21,24 @@ from hf_urbanseg.reports.prediction_files import frames_path, video_path, write_
 _RECENT = 10
 
 
-@dataclass(frozen=True)
-class VideoOptions:
-    """How a predicted video looks and what lies beside it.
-
-    Args:
-        batch_size: Frames per forward pass.
-        alpha: Opacity of the classes, 0..1.
-        show_rate: Draw the frame rate reached on the picture.
-        frame_kinds: Which PNGs of every frame to write, of `KINDS`; none writes no folder.
-    """
-
-    batch_size: int = 4
-    alpha: float = 0.5
-    show_rate: bool = False
-    frame_kinds: Sequence[str] = ()
-
-
 def predict_video(
-    path: Path, info: VideoInfo, predictor: Predictor, output: Path, options: VideoOptions
+    path: Path,
+    info: VideoInfo,
+    predictor: Predictor,
+    output: Path,
+    batch_size: int,
+    alpha: float,
+    show_rate: bool,
+    frame_kinds: Sequence[str],
 ) -> tuple[int, float]:
     """Predicts every frame; reading and writing go on in threads of their own.
 
     However long the video is, no more than four batches of frames are in memory.
+
+    Args:
+        alpha: Opacity of the classes, 0..1.
+        show_rate: Draw the frame rate reached on the picture.
+        frame_kinds: Which PNGs of every frame to write, of `KINDS`; none writes no folder.
 
     Returns:
         The number of frames, and how many there were per second from the first read to the last written.
@@ -57,22 +51,22 @@ def predict_video(
 
     def write(batch: list[VideoFrame], train_ids: list[np.ndarray], first: int, rate: float) -> None:
         for index, (frame, ids) in enumerate(zip(batch, train_ids, strict=True), first):
-            picture = blend(frame.image, ids, space, options.alpha)
-            write_frame(VideoFrame(draw_rate(picture, rate) if options.show_rate else picture, frame.time))
-            if options.frame_kinds:
-                write_prediction(folder, f"{index:06d}", frame.image, ids, space, options.alpha, options.frame_kinds)
+            picture = blend(frame.image, ids, space, alpha)
+            write_frame(VideoFrame(draw_rate(picture, rate) if show_rate else picture, frame.time))
+            if frame_kinds:
+                write_prediction(folder, f"{index:06d}", frame.image, ids, space, alpha, frame_kinds)
 
     with ExitStack() as files:
-        if options.frame_kinds:
+        if frame_kinds:
             folder = files.enter_context(written_whole(frames_path(output, path.stem), folder=True))
         temporary = files.enter_context(written_whole(video_path(output, path.stem)))
         write_frame = files.enter_context(open_video_writer(temporary, info))
         progress = files.enter_context(tqdm(total=info.num_frames, desc=path.name, unit="frame"))
         # Last in, first out: the thread has written everything before the video is closed.
         writer = files.enter_context(ThreadPoolExecutor(1, "write"))
-        frames = read_ahead(read_frames(path), options.batch_size)
+        frames = read_ahead(read_frames(path), batch_size)
         pending: deque = deque()
-        while batch := list(islice(frames, options.batch_size)):
+        while batch := list(islice(frames, batch_size)):
             train_ids = predictor.predict([Image.fromarray(frame.image) for frame in batch], len(batch))
             ends.append((time.perf_counter(), count + len(batch)))
             rate = (ends[-1][1] - ends[0][1]) / (ends[-1][0] - ends[0][0])

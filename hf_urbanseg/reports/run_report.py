@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.reports.failure_cases import CARD_FAILURES, FailureCase, choose_card_failures, choose_failure_cases
+from hf_urbanseg.reports.failure_cases import CARD_FAILURES, choose_card_failures
 from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
 from hf_urbanseg.reports.plots import plot_class_iou, plot_training_curves
@@ -34,9 +32,7 @@ def write_run_report(
     """Writes a finished run's numbers and pictures.
 
     Args:
-        run: The run.
         trainer: A transformers `Trainer` that has trained; its model is the exported one.
-        data: What it was trained on.
         measured: By split.
         constant: Train id of the constant guess, the commonest class of train.
         training: Seconds, steps, ..., for the metrics.
@@ -95,16 +91,8 @@ def print_run(run: RunFolder) -> None:
 def write_split_files(
     run: RunFolder, split: str, measurement: Measurement, data: LoadedData, constant: int, protocol: str
 ) -> dict:
-    """Writes table and chart of a split's classes and its counts image by image.
-
-    Args:
-        run: Its folder exists.
-        constant: Train id of the constant guess, the commonest class of train.
-        protocol: `PredictionPlan.describe`.
-
-    Returns:
-        The split's entry for the metrics: `num_images`, `protocol` and the scores of `describe_scores`.
-    """
+    """Writes table and chart of a split's classes and its counts image by image, and returns its entry for the
+    metrics."""
     space = data.label_space
     scores = describe_scores(measurement.matrix, space, constant, measurement.images)
     for suffix in (".md", ".csv"):
@@ -128,7 +116,6 @@ def write_measurement(
 
     Args:
         run: Where to; `check_output` has let it pass.
-        model: What was measured, a folder or Hub id.
         failures: Pictures of failures at most, in the model's own folder.
 
     Raises:
@@ -152,24 +139,6 @@ def write_measurement(
         save_pictures(run, predictor, data, split, measurement, None, min(failures, CARD_FAILURES))
 
 
-def collect_failures(
-    predictor: Predictor, data: LoadedData, split: str, images: ImageCounts, overall: int, per_class: int
-) -> list[FailureCase]:
-    """The worst images predicted once more, because keeping every prediction would take memory without bound.
-
-    Args:
-        images: Counts of `split`.
-        overall, per_class: As for `choose_failure_cases`.
-    """
-    cases = []
-    for choice in tqdm(choose_failure_cases(images, overall, per_class), desc="failure cases", unit="image"):
-        row = data.splits[split][choice.index]
-        image = row["image"].convert("RGB")
-        label = data.label_space.train_id_table[np.asarray(row["label"])]
-        cases.append(FailureCase(row["name"], choice.reasons, image, predictor.predict([image])[0], label))
-    return cases
-
-
 def save_pictures(
     run: RunFolder,
     predictor: Predictor,
@@ -187,33 +156,23 @@ def save_pictures(
         measurement: Of `split`, by the model and plan of `predictor`.
         overlays: Evenly picked images; None leaves those that are there.
         failures: Of those that the card shows, the first so many.
-
-    Raises:
-        ConfigError: A picture can't be written.
     """
     rows, space, images = data.splits[split], data.label_space, measurement.images
     picked = set() if overlays is None else pick_evenly(len(rows), overlays)
-    chosen = {choice.index: choice for choice in choose_card_failures(images)[:failures]}
-    try:
-        for name, indices in ((OVERLAYS, picked), (FAILURES, chosen)):
-            if name == FAILURES or overlays is not None:
-                clear_comparisons(run.path / name)
-            if indices:
-                (run.path / name).mkdir(parents=True, exist_ok=True)
-        for index in sorted(picked | chosen.keys()):
-            row = rows[index]
-            image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
-            shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
-            title = f"{split}: {row['name']}"
-            if index in picked:
-                save_comparison(run.path / OVERLAYS / file, *shown, title)
-            if index in chosen:
-                score = f"mIoU {format_percent(images.mean_iou[index])} %"
-                reasons = "\n".join(chosen[index].reasons)
-                save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", reasons)
-    except OSError as error:
-        reason = error.strerror or f"{error}"
-        raise ConfigError("pictures that can be written", reason, "make room", run.path) from error
+    chosen = dict(list(choose_card_failures(images).items())[:failures])
+    clear_comparisons(run.path / FAILURES)
+    if overlays is not None:
+        clear_comparisons(run.path / OVERLAYS)
+    for index in sorted(picked | chosen.keys()):
+        row = rows[index]
+        image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
+        shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
+        title = f"{split}: {row['name']}"
+        if index in picked:
+            save_comparison(run.path / OVERLAYS / file, *shown, title)
+        if index in chosen:
+            score = f"mIoU {format_percent(images.mean_iou[index])} %"
+            save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", "\n".join(chosen[index]))
 
 
 def pick_evenly(length: int, count: int) -> set[int]:

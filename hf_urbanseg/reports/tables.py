@@ -1,7 +1,6 @@
 """Scores per class as rows, on the terminal, in Markdown and in CSV."""
 
 import csv
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,26 +28,26 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
     """One row per class and the mean row last, fractions in [0, 1].
 
     Args:
-        result: Of `compute_scores` or `describe_scores`: `support` and some of `iou`, `accuracy`, `precision`, `dice`,
-            `boundary_iou`, each as C values in order or by class name (None or NaN where a class does not occur);
-            `mean_<score>`.
-        label_space: Names of the C classes.
+        result: Of `describe_scores`: `support` and some of `iou`, `accuracy`, `precision`, `dice`, `boundary_iou` by
+            class name (None where a class does not occur); `mean_<score>`.
 
     Returns:
         Rows `{"class", "iou", "accuracy", ..., "pixels"}`; `pixels` counts labelled pixels. None for what can't be
         computed, and for the pixels of the mean.
 
     Raises:
-        ConfigError: The values are not one per class.
+        ConfigError: The values are of other classes.
     """
     keys = _columns(result)
-    columns = [map(_number, _values(result, key, label_space)) for key in keys]
-    support = map(int, _values(result, "support", label_space))
+    for key in (*keys, "support"):
+        if set(result[key]) != set(label_space.names):
+            fix = "use the classes the scores were computed with"
+            raise ConfigError(f"`{key}` of the classes of {label_space.name}", ", ".join(result[key]), fix)
     rows = [
-        {"class": name, **dict(zip(keys, values, strict=True)), "pixels": pixels}
-        for name, pixels, *values in zip(label_space.names, support, *columns, strict=True)
+        {"class": name, **{key: result[key][name] for key in keys}, "pixels": result["support"][name]}
+        for name in label_space.names
     ]
-    means = {key: _number(result.get(f"mean_{key}")) for key in keys}
+    means = {key: result.get(f"mean_{key}") for key in keys}
     return [*rows, {"class": MEAN_ROW, **means, "pixels": None}]
 
 
@@ -56,29 +55,10 @@ def _columns(result: Mapping) -> list[str]:
     return [key for key in _COLUMNS if result.get(key)]
 
 
-def _values(result: Mapping, key: str, label_space: LabelSpace) -> list:
-    values, names = result[key], label_space.names
-    named = isinstance(values, Mapping)
-    if len(values) != len(names) or (named and set(values) != set(names)):
-        raise ConfigError(
-            f"{len(names)} values of `{key}`, one per class of {label_space.name}",
-            f"{len(values)}" if len(values) != len(names) else f"{', '.join(values)}",
-            "use the classes the scores were computed with",
-        )
-    return [values[name] for name in names] if named else list(values)
-
-
-def print_class_table(
-    result: Mapping, label_space: LabelSpace, title: str | None = None, console: Console | None = None
-) -> None:
-    """Prints the table in percent, 80 columns wide; a class that does not occur is "-"; overall scores stand below.
-
-    Args:
-        title: Above the table.
-        console: Where to print; default the terminal.
-    """
+def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> None:
+    """Prints the table in percent, 80 columns wide; a class that does not occur is "-"; overall scores stand below."""
     table = Table(
-        title=escape(title) if title else None,
+        title=escape(title),
         caption=f"Scores in percent. {_overall(result)}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -92,27 +72,20 @@ def print_class_table(
         table.add_row(*map(escape, _cells(row)), style=None if row["pixels"] else "dim")
     table.add_section()
     table.add_row(*_cells(mean), style="bold")
-    (console or Console()).print(table)
+    Console().print(table)
 
 
 def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path) -> None:
-    """Writes the table: `.md` for reading (percent) or `.csv` for programs (fractions, empty where absent).
-
-    Raises:
-        ConfigError: Another suffix.
-    """
+    """Writes the table: `.csv` for programs (fractions, empty where absent), else Markdown for reading (percent)."""
     path = Path(path)
     rows = build_class_table(result, label_space)
-    match path.suffix:
-        case ".csv":
-            write_csv(path, rows)
-        case ".md":
-            heads = ["class", *(f"{_COLUMNS[key]} (%)" for key in _columns(result)), "labelled pixels"]
-            *cells, mean = map(_cells, rows)
-            lines = build_markdown_table(heads, [*cells, [f"**{cell}**" if cell else "" for cell in mean]])
-            path.write_text("\n".join([*lines, "", f"{_overall(result)}."]) + "\n", encoding="utf-8")
-        case suffix:
-            raise ConfigError("a table named .md or .csv", f"`{suffix}`", "change the suffix", path)
+    if path.suffix == ".csv":
+        write_csv(path, rows)
+        return
+    heads = ["class", *(f"{_COLUMNS[key]} (%)" for key in _columns(result)), "labelled pixels"]
+    *cells, mean = map(_cells, rows)
+    lines = build_markdown_table(heads, [*cells, [f"**{cell}**" if cell else "" for cell in mean]])
+    path.write_text("\n".join([*lines, "", f"{_overall(result)}."]) + "\n", encoding="utf-8")
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
@@ -143,15 +116,9 @@ def _cells(row: Mapping) -> list[str]:
 
 
 def _overall(result: Mapping) -> str:
-    support = result["support"]
-    pixels = sum(map(int, support.values() if isinstance(support, Mapping) else support))
-    accuracy = format_percent(result["overall_accuracy"])
-    text = f"Overall accuracy {accuracy} % of {format_count(pixels)} labelled pixels"
+    accuracy, pixels = format_percent(result["overall_accuracy"]), format_count(sum(result["support"].values()))
+    text = f"Overall accuracy {accuracy} % of {pixels} labelled pixels"
     for key, name in (("frequency_weighted_iou", "frequency-weighted IoU"), ("mean_category_iou", "category IoU")):
         if result.get(key) is not None:
             text += f"; {name} {format_percent(result[key])} %"
     return text
-
-
-def _number(value) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)

@@ -18,45 +18,30 @@ _MEASURE = "train with `urbanseg finetune`, or measure a model with `urbanseg ev
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """One model on one split.
-
-    Args:
-        name: For tables and pictures.
-        folder: Where it was read.
-        counts: Pixels per image and class.
-        protocol: How it predicted, in words.
-        data: Name of the data.
-        parameters: Of the model.
-        macs: Multiply-accumulates of one pass over one 375x1242 image, by the report's convention.
-    """
+    """One model on one split."""
 
     name: str
     folder: Path
     counts: ImageCounts
-    protocol: str
+    protocol: str  # how it predicted, in words
     data: str
     parameters: int
-    macs: int
+    macs: int  # of one pass over one 375x1242 image, by the report's convention
 
     @property
     def iou(self) -> np.ndarray:
         """(C,) float64 over the whole split; NaN for a class in neither labels nor predictions."""
-        hits = self.counts.hits.sum(0)
-        union = self.counts.labelled.sum(0) + self.counts.predicted.sum(0) - hits
-        return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+        return self.counts.total().iou[0]
 
     @property
     def mean_iou(self) -> float:
         """Mean over the classes that occur, as in metrics.json."""
-        iou = self.iou
-        return float(iou[~np.isnan(iou)].mean()) if not np.isnan(iou).all() else float("nan")
+        iou = self.iou[~np.isnan(self.iou)]
+        return float(iou.mean()) if iou.size else float("nan")
 
 
 def load_measurement(folder: str | Path, split: str, name: str | None = None) -> MeasuredRun:
-    """Reads what training, or `urbanseg evaluate --output`, left in a folder.
-
-    Args:
-        name: Default: the folder's.
+    """Reads what training, or `urbanseg evaluate --output`, left in a folder; `name` is the folder's by default.
 
     Raises:
         DataError: A file is missing or damaged, or two of them are of different measurements.

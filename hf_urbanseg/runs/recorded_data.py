@@ -21,8 +21,6 @@ def load_recorded_data(data_args: DataArguments, model: str, revision: str | Non
     Without a data option, the data and the very splits of the run. With one, and no option that splits it, the splits
     of the run if all of its frames are in the data; if they are not, the data's own splits or the usual
     cut, and the log says so: what is then called test may have been trained on.
-
-    Args, Raises: As for `recall_data_arguments` and `load_data`.
     """
     recalled = recall_data_arguments(data_args, model, revision)
     if recalled is not data_args or _splits_by_options(data_args):
@@ -53,9 +51,7 @@ def recall_data_arguments(data_args: DataArguments, model: str, revision: str | 
     """Without a data option, the data and the very splits of the run; otherwise what the options say.
 
     Args:
-        data_args: From the command line.
         model: The run's folder, or Hub id.
-        revision: Of the Hub id.
 
     Raises:
         ConfigError: No data option, and no recipe beside the model.

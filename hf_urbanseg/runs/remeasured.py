@@ -19,12 +19,6 @@ def is_own_folder(folder: Path, model: str) -> bool:
 def check_output(folder: Path, model: str, data: LoadedData, split: str) -> None:
     """Refuses, before anything is measured, a folder in which the numbers would stand for something else.
 
-    Args:
-        folder: Of `--output`; needn't exist.
-        model: `--model`.
-        data: What will be measured on.
-        split: Which of it.
-
     Raises:
         ConfigError: The folder of another model or of a run's numbers, or other frames than the run recorded.
         DataError: A file of the run that can't be read.
@@ -64,15 +58,6 @@ def merge_metrics(run: RunFolder, split: str, scores: Mapping, environment: Mapp
 
     Training, selection and the other splits stay, and `environment` stays that of training; where this split was
     measured is recorded beside its scores. A run without metrics gets what is known now.
-
-    Args:
-        run: The run.
-        scores: Of the split.
-        environment: Where they were measured.
-        data: What they were measured on.
-
-    Raises:
-        DataError: Metrics that can't be read.
     """
     # Read here and not before the measurement: meanwhile another process may have measured another split.
     before = run.read_metrics() or {}

@@ -82,12 +82,12 @@ def test_main__crops_are_those_of_training(kitti, monkeypatch):
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preprocessing import TrainDataset
     from hf_urbanseg.data.transforms import build_train_transforms
-    from hf_urbanseg.reports import data_pages
+    from hf_urbanseg.reports.data_pages import show_sample
 
     shown = []
     monkeypatch.setattr(
-        "hf_urbanseg.reports.data_previews.show_sample",
-        lambda sample, space: shown.append(sample) or data_pages.show_sample(sample, space),
+        "hf_urbanseg.reports.data_pages.show_sample",
+        lambda sample, space: shown.append(sample) or show_sample(sample, space),
     )
     run(monkeypatch, kitti, "--num_augmented", "1", "--seed", "7", "--flip", "0.25")
     data = load_data(f"{kitti}/kitti", split_file=f"{kitti}/splits.yaml", validation_fraction=0)

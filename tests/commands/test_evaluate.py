@@ -117,7 +117,7 @@ def test_evaluate__own_folder_keeps_what_training_recorded(copy, monkeypatch):
     }  # fmt: skip
     # The pictures are of this measurement: other frames fail, or they look otherwise.
     images = ImageCounts.from_dict(json.loads(after["per_image_test.json"]))
-    failures = {f"failures/{images.names[choice.index]}.jpg" for choice in choose_failure_cases(images, 3, 1)[:8]}
+    failures = {f"failures/{images.names[index]}.jpg" for index in list(choose_failure_cases(images, 3, 1))[:8]}
     assert {name for name in after if name.startswith("failures/")} == failures
     assert pictures
 

@@ -53,7 +53,7 @@ def test_finetune__leaves_everything(run):
 
 def test_finetune__pictures_of_the_failures_on_the_card(run):
     images = ImageCounts.from_dict(json.loads((run / "per_image_test.json").read_text()))
-    names = {images.names[choice.index] for choice in choose_failure_cases(images, 3, 1)[:8]}
+    names = {images.names[index] for index in list(choose_failure_cases(images, 3, 1))[:8]}
     assert {path.name for path in (run / "failures").iterdir()} == {f"{name}.jpg" for name in names}
     card = (run / "README.md").read_text()
     for name in names:

@@ -11,12 +11,12 @@ from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.comparison import compare_runs
 from hf_urbanseg.reports.comparison_files import (
-    ImagePictures,
     describe_sureness,
     write_comparison_csv,
     write_comparison_page,
     write_comparison_table,
 )
+from hf_urbanseg.reports.pages import embed_frame
 from hf_urbanseg.runs.measured import MeasuredRun
 
 CLASSES = ("road", "car", "train")
@@ -90,7 +90,8 @@ def test_write_comparison_page__complete_and_escaped(comparison, tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
     label = np.zeros((20, 30), np.uint8)
     label[:5], label[5:8] = 255, 1
-    pictures = {(0, 0): ImagePictures(image, label, label * 0, label % 2, exact=False)}
+    shown = embed_frame("<0>", image, label, {"a|b": label * 0, "c": label % 2}, SPACE)
+    pictures = {(0, 0): {"pictures": shown, "classes": [0, 1], "exact": False}}
     write_comparison_page(comparison, tmp_path / "out.html", SPACE, Figure(), pictures=pictures)
     text = (tmp_path / "out.html").read_text()
     assert "&lt;0&gt;: " in text

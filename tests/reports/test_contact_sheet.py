@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from hf_urbanseg.reports.contact_sheet import Cell, Swatch, save_contact_sheet
+from hf_urbanseg.reports.contact_sheet import save_contact_sheet
 
 
 def picture(color, height=20, width=40):
@@ -21,7 +21,7 @@ def find(sheet, color):
 
 def test_save_contact_sheet__row_by_row_at_one_width(tmp_path):
     colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    cells = [Cell(picture(colors[0]), "a"), Cell(picture(colors[1], height=40), "b"), Cell(picture(colors[2]), "c")]
+    cells = [(picture(colors[0]), "a"), (picture(colors[1], height=40), "b"), (picture(colors[2]), "c")]
     save_contact_sheet(tmp_path / "sheet.png", cells, 2, "three", cell_width=240)
     sheet = colors_at(tmp_path / "sheet.png")
     red, green, blue = (find(sheet, color) for color in colors)
@@ -34,7 +34,7 @@ def test_save_contact_sheet__row_by_row_at_one_width(tmp_path):
 
 def test_save_contact_sheet__caption_above_its_picture_and_no_wider(tmp_path):
     for name, caption in (("short", "x"), ("long", "word " * 60)):
-        cells = [Cell(picture((255, 255, 255)), caption), Cell(picture((255, 255, 255)))]
+        cells = [(picture((255, 255, 255)), caption), (picture((255, 255, 255)), "")]
         save_contact_sheet(tmp_path / f"{name}.png", cells, 2, "", cell_width=300)
     short, long = (colors_at(tmp_path / f"{name}.png") for name in ("short", "long"))
     assert short.shape == long.shape
@@ -45,8 +45,8 @@ def test_save_contact_sheet__caption_above_its_picture_and_no_wider(tmp_path):
 
 def test_save_contact_sheet__legend_and_title(tmp_path):
     pattern = np.full((16, 16, 3), (1, 2, 3), np.uint8)
-    legend = [Swatch("sky", (70, 130, 180)), Swatch("stripes", pattern=pattern)]
-    save_contact_sheet(tmp_path / "sheet.png", [Cell(picture((9, 9, 9)))], 4, "a long title " * 20, legend)
+    legend = [("sky", (70, 130, 180)), ("stripes", pattern)]
+    save_contact_sheet(tmp_path / "sheet.png", [(picture((9, 9, 9)), "")], 4, "a long title " * 20, legend)
     sheet = colors_at(tmp_path / "sheet.png")
     cell, sky, stripes = (find(sheet, color) for color in ((9, 9, 9), (70, 130, 180), (1, 2, 3)))
     assert sky[0] > cell[2]

@@ -7,7 +7,7 @@ from datasets import Image as ImageColumn
 from PIL import Image
 
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCountsBuilder
@@ -127,7 +127,7 @@ def test_save_pictures__replaces_its_own_and_no_others(tmp_path, data, measureme
 
 def test_save_pictures__no_room_is_one_line(tmp_path, data, measurement):
     (tmp_path / "failures").write_text("a file")
-    with pytest.raises(ConfigError, match="pictures that can be written"):
+    with pytest.raises(DataError, match="a place to write to"):
         save_pictures(RunFolder(tmp_path), Known(), data, "test", measurement, 0)
 
 

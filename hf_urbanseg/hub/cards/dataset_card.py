@@ -15,7 +15,7 @@ from hf_urbanseg.hub.cards.licence import TITLES, Licence
 from hf_urbanseg.hub.cards.markdown import flatten, render_markdown
 from hf_urbanseg.hub.cleaning import clean_values, list_local_folders
 from hf_urbanseg.labels import IGNORE_INDEX
-from hf_urbanseg.reports.contact_sheet import Cell, save_contact_sheet
+from hf_urbanseg.reports.contact_sheet import save_contact_sheet
 from hf_urbanseg.reports.overlays import blend
 
 _LINKS = {
@@ -111,6 +111,6 @@ def _draw_samples(path: Path, data: LoadedData) -> None:
     for index in np.unique(np.linspace(0, len(rows) - 1, 3).round().astype(int)).tolist():
         image = np.asarray(rows[index]["image"].convert("RGB"))
         train_ids = data.label_space.train_id_table[np.asarray(rows[index]["label"])]
-        cells.append(Cell(image, flatten(f"{split}: {rows[index]['name']}")))
-        cells.append(Cell(blend(image, train_ids, data.label_space, alpha=0.6), "its label; void is left uncoloured"))
+        cells.append((image, flatten(f"{split}: {rows[index]['name']}")))
+        cells.append((blend(image, train_ids, data.label_space, alpha=0.6), "its label; void is left uncoloured"))
     save_contact_sheet(path, cells, 2, "Frames and their labels", [], cell_width=620)

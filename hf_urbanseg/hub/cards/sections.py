@@ -64,12 +64,12 @@ def describe_failures(summary: RunSummary, split: str, pictures: bool) -> list[d
     by_name = {path.partition("/")[2].rpartition(".")[0]: path for path in reversed(files)}
     return [
         {
-            "name": images.names[choice.index],
-            "mean_iou": float(images.mean_iou[choice.index]),
-            "reasons": choice.reasons[:3],
-            "picture": by_name.get(name_picture(images.names[choice.index])),
+            "name": images.names[index],
+            "mean_iou": float(images.mean_iou[index]),
+            "reasons": reasons[:3],
+            "picture": by_name.get(name_picture(images.names[index])),
         }
-        for choice in choose_card_failures(images)[:_MOST_FAILURES]
+        for index, reasons in list(choose_card_failures(images).items())[:_MOST_FAILURES]
     ]
 
 

@@ -61,8 +61,8 @@ def test_build_model_card__every_table_is_the_files(run):
 def test_build_model_card__failures_are_those_of_the_counts(run):
     images = ImageCounts.from_dict(json.loads((run / "per_image_test.json").read_text()))
     expected = [
-        [images.names[one.index], percent(float(images.mean_iou[one.index])), "".join(one.reasons[:3])]
-        for one in choose_failure_cases(images, 3, 1)[:5]
+        [images.names[index], percent(float(images.mean_iou[index])), "".join(reasons[:3])]
+        for index, reasons in list(choose_failure_cases(images, 3, 1).items())[:5]
     ]
     assert expected
     assert read_tables(build_model_card(run))["image"][1:] == expected
