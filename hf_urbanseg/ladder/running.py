@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
@@ -74,15 +73,19 @@ def run_ladder(
         elapsed = format_seconds(time.time() - start)
         verb = "resumed" if resumed else "started"
         print(f"{what}: {verb}, {elapsed} since the beginning; its log is {log}", flush=True)
-        with _stopwatch(output, run.name) as stopwatch:
+        begin = time.time()
+        try:
             status = start_finetune(launcher, [*run.words, *(["--resume"] if resumed else [])], log, what)
-        took = format_seconds(stopwatch())
+        finally:  # also when interrupted: the seconds of all starts are added
+            seconds, times = time.time() - begin, _read_times(output)
+            times[run.name] = [*times.get(run.name, []), round(seconds, 1)]
+            write_json(output / "logs" / "seconds.json", times)
         report()
         if status != 0 or not RunFolder(run.folder).is_finished:
             found = f"exit status {status}{describe_end(log)}"
             fix = "read the log, mend it and start again: what is finished stays"
             raise ConfigError(f"{run.name} to finish", found, fix, log)
-        print(f"{what}: finished after {took}", flush=True)
+        print(f"{what}: finished after {format_seconds(seconds)}", flush=True)
 
 
 def write_ladder_report(
@@ -113,18 +116,6 @@ def write_ladder_report(
         ours = describe_score(entry)
         lines.append(f"  {entry['number']} {entry['name']:<15}{ours:<18}{100 * entry['report_mean_iou']:.2f}")
     return "\n".join([*lines, f"Table, plot and numbers: {output}/ladder.md, .png, .json"])
-
-
-@contextmanager
-def _stopwatch(output: Path, name: str):
-    """Adds the seconds inside to those of the run's earlier starts, also when it is interrupted."""
-    start = time.time()
-    try:
-        yield lambda: time.time() - start
-    finally:
-        times = _read_times(output)
-        times[name] = [*times.get(name, []), round(time.time() - start, 1)]
-        write_json(output / "logs" / "seconds.json", times)
 
 
 def _read_times(output: Path) -> dict[str, list[float]]:

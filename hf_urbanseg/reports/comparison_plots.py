@@ -1,7 +1,7 @@
 """mIoU over GMAC beside the report's systems, and two runs image by image."""
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from matplotlib.ticker import NullLocator
 
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.figures import FAINT, REPORT, build_axes
-from hf_urbanseg.reports.plot_labels import boxes_around, place_labels
 from hf_urbanseg.runs.measured import MeasuredRun
 
 COLORS = ("#2f72b8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
 BETTER, WORSE = COLORS[:2]
+# Where a text may stand around its point, the best liked first, and how far from it in points.
+_DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
+_GAPS = np.array((6, 10, 16, 24, 34, 46, 60))
 _LINE = {"color": "#b5b5b5", "linewidth": 1, "zorder": 1}
 
 
@@ -91,9 +93,9 @@ def plot_miou_over_gmac(comparison: Comparison, path: str | Path | None = None) 
     )  # fmt: skip
     _fix_layout(figure)
     to_pixels = axes.transData.transform
-    obstacles = [boxes_around(_points_along(to_pixels(line)), 3) for line in lines]
+    obstacles = [_boxes_around(_points_along(to_pixels(line)), 3) for line in lines]
     obstacles += [np.add(to_pixels(ends), [(-8, -2), (8, 2)]).reshape(1, 4) for ends in bars]
-    place_labels(axes, labels, np.vstack(obstacles))
+    _place_labels(axes, labels, np.vstack(obstacles))
     if path is not None:
         figure.savefig(path)
     return figure
@@ -122,7 +124,7 @@ def plot_image_scores(first: MeasuredRun, change: Change) -> Figure:
         for i in change.most_changed(3, better)
     ]
     points = axes.transData.transform(np.stack([x[known], y[known]], 1))
-    place_labels(axes, labels, np.vstack([boxes_around(points, 4), legend.get_window_extent().extents]))
+    _place_labels(axes, labels, np.vstack([_boxes_around(points, 4), legend.get_window_extent().extents]))
     return figure
 
 
@@ -154,3 +156,63 @@ def _points_along(corners: np.ndarray) -> np.ndarray:
     """(N, 2) points every 8 pixels of the line through (M, 2) corners."""
     parts = [np.linspace(start, end, max(2, int(np.hypot(*(end - start)) / 8)) + 1) for start, end in pairwise(corners)]
     return np.concatenate(parts)
+
+
+def _boxes_around(points: np.ndarray, reach: float) -> np.ndarray:
+    """(N, 4) left, bottom, right, top of squares around (N, 2) points."""
+    return np.hstack([np.subtract(points, reach), np.add(points, reach)])
+
+
+def _place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Mapping]], obstacles: np.ndarray) -> None:
+    """Writes each label where it covers least: beside its point, or further off with a line to it. In order.
+
+    Args:
+        axes: In their final layout.
+        labels: x and y of the point, text, and how `Axes.annotate` shall write it.
+        obstacles: (B, 4) boxes in pixels to keep clear of, besides the labels' own points.
+    """
+    if not labels:
+        return
+    scale = axes.figure.dpi / 72
+    points = axes.transData.transform([(x, y) for x, y, *_ in labels])
+    taken = np.vstack([obstacles, _boxes_around(points, 3 * scale)])
+    reaches = _GAPS[:, None, None] * scale * np.where(_DIRECTIONS.all(1, keepdims=True), 0.7, 1)
+    for index, (x, y, text, style) in enumerate(labels):
+        written = axes.annotate(
+            text,
+            (x, y),
+            (0, 0),
+            textcoords="offset points",
+            ha="left",
+            va="bottom",
+            parse_math=False,
+            zorder=5,
+            **style,
+        )
+        point, size = points[index], written.get_window_extent().size
+        spots = (_DIRECTIONS * reaches - size * (1 - _DIRECTIONS) / 2).reshape(-1, 2)
+        low, high = point + spots, point + spots + size
+        outside = size.prod() - _overlaps(low, high, axes.get_window_extent().extents[None])
+        covered = (_overlaps(low, high, taken) + outside) / scale**2
+        distance = _distances(low, high, point[None]) / scale
+        # A label nearer to another point would be read as that one's.
+        nearest = _distances(low, high, np.delete(points, index, axis=0)) / scale
+        best = (100 * covered + 6 * np.maximum(0, distance + 4 - nearest) + distance).argmin()
+        written.set_position(spots[best] / scale)
+        taken = np.vstack([taken, [*low[best] - 1.5 * scale, *high[best] + 1.5 * scale]])
+        if distance[best] > 11:
+            line = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.6, "alpha": 0.7, "shrinkB": 3}
+            end = (np.clip(point, low[best], high[best]) - point) / scale
+            axes.annotate("", (x, y), end, textcoords="offset points", arrowprops=line)
+
+
+def _distances(low: np.ndarray, high: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(S,) from each of S boxes to the nearest of P points."""
+    nearest = np.clip(points, low[:, None], high[:, None])
+    return np.linalg.norm(nearest - points, axis=-1).min(1, initial=np.inf)
+
+
+def _overlaps(low: np.ndarray, high: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(S,) areas that S boxes share with B others, summed."""
+    sides = np.minimum(high[:, None], boxes[:, 2:]) - np.maximum(low[:, None], boxes[:, :2])
+    return np.maximum(sides, 0).prod(-1).sum(1)

@@ -12,12 +12,7 @@ _SHOWN = ("device", "threads", "fp32_matmul", "torch", "transformers", "python",
 
 
 def print_costs(rows: Sequence[Mapping], image_size: Sequence[int]) -> None:
-    """Prints what was counted.
-
-    Args:
-        rows: From `count_costs`.
-        image_size: (height, width).
-    """
+    """Prints what `count_costs` counted on an image of (height, width)."""
     table = _start_table(
         f"One image of {image_size[0]}x{image_size[1]} (height x width)",
         ("head\nwidth", "params\nM", "head's\nM", *(f"{name}\nGMAC" for name in CONVENTIONS), "torch\nGFLOP"),
@@ -34,12 +29,7 @@ def print_costs(rows: Sequence[Mapping], image_size: Sequence[int]) -> None:
 
 
 def print_measured_costs(rows: Sequence[Mapping], precision: str, batch_size: int, environment: Mapping) -> None:
-    """Prints what was measured.
-
-    Args:
-        rows: From `count_costs` and `measure_costs`.
-        environment: Where.
-    """
+    """Prints what `measure_costs` measured beside it."""
     table = _start_table(
         f"{precision}, batches of {batch_size}, random weights",
         ("peak\nMiB", "logits\nms", "label map\nms", "p10..p90\nms", "passes", "images/s"),

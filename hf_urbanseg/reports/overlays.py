@@ -19,11 +19,7 @@ FADED_VOID = (250, 240, 205)
 
 
 def colorize(train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
-    """Class colours of a label map; void is black.
-
-    Shape:
-        train_ids: (H, W) uint8. returns: (H, W, 3) uint8.
-    """
+    """Class colours, (H, W, 3) uint8, of a label map; void is black."""
     return label_space.palette[np.asarray(train_ids, np.uint8)]
 
 
@@ -51,11 +47,7 @@ def blend(
 
 
 def mark_errors(image: np.ndarray, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The image dim and grey where the prediction is right, red where it is wrong, flat grey where there is no label.
-
-    Shape:
-        image: (H, W, 3) uint8. prediction, label: (H, W) uint8 train ids. returns: (H, W, 3) uint8.
-    """
+    """The image dim and grey where the prediction is right, red where it is wrong, flat grey without a label."""
     picture = np.repeat(0.35 * image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     picture[prediction != label] = _WRONG
     picture[label == IGNORE_INDEX] = _VOID

@@ -40,27 +40,29 @@ def write_prediction(
 
 
 def predict_images(paths: Sequence[Path], predictor: Predictor, output: Path, batch_size: int, alpha: float) -> None:
-    """Predicts image files into `output`, a batch in memory at a time."""
-    with tqdm(total=len(paths), desc="predicting", unit="image") as progress:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            images = [read_image(path) for path in batch]
-            for path, image, train_ids in zip(batch, images, predictor.predict(images, len(images)), strict=True):
-                write_prediction(output, path.stem, image, train_ids, predictor.label_space, alpha)
-                progress.update()
+    """Predicts image files into `output`."""
+    files = {path.stem: path for path in paths}
+    for stem, image, train_ids in _predict_files(files, predictor, batch_size, "predicting"):
+        write_prediction(output, stem, image, train_ids, predictor.label_space, alpha)
 
 
 def predict_label_ids(
     images: Mapping[str, Path], predictor: Predictor, batch_size: int, title: str
 ) -> Iterator[tuple[str, bytes]]:
     """Name and PNG of Cityscapes' label ids of each image file, as benchmarks' servers take them."""
-    names = list(images)
-    with tqdm(total=len(names), desc=title, unit="image") as progress:
-        for start in range(0, len(names), batch_size):
-            batch = names[start : start + batch_size]
-            predictions = predictor.predict([read_image(images[name]) for name in batch], len(batch))
-            for name, train_ids in zip(batch, predictions, strict=True):
-                yield name, encode_label_ids(train_ids)
+    for name, _, train_ids in _predict_files(images, predictor, batch_size, title):
+        yield name, encode_label_ids(train_ids)
+
+
+def _predict_files(files: Mapping, predictor: Predictor, batch_size: int, title: str) -> Iterator[tuple]:
+    """Key, image and train ids of each file, a batch in memory at a time."""
+    keys = list(files)
+    with tqdm(total=len(keys), desc=title, unit="image") as progress:
+        for start in range(0, len(keys), batch_size):
+            batch = keys[start : start + batch_size]
+            images = [read_image(files[key]) for key in batch]
+            for predicted in zip(batch, images, predictor.predict(images, len(images)), strict=True):
+                yield predicted
                 progress.update()
 
 
