@@ -70,18 +70,17 @@ def main(argv: list[str]) -> None:
     bound_requests(args.timeout)
     ledger = PushLedger.read(args.run)
     _choose_target(args, ledger)
-    options = {"dry_run": args.dry_run, "message": args.message, "timeout": args.timeout}
     is_set = is_prepared_set(args.run)
 
     def show(files) -> None:
         _print_files(files, f"{args.run} -> {ledger.repo_id}{' (data set)' if is_set else ''}")
 
     if is_set:
-        result = push_prepared_set(Path(args.run), ledger, license=args.license, show=show, **options)
+        result = push_prepared_set(Path(args.run), ledger, None, args.license, show, args.dry_run, args.message)
     elif args.license is not None:
         raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
     else:
-        result = publish_run(Path(args.run), ledger, show=show, **options)
+        result = publish_run(Path(args.run), ledger, show, args.dry_run, args.message)
     if result is None:
         print("dry run: nothing was pushed")
     elif not result.added and not result.deleted:

@@ -200,13 +200,13 @@ def test_publish__another_persons_namespace(hub_here, files):
 def test_publish__failing_at_every_request_is_completed_by_the_next(hub_here, files, waits, how):
     """At the n-th request and all that follow, until a push needs fewer than n."""
     untouched = {name: path.read_bytes() for name, path in files[0].items() if name != "metrics.json"}
-    timeout = 0.1 if how == "hang" else 5
     for n in range(1, 30):
         hub_here.repositories.clear()
         hub_here.requests.clear()
         hub_here.fail(how, at=n, times=math.inf)
         try:
-            publish(files[0], "user/name", timeout=timeout)
+            bound_requests(0.1 if how == "hang" else 5)
+            publish(files[0], "user/name")
             break
         except HubError as error:
             text = str(error)
@@ -216,7 +216,8 @@ def test_publish__failing_at_every_request_is_completed_by_the_next(hub_here, fi
         words = f"status {how}" if isinstance(how, int) else "no answer from http"
         assert words in text
         hub_here.heal()
-        publish(files[0], "user/name", timeout=5)
+        bound_requests(5)
+        publish(files[0], "user/name")
         assert hub_here.tree("user/name") == files[1]
         assert len(hub_here.repository("user/name").commits) == 2
     assert n >= 10, "requests of a push"
