@@ -16,10 +16,7 @@ _SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overa
 def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | None = None) -> str:
     """YAML without its fences; scores are in [0, 1], as `evaluate`'s mean_iou gives them.
 
-    Args:
-        summary: Of the run; one that was not measured has no table of results.
-        licence: Of the weights.
-        repo_id: `user/name`, *optional*: its name becomes the model's, and each score says where it comes from.
+    With `repo_id`, its name becomes the model's, and each score says where it comes from.
     """
     base = summary.base if summary.base_is_hub else None
     kinds = [summary.data_kind, "cityscapes" if "cityscapes" in (summary.base or "").lower() else None]

@@ -20,16 +20,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The files of a run that a card needs, without the paths of this machine.
+    """The files of a run that a card needs, without the paths of this machine; what isn't there is empty.
 
-    Args:
-        folder: Of the run.
-        recipe: Its options; empty if there is none.
-        metrics: Scores and what else was recorded; empty in the middle of training.
-        weights: Of class_weights.json; empty if the loss was unweighted.
-        config: Of the model.
-        size: (height, width) that the image processor resizes to; None if it doesn't.
-        label_space: The classes.
+    `size` is the (height, width) that the image processor resizes to; None if it doesn't.
     """
 
     folder: Path
@@ -42,15 +35,10 @@ class RunSummary:
 
     @classmethod
     def read(cls, run: str | Path, checkpoint: str | None = None) -> "RunSummary":
-        """Reads a run's folder.
-
-        Args:
-            run: Folder of the run.
-            checkpoint: Name of a folder in it whose model is meant, in the middle of training; None is the run's own
-                model, which must be there and measured.
+        """Reads a run's folder, in the middle of training with the model of a `checkpoint` in it.
 
         Raises:
-            ModelError: They are not there.
+            ModelError: No model of its own, or one that was not measured.
             DataError: A file can't be read.
         """
         run = RunFolder(run)
