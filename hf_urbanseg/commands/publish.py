@@ -60,8 +60,9 @@ def main(argv: list[str]) -> None:
     (args,) = parse_command_line((PublishArguments,), argv, __doc__, usage, ("run", "repo_id"))
     from huggingface_hub.utils import disable_progress_bars
 
+    from hf_urbanseg.data.sources.saved_set import is_saved_set
     from hf_urbanseg.hub.client import bound_requests
-    from hf_urbanseg.hub.dataset_repository import is_prepared_set, push_prepared_set
+    from hf_urbanseg.hub.dataset_repository import push_prepared_set
     from hf_urbanseg.hub.ledger import PushLedger
     from hf_urbanseg.hub.training import publish_run
 
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
     bound_requests(args.timeout)
     ledger = PushLedger.read(args.run)
     _choose_target(args, ledger)
-    is_set = is_prepared_set(args.run)
+    is_set = is_saved_set(Path(args.run))
 
     def show(files) -> None:
         _print_files(files, f"{args.run} -> {ledger.repo_id}{' (data set)' if is_set else ''}")

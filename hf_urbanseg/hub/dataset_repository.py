@@ -32,11 +32,6 @@ _ROW_GROUP_BYTES = 50_000_000
 _PARQUET = re.compile(rf"data/(?:{'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
 
 
-def is_prepared_set(folder: str | Path) -> bool:
-    """Whether a folder holds a data set that `collect_dataset` publishes: not a run."""
-    return is_saved_set(Path(folder))
-
-
 def is_data_file(path: str) -> bool:
     """Whether a later push of a set may remove this path of its repository: shards of splits it no longer has."""
     return _PARQUET.fullmatch(path) is not None
@@ -82,7 +77,7 @@ def collect_dataset(
         ConfigError: Nobody said what the licence is.
     """
     folder = Path(folder)
-    if not is_prepared_set(folder):
+    if not is_saved_set(folder):
         raise DataError("a set written by `urbanseg prepare-data`", "none", "prepare it first", folder)
     data = load_data(data_dir=str(folder), test_fraction=0, validation_fraction=0)
     source = read_source(str(folder))

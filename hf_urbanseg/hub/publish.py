@@ -26,7 +26,6 @@ class PublishResult:
     commit: str
     added: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
-    pull_request: int | None = None
 
 
 def publish(
@@ -40,7 +39,7 @@ def publish(
     create_pr: bool = False,
     message: str = "Upload a trained model",
     beside: str | Path | None = None,
-    replaces: Callable[[str], bool] | None = None,
+    replaces: Callable[[str], bool] = is_ours,
     threads: int = 5,
 ) -> PublishResult:
     """Makes the repository's files equal to `files`, in one commit; the repository and the branch are made if missing.
@@ -56,7 +55,7 @@ def publish(
         revision: Branch (or `refs/pr/3`) that gets the commit; default main.
         create_pr: Open a pull request instead of changing main; one that already proposes these files is found.
         beside: Folder the files come from: `.env` there, above it and in the working folder name secrets.
-        replaces: Whether a path may be removed. Default: for a model `is_ours`, for a data set nothing.
+        replaces: Whether a path may be removed.
         threads: Large files uploaded at a time. 1 uploads them in the calling thread.
 
     Raises:
@@ -74,8 +73,6 @@ def publish(
     if find_secret(f"{repo_id} {revision} {message}".encode(), secrets):
         raise ConfigError("names and a message without secrets", "something like a token", "leave it out")
     check_files(files, secrets)
-    if replaces is None:
-        replaces = is_ours if kind == "model" else lambda path: False
     with _told_as_hub_errors(repo_id, token):
         target = _Target(repo_id, kind, revision, token)
         target.prepare(private)
@@ -201,7 +198,7 @@ class _Target:
             url += f"/discussions/{pull_request}"
         elif self.revision != "main":
             url += f"/tree/{self.revision}"
-        return PublishResult(url, commit, tuple(added), tuple(deleted), pull_request)
+        return PublishResult(url, commit, tuple(added), tuple(deleted))
 
 
 def _is_large(operation: CommitOperationAdd) -> bool:

@@ -59,11 +59,6 @@ def recognise_data(name: str) -> str | None:
     return next((key for key in ("camvid", "kitti", "cityscapes") if key in name), None)
 
 
-def allows_pictures(data: str) -> bool:
-    """Whether pictures made from a data set's images may be published; of unknown data its owner decides."""
-    return recognise_data(data) != "cityscapes"
-
-
 def choose_licence(base: str | None, base_is_hub: bool, data: str) -> Licence:
     """The strictest reading: weights are taken for a derivative of what they started from and were trained on.
 

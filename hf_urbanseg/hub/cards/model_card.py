@@ -13,7 +13,6 @@ from hf_urbanseg import __version__
 from hf_urbanseg.files import write_text
 from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
-from hf_urbanseg.hub.cards.licence import Licence, choose_licence
 from hf_urbanseg.hub.cards.markdown import render_markdown
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import describe_failures, measure_command
@@ -30,7 +29,7 @@ _MARK = re.compile(r"\n<!-- hf_urbanseg wrote this card; sha256 of the text abov
 def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool | None = None) -> str:
     """The card of a finished run, with a last line by which `write_model_card` knows whether somebody changed it."""
     summary = RunSummary.read(run)
-    licence, pictures = _licence(summary), summary.shows_pictures(pictures)
+    pictures = summary.shows_pictures(pictures)
     split = next(iter(summary.splits), None)
     scores = summary.splits.get(split) or {}
     named = repo_id or f"user/{slugify(summary.folder)}"
@@ -39,7 +38,6 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     context = {
         "run": summary,
         "repo_id": named,
-        "licence": licence,
         "split": split,
         "scores": scores,
         "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
@@ -56,15 +54,14 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         ),
         "version": __version__,
     }
-    return _finish(build_front_matter(summary, licence, repo_id), render_markdown("model_card.md.j2", **context))
+    return _finish(build_front_matter(summary, repo_id), render_markdown("model_card.md.j2", **context))
 
 
 def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
     """A card for a repository whose model is still being trained: that of `step`, of `max_steps`."""
     summary = RunSummary.read(run, f"checkpoint-{step}")
-    licence = _licence(summary)
-    context = {"run": summary, "licence": licence, "step": step, "max_steps": max_steps, "version": __version__}
-    return _finish(build_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context))
+    context = {"run": summary, "step": step, "max_steps": max_steps, "version": __version__}
+    return _finish(build_front_matter(summary), render_markdown("interim_card.md.j2", **context))
 
 
 def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool | None = None) -> bool:
@@ -114,7 +111,3 @@ def _finish(front: str, body: str) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()
-
-
-def _licence(summary: RunSummary) -> Licence:
-    return choose_licence(summary.base, summary.base_is_hub, summary.data_name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
-from hf_urbanseg.hub.cards.licence import TITLES, allows_pictures, recognise_data
+from hf_urbanseg.hub.cards.licence import TITLES, Licence, choose_licence, recognise_data
 from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_local_folders, shorten_options
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
@@ -94,8 +94,12 @@ class RunSummary:
         return self.data_name if self.data_is_hub else TITLES.get(self.data_kind, self.data_name)
 
     def shows_pictures(self, asked: bool | None = None) -> bool:
-        """Whether pictures made from the data's images are published; unless asked for, not where terms forbid it."""
-        return allows_pictures(self.data_name) if asked is None else asked
+        """Whether pictures made from the data's images are published; of unknown data its owner decides."""
+        return self.data_kind != "cityscapes" if asked is None else asked
+
+    @property
+    def licence(self) -> Licence:
+        return choose_licence(self.base, self.base_is_hub, self.data_name)
 
     @property
     def base(self) -> str | None:
