@@ -61,8 +61,9 @@ def main(argv: list[str]) -> None:
     (args,) = parse_command_line((PublishArguments,), argv, __doc__, usage, ("run", "repo_id"))
     from huggingface_hub.utils import disable_progress_bars
 
+    from hf_urbanseg.data.sources.saved_set import is_saved_set
     from hf_urbanseg.hub.client import bound_requests
-    from hf_urbanseg.hub.dataset_repository import is_prepared_set, push_prepared_set
+    from hf_urbanseg.hub.dataset_repository import push_prepared_set
     from hf_urbanseg.hub.ledger import PushLedger
     from hf_urbanseg.hub.training import publish_run
 
@@ -71,18 +72,17 @@ def main(argv: list[str]) -> None:
     bound_requests(args.timeout)
     ledger = PushLedger.read(args.run)
     _choose_target(args, ledger)
-    options = {"dry_run": args.dry_run, "message": args.message, "timeout": args.timeout}
-    is_set = is_prepared_set(args.run)
+    is_set = is_saved_set(Path(args.run))
 
     def show(files) -> None:
         _print_files(files, f"{args.run} -> {ledger.repo_id}{' (data set)' if is_set else ''}")
 
     if is_set:
-        result = push_prepared_set(Path(args.run), ledger, license=args.license, show=show, **options)
+        result = push_prepared_set(Path(args.run), ledger, None, args.license, show, args.dry_run, args.message)
     elif args.license is not None:
         raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
     else:
-        result = publish_run(Path(args.run), ledger, show=show, **options)
+        result = publish_run(Path(args.run), ledger, show, args.dry_run, args.message)
     if result is None:
         print("dry run: nothing was pushed")
     elif not result.added and not result.deleted:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hf_urbanseg.errors import DataError, UrbanSegError
-from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, silence_retries
+from hf_urbanseg.hub.client import clean_token, describe_failure, ensure_bounds, silence_retries
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import check_access, check_target, publish
+from hf_urbanseg.hub.publish import check_access, check_target, publish_owed
 from hf_urbanseg.hub.repository import Files
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,8 @@ class BackgroundPublisher:
     """Pushes states of a run one after the other; a newer one takes the place of one that waits.
 
     Nothing that happens to a push reaches the caller: a failure is logged once, with what to do, and stays in
-    push.json as owed until a later push goes through, here or by `urbanseg publish`.
-
-    Args:
-        run: Folder of the run; made if missing.
-        repo_id: `user/name`.
-        token, private, revision, timeout: As for `publish`.
-        tensorboard, pictures: Noted in push.json for `urbanseg publish`.
-
-    Raises:
-        ConfigError: An impossible name of a repository, token or timeout.
+    push.json as owed until a later push goes through, here or by `urbanseg publish`. Only an impossible name of a
+    repository or token is a ConfigError at once.
     """
 
     def __init__(
@@ -54,12 +46,11 @@ class BackgroundPublisher:
         revision: str | None = None,
         tensorboard: bool = False,
         pictures: bool | None = None,
-        timeout: float | None = None,
     ):
         self.run, self.repo_id = Path(run), repo_id
         check_target(repo_id, revision)
-        self._options = {"token": clean_token(token), "private": private, "revision": revision, "timeout": timeout}
-        bound_requests(timeout)
+        self._token = clean_token(token)
+        ensure_bounds()
         self.run.mkdir(parents=True, exist_ok=True)
         self._clear_staging()
         try:
@@ -69,8 +60,9 @@ class BackgroundPublisher:
             self._ledger = PushLedger(self.run)
         if self._ledger.repo_id != repo_id:
             self._ledger.retarget(repo_id)
-        noted = {"private": private, "revision": revision, "tensorboard": tensorboard, "pictures": pictures}
-        vars(self._ledger).update(noted, create_pr=False)
+        vars(self._ledger).update(
+            private=private, revision=revision, create_pr=False, tensorboard=tensorboard, pictures=pictures
+        )
         self._ledger.write()
         self._changed = threading.Condition()
         self._waiting: _Submission | None = None
@@ -80,13 +72,9 @@ class BackgroundPublisher:
         self._thread.start()
 
     def submit(self, files: Files | Callable[[], Files], message: str, what: str) -> None:
-        """Takes a snapshot and returns; the push follows in its own time.
+        """Takes a snapshot and returns; the push of this state, `what` in push.json, follows in its own time.
 
-        Args:
-            files: Path in the repository -> file or content, or a function that returns them (what it raises is
-                then a failed push and not an error here).
-            message: First line of the commit.
-            what: Name of this state in push.json, such as "step 500" or "final".
+        What a function of `files` raises is a failed push and not an error here.
         """
         self._number += 1
         folder = self.run / f"{STAGING}{self._number}"
@@ -105,10 +93,9 @@ class BackgroundPublisher:
             shutil.rmtree(replaced.folder, ignore_errors=True)
 
     def finish(self, timeout: float = 120.0) -> str:
-        """Waits for what is under way, so many seconds; a push that hangs doesn't keep the process from exiting.
+        """Waits so many seconds for what is under way, and doesn't keep the process from exiting if that hangs.
 
-        Returns:
-            One line: the address, or what is owed, why, and how to complete it.
+        Returns a line: the address, or what is owed, why, and how to complete it.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -136,7 +123,8 @@ class BackgroundPublisher:
 
     def _work(self) -> None:
         silence_retries()
-        self._try("access", lambda: check_access(self.repo_id, **self._options))
+        private, revision = self._ledger.private, self._ledger.revision
+        self._try("access", lambda: check_access(self.repo_id, self._token, private, revision))
         while True:
             with self._changed:
                 self._busy = False
@@ -149,12 +137,9 @@ class BackgroundPublisher:
             shutil.rmtree(submission.folder, ignore_errors=True)
 
     def _push(self, submission: _Submission) -> None:
-        result = publish(
-            submission.files, self.repo_id, message=submission.message, beside=self.run, threads=1, **self._options
-        )
-        self._url = result.url
-        self._ledger.settle(submission.what, result.commit, result.url)
-        logger.info("pushed %s to %s", submission.what, result.url)
+        files, message, what, _ = submission
+        self._url = publish_owed(files, self._ledger, what, message, token=self._token, threads=1).url
+        logger.info("pushed %s to %s", what, self._url)
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
         try:
@@ -164,7 +149,7 @@ class BackgroundPublisher:
                 self._report(what, error)
 
     def _report(self, what: str, error: Exception) -> None:
-        found, fix = describe_failure(error, self._options["token"])
+        found, fix = describe_failure(error, self._token)
         if isinstance(error, UrbanSegError) and error.path is not None:
             found = f"{error.path}: {found}"
         with contextlib.suppress(OSError):

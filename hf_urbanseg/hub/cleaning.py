@@ -88,13 +88,8 @@ def clean_values(value, folders: Iterable[str]):
 def clean_file(name: str, path: Path, folders: list[str]) -> Path | bytes | None:
     """A file's content without the paths of this machine, the file itself where it has none, None to leave it out.
 
-    Args:
-        name: Path in the repository.
-        path: The file.
-        folders: From `list_local_folders`.
-
-    Raises:
-        DataError: A text that can't be read.
+    `name` is its path in the repository, `folders` come from `list_local_folders`; a text that can't be read is a
+    DataError.
     """
     try:
         if "tfevents" in name:

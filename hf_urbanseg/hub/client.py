@@ -13,11 +13,12 @@ from hf_urbanseg.hub.secrets import hide_secrets
 
 TIMEOUT_VARIABLE = "HF_URBANSEG_HUB_TIMEOUT"
 _LOG_IN = "log in with `hf auth login`, or put a token with write permission into HF_TOKEN"
+_OWN = "name a repository in your own namespace, or use a token with write permission there"
 _FIXES = {
     400: "correct what the Hub complains about",
     401: _LOG_IN,
-    402: "name a repository in your own namespace, or use a token with write permission there",
-    403: "name a repository in your own namespace, or use a token with write permission there",
+    402: _OWN,
+    403: _OWN,
     404: "check the name, and that the token belongs to its owner",
     413: "leave files out (`--tensorboard` adds the largest) and run it again",
 }
@@ -26,7 +27,7 @@ _build_unbounded = _http.default_client_factory
 _silent_threads: set[int] = set()
 
 
-def bound_requests(timeout: float | None = None) -> float:
+def bound_requests(timeout: float | None = None) -> None:
     """Gives every request of `huggingface_hub` in this process an end.
 
     The library waits for ever by default, and its own variables bound downloads only: a Hub that accepts a connection
@@ -35,9 +36,6 @@ def bound_requests(timeout: float | None = None) -> float:
     Args:
         timeout: Seconds to connect, and of silence while sending or waiting for an answer. Default: the environment
             variable HF_URBANSEG_HUB_TIMEOUT, else 30.
-
-    Returns:
-        The seconds in force.
 
     Raises:
         ConfigError: Not a positive number.
@@ -58,7 +56,12 @@ def bound_requests(timeout: float | None = None) -> float:
     if not os.environ.get("HF_HUB_DISABLE_XET"):
         constants.HF_HUB_DISABLE_XET = True  # hf_xet ignores every time-out
     _installed = seconds
-    return seconds
+
+
+def ensure_bounds() -> None:
+    """`bound_requests` where nobody has called it yet."""
+    if _http._GLOBAL_CLIENT_FACTORY is not _build_client:
+        bound_requests()
 
 
 def silence_retries() -> None:
@@ -87,8 +90,7 @@ def _bound_request(request) -> None:
 def clean_token(token: str | None) -> str | None:
     """The token without the spaces and line ends that come with copying; None stays None.
 
-    Raises:
-        ConfigError: It can't be a token. The message doesn't show it. (The HTTP library would, in its own error.)
+    One that can't be a token is a ConfigError, which doesn't show it. (The HTTP library would, in its own error.)
     """
     if token is None:
         return None
@@ -99,14 +101,9 @@ def clean_token(token: str | None) -> str | None:
 
 
 def describe_failure(error: BaseException, *tokens: str | None) -> tuple[str, str]:
-    """What went wrong with the Hub, in its own words, and what to do; each on one line and without a token.
+    """`found` and `fix` as in `UrbanSegError` for what a call of `huggingface_hub` raised; each a line without a token.
 
-    Args:
-        error: What a call of `huggingface_hub` raised.
-        tokens: Secrets to blot out, beside what this machine knows and what looks like one.
-
-    Returns:
-        `found` and `fix` as in `UrbanSegError`.
+    `tokens` are blotted out beside what this machine knows and what looks like one.
     """
     # A failed upload of a large file arrives wrapped in a RuntimeError that doesn't say why.
     if type(error) is RuntimeError and error.__cause__ is not None:

@@ -24,17 +24,12 @@ from hf_urbanseg.hub.cards.dataset_card import write_dataset_card
 from hf_urbanseg.hub.cards.licence import choose_data_licence
 from hf_urbanseg.hub.cleaning import clean_values, is_absolute, last_name, list_local_folders
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import PublishResult, publish
+from hf_urbanseg.hub.publish import PublishResult, publish_owed
 from hf_urbanseg.hub.repository import Files
 
 SHARD_BYTES = 500_000_000
 _ROW_GROUP_BYTES = 50_000_000
 _PARQUET = re.compile(rf"data/(?:{'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-
-
-def is_prepared_set(folder: str | Path) -> bool:
-    """Whether a folder holds a data set that `collect_dataset` publishes: not a run."""
-    return is_saved_set(Path(folder))
 
 
 def is_data_file(path: str) -> bool:
@@ -47,66 +42,42 @@ def push_prepared_set(
     ledger: PushLedger,
     token: str | None = None,
     license: str | None = None,
-    show: Callable[[Files], None] | None = None,
+    show: Callable[[Files], None] = lambda files: None,
     dry_run: bool = False,
     message: str | None = None,
-    timeout: float | None = None,
 ) -> PublishResult | None:
-    """Publishes a prepared set; until it has arrived whole, its push.json says that it is owed.
+    """Publishes a prepared set, after `show` has seen the files; a dry run stops there, without a note.
 
-    Args:
-        folder: Written by `prepare_data`, or any saved set with a label space.
-        ledger: Names the repository, and how it is made.
-        token, message, timeout: As for `publish`.
-        license: As for `collect_dataset`.
-        show: Called with the files before they go.
-        dry_run: Stop there, without a note and a connection; None is returned.
-
-    Raises:
-        UrbanSegError: As for `collect_dataset` and `publish`.
+    Until the set has arrived whole, its push.json says that it is owed.
     """
-    options, what = {"private": ledger.private, "revision": ledger.revision}, "data set"
-    noted = nullcontext() if dry_run else ledger.owing(what)
-    with noted, collect_dataset(folder, ledger.repo_id, license=license, **options) as files:
-        if show is not None:
-            show(files)
+    noted = nullcontext() if dry_run else ledger.owing("data set")
+    with noted, collect_dataset(folder, ledger.repo_id, license, ledger.private, ledger.revision) as files:
+        show(files)
         if dry_run:
             return None
-        result = publish(
-            files, ledger.repo_id, kind="dataset", message=message or "Upload a data set", timeout=timeout,
-            token=token, create_pr=ledger.create_pr, beside=folder, replaces=is_data_file, **options,
-        )  # fmt: skip
-    ledger.settle(what, result.commit, result.url)
-    return result
+        message = message or "Upload a data set"
+        return publish_owed(files, ledger, "data set", message, kind="dataset", token=token, replaces=is_data_file)
 
 
 @contextmanager
 def collect_dataset(
     folder: str | Path,
     repo_id: str,
-    *,
     license: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
 ) -> Iterator[Files]:
-    """The files of a prepared set's repository, while the `with` lasts.
+    """The files of a prepared set's repository, while the `with` lasts; nothing else that lies in the folder.
 
     The same set gives the same bytes, so a push that broke off uploads only what is missing when it is made again.
-    Nothing else that lies in the folder goes up.
-
-    Args:
-        folder: Written by `prepare_data`, or any saved set with a label space.
-        repo_id: `user/name`, for the card.
-        license: Hub identifier of the data's licence. Default: what `prepare_data` recorded or the source implies.
-        private: Whether the repository will be private.
-        revision: Branch, for the card.
+    The licence is the one named here, else what `prepare_data` recorded or the source implies.
 
     Raises:
         DataError: The set can't be read, or its terms forbid the push.
         ConfigError: Nobody said what the licence is.
     """
     folder = Path(folder)
-    if not is_prepared_set(folder):
+    if not is_saved_set(folder):
         raise DataError("a set written by `urbanseg prepare-data`", "none", "prepare it first", folder)
     data = load_data(data_dir=str(folder), test_fraction=0, validation_fraction=0)
     source = read_source(str(folder))

@@ -17,20 +17,10 @@ _LOCK = threading.RLock()  # the thread that pushes and the one that trains both
 
 @dataclass
 class PushLedger:
-    """What a run, or a prepared set, owes the Hub.
+    """What a run, or a prepared set, owes the Hub; None is the Hub's default, or what the data's terms allow.
 
-    Args:
-        run: Folder.
-        repo_id: Where it goes, `user/name`.
-        private: As the repository is made; None is the Hub's default.
-        revision: Branch; None is main.
-        create_pr: Whether as a pull request.
-        tensorboard: Whether with TensorBoard's files.
-        pictures: Whether with pictures of the data's images; None as its terms are known to allow.
-        owed: States announced and not there yet, oldest first: "step 500", "final". A later state that arrives settles
-            the earlier ones.
-        failure: `text` and `time` of the last failure since the last success.
-        success: `commit`, `url` and `time` of the last success.
+    `owed` are states announced and not there yet, oldest first ("step 500", "final"): a later state that arrives
+    settles the earlier ones. `failure` (`text` and `time`) is the last one since `success` (`commit`, `url`, `time`).
     """
 
     run: Path
@@ -46,11 +36,7 @@ class PushLedger:
 
     @classmethod
     def read(cls, run: str | Path) -> "PushLedger":
-        """The ledger of a run; an empty one if it was never pushed.
-
-        Raises:
-            DataError: push.json is not what this class writes.
-        """
+        """The ledger of a run; an empty one if it was never pushed. A DataError if it is not what this class writes."""
         path = Path(run) / LEDGER
         try:
             return cls(Path(run), **json.loads(path.read_text(encoding="utf-8")))

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,32 +12,24 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from hf_urbanseg.errors import ConfigError, HubError, UrbanSegError
-from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure
-from hf_urbanseg.hub.repository import is_ours
+from hf_urbanseg.hub.client import clean_token, describe_failure, ensure_bounds
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.repository import Files, is_ours
 from hf_urbanseg.hub.secrets import check_files, collect_secrets, find_secret
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """Where a push went.
-
-    Args:
-        url: Page of the repository, branch or pull request.
-        commit: Hash of the commit that holds the files.
-        added: Paths added or changed; empty if the Hub had them all.
-        deleted: Paths removed.
-        pull_request: Number of the pull request, if it is one.
-    """
+    """Where a push went: the page, the commit that holds the files, and the paths that it changed (maybe none)."""
 
     url: str
     commit: str
     added: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
-    pull_request: int | None = None
 
 
 def publish(
-    files: Mapping[str, Path | bytes],
+    files: Files,
     repo_id: str,
     *,
     kind: str = "model",
@@ -46,9 +38,8 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     message: str = "Upload a trained model",
-    timeout: float | None = None,
     beside: str | Path | None = None,
-    replaces: Callable[[str], bool] | None = None,
+    replaces: Callable[[str], bool] = is_ours,
     threads: int = 5,
 ) -> PublishResult:
     """Makes the repository's files equal to `files`, in one commit; the repository and the branch are made if missing.
@@ -59,16 +50,12 @@ def publish(
 
     Args:
         files: Path in the repository -> file or content.
-        repo_id: `user/name`.
-        kind: `model` or `dataset`.
         token: Default: HF_TOKEN, or what `hf auth login` saved.
         private: True makes a new repository private, and refuses to push into a public one. None: the Hub's default.
         revision: Branch (or `refs/pr/3`) that gets the commit; default main.
         create_pr: Open a pull request instead of changing main; one that already proposes these files is found.
-        message: First line of the commit.
-        timeout: Seconds, see `bound_requests`.
         beside: Folder the files come from: `.env` there, above it and in the working folder name secrets.
-        replaces: Whether a path may be removed. Default: for a model `is_ours`, for a data set nothing.
+        replaces: Whether a path may be removed.
         threads: Large files uploaded at a time. 1 uploads them in the calling thread.
 
     Raises:
@@ -86,20 +73,24 @@ def publish(
     if find_secret(f"{repo_id} {revision} {message}".encode(), secrets):
         raise ConfigError("names and a message without secrets", "something like a token", "leave it out")
     check_files(files, secrets)
-    if replaces is None:
-        replaces = is_ours if kind == "model" else lambda path: False
     with _told_as_hub_errors(repo_id, token):
-        target = _Target(repo_id, kind, revision or "main", token, bound_requests(timeout))
+        target = _Target(repo_id, kind, revision, token)
         target.prepare(private)
         return target.push(files, create_pr, message, replaces, threads)
 
 
-def check_target(repo_id: str, revision: str | None = None, create_pr: bool = False) -> None:
-    """Checks the words that name a target, without asking the Hub.
+def publish_owed(files: Files, ledger: PushLedger, what: str, message: str, **options) -> PublishResult:
+    """`publish` to where the ledger says, which then notes that `what` has arrived."""
+    result = publish(
+        files, ledger.repo_id, private=ledger.private, revision=ledger.revision, create_pr=ledger.create_pr,
+        message=message, beside=ledger.run, **options,
+    )  # fmt: skip
+    ledger.settle(what, result.commit, result.url)
+    return result
 
-    Raises:
-        ConfigError: Not a repository's name, or a branch together with a pull request.
-    """
+
+def check_target(repo_id: str, revision: str | None = None, create_pr: bool = False) -> None:
+    """Checks the words that name a target, without asking the Hub; impossible ones are a ConfigError."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -111,21 +102,11 @@ def check_target(repo_id: str, revision: str | None = None, create_pr: bool = Fa
 
 
 def check_access(
-    repo_id: str,
-    *,
-    token: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    timeout: float | None = None,
+    repo_id: str, token: str | None = None, private: bool | None = None, revision: str | None = None
 ) -> None:
-    """Makes a model's repository, and so finds out before the first push whether one could work.
-
-    Raises:
-        HubError: The Hub is away or refuses, or the token can only read.
-    """
-    token = clean_token(token)
+    """Makes a model's repository, and so finds out before the first push whether one could work: else a HubError."""
     with _told_as_hub_errors(repo_id, token):
-        target = _Target(repo_id, "model", revision or "main", token, bound_requests(timeout))
+        target = _Target(repo_id, "model", revision, token)
         target.check_token()
         target.prepare(private)
 
@@ -143,10 +124,11 @@ def _told_as_hub_errors(repo_id: str, token: str | None) -> Iterator[None]:
 class _Target:
     """A branch of a repository on the Hub."""
 
-    def __init__(self, repo_id: str, kind: str, revision: str, token: str | None, timeout: float):
+    def __init__(self, repo_id: str, kind: str, revision: str | None, token: str | None):
+        ensure_bounds()
         self.api = HfApi(token=token)
         self.repo = {"repo_id": repo_id, "repo_type": kind}
-        self.revision, self.timeout = revision, timeout
+        self.revision = revision or "main"
         self.page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
 
     def check_token(self) -> None:
@@ -159,7 +141,7 @@ class _Target:
     def prepare(self, private: bool | None) -> None:
         """Makes the repository and the branch where they are missing."""
         self.api.create_repo(**self.repo, private=private, exist_ok=True)
-        if private and not self.api.repo_info(**self.repo, timeout=self.timeout).private:
+        if private and not self.api.repo_info(**self.repo).private:
             fix = "make it private in its settings, or push without `--private`"
             raise HubError(f"a private repository {self.repo['repo_id']}", "a public one", fix)
         if self.revision != "main" and not self.revision.startswith("refs/"):
@@ -192,7 +174,7 @@ class _Target:
 
     def compare(self, files, revision: str, replaces) -> tuple[str, list[str], list[str]]:
         """The commit a revision stands at, the paths that differ there, and those that must go."""
-        head = self.api.repo_info(**self.repo, revision=revision, timeout=self.timeout).sha
+        head = self.api.repo_info(**self.repo, revision=revision).sha
         entries = self.api.list_repo_tree(**self.repo, revision=head, recursive=True)
         there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         added = [path for path, content in sorted(files.items()) if not _is_same(there.get(path), content)]
@@ -216,7 +198,7 @@ class _Target:
             url += f"/discussions/{pull_request}"
         elif self.revision != "main":
             url += f"/tree/{self.revision}"
-        return PublishResult(url, commit, tuple(added), tuple(deleted), pull_request)
+        return PublishResult(url, commit, tuple(added), tuple(deleted))
 
 
 def _is_large(operation: CommitOperationAdd) -> bool:

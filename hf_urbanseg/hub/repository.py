@@ -61,13 +61,9 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
 
     Everything comes from an allow-list (`is_ours`), so checkpoints, optimizer states, `training_args.bin`, `.env`,
     push.json and whatever else lies in the folder stay. In texts the paths of this machine are cut to their last
-    name; a link that leads out of the folder is left out.
-
-    Args:
-        run: Folder written by finetune.
-        tensorboard: Also TensorBoard's event files, without host names and without the records that hold paths.
-        pictures: Also what shows images of the data: overlays, failures, the report. Default: unless the data's terms
-            are known to forbid it.
+    name; a link that leads out of the folder is left out. TensorBoard's event files go without host names and without
+    the records that hold paths, `pictures` (overlays, failures, the report) by default unless the data's terms are
+    known to forbid it.
 
     Raises:
         ModelError: No model, or one that was not measured.
@@ -93,10 +89,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
 
 
 def collect_checkpoint(run: str | Path, checkpoint: str | Path, tensorboard: bool = False) -> Files:
-    """The files of a repository in the middle of training: the checkpoint's model, and what went into the run.
-
-    Args, Raises: As for `collect_repository`.
-    """
+    """The files of a repository in the middle of training: the checkpoint's model, and what went into the run."""
     run, checkpoint = Path(run), Path(checkpoint)
     found = _find(checkpoint, _MODEL)
     _check_model(checkpoint, found)

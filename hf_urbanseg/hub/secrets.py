@@ -18,18 +18,15 @@ _SECRET_NAME = re.compile(
 _PLACE_NAME = re.compile(r"(?:PATH|FILE|DIR|SOCK|URL|^PWD|^OLDPWD)$", re.IGNORECASE)
 _IN_URL = re.compile(r"://[^\s/:@]*:([^\s/@]+)@")
 # What well-known tokens look like, whoever's they are, each after a part that it is much faster to look for.
-_SHAPES = tuple(
-    (literal, re.compile(shape))
-    for literal, shape in (
-        (b"hf_", rb"hf_(?:oauth_|jwt_)?[A-Za-z0-9]{30,}"),
-        (b"gh", rb"gh[opsur]_[A-Za-z0-9]{30,}"),
-        (b"github_pat_", rb"github_pat_\w{30,}"),
-        (b"sk-", rb"\bsk-[\w-]{32,}"),
-        (b"AKIA", rb"\bAKIA[0-9A-Z]{16}\b"),
-        (b"Bearer ", rb"(?<=Bearer )[\w.~+/-]{20,}"),
-        (b"PRIVATE KEY", rb"-----BEGIN [A-Z ]*PRIVATE KEY"),
-    )
-)
+_SHAPES = {
+    b"hf_": rb"hf_(?:oauth_|jwt_)?[A-Za-z0-9]{30,}",
+    b"gh": rb"gh[opsur]_[A-Za-z0-9]{30,}",
+    b"github_pat_": rb"github_pat_\w{30,}",
+    b"sk-": rb"\bsk-[\w-]{32,}",
+    b"AKIA": rb"\bAKIA[0-9A-Z]{16}\b",
+    b"Bearer ": rb"(?<=Bearer )[\w.~+/-]{20,}",
+    b"PRIVATE KEY": rb"-----BEGIN [A-Z ]*PRIVATE KEY",
+}
 _LOOKS_LIKE_ONE = "something like a token or password"
 _HIDDEN = "<token>"
 
@@ -38,11 +35,7 @@ def collect_secrets(folders: Iterable[Path] = (), *tokens: str | None) -> dict[s
     """What this machine keeps as a secret, each with words that say where.
 
     Read are the environment (by the names of variables, and passwords in URLs such as HTTPS_PROXY's), what
-    `hf auth login` saved, and `.env` files. What can't be told from an ordinary word is left out.
-
-    Args:
-        folders: Where to look for files called `.env...`.
-        tokens: Further secrets.
+    `hf auth login` saved, and `.env...` files of `folders`. What can't be told from an ordinary word is left out.
     """
     found = [(token, "the token that was given") for token in tokens if token]
     found += _list_assigned(os.environ.items(), "in the environment")
@@ -57,28 +50,16 @@ def collect_secrets(folders: Iterable[Path] = (), *tokens: str | None) -> dict[s
 
 
 def find_secret(content: bytes, secrets: Mapping[str, str]) -> str | None:
-    """Which of `secrets` (as it is, or as JSON writes it), or whether anything that looks like a token, is in a file.
-
-    Returns:
-        Words that say which, without the value; None if there is none.
-    """
+    """Words for which of `secrets` (as it is, or as JSON writes it) or what looks like a token is there, without it."""
     for secret, where in secrets.items():
         if any(content.find(form.encode()) >= 0 for form in _spell(secret)):
             return where
-    looks = any(content.find(literal) >= 0 and shape.search(content) for literal, shape in _SHAPES)
+    looks = any(literal in content and re.search(shape, content) for literal, shape in _SHAPES.items())
     return _LOOKS_LIKE_ONE if looks else None
 
 
 def check_files(files: Mapping[str, Path | bytes], secrets: Mapping[str, str]) -> None:
-    """Refuses files of which one holds a secret, in its name or content.
-
-    Args:
-        files: Path in the repository -> file or content.
-        secrets: From `collect_secrets`.
-
-    Raises:
-        DataError: Names the file and where the secret is known from, and not the secret.
-    """
+    """Refuses files of which one holds a secret, in its name or content: a DataError without the secret itself."""
     for path, content in files.items():
         if found := find_secret(path.encode(), secrets):
             raise DataError("file names without secrets", found, "rename the file", "a file")
@@ -93,20 +74,15 @@ def check_files(files: Mapping[str, Path | bytes], secrets: Mapping[str, str]) -
 
 
 def hide_secrets(text: str, *tokens: str | None) -> str:
-    """`text` with what looks like a token, what this machine keeps and what the command line gives blotted out.
-
-    Args:
-        text: For people: an error, a line of a log.
-        tokens: Further secrets.
-    """
+    """A line for people without what looks like a token, what this machine keeps and what the command line gives."""
     given = {*filter(None, tokens), *_list_given(sys.argv[1:])}
     for secret in sorted({*collect_secrets([Path.cwd()]), *given}, key=len, reverse=True):
         edge = r"\b" if len(secret) < 8 and secret.isalnum() else ""  # not inside of other words
         for form in sorted({*_spell(secret), repr(secret)[1:-1]}, key=len, reverse=True):
             text = re.sub(f"{edge}{re.escape(form)}{edge}", _HIDDEN, text)
     content = text.encode("utf-8", "surrogateescape")
-    for _, shape in _SHAPES:
-        content = shape.sub(_HIDDEN.encode(), content)
+    for shape in _SHAPES.values():
+        content = re.sub(shape, _HIDDEN.encode(), content)
     return content.decode("utf-8", "surrogateescape")
 
 

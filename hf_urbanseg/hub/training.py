@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 from hf_urbanseg.hub.background import BackgroundPublisher
 from hf_urbanseg.hub.cards.model_card import build_interim_card, read_edited_card, write_model_card
 from hf_urbanseg.hub.ledger import PushLedger
-from hf_urbanseg.hub.publish import PublishResult, publish
+from hf_urbanseg.hub.publish import PublishResult, publish_owed
 from hf_urbanseg.hub.repository import Files, collect_checkpoint, collect_repository
 from hf_urbanseg.runs.folder import CARD
 
@@ -18,12 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class PublishCallback(TrainerCallback):
-    """Hands each saved checkpoint to a `BackgroundPublisher`, without waiting, on the process that saves.
-
-    Args:
-        publisher: Of the run.
-        tensorboard: Push event files, too.
-    """
+    """Hands each saved checkpoint to the publisher, without waiting, on the process that saves."""
 
     def __init__(self, publisher: BackgroundPublisher, tensorboard: bool = False):
         self.publisher, self.tensorboard = publisher, tensorboard
@@ -70,34 +65,20 @@ def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None
 def publish_run(
     run: Path,
     ledger: PushLedger,
-    show: Callable[[Files], None] | None = None,
+    show: Callable[[Files], None],
     dry_run: bool = False,
     message: str | None = None,
-    timeout: float | None = None,
 ) -> PublishResult | None:
-    """Pushes a finished run's folder; until it has arrived, its push.json says that it is owed.
+    """Pushes a finished run's folder, after `show` has seen the files; a dry run stops there, without note and card.
 
-    Args:
-        run: Written by finetune; its card is written anew unless a person has changed it.
-        ledger: Names the repository, and how it is made.
-        show: Called with the files before they go.
-        dry_run: Stop there, without a note, a card and a connection; None is returned.
-        message, timeout: As for `publish`.
-
-    Raises:
-        UrbanSegError: As for `collect_repository` and `publish`.
+    The card is written anew unless a person has changed it. Until the run has arrived, its push.json says that it is
+    owed.
     """
     if not dry_run and run.is_dir():
         write_model_card(run, ledger.repo_id, ledger.pictures)
     files = collect_repository(run, ledger.tensorboard, ledger.pictures)
-    if show is not None:
-        show(files)
+    show(files)
     if dry_run:
         return None
     with ledger.owing("final"):
-        result = publish(
-            files, ledger.repo_id, message=message or "Upload a trained model", timeout=timeout, beside=run,
-            private=ledger.private, revision=ledger.revision, create_pr=ledger.create_pr,
-        )  # fmt: skip
-    ledger.settle("final", result.commit, result.url)
-    return result
+        return publish_owed(files, ledger, "final", message or "Upload a trained model")

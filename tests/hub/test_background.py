@@ -70,7 +70,7 @@ def test_submit__what_it_gets_is_what_it_pushes(hub_here, run):
         (checkpoint / name).write_bytes((run / name).read_bytes())
     expected = {name: (run / name).read_bytes() for name in ("model.safetensors", "class_distribution.png")}
     hub_here.fail("hang", matching="whoami")
-    publisher = BackgroundPublisher(run, "user/name", timeout=20)
+    publisher = BackgroundPublisher(run, "user/name")
     publisher.submit(lambda: collect_checkpoint(run, checkpoint), "Step 4", "step 4")
     assert os.stat(checkpoint / "model.safetensors").st_nlink == 2  # a link: no second copy of the weights
     for path in checkpoint.iterdir():
@@ -86,7 +86,7 @@ def test_submit__what_it_gets_is_what_it_pushes(hub_here, run):
 
 def test_submit__returns_at_once_and_newer_replaces_waiting(hub_here, run):
     hub_here.fail("hang", matching="whoami")
-    publisher = BackgroundPublisher(run, "user/name", timeout=20)
+    publisher = BackgroundPublisher(run, "user/name")
     start = time.monotonic()
     for step in (1, 2, 3):
         (run / "config.json").write_text(f'{{"step": {step}}}')
@@ -199,7 +199,7 @@ def test_submit__nothing_reaches_the_caller(hub_here, run, caplog, error):
 
 def test_finish__waits_no_longer_than_asked(hub_here, run, caplog):
     hub_here.fail("hang", matching="lfs-put", times=99)
-    publisher = BackgroundPublisher(run, "user/name", timeout=60)
+    publisher = BackgroundPublisher(run, "user/name")
     publisher.submit(collect_repository(run), "The end", "final")
     _wait(lambda: "lfs-put" in hub_here.names())
     start = time.monotonic()
@@ -225,7 +225,7 @@ from run_folders import build_run
 from hf_urbanseg.hub.background import BackgroundPublisher
 from hf_urbanseg.hub.repository import collect_repository
 run = build_run(Path("run"))
-publisher = BackgroundPublisher(run, "user/name", timeout=50)
+publisher = BackgroundPublisher(run, "user/name")
 publisher.submit(collect_repository(run), "The end", "final")
 time.sleep(1)
 print(publisher.finish(0.5), flush=True)
@@ -290,6 +290,4 @@ def test_start__impossible_words_are_refused(run):
     with pytest.raises(ConfigError, match=r"expected a token such as hf_\.\.\.") as raised:
         BackgroundPublisher(run, "user/name", token=f"{SECRET} x")
     assert SECRET not in "".join(traceback.format_exception(raised.value))
-    with pytest.raises(ConfigError, match="expected a timeout above 0"):
-        BackgroundPublisher(run, "user/name", timeout=0)
     assert not (run / "push.json").exists()

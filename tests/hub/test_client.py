@@ -9,7 +9,8 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure
+from hf_urbanseg.hub import client
+from hf_urbanseg.hub.client import bound_requests, clean_token, describe_failure, ensure_bounds
 
 httpx = getattr(_http, "httpx2", None) or _http.httpx  # huggingface_hub 2 or 1
 SECRET = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -55,10 +56,11 @@ def test_bound_requests__keeps_what_a_caller_asks_for(hub_here):
 
 
 def test_bound_requests__by_argument_environment_or_default(monkeypatch):
-    assert bound_requests() == 30
-    monkeypatch.setenv("HF_URBANSEG_HUB_TIMEOUT", "7.5")
-    assert bound_requests() == 7.5
-    assert bound_requests(3) == 3
+    for given, variable, expected in ((None, "", 30), (None, "7.5", 7.5), (3, "7.5", 3)):
+        monkeypatch.setenv("HF_URBANSEG_HUB_TIMEOUT", variable)
+        bound_requests(given)
+        ensure_bounds()  # changes nothing where there are some
+        assert client._installed == expected
     monkeypatch.setenv("HF_URBANSEG_HUB_TIMEOUT", "soon")
     with pytest.raises(ConfigError, match="found `soon`; correct it or HF_URBANSEG_HUB_TIMEOUT"):
         bound_requests()

@@ -112,6 +112,7 @@ PICTURES = {"report.html", "overlays/scene.png", "failures/scene.png", "failures
         ("user/streets", None, True),
         ("camvid_as_cityscapes", None, True),
         ("cityscapes", None, False),
+        ("user/Cityscapes-fine", None, False),
         ("cityscapes", False, False),
         ("cityscapes", True, True),
     ],

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import (
-    constants,
     hf_hub_download,
-    set_client_factory,
 )
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -59,42 +57,6 @@ def _create_repo_goes_on(hub, push, folder, how):
     else:
         push(folder)
         assert hub.names()[2:4] == ["info", "validate-yaml"]
-
-
-def test_fail__hang_ends_only_by_a_timeout_of_the_clients_owner(hub, api, folder, push):
-    def impatient():
-        client = _http.default_client_factory()
-        client.timeout = 0.3
-        return client
-
-    assert _http.default_client_factory().timeout.read is None  # the library itself waits for ever
-    set_client_factory(impatient)
-    try:
-        hub.fail("hang", matching="commit")
-        with pytest.raises(httpx.ReadTimeout):
-            push(folder[0])
-        assert hub.tree("user/name") == {}
-        push(folder[0])
-    finally:
-        set_client_factory(_http.default_client_factory)
-    assert hub.tree("user/name") == folder[1]
-
-
-@pytest.mark.parametrize("how", ["cut", "reset"])
-def test_fail__download_in_mid_body(hub, api, waits, monkeypatch, how):
-    """The client takes up a download that ended early; it lets a reset connection pass as an error, and starts anew."""
-    api.create_repo("user/name")
-    api.upload_file(path_or_fileobj=WEIGHTS, path_in_repo="x.bin", repo_id="user/name")
-    hub.requests.clear()
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # it keeps whole pieces only, of 10 MiB
-    hub.fail(how, matching="lfs-get")
-    if how == "reset":
-        with pytest.raises(httpx.ReadError):
-            hf_hub_download("user/name", "x.bin")
-    assert Path(hf_hub_download("user/name", "x.bin")).read_bytes() == WEIGHTS
-    gets = [request for request in hub.requests if request.name == "lfs-get"]
-    assert [request.status for request in gets] == ([how, 206] if how == "cut" else [how, 200])
-    assert gets[1].headers.get("Range") == (f"bytes={len(WEIGHTS) // 2}-" if how == "cut" else None)
 
 
 def test_fail__at_and_times_count_matching_requests(hub, api):

@@ -15,14 +15,7 @@ def read_bibtex() -> dict[str, str]:
 
 
 def choose_citations(recipe: Mapping, data: str | None, base: str | None, boundary: bool) -> list[str]:
-    """Keys of what a run used: SegFormer and the report always, then data, loss, weights and metric.
-
-    Args:
-        recipe: Options of the run.
-        data: Key of a known data set.
-        base: Name of the weights it started from.
-        boundary: Whether boundary IoU was measured.
-    """
+    """Keys of what a run used: SegFormer and the report always, then data, loss, weights and metric."""
     chosen = ["segformer", "report", data, "cityscapes" if "cityscapes" in (base or "").lower() else None]
     chosen += [recipe.get("loss"), *(str(word).partition("=")[0] for word in recipe.get("add_losses") or [])]
     chosen += [recipe.get("class_weights"), "boundary_iou" if boundary else None]

@@ -14,7 +14,6 @@ from hf_urbanseg.hub.cards.citations import read_bibtex
 from hf_urbanseg.hub.cards.licence import TITLES, Licence
 from hf_urbanseg.hub.cards.markdown import flatten, render_markdown
 from hf_urbanseg.hub.cleaning import clean_values, list_local_folders
-from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.reports.contact_sheet import save_contact_sheet
 from hf_urbanseg.reports.overlays import blend
 
@@ -36,43 +35,19 @@ def write_dataset_card(
     info: DatasetInfo,
     revision: str | None = None,
 ) -> None:
-    """Writes README.md and samples.png.
-
-    Args:
-        folder: Of the files to push.
-        repo_id: `user/name`.
-        data: As it goes up.
-        inspection: Of the same rows.
-        origin, licence: As recorded when the set was prepared; from `choose_data_licence`.
-        info: Features, splits and sizes, for the front matter.
-        revision: Branch, *optional*.
-    """
+    """Writes README.md and samples.png into the folder of files to push; `info` is for the front matter."""
     space, title = data.label_space, TITLES.get(origin) or repo_id.partition("/")[2]
     counts = sum(inspection.train_id_counts(split, space).sum(0) for split in data.splits)
-    ids = {train_id: [] for train_id in (*range(space.num_labels), IGNORE_INDEX)}
-    for label_id, train_id in sorted(space.label_ids.items()):
-        ids[train_id].append(label_id)
-    splits = [
-        {
-            "name": split,
-            "frames": len(rows),
-            "sizes": max(sizes := inspection.sizes(split), key=sizes.get),
-            "more": len(sizes) - 1,
-            "void": inspection.void_share(split, space),
-        }
-        for split, rows in data.splits.items()
-    ]
     context = {
         "title": title,
         "homepage": _LINKS.get(origin),
         "repo_id": repo_id,
         "revision": None if revision in (None, "main") else revision,
-        "splits": splits,
+        "data": data,
+        "inspection": inspection,
         "notes": list(data.notes),
         "warnings": inspection.warnings,
         "space": space,
-        "ids": ids,
-        "void_ids": ids[IGNORE_INDEX],
         "shares": (counts / max(counts.sum(), 1)).tolist(),
         "origin": origin,
         "licence": licence,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_urbanseg.hub.cards.licence import Licence
 from hf_urbanseg.hub.cards.markdown import flatten
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.runs.folder import METRICS
@@ -13,14 +12,12 @@ from hf_urbanseg.runs.folder import METRICS
 _SCORES = (("mean_iou", "Mean IoU"), ("mean_accuracy", "Mean accuracy"), ("overall_accuracy", "Overall accuracy"))
 
 
-def build_front_matter(summary: RunSummary, licence: Licence, repo_id: str | None = None) -> str:
+def build_front_matter(summary: RunSummary, repo_id: str | None = None) -> str:
     """YAML without its fences; scores are in [0, 1], as `evaluate`'s mean_iou gives them.
 
-    Args:
-        summary: Of the run; one that was not measured has no table of results.
-        licence: Of the weights.
-        repo_id: `user/name`, *optional*: its name becomes the model's, and each score says where it comes from.
+    With `repo_id`, its name becomes the model's, and each score says where it comes from.
     """
+    licence = summary.licence
     base = summary.base if summary.base_is_hub else None
     kinds = [summary.data_kind, "cityscapes" if "cityscapes" in (summary.base or "").lower() else None]
     results = [

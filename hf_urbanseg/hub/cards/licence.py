@@ -41,9 +41,7 @@ _CITYSCAPES_FRAME = re.compile(rf"(?<![a-z])(?:{'|'.join(_CITIES.split())})_\d{{
 class Licence:
     """For a card's front matter (`id`, one of the Hub's; `name` and `link` where that is "other") and its section.
 
-    Args:
-        reasons: Sentences: of a model, one for the weights it started from and one for the data.
-        terms: Name and link of everything that binds it.
+    `reasons` are sentences, `terms` name and link of everything that binds it.
     """
 
     id: str
@@ -61,18 +59,10 @@ def recognise_data(name: str) -> str | None:
     return next((key for key in ("camvid", "kitti", "cityscapes") if key in name), None)
 
 
-def allows_pictures(data: str) -> bool:
-    """Whether pictures made from a data set's images may be published; of unknown data its owner decides."""
-    return recognise_data(data) != "cityscapes"
-
-
 def choose_licence(base: str | None, base_is_hub: bool, data: str) -> Licence:
     """The strictest reading: weights are taken for a derivative of what they started from and were trained on.
 
-    Args:
-        base: Hub id or folder of the weights the training started from; None for random ones.
-        base_is_hub: Whether that is a Hub id.
-        data: Name of the data set.
+    `base` is a Hub id or a folder, None for random weights; `data` the data set's name.
     """
     unknown = ("unknown", None, f"The terms of the data set {data} are not known to this card.")
     terms = [_terms_of_base(base, base_is_hub), _TERMS_OF_DATA.get(recognise_data(data), unknown)]
@@ -93,12 +83,8 @@ def choose_data_licence(
 ) -> Licence:
     """The licence under which a set is published.
 
-    Args:
-        origin: `kitti`, `cityscapes`, `camvid`, `synthetic` or None, as recorded when the set was prepared.
-        names: Of the frames: those of Cityscapes give it away under whatever origin.
-        license: What the user says.
-        private: Whether the repository will be private.
-        where: The set, named in errors.
+    `origin`, a key of `TITLES`, was recorded when the set was prepared; the `names` of Cityscapes' frames give it away
+    under whatever origin. `license` is what the user says, `where` the set, named in errors.
 
     Raises:
         DataError: Cityscapes, in public.

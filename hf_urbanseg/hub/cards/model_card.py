@@ -13,16 +13,9 @@ from hf_urbanseg import __version__
 from hf_urbanseg.files import write_text
 from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
-from hf_urbanseg.hub.cards.licence import Licence, choose_licence
 from hf_urbanseg.hub.cards.markdown import render_markdown
 from hf_urbanseg.hub.cards.run_summary import RunSummary
-from hf_urbanseg.hub.cards.sections import (
-    describe_failures,
-    describe_limits,
-    describe_selection,
-    describe_training,
-    measure_command,
-)
+from hf_urbanseg.hub.cards.sections import describe_failures, measure_command
 from hf_urbanseg.hub.cleaning import list_local_folders, remove_local_paths
 from hf_urbanseg.reports.tables import build_class_table
 from hf_urbanseg.runs.folder import CARD, RunFolder
@@ -34,23 +27,9 @@ _MARK = re.compile(r"\n<!-- hf_urbanseg wrote this card; sha256 of the text abov
 
 
 def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool | None = None) -> str:
-    """The card of a finished run.
-
-    Args:
-        run: Folder of the run.
-        repo_id: `user/name` in the examples; None puts a name that the reader replaces.
-        pictures: Also show a picture made from images of the data (which have a licence of their own). Curves and
-            charts are always shown. Default: unless the data's terms are known to forbid it.
-
-    Returns:
-        Front matter, text and a last line by which `write_model_card` knows whether somebody changed them.
-
-    Raises:
-        ModelError: The run is not finished.
-        DataError: One of its files can't be read.
-    """
+    """The card of a finished run, with a last line by which `write_model_card` knows whether somebody changed it."""
     summary = RunSummary.read(run)
-    licence, pictures = _licence(summary), summary.shows_pictures(pictures)
+    pictures = summary.shows_pictures(pictures)
     split = next(iter(summary.splits), None)
     scores = summary.splits.get(split) or {}
     named = repo_id or f"user/{slugify(summary.folder)}"
@@ -59,51 +38,47 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     context = {
         "run": summary,
         "repo_id": named,
-        "licence": licence,
         "split": split,
         "scores": scores,
         "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
         "columns": [(key, name) for key, name in _COLUMNS.items() if key in scores],
-        "selection": describe_selection(summary, split),
         "command": measure_command(summary, split, named) if split else "",
         "failures": describe_failures(summary, split, pictures) if split else [],
         "picture": next(iter(summary.list_pictures("overlays")), None) if pictures else None,
         "images": data.get("images") or {},
         "notes": (data.get("notes") or [])[:20],
-        "training": describe_training(summary),
-        "limits": describe_limits(summary, split),
+        "known_training": {"learning_rate", "loss", "max_steps", "crop_size", "train_scales"} <= summary.recipe.keys(),
         "bibtex": "\n".join(
             read_bibtex()[key]
             for key in choose_citations(used, summary.data_kind, summary.base, "boundary_iou" in scores)
         ),
         "version": __version__,
     }
-    return _finish(build_front_matter(summary, licence, repo_id), render_markdown("model_card.md.j2", **context))
+    return _finish(build_front_matter(summary, repo_id), render_markdown("model_card.md.j2", **context))
 
 
 def build_interim_card(run: str | Path, step: int, max_steps: int) -> str:
-    """A card for a repository whose model is still being trained: that of `step`, of `max_steps`.
-
-    Raises:
-        DataError: A file of the run can't be read.
-    """
+    """A card for a repository whose model is still being trained: that of `step`, of `max_steps`."""
     summary = RunSummary.read(run, f"checkpoint-{step}")
-    licence = _licence(summary)
-    context = {"run": summary, "licence": licence, "step": step, "max_steps": max_steps, "version": __version__}
-    return _finish(build_front_matter(summary, licence), render_markdown("interim_card.md.j2", **context))
+    context = {"run": summary, "step": step, "max_steps": max_steps, "version": __version__}
+    return _finish(build_front_matter(summary), render_markdown("interim_card.md.j2", **context))
 
 
 def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool | None = None) -> bool:
     """Writes README.md, whole or not at all; one that a person has written or changed is kept, and the log says so.
 
     Args:
-        run, repo_id, pictures: As for `build_model_card`.
+        run: Folder of the run.
+        repo_id: `user/name` in the examples; None puts a name that the reader replaces.
+        pictures: Also show a picture made from images of the data (which have a licence of their own). Default:
+            unless the data's terms are known to forbid it.
 
     Returns:
         Whether README.md is now the run's card.
 
     Raises:
-        ModelError, DataError: As for `build_model_card`; or the file can't be written.
+        ModelError: The run is not finished.
+        DataError: One of its files can't be read, or the card not be written.
     """
     path = Path(run) / CARD
     if path.is_file() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
@@ -136,7 +111,3 @@ def _finish(front: str, body: str) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()
-
-
-def _licence(summary: RunSummary) -> Licence:
-    return choose_licence(summary.base, summary.base_is_hub, summary.data_name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
-from hf_urbanseg.hub.cards.licence import TITLES, allows_pictures, recognise_data
+from hf_urbanseg.hub.cards.licence import TITLES, Licence, choose_licence, recognise_data
 from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_local_folders, shorten_options
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
@@ -20,16 +20,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The files of a run that a card needs, without the paths of this machine.
+    """The files of a run that a card needs, without the paths of this machine; what isn't there is empty.
 
-    Args:
-        folder: Of the run.
-        recipe: Its options; empty if there is none.
-        metrics: Scores and what else was recorded; empty in the middle of training.
-        weights: Of class_weights.json; empty if the loss was unweighted.
-        config: Of the model.
-        size: (height, width) that the image processor resizes to; None if it doesn't.
-        label_space: The classes.
+    `size` is the (height, width) that the image processor resizes to; None if it doesn't.
     """
 
     folder: Path
@@ -42,15 +35,10 @@ class RunSummary:
 
     @classmethod
     def read(cls, run: str | Path, checkpoint: str | None = None) -> "RunSummary":
-        """Reads a run's folder.
-
-        Args:
-            run: Folder of the run.
-            checkpoint: Name of a folder in it whose model is meant, in the middle of training; None is the run's own
-                model, which must be there and measured.
+        """Reads a run's folder, in the middle of training with the model of a `checkpoint` in it.
 
         Raises:
-            ModelError: They are not there.
+            ModelError: No model of its own, or one that was not measured.
             DataError: A file can't be read.
         """
         run = RunFolder(run)
@@ -106,8 +94,12 @@ class RunSummary:
         return self.data_name if self.data_is_hub else TITLES.get(self.data_kind, self.data_name)
 
     def shows_pictures(self, asked: bool | None = None) -> bool:
-        """Whether pictures made from the data's images are published; unless asked for, not where terms forbid it."""
-        return allows_pictures(self.data_name) if asked is None else asked
+        """Whether pictures made from the data's images are published; of unknown data its owner decides."""
+        return self.data_kind != "cityscapes" if asked is None else asked
+
+    @property
+    def licence(self) -> Licence:
+        return choose_licence(self.base, self.base_is_hub, self.data_name)
 
     @property
     def base(self) -> str | None:

@@ -2,17 +2,14 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from card_pages import NASTY, build_card_run, build_space
 from PIL import Image
 
-from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.inference.predictor import Predictor
@@ -62,15 +59,6 @@ def check(run, space, image, path):
         np.testing.assert_array_equal(found[str(number)], 255 * (expected == train_id))
 
 
-@pytest.mark.real_data
-@pytest.mark.skipif(not FRAME.is_file(), reason="KITTI's frames are not beside the repository")
-def test_card__its_code_on_a_real_frame(build_published, run_with_hub, tmp_path):
-    run, blocks = build_published(CITYSCAPES)
-    shutil.copy(FRAME, tmp_path / "street.png")
-    run_with_hub("\n".join([*blocks, SAVE]), home="stranger", OMP_NUM_THREADS=1)
-    check(run, CITYSCAPES, Image.open(FRAME).convert("RGB"), tmp_path / "found.npz")
-
-
 def test_card__its_code_whatever_classes_and_images_are(build_published, run_with_hub, tmp_path):
     """Class names of markup, and a grey picture with a palette, upright and odd in size."""
     space = build_space(NASTY)
@@ -80,31 +68,6 @@ def test_card__its_code_whatever_classes_and_images_are(build_published, run_wit
     image.save(tmp_path / "street.png")
     run_with_hub("\n".join([*blocks, SAVE]), home="stranger", OMP_NUM_THREADS=1)
     check(run, space, image.convert("RGB"), tmp_path / "found.npz")
-
-
-PLAIN = """
-import importlib.util, numpy
-from transformers import pipeline
-masks = {one["label"]: one["mask"] for one in pipeline("image-segmentation", model="user/name")("street.png")}
-found = {str(i): numpy.asarray(mask) for i, mask in enumerate(masks.values())}
-numpy.savez("found.npz", names=list(masks), torchvision=importlib.util.find_spec("torchvision") is not None, **found)
-"""
-
-
-@pytest.mark.skipif(transformers.__version__ < "5.20", reason="there it needs torchvision")
-def test_card__a_pipeline_without_the_processor_is_nearly_the_same(build_published, run_with_hub, tmp_path):
-    """The same pixels without torchvision; with it, images are resized by it, and a few pixels get another class."""
-    run, _ = build_published(CITYSCAPES)
-    image = Image.fromarray(render_scene(0, (120, 400))[0])
-    image.save(tmp_path / "street.png")
-    run_with_hub(PLAIN, home="stranger", OMP_NUM_THREADS=1)
-    found = np.load(tmp_path / "found.npz")
-    expected = Predictor.from_pretrained(run, "cpu").predict([image])[0]
-    same = sum(
-        int((found[str(number)].astype(bool) & (expected == CITYSCAPES.names.index(name))).sum())
-        for number, name in enumerate(found["names"])
-    )
-    assert same == expected.size or (found["torchvision"] and same > 0.9 * expected.size)
 
 
 def test_card__its_code_where_the_pipeline_chooses_a_device(build_published, run_with_hub, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from card_pages import build_card_run
 
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.hub.cards.licence import allows_pictures, choose_data_licence, choose_licence, recognise_data
+from hf_urbanseg.hub.cards.licence import choose_data_licence, choose_licence, recognise_data
 from hf_urbanseg.hub.cards.model_card import build_model_card
 
 FRAMES = ["000000_10"]
@@ -76,11 +76,6 @@ def test_build_model_card__says_what_follows_from_the_terms(tmp_path, options, s
     assert ("[cc-by-nc-sa-3.0](https://creativecommons.org/licenses/by-nc-sa/3.0/)" in section) == (
         "data" not in options
     )
-
-
-def test_allows_pictures__not_where_the_licence_forbids_it():
-    assert [allows_pictures(name) for name in ("kitti", "user/own", "camvid_as_cityscapes")] == [True] * 3
-    assert [allows_pictures(name) for name in ("cityscapes", "user/Cityscapes-fine")] == [False] * 2
 
 
 # ---- data sets ----

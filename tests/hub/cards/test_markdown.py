@@ -69,8 +69,8 @@ def test_code_span__spaces_around_ticks_and_bars_in_tables():
 
 def test_render_markdown__a_missing_value_is_an_error():
     licence = choose_licence(None, False, "synthetic")
-    run = SimpleNamespace(model_name="m", data_title="d", label_space=SimpleNamespace(num_labels=2))
-    known = {"run": run, "licence": licence, "step": 1, "max_steps": 2}
+    run = SimpleNamespace(model_name="m", data_title="d", label_space=SimpleNamespace(num_labels=2), licence=licence)
+    known = {"run": run, "step": 1, "max_steps": 2}
     assert render_markdown("interim_card.md.j2", version="1", **known).endswith("Written by hf_urbanseg 1.\n")
     with pytest.raises(jinja2.UndefinedError, match="version"):
         render_markdown("interim_card.md.j2", **known)

@@ -1,6 +1,7 @@
 """What a card says in words."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -11,28 +12,14 @@ from hf_urbanseg.config import PlanArguments
 from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.cards.run_summary import RunSummary
-from hf_urbanseg.hub.cards.sections import describe_failures, describe_limits, describe_training, measure_command
+from hf_urbanseg.hub.cards.sections import describe_failures, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.reports.overlays import name_picture
 
 
-def test_build_model_card__limits_name_classes(tmp_path):
-    card = build_model_card(build_card_run(tmp_path / "run"))
-    assert "- Never seen in training: road, sidewalk.\n" in card
-    assert "- Not learnt (IoU 0 % on test): wall.\n" in card
-    assert "- Trained on 30 images only, measured on 5; KITTI's images were taken from one car" in card
-    assert "resized to 64 x 192 pixels" in card
-
-
-def test_build_model_card__failures_are_listed_and_linked(tmp_path):
+def test_build_model_card__failures_without_pictures(tmp_path):
     run = build_card_run(tmp_path / "run")
-    rows = [row for row in Page(build_model_card(run)).cells if row[0].endswith("_10")]
-    images = ImageCounts.from_dict(json.loads((run / "per_image_test.json").read_text()))
-    worst = int(images.mean_iou.argmin())
-    assert rows[0][:2] == [images.names[worst], f"{100 * images.mean_iou[worst]:.2f}"]
-    assert rows[0][2].startswith("lowest mIoU of 5 images")
     without = build_model_card(run, pictures=False)
     assert "overlays/" not in without
     assert "## Where it fails" in without
@@ -77,10 +64,10 @@ def read_limits(run, **scores) -> list[str]:
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["splits"]["test"] |= scores
     write_json(run / "metrics.json", metrics)
-    return [str(one) for one in describe_limits(RunSummary.read(run), "test")]
+    return re.findall(r"^- (.*)$", build_model_card(run).partition("## Limits")[2].partition("##")[0], re.MULTILINE)
 
 
-def test_describe_limits__by_the_numbers(tmp_path):
+def test_build_model_card__limits_by_the_numbers(tmp_path):
     run = build_card_run(tmp_path / "run")
     iou = {"road": 0.0999, "sidewalk": 0.1, "building": None, "wall": 0.0}
     limits = read_limits(run, iou=iou, support={"road": 5, "sidewalk": 5, "building": 0, "wall": 0})
@@ -108,7 +95,7 @@ def test_describe_limits__by_the_numbers(tmp_path):
                        "measured."]),
     ],
 )  # fmt: skip
-def test_describe_limits__by_the_data(tmp_path, data, train, expected):
+def test_build_model_card__limits_by_the_data(tmp_path, data, train, expected):
     run = build_card_run(tmp_path / "run", data=data)
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["data"]["images"]["train"] = train
@@ -176,10 +163,11 @@ def test_describe_failures__no_more_than_a_reader_looks_at(tmp_path, monkeypatch
 
 
 def read_rows(run) -> dict[str, str]:
-    return dict(describe_training(RunSummary.read(run)))
+    section = build_model_card(run).partition("## Training")[2].partition("\n\nEvery")[0]
+    return dict(Page(f"\n---\n{section}").cells[1:])
 
 
-def test_describe_training__the_rows_of_a_usual_run(tmp_path):
+def test_build_model_card__training_the_rows_of_a_usual_run(tmp_path):
     """All of them, word for word: the recipe is the package's for B0 on KITTI, the run build_card_run's."""
     run = build_card_run(tmp_path / "run")
     expected = {
@@ -193,8 +181,6 @@ def test_describe_training__the_rows_of_a_usual_run(tmp_path):
         "versions": "hf_urbanseg 0.0.7, torch 2.13.0",
     }
     assert read_rows(run) == expected
-    cells = {row[0]: row[1] for row in Page(build_model_card(run)).cells if len(row) == 2}
-    assert expected.items() <= cells.items()
 
 
 @pytest.mark.parametrize(
@@ -213,11 +199,11 @@ def test_describe_training__the_rows_of_a_usual_run(tmp_path):
         ({"ema_decay": 0.9}, "averaged weights", "decay 0.9, measured beside the raw weights, which are exported"),
     ],
 )  # fmt: skip
-def test_describe_training__options_in_effect(tmp_path, options, row, expected):
+def test_build_model_card__training_options_in_effect(tmp_path, options, row, expected):
     assert read_rows(build_card_run(tmp_path / "run", **options))[row] == expected
 
 
-def test_describe_training__says_no_more_than_is_recorded(tmp_path):
+def test_build_model_card__training_says_no_more_than_is_recorded(tmp_path):
     """A resumed run was not so fast, and a machine that only measured is not called the training one."""
     run = build_card_run(tmp_path / "run")
     metrics = json.loads((run / "metrics.json").read_text())
@@ -228,5 +214,4 @@ def test_describe_training__says_no_more_than_is_recorded(tmp_path):
     assert rows["measured with"] == "hf_urbanseg 0.0.7, torch 2.13.0"
     assert not {"versions", "wall time"} & rows.keys()
     write_yaml(run / "recipe.yaml", {"data_dir": "kitti", "init": "random", "max_steps": 20})
-    assert read_rows(run) == {}
     assert "## Training" not in build_model_card(run)
