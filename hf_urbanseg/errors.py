@@ -39,9 +39,9 @@ class ConfigError(UrbanSegError):
 
 
 def check_range(least: float, most: float = math.inf, **values: float | None) -> None:
-    """Refuses options outside `least` to `most`, and NaN; None is one that wasn't given."""
+    """Refuses options outside `least` to `most`, infinity and NaN; None is one that wasn't given."""
     for name, value in values.items():
-        if value is not None and not least <= value <= most:
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
             bounds = f"{least} or more" if most == math.inf else f"{least}..{most}"
             raise ConfigError(f"`{name}` of {bounds}", f"{value}", "correct it")
 
