@@ -1,5 +1,4 @@
 import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -37,21 +36,6 @@ def test_upload_folder__comes_back_as_it_was(hub, api, folder, tmp_path):
         assert (tmp_path / "back" / path).read_bytes() == content, local
     assert hub.unknown == []
     assert all(request.token is None for request in hub.requests if request.path.startswith("/storage"))
-
-
-def test_upload_folder__sends_only_what_changed(hub, api, folder):
-    api.create_repo("user/name")
-    api.upload_folder(repo_id="user/name", folder_path=folder[0])
-    (folder[0] / "logs/notes.txt").write_bytes(b"second\n")
-    hub.requests.clear()
-
-    api.upload_folder(repo_id="user/name", folder_path=folder[0])
-
-    assert "lfs-put" not in hub.names()
-    lines = [json.loads(line) for line in hub.requests[-1].body.splitlines()]
-    # The client can't tell that an empty file is unchanged once it has switched it from LFS to a regular one.
-    assert [line["value"]["path"] for line in lines[1:]] == ["logs/notes.txt"]
-    assert hub.tree("user/name")["logs/notes.txt"] == b"second\n"
 
 
 def test_create_commit__conflict_delete_and_history(hub, api):

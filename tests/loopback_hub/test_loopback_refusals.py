@@ -114,9 +114,3 @@ def test_validate_yaml__names_what_is_wrong(hub, api, wrong, right, message):
     # A client that does not ask first is refused all the same.
     value = {"path": "README.md", "content": base64.b64encode(card).decode(), "encoding": "base64"}
     assert message.replace('"', "") in _commit(hub, {"key": "file", "value": value}).json()["error"].replace('"', "")
-
-
-def test_validate_yaml__warns_of_an_empty_card(hub, api):
-    api.create_repo("user/name")
-    with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
-        api.upload_file(path_or_fileobj=b"# Title\n", path_in_repo="README.md", repo_id="user/name")

@@ -1,6 +1,8 @@
 """Runs to write cards of, and cards as a browser reads them."""
 
+import json
 import re
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,6 +77,14 @@ def build_card_run(
     for name in ("class_distribution", "training_curves", "per_class_test"):
         (folder / f"{name}.png").write_bytes(build_png())
     return folder
+
+
+@contextmanager
+def edit_metrics(run: Path):
+    """metrics.json as a dictionary, whose changes are written at the end."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    yield metrics
+    (run / "metrics.json").write_text(json.dumps(metrics))
 
 
 class Page(HTMLParser):

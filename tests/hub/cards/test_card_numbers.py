@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from card_pages import Page, build_card_run, build_space
+from card_pages import Page, build_card_run, build_space, edit_metrics
 from loopback_cards import read_front_matter
 
 from hf_urbanseg.hub.cards.model_card import build_model_card
@@ -37,10 +37,9 @@ def run(request, tmp_path):
 
 
 def test_build_model_card__every_table_is_the_files(run):
-    metrics = json.loads((run / "metrics.json").read_text())
-    splits = metrics["splits"]
-    splits["validation"]["num_images"] = 7
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    with edit_metrics(run) as metrics:
+        splits = metrics["splits"]
+        splits["validation"]["num_images"] = 7
     tables = read_tables(build_model_card(run))
     for row, (name, found) in zip(tables["split"][1:], sorted(splits.items()), strict=True):
         bounds = found["confidence_interval"]
@@ -97,9 +96,8 @@ def test_build_model_card__is_never_endless(tmp_path):
     """The Hub reads no card above 10 MB: long names and notes are cut."""
     names = [f"{i}{'x' * 20_000}" for i in range(150)]
     run = build_card_run(tmp_path / "run", build_space(names), splits=("test",))
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["data"] |= {"name": "d" * 5_000_000, "notes": [f"note {i} {'y' * 30_000}" for i in range(1000)]}
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    with edit_metrics(run) as metrics:
+        metrics["data"] |= {"name": "d" * 5_000_000, "notes": [f"note {i} {'y' * 30_000}" for i in range(1000)]}
     card = build_model_card(run, "user/name")
     assert len(card.encode()) < 2_000_000
     name = read_front_matter(card)["model-index"][0]["results"][0]["dataset"]["name"]

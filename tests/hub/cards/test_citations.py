@@ -1,12 +1,10 @@
 """What a card cites."""
 
-import json
 import re
 
 import pytest
-from card_pages import build_card_run, read_block
+from card_pages import build_card_run, edit_metrics, read_block
 
-from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
 from hf_urbanseg.hub.cards.model_card import build_model_card
 
@@ -44,8 +42,7 @@ def test_build_model_card__cites_what_the_run_used(tmp_path):
         "shrivastava2016ohem", "paszke2016enet", "cheng2021boundary",
     }  # fmt: skip
     (run / "class_weights.json").unlink()
-    metrics = json.loads((run / "metrics.json").read_text())
-    del metrics["splits"]["test"]["boundary_iou"], metrics["splits"]["test"]["mean_boundary_iou"]
-    write_json(run / "metrics.json", metrics)
+    with edit_metrics(run) as metrics:
+        del metrics["splits"]["test"]["boundary_iou"], metrics["splits"]["test"]["mean_boundary_iou"]
     fewer = set(re.findall(r"^@\w+\{(\w+),", read_block(build_model_card(run), "bibtex"), re.MULTILINE))
     assert keys - fewer == {"paszke2016enet", "cheng2021boundary"}

@@ -109,9 +109,6 @@ def test_build_front_matter__data_on_the_hub_and_tags_once(tmp_path):
     (types,) = {tuple(result["dataset"].items())[:2] for result in front["model-index"][0]["results"]}
     assert dict(types) == {"name": "user/cityscapes-mini", "type": "user/cityscapes-mini"}
     assert front["tags"] == ["segformer", "semantic-segmentation", "cityscapes", "hf_urbanseg"]
-
-
-def test_build_front_matter__configuration_and_commit_of_a_hub_set(tmp_path):
     run = build_card_run(tmp_path / "run", dataset_config="fine", dataset_revision="abc123")
     dataset = read_front_matter(build_model_card(run))["model-index"][0]["results"][0]["dataset"]
     assert (dataset["config"], dataset["revision"]) == ("fine", "abc123")

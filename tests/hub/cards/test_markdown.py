@@ -37,6 +37,9 @@ def test_escape_markdown__renders_as_it_is(text):
 def test_escape_markdown__leaves_numbers_and_names_readable():
     for text in ("0.5, 0.75", "000001_10", "traffic light", "2.13.0+cpu", "IoU 3.1 %; 4,000 pixels", "a-b (c)"):
         assert escape_markdown(text) == text
+    # What the Hub reads beyond CommonMark: formulas between dollars, and addresses that become links by themselves.
+    assert escape_markdown("$$x$$ costs $5") == "&#36;&#36;x&#36;&#36; costs &#36;5"
+    assert escape_markdown("see https://x.y/z") == "see https:&#47;&#47;x.y/z"
 
 
 def test_code__fences_and_spans_are_longer_than_what_is_inside():
@@ -74,9 +77,3 @@ def test_render_markdown__a_missing_value_is_an_error():
     assert render_markdown("interim_card.md.j2", version="1", **known).endswith("Written by hf_urbanseg 1.\n")
     with pytest.raises(jinja2.UndefinedError, match="version"):
         render_markdown("interim_card.md.j2", **known)
-
-
-def test_escape_markdown__nothing_for_what_the_hub_reads_beyond_commonmark():
-    """Formulas between dollars, and addresses that become links by themselves."""
-    assert escape_markdown("$$x$$ costs $5") == "&#36;&#36;x&#36;&#36; costs &#36;5"
-    assert escape_markdown("see https://x.y/z") == "see https:&#47;&#47;x.y/z"

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from card_pages import NASTY, Page, accept, build_card_run, build_space
+from card_pages import NASTY, Page, accept, build_card_run, build_space, edit_metrics
 from loopback_cards import check_card, read_front_matter
 from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
@@ -89,6 +89,7 @@ def test_build_model_card__pictures_and_links_exist(tmp_path):
     assert "The picture is made from an image of KITTI semantic segmentation (Geiger" in build_model_card(run)
     without = build_model_card(run, pictures=False)
     assert "![" not in without
+    assert "(overlays/" not in without
     assert "The picture is made" not in without
 
 
@@ -101,9 +102,8 @@ def test_build_model_card__no_path_of_this_machine(tmp_path):
     # In other files, and under names that would be escaped.
     odd = tmp_path / "__odd_[name]__"
     run = build_card_run(odd / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    metrics["data"]["notes"] = [f"as listed in {odd}/run/list.txt"]
-    write_json(run / "metrics.json", metrics)
+    with edit_metrics(run) as metrics:
+        metrics["data"]["notes"] = [f"as listed in {odd}/run/list.txt"]
     card = build_model_card(run)
     assert "- as listed in list.txt\n" in card
     assert "odd" not in card

@@ -1,10 +1,9 @@
 """What a run's folder says about itself, and what older or broken ones leave out."""
 
-import json
 from dataclasses import replace
 
 import pytest
-from card_pages import build_card_run
+from card_pages import build_card_run, edit_metrics
 
 from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.files import write_json
@@ -75,9 +74,8 @@ def test_size__none_where_images_keep_theirs(tmp_path):
 
 def test_data_name__from_whatever_an_older_run_left(tmp_path):
     run = build_card_run(tmp_path / "run", data="camvid")
-    metrics = json.loads((run / "metrics.json").read_text())
-    del metrics["data"]
-    write_json(run / "metrics.json", metrics)
+    with edit_metrics(run) as metrics:
+        del metrics["data"]
     assert RunSummary.read(run).data_name == "camvid"
     (run / "class_weights.json").unlink()
     assert RunSummary.read(run).data_name == "camvid"
@@ -116,8 +114,7 @@ def test_data_is_hub__an_id_and_not_a_folder(tmp_path):
 
 def test_splits__test_first_then_validation_then_the_rest(tmp_path):
     run = build_card_run(tmp_path / "run")
-    metrics = json.loads((run / "metrics.json").read_text())
-    scores = metrics["splits"]["test"]
-    metrics["splits"] = dict.fromkeys(("night", "train", "validation", "test"), scores)
-    write_json(run / "metrics.json", metrics)
+    with edit_metrics(run) as metrics:
+        scores = metrics["splits"]["test"]
+        metrics["splits"] = dict.fromkeys(("night", "train", "validation", "test"), scores)
     assert list(RunSummary.read(run).splits) == ["test", "validation", "night", "train"]
