@@ -79,7 +79,7 @@ def test_focal__keeps_the_digits_of_a_small_cross_entropy():
     assert slope.item() == pytest.approx(2e-10, rel=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [-1.0, math.nan])
+@pytest.mark.parametrize("gamma", [-1.0, math.nan, math.inf])
 def test_focal__refuses_a_gamma(gamma):
     with pytest.raises(ConfigError, match=f"expected `gamma` of 0 or more; found {gamma}"):
         FocalLoss(5, gamma=gamma)
