@@ -1,8 +1,6 @@
-"""The code on a card, as a stranger copies it: on a real frame, on another device, whatever the classes are called."""
+"""The code on a card, as a stranger copies it: on another device, whatever the classes are called."""
 
-import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,6 @@ from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
-
-DATA = Path(os.environ.get("HF_URBANSEG_DATA", Path(__file__).parents[4] / "shared" / "data"))
-FRAME = DATA / "kitti48" / "training" / "image_2" / "000004_10.png"
 
 
 @pytest.fixture
