@@ -178,17 +178,8 @@ def _place_labels(axes: Axes, labels: Sequence[tuple[float, float, str, Mapping]
     taken = np.vstack([obstacles, _boxes_around(points, 3 * scale)])
     reaches = _GAPS[:, None, None] * scale * np.where(_DIRECTIONS.all(1, keepdims=True), 0.7, 1)
     for index, (x, y, text, style) in enumerate(labels):
-        written = axes.annotate(
-            text,
-            (x, y),
-            (0, 0),
-            textcoords="offset points",
-            ha="left",
-            va="bottom",
-            parse_math=False,
-            zorder=5,
-            **style,
-        )
+        place = {"textcoords": "offset points", "ha": "left", "va": "bottom", "zorder": 5}
+        written = axes.annotate(text, (x, y), (0, 0), parse_math=False, **place, **style)
         point, size = points[index], written.get_window_extent().size
         spots = (_DIRECTIONS * reaches - size * (1 - _DIRECTIONS) / 2).reshape(-1, 2)
         low, high = point + spots, point + spots + size
