@@ -99,9 +99,8 @@ def find_newest_checkpoint(output_dir: str | Path) -> Path:
             continue
         logger.info("resuming from %s", checkpoint)
         return checkpoint
-    raise CheckpointError(
-        f"a complete {_PREFIX}<step> folder", "none", "start without `--resume`, or correct `--output_dir`", output_dir
-    )
+    fix = "start without `--resume`, or correct `--output_dir`"
+    raise CheckpointError(f"a complete {_PREFIX}<step> folder", "none", fix, output_dir)
 
 
 def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:

@@ -193,12 +193,8 @@ def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
     if args.resume and not checkpoints:
         raise ConfigError("a checkpoint to resume from", "none", "start without `--resume`, or correct it", run.path)
     if not args.resume and not args.overwrite and (checkpoints or run.is_finished):
-        raise ConfigError(
-            "an `output_dir` without a run",
-            "one",
-            "add `--resume` to continue it, `--overwrite` to replace it, or name another `--output_dir`",
-            run.path,
-        )
+        fix = "add `--resume` to continue it, `--overwrite` to replace it, or name another `--output_dir`"
+        raise ConfigError("an `output_dir` without a run", "one", fix, run.path)
 
 
 def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:

@@ -93,11 +93,8 @@ def compute_polynomial_factor(
     if not 0 < cycle_decay <= 1:
         raise ConfigError("`lr_cycle_decay` above 0 and up to 1", f"{cycle_decay}", "correct it")
     if cycles > 1 and warmup_steps * cycles > num_steps > 0:
-        raise ConfigError(
-            f"a warm-up within the first of {cycles} cycles ({num_steps / cycles:g} steps)",
-            f"{warmup_steps} warm-up steps",
-            "shorten it or take fewer cycles",
-        )
+        expected = f"a warm-up within the first of {cycles} cycles ({num_steps / cycles:g} steps)"
+        raise ConfigError(expected, f"{warmup_steps} warm-up steps", "shorten it or take fewer cycles")
     if step >= num_steps:
         cycle, progress = cycles - 1, 1.0
     else:

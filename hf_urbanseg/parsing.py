@@ -60,12 +60,9 @@ def _to_words(content: Mapping, known: Sequence[str], source: str | None, parser
     """Options as words, so that all of them go through the same checks of type."""
     for key, value in content.items():
         if key in ("reduce_labels", "do_reduce_labels"):
-            raise ConfigError(
-                "label ids mapped by a label space",
-                f"`{key}`, which would shift every class by one",
-                "remove it and list the unlabelled id under `void` in `--label_space`",
-                source,
-            )
+            found = f"`{key}`, which would shift every class by one"
+            fix = "remove it and list the unlabelled id under `void` in `--label_space`"
+            raise ConfigError("label ids mapped by a label space", found, fix, source)
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             fix = f"did you mean `{near[0]}`" if near else "remove it"

@@ -24,9 +24,8 @@ class TrainerHooks(TrainerCallback):
             # The run's folder may have been moved since the path was recorded; stock would then forget the best.
             best = Path(args.output_dir) / Path(state.best_model_checkpoint).name
             if best not in list_checkpoints(args.output_dir):
-                raise CheckpointError(
-                    f"the best checkpoint of the run, {best.name}", "none", "put it back or start anew", args.output_dir
-                )
+                expected = f"the best checkpoint of the run, {best.name}"
+                raise CheckpointError(expected, "none", "put it back or start anew", args.output_dir)
             state.best_model_checkpoint = str(best)
 
     def on_step_begin(self, args, state, control, **kwargs):

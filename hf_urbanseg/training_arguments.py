@@ -53,18 +53,13 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         check_range(0, lr_power=self.lr_power, head_lr_multiplier=self.head_lr_multiplier)
         check_range(0, warmup_steps=self.warmup_steps, hub_timeout=self.hub_timeout)
         if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
-            raise ConfigError(
-                "a length in steps or in epochs",
-                f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win",
-                "add `--max_steps -1` to train by epochs",
-            )
+            found = f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win"
+            raise ConfigError("a length in steps or in epochs", found, "add `--max_steps -1` to train by epochs")
         super().__post_init__()
         if self.load_best_model_at_end and self.eval_strategy == "steps" and self.save_steps != self.eval_steps:
-            raise ConfigError(
-                "`save_steps` equal to `eval_steps` with `load_best_model_at_end`",
-                f"{self.save_steps} and {self.eval_steps}",
-                "make them equal: a best step that was not saved could not be exported",
-            )
+            expected = "`save_steps` equal to `eval_steps` with `load_best_model_at_end`"
+            fix = "make them equal: a best step that was not saved could not be exported"
+            raise ConfigError(expected, f"{self.save_steps} and {self.eval_steps}", fix)
 
 
 _NOT_RECORDED = {

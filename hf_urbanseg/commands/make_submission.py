@@ -51,12 +51,9 @@ def main(argv: list[str]) -> None:
     predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
     if predictor.label_space.names != CITYSCAPES.names:
         names = predictor.label_space.names
-        raise ConfigError(
-            "a model for the 19 classes of Cityscapes in their order",
-            f"{len(names)} classes ({', '.join(names[:3])}, ...)",
-            "choose one trained for them",
-            args.model,
-        )
+        expected = "a model for the 19 classes of Cityscapes in their order"
+        found = f"{len(names)} classes ({', '.join(names[:3])}, ...)"
+        raise ConfigError(expected, found, "choose one trained for them", args.model)
     output = Path(args.output)
     make_folder(output.parent)  # before the work
     check_images(list(images.values()))

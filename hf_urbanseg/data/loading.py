@@ -37,11 +37,7 @@ class LoadedData:
     notes: tuple[str, ...]
 
     def get_split(self, split: str) -> Dataset:
-        """The rows of a split that a user names.
-
-        Raises:
-            ConfigError: There is none of that name.
-        """
+        """The rows of a split that a user names; ConfigError where there is none of that name."""
         if split not in self.splits:
             raise ConfigError(f"a split of {', '.join(self.splits)}", f"`{split}`", "choose one with `--split`")
         return self.splits[split]
@@ -134,9 +130,6 @@ def _find_source(request: DataRequest):
     if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):
         return source
     inside = sorted(entry.name for entry in path.iterdir())
-    raise DataError(
-        ", or ".join(one.LOOKS_LIKE for one in DATA_DIR_SOURCES),
-        f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder",
-        "check `--data_dir`, or describe the folders in a YAML file as `--label_space`",
-        path,
-    )
+    found = f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder"
+    fix = "check `--data_dir`, or describe the folders in a YAML file as `--label_space`"
+    raise DataError(", or ".join(one.LOOKS_LIKE for one in DATA_DIR_SOURCES), found, fix, path)

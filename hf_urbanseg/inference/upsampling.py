@@ -25,11 +25,7 @@ def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]
 
 
 def find_best_class(scores: torch.Tensor) -> torch.Tensor:
-    """`scores.argmax(0)`, the first of equals, three times as fast on CPU (torch 2.13).
-
-    Shape:
-        scores: (C, height, width). returns: (height, width) int64.
-    """
+    """`scores.argmax(0)` of (C, height, width), the first of equals, three times as fast on CPU (torch 2.13)."""
     return scores.max(0).indices
 
 

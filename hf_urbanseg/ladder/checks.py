@@ -12,6 +12,7 @@ from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.ladder.plan import LadderRun
+from hf_urbanseg.models.loading import first_line
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -39,10 +40,8 @@ def _check_data(options: DataArguments) -> None:
     inspect_pairs(data.splits, data.label_space)
     for needed in ({"train"}, {"test", "validation"}):
         if not needed & set(data.splits):
-            raise DataError(
-                f"a split `{'` or `'.join(sorted(needed))}`", ", ".join(data.splits), "name it in `--split_file`",
-                data.name,
-            )  # fmt: skip
+            expected, found = f"a split `{'` or `'.join(sorted(needed))}`", ", ".join(data.splits)
+            raise DataError(expected, found, "name it in `--split_file`", data.name)
 
 
 def _check_weights(options: ModelArguments) -> None:
@@ -59,7 +58,8 @@ def _check_weights(options: ModelArguments) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ModelError("a model folder or a Hub id", "no such folder", "correct the path", name) from error
-    cached = [file for file in ("config.json", *_WEIGHTS) if _is_cached(name, file, revision)]
+    files = ("config.json", *_WEIGHTS)
+    cached = [one for one in files if isinstance(try_to_load_from_cache(name, one, revision=revision), str)]
     if "config.json" in cached and len(cached) > 1:
         return
     try:
@@ -67,13 +67,5 @@ def _check_weights(options: ModelArguments) -> None:
         hf_hub_download(name, "config.json", revision=revision, force_download=True)
     except (OSError, ValueError) as error:
         command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-        raise ModelError(
-            "weights in the local cache or a Hub that answers",
-            f"neither ({str(error).splitlines()[0].rstrip('.')})",
-            f"run `{command}` where there is a network",
-            name,
-        ) from error
-
-
-def _is_cached(name: str, file: str, revision: str | None) -> bool:
-    return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+        expected, found = "weights in the local cache or a Hub that answers", f"neither ({first_line(error)})"
+        raise ModelError(expected, found, f"run `{command}` where there is a network", name) from error

@@ -75,21 +75,14 @@ def find_state(run: LadderRun) -> str:
                 raise
             return "new"
     if different := _differences(run):
-        raise ConfigError(
-            f"the {'finished' if finished else 'unfinished'} run of the same recipe",
-            f"another: {different}",
-            "repeat its options, delete the folder to run it anew, or name another `--output_dir`",
-            folder,
-        )
+        expected = f"the {'finished' if finished else 'unfinished'} run of the same recipe"
+        fix = "repeat its options, delete the folder to run it anew, or name another `--output_dir`"
+        raise ConfigError(expected, f"another: {different}", fix, folder)
     return "finished" if finished else "started"
 
 
 def read_metrics(run: LadderRun) -> dict:
-    """Metrics of a finished run.
-
-    Raises:
-        DataError: They are damaged, or not what training wrote.
-    """
+    """Metrics of a finished run; DataError where they are damaged, or not what training wrote."""
     metrics = RunFolder(run.folder).read_metrics() or {}
     missing = [key for key in ("splits", "selection", "training", "environment") if not metrics.get(key)]
     if missing:

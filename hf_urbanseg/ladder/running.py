@@ -55,11 +55,7 @@ def run_ladder(
     launcher: Sequence[str],
     report: Callable[[], object],
 ) -> None:
-    """Runs what is not finished, one after the other, and calls `report` after each.
-
-    Raises:
-        ConfigError: One did not finish.
-    """
+    """Runs what is not finished, in turn, and calls `report` after each; ConfigError where one did not finish."""
     output.mkdir(parents=True, exist_ok=True)
     finished = sum(state == "finished" for state in states.values())
     print(f"{len(runs)} runs, {finished} of them finished; everything goes to {output}/", flush=True)

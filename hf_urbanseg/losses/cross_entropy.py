@@ -45,9 +45,8 @@ class CrossEntropyLoss(nn.Module):
         if class_weights is not None:
             class_weights = torch.as_tensor(class_weights, dtype=torch.float64)
             if class_weights.shape != (num_labels,):
-                raise ConfigError(
-                    f"{num_labels} class weights", f"{class_weights.numel()}", "give one per class in train-id order"
-                )
+                fix = "give one per class in train-id order"
+                raise ConfigError(f"{num_labels} class weights", f"{class_weights.numel()}", fix)
             if not bool((torch.isfinite(class_weights) & (class_weights > 0)).all()):
                 raise ConfigError("positive, finite class weights", f"{class_weights.tolist()}", "correct them")
         self.num_labels, self.normalizer, self.ignore_index = num_labels, normalizer, ignore_index

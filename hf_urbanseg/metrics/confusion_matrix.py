@@ -35,9 +35,7 @@ class ConfusionMatrix:
         """
         if predictions.shape != labels.shape:
             found = f"{tuple(predictions.shape)} and {tuple(labels.shape)}"
-            raise ValueError(
-                f"expected both of one shape; found {found}; upsample the logits to the label's size first"
-            )
+            raise ValueError(f"expected both of one shape; found {found}; upsample the logits to the label's size")
         on_cpu = predictions.device.type == labels.device.type == "cpu"
         counts = None
         if on_cpu and self.ignore_index == IGNORE_INDEX and self.num_labels <= IGNORE_INDEX:

@@ -76,7 +76,8 @@ def load_pretrained_model(
     if encoder_only:
         logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
     elif not same_classes:
-        _reset_classifier(model)
+        torch.nn.init.normal_(model.decode_head.classifier.weight, std=model.config.initializer_range)
+        torch.nn.init.zeros_(model.decode_head.classifier.bias)
         logger.warning(
             "%s predicts %d classes (%s, ...), the data has %d (%s, ...): the classifier starts from random weights",
             name_or_path, len(old_names), old_names[0], label_space.num_labels, label_space.names[0],
@@ -113,9 +114,3 @@ def _same_classes(id2label: Mapping[int, str], label_space: LabelSpace) -> bool:
     if all(name.startswith("label ") for name in names):
         return len(names) == label_space.num_labels
     return names == [name.lower().replace("_", " ") for name in label_space.names]
-
-
-def _reset_classifier(model: SegformerForSemanticSegmentation) -> None:
-    classifier = model.decode_head.classifier
-    torch.nn.init.normal_(classifier.weight, std=model.config.initializer_range)
-    torch.nn.init.zeros_(classifier.bias)

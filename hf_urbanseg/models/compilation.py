@@ -2,7 +2,6 @@
 
 import torch
 from accelerate.utils import TorchDynamoPlugin
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_urbanseg.errors import ConfigError
@@ -19,7 +18,7 @@ def check_compiler(device: torch.device | str, backend: str = "inductor", mode: 
     """
     try:
         options = TorchDynamoPlugin(backend=backend, mode=mode).to_kwargs()  # as Trainer goes about it
-        torch.compile(_add_one, **options)(torch.zeros(8, device=device))
+        torch.compile(lambda tensor: tensor + 1, **options)(torch.zeros(8, device=device))
     except (RuntimeError, ImportError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         fix = (
@@ -43,7 +42,3 @@ def run_once(model: PreTrainedModel) -> None:
     finally:
         for module in training:
             module.training = True
-
-
-def _add_one(tensor: Tensor) -> Tensor:
-    return tensor + 1

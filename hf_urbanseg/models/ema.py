@@ -77,11 +77,7 @@ class ExponentialMovingAverage:
         save_file(tensors, Path(folder) / EMA_WEIGHTS, {"format": "pt"})
 
     def load(self, folder: str | Path) -> None:
-        """Reads `folder/ema.safetensors`: every tensor, or an error that changes nothing.
-
-        Raises:
-            CheckpointError: No such file, unreadable, or of another model.
-        """
+        """Reads all of `folder/ema.safetensors`; CheckpointError, and no change, if missing or of another model."""
         path = Path(folder) / EMA_WEIGHTS
         try:
             state = load_file(path)

@@ -78,11 +78,7 @@ def draw_pictures(
 
 
 def _is_measured(comparison: Comparison, run: int, index: int, prediction: np.ndarray, label: np.ndarray) -> bool:
-    """Whether these pixels are those that were counted, rounding aside.
-
-    Raises:
-        DataError: The label is another one.
-    """
+    """Whether these pixels are those counted, rounding aside; DataError where the label is another one."""
     counts, valid = comparison.runs[run].counts, label != IGNORE_INDEX
     classes = len(counts.classes)
     if not np.array_equal(np.bincount(label[valid], minlength=classes), counts.labelled[index]):

@@ -75,11 +75,7 @@ def load_measurement(folder: str | Path, split: str, name: str | None = None) ->
 
 
 def name_runs(folders: Sequence[str | Path]) -> list[str]:
-    """The folders' names, with as many folders above them as it takes to tell them apart.
-
-    Raises:
-        ConfigError: A folder twice.
-    """
+    """The folders' names, with as many above them as tell them apart; ConfigError where one is given twice."""
     parts = [Path(folder).resolve().parts for folder in folders]
     if len(set(parts)) < len(parts):
         twice = next(folder for folder, one in zip(folders, parts, strict=True) if parts.count(one) > 1)

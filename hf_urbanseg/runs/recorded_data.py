@@ -23,7 +23,8 @@ def load_recorded_data(data_args: DataArguments, model: str, revision: str | Non
     cut, and the log says so: what is then called test may have been trained on.
     """
     recalled = recall_data_arguments(data_args, model, revision)
-    if recalled is not data_args or _splits_by_options(data_args):
+    cuts = ("split_file", "keep_together", "test_fraction", "validation_fraction", "split_seed")
+    if recalled is not data_args or any(getattr(data_args, one) != getattr(DataArguments(), one) for one in cuts):
         return load_data(**asdict(recalled))
     try:
         listed = str(find_file(model, SPLITS, revision))
@@ -40,11 +41,6 @@ def load_recorded_data(data_args: DataArguments, model: str, revision: str | Non
         return data
     logger.warning("splits: as %s was trained (`--split_file` names others)", model)
     return data
-
-
-def _splits_by_options(data_args: DataArguments) -> bool:
-    names = ("split_file", "keep_together", "test_fraction", "validation_fraction", "split_seed")
-    return any(getattr(data_args, name) != getattr(DataArguments(), name) for name in names)
 
 
 def recall_data_arguments(data_args: DataArguments, model: str, revision: str | None = None) -> DataArguments:

@@ -38,19 +38,15 @@ def check_output(folder: Path, model: str, data: LoadedData, split: str) -> None
 
 
 def check_classes(predicted: LabelSpace, data: LoadedData, model: str) -> None:
-    """Refuses to measure a model on data of other classes.
-
-    Raises:
-        ConfigError: Other names, or another order.
-    """
+    """Refuses (ConfigError) to measure a model on data of other classes, or of another order."""
     names, labelled = predicted.names, data.label_space.names
     if names != labelled:
-        raise ConfigError(
-            f"a model for the {len(labelled)} classes of {data.name} ({', '.join(labelled[:3])}, ...)",
+        expected = f"a model for the {len(labelled)} classes of {data.name} ({', '.join(labelled[:3])}, ...)"
+        found, fix = (
             f"{len(names)} classes ({', '.join(names[:3])}, ...)",
-            "choose the model or the `--label_space` that fits",
-            model,
+            "choose the model or `--label_space` that fits",
         )
+        raise ConfigError(expected, found, fix, model)
 
 
 def merge_metrics(run: RunFolder, split: str, scores: Mapping, environment: Mapping, data: LoadedData) -> dict:
@@ -71,12 +67,10 @@ def _check_classes(metrics: Mapping, data: LoadedData, folder: Path) -> None:
     for split, scores in metrics.get("splits", {}).items():
         recorded = list(scores.get("iou") or classes)
         if recorded != classes:
-            raise ConfigError(
-                f"scores of the model's {len(classes)} classes for {split}",
-                f"those of {len(recorded)} others ({', '.join(map(str, recorded[:3]))}, ...)",
-                "it is of another model: move it away, or name another `--output`",
-                folder / METRICS,
-            )
+            expected = f"scores of the model's {len(classes)} classes for {split}"
+            found = f"those of {len(recorded)} others ({', '.join(map(str, recorded[:3]))}, ...)"
+            fix = "it is of another model: move it away, or name another `--output`"
+            raise ConfigError(expected, found, fix, folder / METRICS)
 
 
 def _check_frames(run: RunFolder, data: LoadedData, split: str) -> None:
@@ -85,9 +79,7 @@ def _check_frames(run: RunFolder, data: LoadedData, split: str) -> None:
         return
     mine, theirs = set(data.splits[split]["name"]), set(recorded.get(split) or ())
     if mine != theirs:
-        raise ConfigError(
-            f"the {len(theirs)} frames of {split} that the run recorded, as `--output` is its own folder",
-            f"{len(mine)} frames, {len(mine - theirs)} of them others",
-            "leave out the options of data and splits, or name another `--output`",
-            run.path / SPLITS,
-        )
+        expected = f"the {len(theirs)} frames of {split} that the run recorded, as `--output` is its own folder"
+        found = f"{len(mine)} frames, {len(mine - theirs)} of them others"
+        fix = "leave out the options of data and splits, or name another `--output`"
+        raise ConfigError(expected, found, fix, run.path / SPLITS)

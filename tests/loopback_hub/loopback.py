@@ -230,8 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
         how = fault.how if fault else None
         if how == "refuse" or self.hub._server is None:  # stopped, and this connection has outlived it
             return self._break(request, "refuse")
-        request.body = self._read_body(half=how == "reset")
-        if how == "reset" and request.body:
+        request.body = self._read_body(half=how in ("reset", "cut"))
+        if how in ("reset", "cut") and request.body:
             return self._break(request, how)
         if how == "hang":
             self.hub._released.wait()
@@ -244,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         if how == "lost":
             return self._break(request, how)
         request.status = answer.status
-        self._send(request, answer, half=how == "reset")
+        self._send(request, answer, half=how if how in ("reset", "cut") else None)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
@@ -261,20 +261,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def _send(self, request: Request, answer: Answer, half: bool) -> None:
+    def _send(self, request: Request, answer: Answer, half: str | None = None) -> None:
         if half and (self.command == "HEAD" or not answer.body):
-            return self._break(request, "reset")
+            return self._break(request, half)
         self.send_response(answer.status)
         for key, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
             self.send_header(key, value.encode("latin-1", "replace").decode("latin-1"))
         self.end_headers()
         if half:
             self.wfile.write(answer.body[: len(answer.body) // 2])
-            return self._break(request, "reset")
+            return self._break(request, half)
         if self.command != "HEAD":
             self.wfile.write(answer.body)
 
     def _break(self, request: Request, how: str) -> None:
         request.status = how
         self.close_connection = True
-        _reset(self.connection)
+        if how != "cut":
+            _reset(self.connection)

@@ -19,7 +19,7 @@ MESSAGES = {
     500: "Internal Error - We're working hard to fix this as soon as possible!",
     503: "Service Unavailable",
 }
-KINDS = ("refuse", "reset", "lost", "hang")
+KINDS = ("refuse", "reset", "cut", "lost", "hang")
 
 
 @dataclass
@@ -107,8 +107,9 @@ def planned(how: str | int, at: int, matching: str | Callable[[Request], bool], 
 
     Args:
         how: "refuse" (hangs up unread), "reset" (breaks the connection in mid-body: of the upload when there is one,
-            else of the download), "lost" (does what was asked, then hangs up instead of answering), "hang" (never
-            answers until the Hub is healed or stopped), or a status: 401, 403, 409, 412, 413, 429, 500, 503, ...
+            else of the download), "cut" (the same with an orderly end), "lost" (does what was asked, then hangs up
+            instead of answering), "hang" (never answers until the Hub is healed or stopped), or a status: 401, 403,
+            409, 412, 413, 429, 500, 503, ...
         at: the first request to fail, from 1, among those that match, counted from now.
         matching: a route's name ("commit"), a regular expression on "METHOD /path?query", or a predicate; "" is all.
         times: how many requests fail; `math.inf` for that one and all that follow.

@@ -72,12 +72,10 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
     _check_image(picture, image_bits, image_where)
     _check_label(mask, label_bits, label_where)
     if orientation != label_orientation:
-        raise DataError(
-            "the same EXIF orientation in an image and its label",
-            f"{orientation} in the image and {label_orientation} in the label (1 is upright)",
-            "store the pixels upright in both files and remove the tag",
-            image_where if orientation != 1 else label_where,
-        )
+        expected = "the same EXIF orientation in an image and its label"
+        found = f"{orientation} in the image and {label_orientation} in the label (1 is upright)"
+        fix = "store the pixels upright in both files and remove the tag"
+        raise DataError(expected, found, fix, image_where if orientation != 1 else label_where)
     width, height = picture.size
     if mask.size != (width, height):
         of_image = f" {image_where}" if image_where != label_where else ""
