@@ -2,14 +2,12 @@ from dataclasses import dataclass, fields
 
 import pytest
 import yaml
+from run_options import ALL, fails, parse
 
 from hf_urbanseg.config import (
     AugmentationArguments,
     DataArguments,
-    LossArguments,
-    ModelArguments,
     PlanArguments,
-    RunArguments,
     check_device,
     option,
 )
@@ -18,20 +16,6 @@ from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.recipe import load_recipe
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
-
-ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
-
-
-def parse(*words, recipe=None):
-    """(model, augmentation, loss, training) of a command line over a recipe."""
-    return parse_arguments(ALL, [str(word) for word in words], recipe, "mine.yaml")[2:]
-
-
-def fails(*words, recipe=None) -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(*words, recipe=recipe)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_arguments__defaults_are_the_reports():

@@ -3,34 +3,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from run_options import ALL, fails, parse
 from transformers import TrainingArguments
 
-from hf_urbanseg.config import (
-    AugmentationArguments,
-    DataArguments,
-    LossArguments,
-    ModelArguments,
-    RunArguments,
-)
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.recipe import load_recipe, recipe_names
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.training_arguments import resolve_recipe
 
-ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 FOLDER = Path(__file__).parents[1] / "hf_urbanseg" / "recipes"
-
-
-def parse(*words, recipe=None):
-    """(model, augmentation, loss, training) of a command line over a recipe."""
-    return parse_arguments(ALL, [str(word) for word in words], recipe, "mine.yaml")[2:]
-
-
-def fails(*words, recipe=None) -> str:
-    with pytest.raises(ConfigError) as caught:
-        parse(*words, recipe=recipe)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_parse_arguments__recipe_wins_over_defaults_and_command_line_over_recipe():

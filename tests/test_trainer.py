@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSemanticSegmentation, TrainerCallback
+from interruptions import Stop
+from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.transforms import normalize_batch
@@ -83,15 +84,6 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
         assert alone.images.to_dict() == images  # in the same order, boundaries included
     labelled = sum(int((dataset[i]["labels"] != IGNORE_INDEX).sum()) for i in range(len(dataset)))
     assert int(first.sum()) == labelled  # every pixel of every image once
-
-
-class Stop(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise RuntimeError("power cut")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from interruptions import Stop
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, TrainerCallback, TrainingArguments
 
@@ -153,15 +154,6 @@ def test_resume__bit_identical(kind, tmp_path):
     losses = [[entry["loss"] for entry in one.state.log_history if "loss" in entry] for one in (whole, resumed)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 7
-
-
-class Stop(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise RuntimeError("power cut")
 
 
 @KINDS

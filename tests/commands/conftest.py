@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-from hf_urbanseg.data.synthetic import render_scene
+from rendered_kitti import write_kitti
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 OPTIONS = {
@@ -25,14 +23,7 @@ def build_words(**options) -> list[str]:
 @pytest.fixture(scope="session")
 def kitti(tmp_path_factory):
     """Rendered streets in KITTI's official layout, sizes varying by a few pixels as there."""
-    root = tmp_path_factory.mktemp("data") / "kitti"
-    for kind in ("image_2", "semantic"):
-        (root / "training" / kind).mkdir(parents=True)
-    for number in range(16):
-        image, label = render_scene(number, (60 + number % 3, 200 + number % 2))
-        Image.fromarray(image).save(root / "training" / "image_2" / f"{number:06d}_10.png")
-        Image.fromarray(label).save(root / "training" / "semantic" / f"{number:06d}_10.png")
-    return root
+    return write_kitti(tmp_path_factory.mktemp("data") / "kitti", range(16), (60, 200))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import numpy as np
 import segformer_references as references
 import torch
 from PIL import Image
+from rendered_kitti import write_kitti
 
 from hf_urbanseg.__main__ import main
 from hf_urbanseg.data.synthetic import render_scene
@@ -24,7 +25,7 @@ SAME_RUN = ("runs/demo", "runs/b0", "runs/b2", "runs/pretrain_camvid_tiny")
 
 def build_miniature(root: Path) -> None:
     """Fills the working folder `root`. Runs are made by the commands themselves, so those must be capped already."""
-    _write_kitti(root / "kitti48")
+    write_kitti(root / "kitti48", FRAMES, (48, 160), vary=False)
     with zipfile.ZipFile(root / "data_semantics.zip", "w") as archive:
         for file in sorted((root / "kitti48").rglob("*.png")):
             archive.write(file, file.relative_to(root / "kitti48"))
@@ -51,14 +52,6 @@ def build_miniature(root: Path) -> None:
     segmentor = references.Segmentor(references.MmsegEncoder(widths, depths), references.MmsegHead(widths, 16, 19))
     torch.save({"state_dict": references.randomize(segmentor).state_dict()}, root / "mmsegmentation.pth")
     main(["convert-checkpoint", "nvlabs.pth", "--output", "converted/nvlabs"])
-
-
-def _write_kitti(root: Path) -> None:
-    for kind in ("image_2", "semantic"):
-        (root / "training" / kind).mkdir(parents=True)
-    for number in FRAMES:
-        for kind, pixels in zip(("image_2", "semantic"), render_scene(number, (48, 160)), strict=True):
-            Image.fromarray(pixels).save(root / "training" / kind / f"{number:06d}_10.png")
 
 
 def _write_kitti_test(root: Path, submission: Path) -> None:

@@ -11,13 +11,13 @@ import torch
 import yaml
 from loopback_cards import read_front_matter
 from PIL import Image
+from rendered_kitti import write_kitti
 
 from hf_urbanseg.commands import publish as publish_command
 from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
-from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.publish import publish
@@ -41,13 +41,7 @@ SPLITS = {
 @pytest.fixture(scope="module")
 def kitti(tmp_path_factory):
     """Six rendered streets in KITTI's layout."""
-    root = tmp_path_factory.mktemp("data") / "kitti"
-    for kind in ("image_2", "semantic"):
-        (root / "training" / kind).mkdir(parents=True)
-    for number in range(6):
-        for kind, picture in zip(("image_2", "semantic"), render_scene(number, (60 + number % 3, 200)), strict=True):
-            Image.fromarray(picture).save(root / "training" / kind / f"{number:06d}_10.png")
-    return root
+    return write_kitti(tmp_path_factory.mktemp("data") / "kitti", range(6), (60, 200))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -96,7 +90,7 @@ STRANGER = """
 import sys, numpy, torch
 torch.set_num_threads(1)
 exec(sys.argv[1])
-assert image.size == (200, 60) and {mask.size for mask in masks.values()} == {(200, 60)}
+assert image.size == (201, 60) and {mask.size for mask in masks.values()} == {(201, 60)}
 from transformers import SegformerForSemanticSegmentation
 model, report = SegformerForSemanticSegmentation.from_pretrained("user/name", output_loading_info=True)
 assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report

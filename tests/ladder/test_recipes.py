@@ -7,21 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from run_options import ALL
 from torch import nn
 
-from hf_urbanseg.config import (
-    AugmentationArguments,
-    DataArguments,
-    LossArguments,
-    ModelArguments,
-    RunArguments,
-)
 from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.recipe import load_recipe, recipe_names
 from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.training_arguments import resolve_recipe
 
-ALL = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, UrbanSegTrainingArguments)
 FOLDER = Path(__file__).parents[2] / "hf_urbanseg" / "recipes"
 RUNGS = ("imagenet", "cityscapes", "schedule", "class_balanced", "ohem", "multi_scale", "auxiliary")
 SIX_SCALES = ["187x621", "281x931", "375x1242", "469x1552", "562x1863", "656x2173"]

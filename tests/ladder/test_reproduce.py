@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from rendered_kitti import write_kitti
 from safetensors.torch import load_file
 
 from hf_urbanseg.commands import finetune, reproduce
-from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.ladder import checks, processes, running
 from hf_urbanseg.ladder.notes import describe_measurement, describe_options
@@ -34,14 +34,7 @@ TINY = [word for key, value in OPTIONS.items() for word in (f"--{key}", *str(val
 
 @pytest.fixture(scope="module")
 def kitti(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "kitti"
-    for kind in ("image_2", "semantic"):
-        (root / "training" / kind).mkdir(parents=True)
-    for number in range(8):
-        image, label = render_scene(number, (64, 160))
-        Image.fromarray(image).save(root / "training" / "image_2" / f"{number:06d}_10.png")
-        Image.fromarray(label).save(root / "training" / "semantic" / f"{number:06d}_10.png")
-    return root
+    return write_kitti(tmp_path_factory.mktemp("data") / "kitti", range(8), (64, 160), vary=False)
 
 
 def finetune_here(words) -> int:
