@@ -31,7 +31,8 @@ class HistoryBuffer:
         return 0
 
 
-HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
+# The method's, too: Python 3.13 pickles it by the module it names itself.
+HistoryBuffer.__module__ = HistoryBuffer.mean.__module__ = "mmengine.logging.history_buffer"
 
 
 def assert_tensors(file):
