@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 
+from tqdm import tqdm
+
 from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.interruption import Interrupted
 from hf_urbanseg.parsing import build_parser, parse_arguments
 
 _WIDTH, _LEFT = 120, 36
@@ -35,8 +38,12 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
                 from hf_urbanseg.hub.secrets import hide_secrets
 
                 # What was found may be a token, given to an option that is misspelt or takes something else.
-                print(f"error: {hide_secrets(str(error))}", file=sys.stderr, flush=True)
+                tqdm.write(f"error: {hide_secrets(str(error))}", file=sys.stderr)  # above a bar that is left
             sys.exit(2)
+        except Interrupted as end:
+            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+                tqdm.write(str(end), file=sys.stderr)
+            sys.exit(end.status)
         except KeyboardInterrupt:
             sys.exit(130)
 

@@ -27,6 +27,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
+from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.composition import WeightedSumLoss
@@ -96,7 +97,16 @@ def parse_finetuning(
 
 
 def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
-    """`finetune` with options that are parsed already. Every process of a launch calls it."""
+    """`finetune` with options that are parsed already. Every process of a launch calls it.
+
+    Raises:
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came; training has then saved a checkpoint behind the step it was in.
+    """
+    with Interruption("training had not begun, and the folder is as it was") as interruption:
+        return _run(arguments, interruption)
+
+
+def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
     start = time.time()
     args = arguments.training
     _check_reporters(args)
@@ -134,6 +144,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
         held_out.get("validation"),  # selection never sees test
         image_processor,
     )
+    trainer.interruption = interruption
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(CompactProgress)
 
@@ -142,6 +153,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
         _write_inputs(run, arguments, data, counts, weights)
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
     _describe(data, inspection, model, eval_size)
+    interruption.situation = f"training is complete; the same command with `--resume` measures and exports {run.path}"
     trained = trainer.train(resume_from_checkpoint=args.resume)
     if args.export_ema:
         trainer.ema.use()  # for good: measured and exported

@@ -27,6 +27,7 @@ from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDatas
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
+from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
@@ -115,6 +116,10 @@ class UrbanSegTrainer(Trainer):
         self.ema = ExponentialMovingAverage(self.model, ema_decay) if ema_decay else None
         self._step_batches: list[dict[str, Tensor]] = []
         self.first_step = 0  # that training began at, a checkpoint's if it was resumed
+        self.interruption: Interruption | None = None
+        """Ends training behind the step in which it receives a signal, on all ranks, with a checkpoint."""
+        self.stopping, self._saved_step = False, -1
+        self._stop: tuple[Tensor, torch.Event | None] | None = None
         if args.torch_compile:
             run_once(self.model)
         self.add_callback(TrainerHooks(self))
@@ -140,7 +145,10 @@ class UrbanSegTrainer(Trainer):
         loader = super().get_train_dataloader()
         # A generator of its own: starting workers would draw from the one that dropout uses, and a resumed run starts
         # them at other points.
-        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        base = getattr(loader, "base_dataloader", loader)
+        base.generator = torch.Generator().manual_seed(self.args.seed)
+        if self.interruption is not None:
+            self.interruption.guard_workers(base)
         return loader
 
     def _get_train_sampler(self, train_dataset=None):
@@ -167,7 +175,23 @@ class UrbanSegTrainer(Trainer):
         labels = [batch["labels"].long() for batch in batch_samples]
         per_batch = [torch.stack([*self.loss.compute_normalizer(one).values()]) for one in labels]
         self._step_batches = batch_samples if self.loss.needs_collection else []
-        return self._sum_over_ranks(torch.stack(per_batch).sum(0).to(device))
+        # One more number in the message that every step sends: whether a rank was asked to stop.
+        stop = self.interruption is not None and self.interruption.received is not None
+        sums = torch.cat([torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])])
+        sums = self._sum_over_ranks(sums.to(device))
+        if self.interruption is not None and self.args.world_size > 1:
+            copied = sums[-1].to("cpu", non_blocking=True)
+            self._stop = copied, None if device.type == "cpu" else torch.accelerator.current_stream().record_event()
+        return sums[:-1]
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether training ends behind the present step; the same answer on every rank."""
+        if self._stop is None:
+            return self.interruption is not None and self.interruption.received is not None
+        stop, copied = self._stop
+        if copied is not None:
+            copied.synchronize()  # with the copy, not with the step that the device has been given since
+        return bool(stop)
 
     def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, "sum")
@@ -300,6 +324,8 @@ class UrbanSegTrainer(Trainer):
         loader = build_eval_loader(
             dataset, args.eval_batch_size, args.dataloader_num_workers, args.process_index, args.world_size, args.device
         )
+        if self.interruption is not None:
+            self.interruption.guard_workers(loader)
         self.callback_handler.eval_dataloader = loader
         share = measure(
             self.model,
@@ -323,7 +349,26 @@ class UrbanSegTrainer(Trainer):
             verify_checkpoint(Path(resume_from_checkpoint))
         if self.args.should_save:
             remove_staging(self.args.output_dir)
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.interruption is None:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with self.interruption.deferring():
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed behind its last step: stock would take one more.
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self.stopping:
+            # From here and not by the loop's own end, which measures off the cadence and loads the best model.
+            if self._saved_step != self.state.global_step:
+                self._save_checkpoint(None, None)
+            done = f"after step {self.state.global_step} of {self.state.max_steps}, whose checkpoint is complete"
+            self.interruption.end(f"{done}; the same command with `--resume` goes on")
 
     def _save_checkpoint(self, model, trial) -> None:
         """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
@@ -355,6 +400,7 @@ class UrbanSegTrainer(Trainer):
             commit_checkpoint(staged, checkpoint)
             rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+        self._saved_step = self.state.global_step
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)

@@ -36,6 +36,9 @@ class TrainerHooks(TrainerCallback):
         self.trainer.loss.release()
         if self.trainer.ema is not None:
             self.trainer.ema.update(state.global_step)
+        if self.trainer.is_asked_to_stop():
+            # The log loses no step: a resumed run begins its own line at the checkpoint.
+            self.trainer.stopping = control.should_log = True
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Before the loader's iterator exists: accelerate doesn't reach the sampler through all its wrappers.
