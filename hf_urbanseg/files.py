@@ -1,16 +1,23 @@
-"""Files and folders that appear whole or not at all, and JSON and YAML written that way."""
+"""Files written whole or not at all, and files that others made, of which only so much is read."""
 
 import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, UrbanSegError
+
+MOST_JSON = 64 << 20
+"""Bytes: the pixel counts of 100,000 images."""
+MOST_YAML = 4 << 20
+_MOST_NODES, _MOST_DEPTH = 1 << 18, 50  # of YAML: the names of 250,000 frames; the package's own files nest 4 deep
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 @contextmanager
@@ -73,22 +80,148 @@ def write_json(path: str | Path, content: Mapping, indent: int | None = 1) -> No
 
 def write_yaml(path: str | Path, content: Mapping) -> None:
     """Writes YAML in the given order."""
-    write_text(path, yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def check_regular(path: str | Path, most: int | None = None) -> int:
+    """The size of a regular file, where links lead; a FIFO or a device may never end and isn't even opened.
+
+    Args:
+        most: Bytes it may have at most.
+
+    Raises:
+        DataError: Something else, or a larger file.
+        OSError: Nothing there, or no permission.
+    """
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a zero byte in the name
+        raise DataError("the path of a file", str(error), "correct it", repr(str(path))) from error
+    if not stat.S_ISREG(status.st_mode):
+        found = _KINDS.get(stat.S_IFMT(status.st_mode), "a folder")
+        raise DataError("a regular file", found, "replace it or leave it out", path)
+    if most is not None and status.st_size > most:
+        found = f"{status.st_size:,} bytes"
+        raise DataError(f"a file of {most:,} bytes at most", found, "check that it is the right one", path)
+    return status.st_size
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The content of a file that passes `check_regular`; raises what that raises."""
+    size = check_regular(path, most)
+    with open(path, "rb") as file:
+        content = file.read(size + 1)
+    if len(content) > size:
+        raise DataError("a file that is complete", "one that grows while it is read", "wait until it is written", path)
+    return content
 
 
 def read_json(path: str | Path) -> dict | None:
     """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        text = read_bytes(path, MOST_JSON).decode("utf-8-sig")  # some editors on Windows put a mark in front
+        content = json.loads(text, parse_constant=lambda _: None)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError("a readable file", error.strerror or str(error), "check it", path) from error
-    except ValueError as error:  # of JSON and of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; nested without end
         raise DataError("JSON", str(error).rstrip("."), "restore the file or make it anew", path) from error
     if not isinstance(content, dict):
         raise DataError("a JSON object", type(content).__name__, "restore the file or make it anew", path)
     return content
+
+
+def read_mapping(
+    path: str | Path,
+    kind: str,
+    words: bool = False,
+    error_class: type[UrbanSegError] = DataError,
+    fix: str = "check the path",
+) -> dict:
+    """The mapping in a YAML or JSON file, of bounded size and depth and without aliases.
+
+    Args:
+        kind: What errors call the file, such as `recipe`.
+        words: Keep every value a string: YAML reads an unquoted 000000_10 as the octal number 8.
+        error_class: Raised if it is unreadable, not YAML, no mapping, or has a key twice.
+        fix: What to do where there is no readable file.
+    """
+    try:
+        text = read_bytes(path, MOST_YAML).decode("utf-8-sig")
+        content = yaml.load(text, _Words if words else _Values)
+    except DataError as error:
+        raise error_class(error.expected, error.found, error.fix, path) from error
+    except OSError as error:
+        raise error_class(f"a readable {kind} file", error.strerror or str(error), fix, path) from error
+    except _KeyTwice as error:  # the last one would win, and an option or a class would be gone
+        found = f"`{error.problem}` again in line {error.problem_mark.line + 1}"
+        raise error_class("every key once", found, "keep one", path) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = str(error)
+        if mark := getattr(error, "problem_mark", None):  # without the line itself: it may hold a secret
+            found = f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
+        raise error_class(f"a {kind} file in YAML", found, "correct the file", path) from error
+    if not isinstance(content, dict):
+        fix = "correct the file"
+        raise error_class(f"a {kind} file of `key: value` lines", type(content).__name__, fix, path)
+    return content
+
+
+class _KeyTwice(yaml.MarkedYAMLError):
+    pass
+
+
+class _Bounded:
+    """Ends what a small file could make endless, and says where."""
+
+    nodes = depth = 0
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        self.nodes, self.depth = self.nodes + 1, self.depth + 1
+        for wrong, problem in (
+            # Ten lines of them stand for billions of values.
+            (isinstance(event, yaml.AliasEvent), "an alias (write its values out)"),
+            (self.depth > _MOST_DEPTH, f"more than {_MOST_DEPTH} levels"),
+            (self.nodes > _MOST_NODES, f"more than {_MOST_NODES:,} values"),
+        ):
+            if wrong:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.value in seen or seen.add(key.value)):
+                raise _KeyTwice(problem=key.value, problem_mark=key.start_mark)
+        return node
+
+    def construct_object(self, node, deep=False):
+        try:
+            # Some spellings of numbers take time by the square of their length, and none is meant.
+            if isinstance(node, yaml.ScalarNode) and node.tag != self.DEFAULT_SCALAR_TAG and len(node.value) > 100:
+                raise ValueError(f"a number or date of {len(node.value):,} characters")
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # PyYAML's constructors raise nearly anything: `2001-99-99`, `!!int x`
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+
+class _Values(_Bounded, yaml.SafeLoader):
+    pass
+
+
+class _Words(_Bounded, yaml.BaseLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data):
+        return True
 
 
 def _remove(path: Path) -> None:

@@ -6,9 +6,8 @@ from importlib import resources
 from itertools import takewhile
 from pathlib import Path
 
-import yaml
-
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import read_mapping
 
 
 def recipe_names() -> list[str]:
@@ -96,21 +95,5 @@ def _find_recipe(name_or_path: str, user: Path | None = None) -> Path:
 
 
 def _read_recipe(path: Path, user: Path | None) -> dict:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        fix = f"check `base` in {user}" if user else "check `--recipe`"
-        raise ConfigError("a readable recipe", error.strerror or str(error), fix, path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError("valid YAML", _describe_yaml_error(error), "correct the file", path) from error
-    if not isinstance(content, dict):
-        raise ConfigError("a mapping of options", type(content).__name__, "write `key: value` lines", path)
-    return content
-
-
-def _describe_yaml_error(error: Exception) -> str:
-    """What is wrong and where, without the line itself: it may hold a secret."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    return f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
+    fix = f"check `base` in {user}" if user else "check `--recipe`"
+    return read_mapping(path, "recipe", error_class=ConfigError, fix=fix)

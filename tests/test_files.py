@@ -3,12 +3,16 @@
 import json
 import math
 import os
+import signal
+import socket
+from itertools import pairwise
 
 import pytest
 import yaml
 
-from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import make_folder, read_json, write_json, write_yaml, written_whole
+from hf_urbanseg import files
+from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.files import make_folder, read_bytes, read_json, read_mapping, write_json, write_yaml, written_whole
 
 
 def test_write_json__reads_back_and_keeps_the_order(tmp_path):
@@ -125,3 +129,132 @@ def test_read_json__missing_and_not_a_number(tmp_path):
     assert read_json(tmp_path / "file" / "x.json") is None
     (tmp_path / "x.json").write_text('{"a": NaN, "b": Infinity}')
     assert read_json(tmp_path / "x.json") == {"a": None, "b": None}
+
+
+# What others made
+
+
+@pytest.fixture
+def no_waiting():
+    """A reader that waits for a FIFO's other end is an error instead."""
+
+    def stop(*_):
+        raise TimeoutError("still waiting")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        os.chdir(path.parent)  # such a name has 108 bytes at most
+        one.bind(path.name)
+
+
+def make_sparse(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (make_fifo, "found a FIFO;"),
+        (make_socket, "found a socket;"),
+        (lambda path: path.symlink_to("/dev/zero"), "found a device;"),
+        (lambda path: path.mkdir(), "found a folder;"),
+        (make_sparse, "found 1,099,511,627,776 bytes;"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_json, lambda path: read_mapping(path, "recipe", error_class=ConfigError)])
+def test_read__only_regular_files_of_bounded_size(tmp_path, monkeypatch, no_waiting, make, found, read):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "a.yaml")
+    with pytest.raises((DataError, ConfigError), match=found) as caught:
+        read(tmp_path / "a.yaml")
+    assert caught.type is (DataError if read is read_json else ConfigError)
+
+
+def test_read_bytes__a_file_that_grows(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"12345")
+    monkeypatch.setattr(files, "check_regular", lambda *_: 3)
+    with pytest.raises(DataError, match="grows while it is read"):
+        read_bytes(tmp_path / "a", 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"a": ' + b"[" * 100_000, "recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "limit"),
+        (b"\xff\xfe{}", "decode"),
+        (b'{"a": "\x00"}', "control character"),
+    ],
+)
+def test_read_json__hostile(tmp_path, content, found):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=f"a.json: expected JSON; found .*{found}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_read__a_byte_order_mark_is_no_fault(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a.json") == read_mapping(tmp_path / "a.json", "recipe") == {"a": 1}
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{two}: &{two} [{', '.join([f'*{one}'] * 9)}]\n" for one, two in pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (LAUGHS, "an alias .write its values out. in line 2, column 8"),
+        ("a: &a [*a]", "an alias"),
+        ("a: &a {b: 1}\nc: {<<: *a}", "an alias"),
+        ("a: " + "[" * 5000, "more than 50 levels in line 1, column 53"),
+        ("a:\n" + "".join(" " * level + "- \n" for level in range(60)), "more than 50 levels"),
+        ("? " * 5000, "more than 50 levels"),
+        (f"a: [{'1,' * 30_000}]", "more than 10,000 values"),
+        ("a: 1\nx: 2001-99-99", "month must be in 1..12 in line 2, column 4"),
+        ("x: 2001-01-01 25:00:00", "hour must be in 0..23"),
+        ("x: " + "9" * 5000, "a number or date of 5,000 characters in line 1"),
+        ("x: 1" + ":59" * 100_000, "a number or date of 300,001 characters"),
+        ("x: 0x" + "f" * 5000, "a number or date of 5,002 characters"),
+        *((f"x: !!{kind} ab", "line 1, column 4") for kind in ("int", "float", "bool", "timestamp", "binary", "set")),
+        ('x: !!int ""', "in line 1"),
+        ("x: !!python/object/apply:os.system [true]", "could not determine a constructor for the tag"),
+        ("[a]: b", "unhashable key"),
+        ("x: a\x00b", "special characters are not allowed"),
+        (b"x: \xff", "can't decode byte"),
+        ("a: 1\n---\nb: 2", "but found another document"),
+        ("a: 1\nb: {c: 1, c: 2}", "every key once; found `c` again in line 2; keep one"),
+    ],
+)  # fmt: skip
+def test_read_mapping__hostile(tmp_path, monkeypatch, content, found):
+    monkeypatch.setattr(files, "_MOST_NODES", 10_000)  # 260,000 take 10 s
+    (tmp_path / "a.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=f"a.yaml: expected .*{found}") as caught:
+        read_mapping(tmp_path / "a.yaml", "recipe", error_class=ConfigError)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_read_mapping__a_great_many_keys_and_names_pass(tmp_path):
+    names = [f"aachen_{index:06d}_000019" for index in range(4000)]
+    (tmp_path / "a.json").write_text(json.dumps({"train": names, **dict.fromkeys(names, 1)}))
+    assert read_mapping(tmp_path / "a.json", "split", words=True)["train"] == names
+
+
+def test_write_yaml__what_is_the_same_list_twice_reads_back(tmp_path):
+    size = [64, 64]
+    write_yaml(tmp_path / "recipe.yaml", {"crop_size": size, "eval_size": size})
+    assert read_mapping(tmp_path / "recipe.yaml", "recipe") == {"crop_size": size, "eval_size": size}

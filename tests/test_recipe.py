@@ -179,7 +179,7 @@ def test_load_recipe__a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("a: [1", "valid YAML"), ("- a\n- b\n", "found list"), ("", "found NoneType"), (b"\xff", "YAML")],
+    [("a: [1", "a recipe file in YAML"), ("- a\n- b\n", "found list"), ("", "found NoneType"), (b"\xff", "YAML")],
 )
 def test_load_recipe__refuses_what_is_no_mapping(tmp_path, content, word):
     path = tmp_path / "mine.yaml"
@@ -271,12 +271,15 @@ def test_load_recipe__its_own_base(tmp_path):
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("nowhere.yaml", ("nowhere.yaml: expected a readable recipe", "No such file", "check `base` in ", "mine.yaml")),
+        (
+            "nowhere.yaml",
+            ("nowhere.yaml: expected a readable recipe file", "No such file", "check `base` in ", "mine.yaml"),
+        ),
         ("dem", ("mine.yaml: expected a recipe of demo", "`dem`", "did you mean `demo`")),
         ("zzz", ("mine.yaml: expected a recipe of demo", "`zzz`", "choose one with `base`")),
         ("[demo]", ("mine.yaml: expected `base` as the name or path of one recipe", "['demo']")),
         ("null", ("mine.yaml: expected `base` as the name or path of one recipe", "None")),
-        ("broken.yaml", ("broken.yaml: expected valid YAML",)),
+        ("broken.yaml", ("broken.yaml: expected a recipe file in YAML",)),
     ],
 )
 def test_load_recipe__a_base_that_cannot_be_read(tmp_path, base, words):

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.files import read_mapping, write_json
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -72,33 +70,6 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     return label_space_from_names(description["id2label"], name, path, description.get("void")), folders
 
 
-def read_mapping(path: Path, kind: str, loader: type = yaml.SafeLoader) -> dict:
-    """The mapping in a YAML or JSON file, or a DataError: unreadable, not YAML, no mapping, or a key twice."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        twice, content = _find_key_twice(yaml.compose(text, loader)), yaml.load(text, loader)
-    except OSError as error:
-        raise DataError(f"a readable {kind} file", error.strerror or str(error), "check the path", path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"a {kind} file in YAML", str(error), "correct the file", path) from error
-    if not isinstance(content, dict):
-        raise DataError(f"a {kind} file of `key: value` lines", f"{type(content).__name__}", "correct the file", path)
-    if twice is not None:  # the last one would win, and a class would be gone
-        found = f"`{twice.value}` again in line {twice.start_mark.line + 1}"
-        raise DataError("every key once", found, "keep one", path)
-    return content
-
-
-def _find_key_twice(node: yaml.Node | None) -> yaml.Node | None:
-    below = node.value if isinstance(node, yaml.CollectionNode) else []
-    if isinstance(node, yaml.MappingNode):
-        keys, below = zip(*node.value, strict=True) if node.value else ((), ())
-        spelt = [key.value for key in keys]
-        if twice := [key for index, key in enumerate(keys) if key.value in spelt[:index]]:
-            return twice[0]
-    return next(filter(None, map(_find_key_twice, below)), None)
-
-
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
     """Writes JSON that `read_label_space` reads back."""
     write_json(path, label_space.to_dict())
@@ -147,7 +118,7 @@ def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
         raise refuse('"id": "name" pairs', f"{id2label!r}"[:80])
     names, spelt = {}, {}
     for key, class_name in id2label.items():
-        if not re.fullmatch(r"-?\d+", str(key)):
+        if not re.fullmatch(r"-?\d{1,9}", str(key)):
             raise refuse('"id": "name" pairs', f"`{key}` as an id")
         label_id = int(key)
         if not -1 <= label_id <= IGNORE_INDEX:

@@ -6,8 +6,9 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
-from hf_urbanseg.data.label_space_files import label_space_from_names, read_mapping
+from hf_urbanseg.data.label_space_files import label_space_from_names
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import read_mapping
 from hf_urbanseg.labels import LabelSpace
 
 LABEL_SPACE_FILE = "label_space.json"

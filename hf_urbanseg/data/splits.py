@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_urbanseg.data.image_files import UNSPLIT
-from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import write_yaml
+from hf_urbanseg.files import read_mapping, write_yaml
 
 SPLITS = ("train", "validation", "test")
 SPLITS_FILE = "splits.yaml"
@@ -110,8 +108,7 @@ def arrange_splits(
 def _read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, list[str]]:
     """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional)."""
     path = Path(path).expanduser()
-    # BaseLoader keeps every word a string: YAML reads an unquoted 000000_10 as the octal number 8.
-    listed = read_mapping(path, "split", yaml.BaseLoader)
+    listed = read_mapping(path, "split", words=True)
     known, split_of = set(known_names), {}
     if len(known) < len(known_names):
         twice = next(name for name in sorted(known) if list(known_names).count(name) > 1)

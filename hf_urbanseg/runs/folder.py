@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from hf_urbanseg.data.label_space_files import read_mapping
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, write_json, write_yaml
+from hf_urbanseg.files import read_json, read_mapping, write_json, write_yaml
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 
@@ -76,11 +73,11 @@ class RunFolder:
         return metrics
 
     def read_recipe(self) -> dict | None:
-        return self._read_yaml(RECIPE, "recipe", yaml.SafeLoader)
+        return self._read_yaml(RECIPE, "recipe")
 
     def read_splits(self) -> dict[str, list[str]] | None:
         """Frame names by split; words all of them, 000001 too."""
-        return self._read_yaml(SPLITS, "split", yaml.BaseLoader)
+        return self._read_yaml(SPLITS, "split", words=True)
 
     def read_label_space(self) -> LabelSpace | None:
         """The classes, and how label files spell them."""
@@ -117,8 +114,8 @@ class RunFolder:
     def write_log(self, history: list[dict]) -> None:
         write_json(self.path / LOG_HISTORY, {"log_history": history})
 
-    def _read_yaml(self, name: str, kind: str, loader: type) -> dict | None:
-        return read_mapping(self.path / name, kind, loader) if self.has(name) else None
+    def _read_yaml(self, name: str, kind: str, words: bool = False) -> dict | None:
+        return read_mapping(self.path / name, kind, words) if self.has(name) else None
 
 
 def describe_data(data: LoadedData) -> dict:
