@@ -83,52 +83,64 @@ def write_yaml(path: str | Path, content: Mapping) -> None:
     write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def check_regular(path: str | Path, most: int | None = None) -> int:
+def check_regular(path: str | Path, most: int | None = None, error_class: type[UrbanSegError] = DataError) -> int:
     """The size of a regular file, where links lead; a FIFO or a device may never end and isn't even opened.
 
     Args:
         most: Bytes it may have at most.
+        error_class: Raised of something else, or a larger file.
 
     Raises:
-        DataError: Something else, or a larger file.
         OSError: Nothing there, or no permission.
     """
     try:
         status = os.stat(path)
     except ValueError as error:  # a zero byte in the name
-        raise DataError("the path of a file", str(error), "correct it", repr(str(path))) from error
+        raise error_class("the path of a file", str(error), "correct it", repr(str(path))) from error
     if not stat.S_ISREG(status.st_mode):
         found = _KINDS.get(stat.S_IFMT(status.st_mode), "a folder")
-        raise DataError("a regular file", found, "replace it or leave it out", path)
+        raise error_class("a regular file", found, "replace it or leave it out", path)
     if most is not None and status.st_size > most:
         found = f"{status.st_size:,} bytes"
-        raise DataError(f"a file of {most:,} bytes at most", found, "check that it is the right one", path)
+        raise error_class(f"a file of {most:,} bytes at most", found, "check that it is the right one", path)
     return status.st_size
 
 
-def read_bytes(path: str | Path, most: int) -> bytes:
+def check_files(folder: str | Path) -> None:
+    """Refuses a folder for libraries that would wait for a FIFO in it, at whatever depth; hidden ones aside."""
+    for at, folders, names in os.walk(folder):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        for name in names:
+            with suppress(FileNotFoundError):  # a link that leads nowhere
+                check_regular(Path(at, name))
+
+
+def read_bytes(path: str | Path, most: int, error_class: type[UrbanSegError] = DataError) -> bytes:
     """The content of a file that passes `check_regular`; raises what that raises."""
-    size = check_regular(path, most)
+    size = check_regular(path, most, error_class)
     with open(path, "rb") as file:
         content = file.read(size + 1)
     if len(content) > size:
-        raise DataError("a file that is complete", "one that grows while it is read", "wait until it is written", path)
+        found = "one that grows while it is read"
+        raise error_class("a file that is complete", found, "wait until it is written", path)
     return content
 
 
-def read_json(path: str | Path) -> dict | None:
+def read_json(path: str | Path, error_class: type[UrbanSegError] = DataError) -> dict | None:
     """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
     try:
-        text = read_bytes(path, MOST_JSON).decode("utf-8-sig")  # some editors on Windows put a mark in front
+        text = read_bytes(path, MOST_JSON, error_class).decode(
+            "utf-8-sig"
+        )  # some editors on Windows put a mark in front
         content = json.loads(text, parse_constant=lambda _: None)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise DataError("a readable file", error.strerror or str(error), "check it", path) from error
+        raise error_class("a readable file", error.strerror or str(error), "check it", path) from error
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; nested without end
-        raise DataError("JSON", str(error).rstrip("."), "restore the file or make it anew", path) from error
+        raise error_class("JSON", str(error).rstrip("."), "restore the file or make it anew", path) from error
     if not isinstance(content, dict):
-        raise DataError("a JSON object", type(content).__name__, "restore the file or make it anew", path)
+        raise error_class("a JSON object", type(content).__name__, "restore the file or make it anew", path)
     return content
 
 
@@ -148,10 +160,8 @@ def read_mapping(
         fix: What to do where there is no readable file.
     """
     try:
-        text = read_bytes(path, MOST_YAML).decode("utf-8-sig")
+        text = read_bytes(path, MOST_YAML, error_class).decode("utf-8-sig")
         content = yaml.load(text, _Words if words else _Values)
-    except DataError as error:
-        raise error_class(error.expected, error.found, error.fix, path) from error
     except OSError as error:
         raise error_class(f"a readable {kind} file", error.strerror or str(error), fix, path) from error
     except _KeyTwice as error:  # the last one would win, and an option or a class would be gone

@@ -1,22 +1,30 @@
 """Unpacking the needed part of a .zip into a cache, once."""
 
+import errno
 import hashlib
 import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from hf_urbanseg.data.pictures import MOST_BYTES
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import written_whole
+
+_MOST_GROWTH, _HARMLESS = 20, 100 << 20
 
 
 def cache_folder() -> Path:
     """Where unpacked archives are kept: `HF_URBANSEG_CACHE`, or ~/.cache/hf_urbanseg."""
-    return Path(os.environ.get("HF_URBANSEG_CACHE") or "~/.cache/hf_urbanseg").expanduser()
+    try:
+        return Path(os.environ.get("HF_URBANSEG_CACHE") or "~/.cache/hf_urbanseg").expanduser()
+    except RuntimeError as error:  # neither HOME nor an entry in passwd
+        raise DataError("a home folder for the cache", "none", "name a folder as `HF_URBANSEG_CACHE`") from error
 
 
 def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
@@ -33,15 +41,18 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
     status = archive.stat()
     key = f"{archive.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{' '.join(folders)}"
     target = cache_folder() / "archives" / f"{archive.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if target.is_dir():
-        return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The lock is the kernel's, so it goes with its holder, and a partial folder seen under it is always stale.
-        with FileLock(f"{target}.lock"):
-            if not target.is_dir():
-                with written_whole(target, folder=True) as partial:
-                    _extract(archive, folders, partial)
+        if target.is_dir():
+            return target
+        with _opened(archive) as bundle:
+            members = _wanted_members(bundle, archive, folders)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _check_sizes(members, archive, target.parent)
+            # The lock is the kernel's, so it goes with its holder, and a partial folder seen under it is always stale.
+            with FileLock(f"{target}.lock"):
+                if not target.is_dir():
+                    with written_whole(target, folder=True) as partial:
+                        _extract(bundle, members, partial)
     except OSError as error:
         found = f"{error.strerror or error} at {error.filename or target.parent}"
         fix = "free some space or point `HF_URBANSEG_CACHE` elsewhere"
@@ -49,24 +60,51 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
     return target
 
 
-def _extract(archive: Path, folders: Sequence[str], target: Path) -> None:
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(archive) as bundle:
-            for relative, info in _wanted_members(bundle, archive, folders).items():
-                path = target / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with bundle.open(info) as source, open(path, "wb") as destination:
-                    shutil.copyfileobj(source, destination, 1 << 20)
+            yield bundle
     # RuntimeError is an encrypted member, NotImplementedError an exotic compression.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DataError("a complete .zip archive", f"{error}", "download it again", archive) from error
+
+
+def _extract(bundle: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], target: Path) -> None:
+    for relative, info in members.items():
+        path = target / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # No more than the size that was checked is read, whatever the member holds.
+        with bundle.open(info) as source, open(path, "wb") as destination:
+            shutil.copyfileobj(source, destination, 1 << 20)
+
+
+def _check_sizes(members: Mapping[str, zipfile.ZipInfo], archive: Path, cache: Path) -> None:
+    """Refuses what would fill the disk: pictures are compressed already, and hardly grow when unpacked."""
+    total, packed, free = (
+        sum(info.file_size for info in members.values()),
+        archive.stat().st_size,
+        shutil.disk_usage(cache).free,
+    )
+    for relative, info in members.items():
+        # Of the others a few kilobytes may fill the memory at once.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError(f"`{relative}` neither stored nor deflated")
+        if info.file_size > MOST_BYTES:
+            found = f"`{relative}` of {info.file_size:,}"
+            raise DataError(f"pictures of {MOST_BYTES:,} bytes at most", found, "leave it out", archive)
+    if total > max(_MOST_GROWTH * packed, _HARMLESS):
+        expected = f"at most {_MOST_GROWTH} times its {packed:,} bytes when unpacked"
+        raise DataError(expected, f"{total:,}", "check where it comes from, or unpack it yourself", archive)
+    if total > free:
+        raise OSError(errno.ENOSPC, f"{free:,} of {total:,} bytes free", str(cache))
 
 
 def _wanted_members(bundle: zipfile.ZipFile, archive: Path, folders: Sequence[str]) -> dict[str, zipfile.ZipInfo]:
     found: dict[str, zipfile.ZipInfo] = {}
     for info in bundle.infolist():
         member = PurePosixPath(info.filename)
-        if info.is_dir() or member.name.startswith(".") or member.parts[0] == "__MACOSX":
+        if not member.name or info.is_dir() or member.name.startswith(".") or member.parts[0] == "__MACOSX":
             continue
         for folder in folders:
             if member.parent in (PurePosixPath(folder), PurePosixPath(member.parts[0], folder)):

@@ -107,6 +107,6 @@ def load_class_weights(path: str | Path, label_space: LabelSpace) -> np.ndarray:
         expected = f"weights of the {label_space.num_labels} classes of `{label_space.name}`"
         raise ConfigError(expected, found, again, path)
     for name, weight in weights.items():
-        if type(weight) not in (int, float) or not 0 < weight < float("inf"):
+        if type(weight) not in (int, float) or not 1e-30 < weight < 1e30:  # beyond, the loss's float32 has 0 or inf
             raise ConfigError("positive, finite weights", f"{weight!r} for {name}", "correct it, or " + again, path)
     return np.array([weights[name] for name in label_space.names], np.float64)

@@ -11,6 +11,7 @@ from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
+from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
@@ -73,10 +74,8 @@ def write_prepared_set(
 def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
     def read(row: dict) -> dict:
         for column in ("image", "label"):
-            content = row[column]["bytes"]
-            content = Path(row[column]["path"]).read_bytes() if content is None else content
             # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
-            row[column] = {"bytes": content, "path": None}
+            row[column] = {"bytes": read_stored(row[column]), "path": None}
         return row
 
     undecoded = rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))

@@ -21,8 +21,9 @@ from PIL import Image
 
 from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
+from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import written_whole
+from hf_urbanseg.files import check_regular, written_whole
 from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
@@ -168,16 +169,20 @@ def _match_members(path: Path, names: list[str], benchmark: Benchmark, images: M
 
 def _check_member(path: Path, bundle: zipfile.ZipFile, member: str, image: Path) -> int:
     where = f"{path}: {member}"
+    if bundle.getinfo(member).file_size > MOST_BYTES:
+        raise DataError(f"at most {MOST_BYTES:,} bytes", "more", "write it again", where)
     content = bundle.read(member)
     try:
-        Image.open(BytesIO(content)).verify()  # decoding skips the checksums
-        with Image.open(BytesIO(content)) as picture:
+        with open_picture(content, where) as picture:
             # The raw mode tells 1-, 2- and 4-bit files apart, which Pillow opens as L, too.
             kind, mode, label_ids = picture.format, picture.tile[0][3], np.asarray(picture)
+    except DataError:
+        raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
         raise DataError("a readable PNG", f"{type(error).__name__}: {error}", "write it again", where) from error
     if kind != "PNG" or mode != "L":
         raise DataError("a PNG of one 8-bit channel", f"{kind}, mode {mode}", "save the label ids as grey", where)
+    check_regular(image)
     with Image.open(image) as original:
         width, height = original.size
     if label_ids.shape != (height, width):

@@ -3,7 +3,7 @@
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from datasets.splits import SplitDict, SplitInfo
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
+from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS, SPLITS_FILE, write_split_file
@@ -113,7 +114,7 @@ def _write_parquet(data: LoadedData, folder: Path) -> DatasetInfo:
     splits, download = SplitDict(), 0
     for split, rows in data.splits.items():
         rows = rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
-        size = sum(len(_content(row["image"])) + len(_content(row["label"])) for row in rows)
+        size = sum(len(read_stored(row["image"])) + len(read_stored(row["label"])) for row in rows)
         count = min(max(1, math.ceil(size / SHARD_BYTES)), len(rows))
         num_bytes = 0
         for shard in range(count):
@@ -142,7 +143,7 @@ def _write_shard(rows: Dataset, path: Path) -> int:
 
         for row in rows:
             # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
-            kept = {column: {"bytes": _content(row[column]), "path": None} for column in ("image", "label")}
+            kept = {column: {"bytes": read_stored(row[column]), "path": None} for column in ("image", "label")}
             waiting.append({**kept, "name": row["name"]})
             size += sum(len(picture["bytes"]) for picture in kept.values())
             if size >= _ROW_GROUP_BYTES:
@@ -150,7 +151,3 @@ def _write_shard(rows: Dataset, path: Path) -> int:
         if waiting:
             written += flush()
     return written
-
-
-def _content(stored: Mapping) -> bytes:
-    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()

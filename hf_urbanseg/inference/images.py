@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 
+from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import read_bytes
 
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 """A file; a picture of up to 8 bits per channel; (H, W, 3) uint8 RGB values; (3, H, W) uint8 RGB values, any device."""
@@ -17,14 +19,13 @@ def read_image(path: str | Path) -> Image.Image:
     # `datasets` lets the whole process read truncated files as grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(path) as image:
-            if image.format == "PNG":
-                image.verify()  # decoding skips the checksums
-        with Image.open(path) as image:
+        with open_picture(read_bytes(path, MOST_BYTES), path) as image:
             # Pillow opens 16-bit colour as mode RGB and drops the low bytes; only the raw mode tells.
             raw_modes = [args if isinstance(args, str) else str(args[0]) for *_, args in image.tile if args]
             if not _is_deep(image) and not any(";16" in raw_mode for raw_mode in raw_modes):
                 return ImageOps.exif_transpose(image).convert("RGB")
+    except DataError:
+        raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
         reason = f"{type(error).__name__}: {error}"
         raise DataError("a readable image", reason, "replace the file or leave it out", path) from error

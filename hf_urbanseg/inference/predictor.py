@@ -1,6 +1,5 @@
 """A trained folder and some images -> train ids at each image's own size."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from hf_urbanseg.data.collator import stack_views
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.files import read_json
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
@@ -143,8 +143,5 @@ def _saved_label_space(config) -> LabelSpace | None:
     path = Path(config.name_or_path or ".") / LABEL_SPACE_FILE
     if not config.name_or_path or not path.is_file():
         return None
-    try:
-        space = LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path)).with_train_ids()
-    except (ValueError, AttributeError) as error:
-        raise ModelError("a readable label space", str(error), "delete or correct it", path) from error
+    space = LabelSpace.from_dict(read_json(path, ModelError), str(path)).with_train_ids()
     return space if space.id2label == {int(key): name for key, name in config.id2label.items()} else None

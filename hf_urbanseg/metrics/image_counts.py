@@ -109,7 +109,10 @@ class ImageCounts:
             boundary = description.get("boundary")
             if boundary is not None:
                 boundary = np.array(boundary, np.int64).reshape(shape[0], 3, shape[1])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            hits, labelled, predicted = arrays
+            if (hits < 0).any() or (hits > np.minimum(labelled, predicted)).any():
+                raise ValueError("hits of less than 0, or of more than were labelled or predicted")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             expected = "counts per image as `urbanseg evaluate` writes them"
             raise DataError(expected, reason, "measure again", source) from error

@@ -1,5 +1,8 @@
 import os
+import re
+import struct
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +123,90 @@ def test_extract_folders__cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"room to unpack the archive.*`HF_URBANSEG_CACHE`"):
         extract_folders(write_zip(tmp_path / "data.zip", MEMBERS), FOLDERS)
+
+
+# Archives that would fill the disk or the memory
+
+
+def refusal(path):
+    with pytest.raises(DataError) as caught:
+        extract_folders(path, FOLDERS)
+    return str(caught.value)
+
+
+def lie_about_size(path, real, told):
+    """In the local header and in the directory."""
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", real), struct.pack("<I", told)))
+
+
+def test_extract_folders__unpacks_to_far_more(tmp_path, cache):
+    bomb = {f"training/image_2/{index}.png": bytes(60 << 20) for index in range(2)}
+    message = refusal(write_zip(tmp_path / "data.zip", MEMBERS | bomb))
+    assert re.search(r"expected at most 20 times its [\d,]+ bytes when unpacked; found 125,829,130;", message)
+    assert not files_below(cache)
+
+
+def test_extract_folders__one_member_larger_than_any_picture(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(archive, "MOST_BYTES", 1000)
+    message = refusal(write_zip(tmp_path / "data.zip", MEMBERS | {"training/semantic/1.png": bytes(1001)}))
+    assert "pictures of 1,000 bytes at most; found `training/semantic/1.png` of 1,001;" in message
+    assert not files_below(cache)
+
+
+def test_extract_folders__a_member_larger_than_it_says(tmp_path, cache):
+    path = write_zip(tmp_path / "data.zip", MEMBERS | {"training/semantic/1.png": bytes(7_654_321)})
+    lie_about_size(path, 7_654_321, 10)
+    assert "expected a complete .zip archive; found Bad CRC-32" in refusal(path)
+    assert [name for name in files_below(cache) if not name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_extract_folders__compression_without_a_bound(tmp_path, cache, compression):
+    path = write_zip(tmp_path / "data.zip", MEMBERS, compression)
+    assert "`training/image_2/000000_10.png` neither stored nor deflated" in refusal(path)
+    assert not files_below(cache)
+
+
+def test_extract_folders__more_than_the_disk_has_room_for(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    assert "room to unpack the archive; found 9 of 10 bytes free" in refusal(write_zip(tmp_path / "data.zip", MEMBERS))
+    assert not files_below(cache)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "training/image_2/..", "training/image_2/."])
+def test_extract_folders__names_that_are_none(tmp_path, name):
+    path = write_zip(tmp_path / "data.zip", MEMBERS)
+    with zipfile.ZipFile(path, "a") as bundle:
+        bundle.writestr(zipfile.ZipInfo(name), b"x")
+    assert len(files_below(extract_folders(path, FOLDERS))) == 2
+
+
+def test_extract_folders__a_link_becomes_the_text_it_is(tmp_path):
+    path = write_zip(tmp_path / "data.zip", MEMBERS)
+    with zipfile.ZipFile(path, "a") as bundle:
+        link = zipfile.ZipInfo("training/image_2/link.png")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        bundle.writestr(link, "/etc/passwd")
+    found = extract_folders(path, FOLDERS) / "training/image_2/link.png"
+    assert not found.is_symlink()
+    assert found.read_text() == "/etc/passwd"
+
+
+def test_extract_folders__encrypted(tmp_path, cache):
+    path = write_zip(tmp_path / "data.zip", MEMBERS, zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    for sign, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        start = -1
+        while (start := content.find(sign, start + 1)) >= 0:
+            content[start + offset] |= 1
+    path.write_bytes(content)
+    assert "is encrypted, password required" in refusal(path)
+
+
+def test_cache_folder__nobody_has_a_home(monkeypatch):
+    monkeypatch.delenv("HF_URBANSEG_CACHE")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(
+        DataError, match="a home folder for the cache; found none; name a folder as `HF_URBANSEG_CACHE`"
+    ):
+        cache_folder()

@@ -197,3 +197,14 @@ def test_load_class_weights__refuses(tmp_path, content, message):
 def test_load_class_weights__no_file(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.json: expected a file of class weights; found no such file; write"):
         load_class_weights(tmp_path / "none.json", SPACE)
+
+
+@pytest.mark.parametrize(
+    "weight", ["1e400", "1" + "0" * 400, "1e39", "1e-40", "-1", "0", "true", "NaN", '"1"', "[1]", "null"]
+)
+def test_load_class_weights__absurd(tmp_path, weight):
+    path = tmp_path / "weights.json"
+    weights = ", ".join(f'"{name}": {weight}' for name in SPACE.names)
+    path.write_text(f'{{"weights": {{{weights}}}}}')
+    with pytest.raises(ConfigError, match="expected positive, finite weights; found "):
+        load_class_weights(path, SPACE)

@@ -5,8 +5,7 @@ import hashlib
 import json
 import logging
 import os
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from datasets import DatasetDict
 
 from hf_urbanseg.data.preflight.pair_files import PairInspection
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import written_whole
+from hf_urbanseg.files import MOST_JSON, read_bytes, written_whole
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -46,18 +45,20 @@ def _identify(stored: Mapping | None) -> list:
 def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
     """What an earlier preflight found, or None where there is nothing usable."""
     try:
-        stored = json.loads(gzip.decompress(path.read_bytes()))  # the checksum tells what was damaged
-        pairs = {
-            split: tuple(PairInspection(name, tuple(size), np.array(counts), sha) for name, size, counts, sha in rows)
-            for split, rows in stored.items()
-        }
+        stored = json.loads(gzip.decompress(read_bytes(path, MOST_JSON)))  # the checksum tells what was damaged
+        pairs = {split: tuple(_read_pair(*row) for row in rows) for split, rows in stored.items()}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except Exception as error:  # unreadable or of any other content: it costs the cache, not the run
         logger.info("Preflight cache %s is damaged and ignored (%s).", path, error)
         return None
     logger.info("Preflight: no file has changed since the last one, whose results are taken from %s.", path)
     return pairs
+
+
+def _read_pair(name: str, size: Sequence[int], counts: Sequence[int], digest: str) -> PairInspection:
+    height, width = size
+    return PairInspection(name, (height, width), np.array(counts, np.int64).reshape(256), digest)
 
 
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:

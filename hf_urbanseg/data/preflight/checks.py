@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _THREADS = min(2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1), 32)
 
+_LISTED = 19
+"""Faults that are logged beside the first."""
+
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
@@ -68,13 +71,17 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
         `Inspection`; its warnings have been logged.
 
     Raises:
-        DataError: The first bad pair in the order of splits and rows, with the number of others; or a fault of the
-            whole set: an empty or entirely void split, a name twice, an image in two splits, train ids for label ids.
+        DataError: The first bad pair in the order of splits and rows, with the number of others, of which the first
+            `_LISTED` have been logged; or a fault of the whole set: an empty or entirely void split, a name twice, an
+            image in two splits, train ids for label ids.
     """
     splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
     _check_names(splits)
     key = compute_key(splits, label_space)
-    file = key and cache_folder() / "preflight" / f"{key}.json.gz"
+    try:
+        file = key and cache_folder() / "preflight" / f"{key}.json.gz"
+    except DataError:  # no home
+        file = None
     cached = load_pairs(file) if file else None
     pairs = cached or _read_all(splits, label_space, progress)
     inspection = Inspection(pairs)
@@ -105,10 +112,12 @@ def _check_names(splits: DatasetDict) -> None:
     for split, dataset in splits.items():
         if not len(dataset):
             raise DataError("at least one pair in every split", f"none in `{split}`", "fill it or leave it out", split)
-        name, times = Counter(dataset["name"]).most_common(1)[0]
-        if times > 1:
-            found = f"{times} pairs called `{name}`"
-            raise DataError("every frame name once in a split", found, "rename them", f"{split}/{name}")
+        twice = [(name, times) for name, times in Counter(dataset["name"]).most_common() if times > 1]
+        expected = "every frame name once in a split"
+        errors = [
+            DataError(expected, f"{n} pairs called `{name}`", "rename them", f"{split}/{name}") for name, n in twice
+        ]
+        _refuse_all(errors, "name")
 
 
 def _read_all(splits: DatasetDict, label_space: LabelSpace, progress: bool) -> dict[str, tuple[PairInspection, ...]]:
@@ -157,10 +166,20 @@ def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: Lab
                     where_is(splits[split][row]["label"], split, one.name),
                 )
                 errors.append(error)
-    if errors:
-        first, others = errors[0], len(errors) - 1
-        more = f" (and {others} more bad {'pair' if others == 1 else 'pairs'})" if others else ""
-        raise DataError(first.expected, f"{first.found}{more}", first.fix, first.path)
+    _refuse_all(errors, "bad pair")
+
+
+def _refuse_all(errors: list[DataError], kind: str) -> None:
+    """Raises the first error, if any, with the number of others; logs these, so that one start shows them all."""
+    if not errors:
+        return
+    first, *others = errors
+    for error in others[:_LISTED]:
+        logger.error("%s", error)
+    if len(others) > _LISTED:
+        logger.error("... and %d more of them", len(others) - _LISTED)
+    more = f" (and {len(others)} more {kind}{'s' if len(others) > 1 else ''})" if others else ""
+    raise DataError(first.expected, f"{first.found}{more}", first.fix, first.path)
 
 
 def _check_id_kind(seen: np.ndarray, label_space: LabelSpace) -> None:
@@ -207,17 +226,14 @@ def _check_void(inspection: Inspection, label_space: LabelSpace) -> None:
 
 def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     first_at: dict[str, tuple[str, str]] = {}
-    leaks = []
+    errors, fix = [], "remove one of them: results on images seen in training prove nothing"
     for split, found in pairs.items():
         for pair in found:
             other_split, other_name = first_at.setdefault(pair.image_digest, (split, pair.name))
             if other_split != split:
-                leaks.append((f"{split}/{pair.name}", f"{other_split}/{other_name}"))
-    if leaks:
-        leak, original = leaks[0]
-        more = f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else ""
-        fix = "remove one of them: results on images seen in training prove nothing"
-        raise DataError("every image in one split", f"the same pixels as {original}{more}", fix, leak)
+                found_at = f"the same pixels as {other_split}/{other_name}"
+                errors.append(DataError("every image in one split", found_at, fix, f"{split}/{pair.name}"))
+    _refuse_all(errors, "image")
 
 
 def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:

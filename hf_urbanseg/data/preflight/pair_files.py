@@ -6,16 +6,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from hf_urbanseg.data.pictures import open_picture, read_stored
 from hf_urbanseg.errors import DataError
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"IEND\xaeB`\x82"
 _IMAGE_MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA")
 _REPAIR = "fetch the file again or leave the pair out"
 
@@ -83,7 +80,7 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
         fix = "pair the files that belong together, or resize the label with nearest-neighbour interpolation"
         raise DataError(expected, f"{mask.height}x{mask.width}", fix, label_where)
     digest = hashlib.sha256(f"{height}x{width}:".encode())
-    digest.update(picture.convert("RGB").tobytes())
+    digest.update((picture if picture.mode == "RGB" else picture.convert("RGB")).tobytes())
     size = (width, height) if orientation >= 5 else (height, width)
     counts = np.array(mask.histogram(), np.int64)  # of indices, for a palette
     return PairInspection(name, size, counts, digest.hexdigest())
@@ -92,14 +89,13 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
 def _read(stored: Mapping | None, role: str, where: str) -> bytes:
     if stored is None or (stored["bytes"] is None and not stored["path"]):
         raise DataError(f"an image and a label for every frame, and so a {role} here", "none", _REPAIR, where)
-    content = stored["bytes"]
-    if content is None:
-        try:
-            # Archive members and remote files are chained URLs (zip://a.png::/data.zip) for the opener of `datasets`.
-            with xopen(stored["path"], "rb") as file:
-                content = file.read()
-        except OSError as error:
-            raise DataError(f"a readable {role} file", error.strerror or str(error), _REPAIR, where) from error
+    try:
+        content = read_stored(stored)
+    except DataError:
+        raise
+    except Exception as error:  # OSError of a file; of a member of a .zip nearly anything
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise DataError(f"a readable {role} file", reason, _REPAIR, where) from error
     if not content:
         raise DataError(f"a readable {role} file", "an empty file (0 bytes)", _REPAIR, where)
     return content
@@ -108,17 +104,12 @@ def _read(stored: Mapping | None, role: str, where: str) -> bytes:
 def _open(content: bytes, role: str, where: str) -> tuple[Image.Image, int, int]:
     """The decoded picture, its file's bits per channel, and its EXIF orientation."""
     try:
-        if content.startswith(_PNG_SIGNATURE):
-            # Decoding skips the checksums: without this, one flipped bit in ten changed a label's pixels unnoticed.
-            Image.open(BytesIO(content)).verify()
-            if content.rfind(_PNG_END) < 0:
-                raise SyntaxError("PNG file without its end")
-        pixels = Image.open(BytesIO(content))
+        pixels = open_picture(content, where)
         # How the file stores its pixels, e.g. "RGB;16B" behind mode RGB; loading forgets it.
         layout = pixels.tile[0][3] if pixels.tile else pixels.mode
         pixels.load()
         orientation = pixels.getexif().get(ExifTags.Base.Orientation, 1)
-    except MemoryError:
+    except DataError:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"a readable {role} file", "no picture that Pillow recognises", _REPAIR, where) from error

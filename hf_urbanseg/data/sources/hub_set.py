@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import pyarrow as pa
+from datasets import data_files
 from datasets.fingerprint import Hasher
 from datasets.table import InMemoryTable, table_cast
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -19,6 +20,7 @@ from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.own_files import read_own_label_space, read_source
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import check_files
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,28 @@ def _read_folder(request: DataRequest) -> tuple[datasets.DatasetDict, None]:
         if given:
             fix = f"leave `--{name}` out: the files are here already"
             raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder", fix)
-    return datasets.load_dataset(request.dataset, request.config), None
+    folder = Path(request.dataset)
+    check_files(folder)
+    with _own_files(folder):
+        return datasets.load_dataset(request.dataset, request.config), None
+
+
+@contextmanager
+def _own_files(folder: Path) -> Iterator[None]:
+    """Keeps `datasets` from other files than the folder's, which its README may name, at addresses of the web, too."""
+    resolve = data_files.resolve_pattern
+
+    def resolve_inside(pattern: str, base_path: str, *args, **options) -> list[str]:
+        if "://" in pattern or not Path(base_path, pattern).resolve().is_relative_to(folder.resolve()):
+            fix = "correct the front matter of its README.md"
+            raise DataError("the folder's own files as `data_files`", f"`{pattern}`", fix, folder)
+        return resolve(pattern, base_path, *args, **options)
+
+    data_files.resolve_pattern = resolve_inside
+    try:
+        yield
+    finally:
+        data_files.resolve_pattern = resolve
 
 
 def _read_hub(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], str | None]:

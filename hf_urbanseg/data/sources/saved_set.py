@@ -9,6 +9,7 @@ from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.data.own_files import read_own_label_space, read_source
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import check_files
 
 LOOKS_LIKE = "dataset_dict.json (a saved set)"
 
@@ -26,10 +27,10 @@ def matches(request: DataRequest) -> bool:
 def load(request: DataRequest) -> FoundData:
     """The saved splits, final where `prepare_data` wrote them; a single `Dataset` is unsplit."""
     where = str(request.path)
+    check_files(request.path)
     try:
         saved = datasets.load_from_disk(where)
-    # pyarrow's errors are ValueErrors and OSErrors; json's is a ValueError; a lost key of the JSON is a KeyError.
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of pyarrow and json; of `datasets` nearly anything where the JSON says something else
         found = f"{type(error).__name__}: {error}"
         raise DataError("a complete saved set", found, "prepare or copy it again", where) from error
     if isinstance(saved, datasets.Dataset):

@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.files import check_regular
 from hf_urbanseg.models.loading import first_line
 
 _TENSORS = ("state_dict", "model")
@@ -58,11 +60,19 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
         ModelError: No such file, not written by torch or damaged, something pickled that is none of the harmless
             things above, or no tensors by name.
     """
-    path = Path(path)
+    path, fix = Path(path), "name a model's checkpoint"
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in _HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyhow
+            check_regular(path, error_class=ModelError)
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as bundle:
+                    unpacked = sum(info.file_size for info in bundle.infolist())
+                if unpacked > path.stat().st_size:  # torch stores as it is
+                    raise ModelError("a file written by torch.save", f"{unpacked:,} bytes packed in it", fix, path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # on damaged bytes torch and pickle raise nearly anything
         name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
         if name and isinstance(error, pickle.UnpicklingError):
@@ -73,12 +83,16 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
         raise ModelError("a file written by torch.save", reason, "download or copy it again", path) from error
     wrapped = content if isinstance(content, dict) else {}
     tensors = next((wrapped[key] for key in _TENSORS if isinstance(wrapped.get(key), dict)), content)
-    fix = "name a model's checkpoint"
     if not isinstance(tensors, dict) or not tensors:
         raise ModelError("tensors by name", f"{type(tensors).__name__}", fix, path)
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise ModelError("tensors by name", f"`{name}`, {type(value).__name__}", fix, path)
+        # A view of one number may have any shape; sparse ones and those without numbers, too.
+        dense = value.layout == torch.strided and value.device.type == "cpu"
+        if not dense or value.nbytes > value.untyped_storage().nbytes():
+            found = f"`{name}` {tuple(value.shape)} with other numbers than the file holds"
+            raise ModelError("tensors in full", found, fix, path)
         if value.is_floating_point() and not value.isfinite().all():
             raise ModelError("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)
     # `CLASSES` in mmcv 1.x, `dataset_meta` in mmengine.

@@ -1,9 +1,12 @@
 """Every bad set is made by hand and its message read in full."""
 
+import gzip
 import logging
 import os
 import re
+import socket
 import weakref
+import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Image, load_from_disk
+from hostile_files import ENDLESS, link_to_device, make_fifo, no_waiting
 from PIL import Image as Pillow
 from PIL import ImageFile
 
@@ -152,6 +156,51 @@ def test_inspect_pairs__first_of_several_faults_by_split_then_row(tmp_path, monk
         f"{early['label']}: expected a readable label file; found an empty file (0 bytes) (and 3 more bad pairs); "
         "fetch the file again or leave the pair out."
     )
+
+
+@pytest.mark.parametrize(
+    ("bad", "logged", "more"), [(1, 0, ""), (3, 2, "2 more bad pairs"), (25, 20, "24 more bad pairs")]
+)
+def test_inspect_pairs__every_fault_is_listed_up_to_twenty(tmp_path, caplog, bad, logged, more):
+    rows = [make_pair(tmp_path, f"f{index}", label=b"") for index in range(bad)]
+    message = refusal(make_splits(train=rows))
+    assert message.startswith(rows[0]["label"])
+    assert more in message
+    lines = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert [line.partition(":")[0] for line in lines[:19]] == [row["label"] for row in rows[1:20]]
+    assert lines[19:] == ["... and 5 more of them"] * (bad == 25)
+    assert len(lines) == logged
+
+
+@pytest.mark.parametrize(("make", "found"), ENDLESS)
+@pytest.mark.parametrize("role", ["image", "label"])
+def test_inspect_pairs__files_that_never_end(tmp_path, role, make, found):
+    rows = [make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1")]
+    Path(rows[1][role]).unlink()
+    make(Path(rows[1][role]))
+    with no_waiting():
+        message = refusal(make_splits(train=rows))
+    assert message.startswith(f"{rows[1][role]}: expected ")
+    assert found in message
+
+
+@pytest.mark.parametrize(
+    "path", ["https://127.0.0.1:9/a.png", "hf://datasets/a/b/a.png", "zip://a.png::http://127.0.0.1:9/b"]
+)
+def test_inspect_pairs__addresses_are_not_asked(tmp_path, monkeypatch, path):
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
+    assert f"{path}: expected pictures on this machine" in refusal(
+        make_splits(train=[{**make_pair(tmp_path, "f0"), "image": path}])
+    )
+    assert asked == []
+
+
+def test_inspect_pairs__a_member_that_is_not_in_its_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as bundle:
+        bundle.writestr("a.png", b"")
+    row = {**make_pair(tmp_path, "f0"), "image": f"zip://b.png::{tmp_path}/data.zip"}
+    assert "expected a readable image file; found " in refusal(make_splits(train=[row]))
 
 
 def test_inspect_pairs__missing_file(tmp_path):
@@ -329,7 +378,7 @@ def test_inspect_pairs__a_fault_is_found_again_and_not_cached(tmp_path, cache, r
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "list", "counts", "rows", "nested"])
 def test_inspect_pairs__damaged_cache_is_ignored_and_replaced(tmp_path, cache, reads, damage):
     splits = make_splits(train=[make_pair(tmp_path, "f0")])
     first = inspect(splits)
@@ -337,11 +386,32 @@ def test_inspect_pairs__damaged_cache_is_ignored_and_replaced(tmp_path, cache, r
     sound = file.read_bytes()
     flipped = bytearray(sound)
     flipped[len(sound) // 2] ^= 255
-    file.write_bytes({"cut": sound[:100], "flip": bytes(flipped), "empty": b"", "text": b"no archive"}[damage])
+    contents = {"cut": sound[:100], "flip": bytes(flipped), "empty": b"", "text": b"no archive"}
+    wrong = {"list": b"[]", "counts": b'{"train": [["f0", [12, 16], [1, 2], ""]]}', "rows": b'{"train": [1]}'}
+    wrong["nested"] = b"[" * 100_000
+    file.write_bytes(contents[damage] if damage in contents else gzip.compress(wrong[damage]))
     for _ in range(2):
         assert_same(first, inspect(splits))
         assert reads == ["f0", "f0"]
     assert [entry.name for entry in (cache / "preflight").iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("make", [make_fifo, link_to_device, Path.mkdir])
+def test_inspect_pairs__a_cache_that_is_no_file_is_ignored(tmp_path, cache, reads, make):
+    splits = make_splits(train=[make_pair(tmp_path, "f0")])
+    first = inspect(splits)
+    (file,) = (cache / "preflight").iterdir()
+    file.unlink()
+    make(file)
+    with no_waiting():
+        assert_same(first, inspect(splits))
+    assert reads == ["f0", "f0"]
+
+
+@pytest.mark.parametrize("place", ["/dev/null/cache", "/proc/none", "~nobody_of_this_name/cache"])
+def test_inspect_pairs__no_place_for_a_cache_costs_nothing(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("HF_URBANSEG_CACHE", place)
+    assert len(inspect(make_splits(train=[make_pair(tmp_path, "f0")])).pairs["train"]) == 1
 
 
 def test_inspect_pairs__cache_that_cannot_be_written_costs_nothing(tmp_path, cache):

@@ -2,6 +2,7 @@
 
 import math
 import re
+import socket
 import time
 from types import SimpleNamespace
 
@@ -289,3 +290,31 @@ def test_load__local_folder(tmp_path, monkeypatch):
     found = load_data(dataset=str(tmp_path / "set"))
     assert found.name == "set"
     assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 6, "validation": 6}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+     'data_files: "http://127.0.0.1:9/a.parquet"', "data_files: /etc/*", "data_files: ../*.parquet", "data_dir: /etc",
+     'data_files: [{split: train, path: "ht\\x74p\\x3a//127.0.0.1:9/a.parquet"}]',
+    ],
+)  # fmt: skip
+def test_load__a_folder_whose_readme_points_elsewhere(tmp_path, monkeypatch, where):
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.parquet").write_bytes(shard())
+    (tmp_path / "mine" / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {where}\n---\n")
+    with pytest.raises(DataError, match="expected the folder's own files as `data_files`"):
+        load_data(dataset=str(tmp_path / "mine"))
+    assert asked == []
+
+
+def test_load__a_folder_whose_readme_names_its_own_files(tmp_path):
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "train-0.parquet").write_bytes(shard())
+    (tmp_path / "mine" / "label_space.json").write_text(SPACE)
+    (tmp_path / "mine" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n"
+    )
+    assert len(load_data(dataset=str(tmp_path / "mine"), validation_fraction=0).splits["train"]) == 6

@@ -1,7 +1,9 @@
 import json
 
+import pyarrow as pa
 import pytest
 from datasets import DatasetDict, load_from_disk
+from hostile_files import make_fifo, no_waiting
 from made_pictures import write_pair
 
 from hf_urbanseg.data.image_files import build_dataset, pair_folders
@@ -59,4 +61,39 @@ def test_load__damaged(rows, tmp_path, lost, left):
         assert load_from_disk(str(tmp_path / "set"))["train"].features == rows.features
         return
     with pytest.raises(DataError, match="expected a complete saved set"):
+        read(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"null", b'{"_data_files": 3}', b"[" * 100_000, b'{"features": {"image": 3}}']
+)
+@pytest.mark.parametrize("file", ["train/state.json", "train/dataset_info.json", "dataset_dict.json"])
+def test_load__descriptions_that_say_something_else(rows, tmp_path, file, content):
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "set")
+    (tmp_path / "set" / file).write_bytes(content)
+    try:
+        read(tmp_path / "set")
+    except DataError as error:
+        assert "expected a complete saved set" in str(error)  # noqa: PT017 (some of it is ignored by `datasets`)
+
+
+@pytest.mark.parametrize("name", ["train/state.json", "train/data-00000-of-00001.arrow", "source.json"])
+def test_load__a_fifo_in_it(rows, tmp_path, name):
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "set")
+    (tmp_path / "set" / name).unlink(missing_ok=True)
+    make_fifo(tmp_path / "set" / name)
+    with no_waiting(), pytest.raises(DataError, match=f"{name}: expected a regular file; found a FIFO"):
+        read(tmp_path / "set")
+
+
+def test_load__pictures_at_addresses(rows, tmp_path):
+    """Written by hand: `save_to_disk` would fetch them."""
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set" / "train").glob("*.arrow")
+    address = "http://127.0.0.1:9/a.png"
+    stored = {column: [{"bytes": None, "path": address}] * len(rows) for column in ("image", "label")}
+    table = pa.table({**stored, "name": list(rows["name"])}).cast(rows.features.arrow_schema)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=f"{address}: expected pictures on this machine; found an address"):
         read(tmp_path / "set")

@@ -1,9 +1,11 @@
 import collections
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from hostile_files import ENDLESS, no_waiting
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.convert.files import read_checkpoint_file
@@ -143,8 +145,46 @@ def test_read_checkpoint_file__not_a_checkpoint(tmp_path, content, found):
 def test_read_checkpoint_file__no_file(tmp_path):
     with pytest.raises(ModelError, match="No such file"):
         read_checkpoint_file(tmp_path / "model.pth")
-    with pytest.raises(ModelError, match="a directory"):
+    with pytest.raises(ModelError, match="a folder"):
         read_checkpoint_file(tmp_path)
     (tmp_path / "text.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ModelError, match=r"text\.pth: expected a file written by torch\.save"):
         read_checkpoint_file(tmp_path / "text.pth")
+
+
+def save_expanded(path):
+    torch.save({"a": torch.zeros(1).expand(200_000_000_000)}, path)
+
+
+def save_sparse(path):
+    empty = torch.sparse_coo_tensor(torch.empty(1, 0, dtype=torch.int64), torch.empty(0), (200_000_000_000,))
+    torch.save({"a": empty}, path)
+
+
+def save_without_numbers(path):
+    torch.save({"a": torch.empty(200_000_000_000, device="meta")}, path)
+
+
+def save_packed(path):
+    torch.save({"a": torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as bundle:
+        members = {name: bundle.read(name) for name in bundle.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in members.items():
+            bundle.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("save", "found"),
+    [
+        *ENDLESS[:2],
+        (save_expanded, r"tensors in full; found `a` .200000000000,. with other numbers than the file holds"),
+        (save_sparse, "tensors in full"),
+        (save_without_numbers, "tensors in full"),
+        (save_packed, r"a file written by torch.save; found [\d,]+ bytes packed in it"),
+    ],
+)
+def test_read_checkpoint_file__fills_no_memory(tmp_path, save, found):
+    save(tmp_path / "model.pth")
+    with no_waiting(), pytest.raises(ModelError, match=f"model.pth: expected .*{found}"):
+        read_checkpoint_file(tmp_path / "model.pth")
