@@ -320,6 +320,8 @@ def test_load_recipe__a_size_it_does_not_know(tmp_path):
     )
     assert load_recipe(str(path), "b9", any_size=True) == load_recipe(str(path))  # of random weights
     assert "`sizes` with a mapping of options for each" in load_fails(tmp_path / "wrong.yaml")
+    (tmp_path / "wrong.yaml").write_text("size: [b0]\nsizes: {b0: {a: 1}}\n")
+    assert "expected a size of b0 for this recipe; found `['b0']`" in load_fails(tmp_path / "wrong.yaml")
 
 
 def test_load_recipe__unknown_keys_of_a_base_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hf_urbanseg.data.pictures import MOST_PIXELS
 from hf_urbanseg.errors import DataError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -153,6 +154,9 @@ def _opened(path: Path) -> Iterator[tuple]:
                 kinds = {"a cover picture" if one.type == "video" else one.type for one in container.streams}
                 found = f"only {' and '.join(sorted(kinds))}" if kinds else "an empty one"
                 raise DataError("a video", found, "leave it out", path)
+            if stream.width * stream.height > MOST_PIXELS:
+                found = f"{stream.height}x{stream.width}"
+                raise DataError(f"pictures of {MOST_PIXELS:,} pixels at most", found, "leave it out", path)
             stream.thread_type = "AUTO"
             yield container, stream
     except (av.FFmpegError, OSError) as error:

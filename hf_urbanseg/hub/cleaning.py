@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from markupsafe import escape
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import read_json, read_mapping
 from hf_urbanseg.runs.folder import RECIPE, TRAINING_ARGUMENTS
 
 _TEXT = (".md", ".csv", ".html")
@@ -100,12 +101,11 @@ def clean_file(name: str, path: Path, folders: list[str]) -> Path | bytes | None
             return path if cleaned == text else cleaned.encode()
         if path.suffix not in (".json", ".yaml"):
             return path
-        is_json = path.suffix == ".json"
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if is_json else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise DataError("a readable file", reason, "repair or remove it", path) from error
+    is_json = path.suffix == ".json"
+    content = read_json(path) if is_json else read_mapping(path, "run's")
     cleaned = clean_values(shorten_options(content) if name in _OPTIONS else content, folders)
     if cleaned == content:
         return path

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
 from hf_urbanseg.data.video import VIDEO_SUFFIXES
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.images import read_image
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
     """Lists the images and videos named directly and those in the named folders, in that order."""
-    suffixes = IMAGE_SUFFIXES.union(VIDEO_SUFFIXES)
+    suffixes = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
     paths = []
     for entry in map(Path, inputs):
         if entry.is_dir():

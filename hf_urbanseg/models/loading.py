@@ -1,5 +1,6 @@
 """Models and image processors from a folder or the Hub: completely, or one line that says what is wrong."""
 
+import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.utils import cached_file
 
 from hf_urbanseg.errors import ModelError, UrbanSegError
-from hf_urbanseg.files import read_json
 from hf_urbanseg.models import conv_decode_head  # noqa: F401  the Auto classes know its model once it is imported
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -88,7 +88,7 @@ def load_image_processor(name_or_path: str | Path, revision: str | None = None) 
     """The image processor saved with a model; it must not reduce labels."""
     path = find_file(name_or_path, PROCESSOR_FILE, revision)
     try:
-        options = read_json(path, ModelError)
+        options = json.loads(path.read_text(encoding="utf-8"))
         for key in ("do_reduce_labels", "reduce_labels"):
             if options.get(key):
                 found = "true, which shifts every class by one"

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from hf_urbanseg.data import video
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, inspect_video, open_video_writer, read_ahead, read_frames
 from hf_urbanseg.errors import DataError
 
@@ -194,6 +195,11 @@ def test_inspect_video__only_sound(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     refused(path, "expected a video; found only audio; leave it out.")
+
+
+def test_inspect_video__pictures_that_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "MOST_PIXELS", 48 * 64 - 1)
+    refused(write(tmp_path / "a.mp4"), "pictures of 3,071 pixels at most; found 48x64; leave it out.")
 
 
 def test_inspect_video__without_the_package(tmp_path, monkeypatch):

@@ -279,7 +279,7 @@ def test_from_pretrained__names_a_missing_file(folder, filename):
 
 def test_from_pretrained__refuses_a_damaged_processor(folder):
     (folder / "preprocessor_config.json").write_text('{"size": ')
-    with pytest.raises(ModelError, match=r"preprocessor_config\.json: expected JSON"):
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json: expected an image processor's options"):
         Predictor.from_pretrained(folder)
 
 

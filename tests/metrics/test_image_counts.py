@@ -122,8 +122,12 @@ def test_to_dict__reads_back_through_json(with_boundary):
 
 @pytest.mark.parametrize(
     "description",
-    [{}, [], None, build_counts().to_dict() | {"hits": [1]}, build_counts().to_dict() | {"boundary": [1]}],
-)
+    [
+        {}, [], None, build_counts().to_dict() | {"hits": [1]}, build_counts().to_dict() | {"boundary": [1]},
+        *(build_counts().to_dict() | {"hits": np.full_like(build_counts().hits, n, object).tolist()}
+          for n in (-1, 10**9, 10**30)),
+    ],
+)  # fmt: skip
 def test_from_dict__says_what_is_wrong_and_where(description):
     with pytest.raises(
         DataError, match=r"^run/images\.json: expected counts per image as `urbanseg evaluate` writes them"
