@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -116,22 +117,17 @@ def check_files(folder: str | Path) -> None:
 
 
 def read_bytes(path: str | Path, most: int, error_class: type[UrbanSegError] = DataError) -> bytes:
-    """The content of a file that passes `check_regular`; raises what that raises."""
+    """The content of a file that passes `check_regular`, as large as it was then; raises what that raises."""
     size = check_regular(path, most, error_class)
     with open(path, "rb") as file:
-        content = file.read(size + 1)
-    if len(content) > size:
-        found = "one that grows while it is read"
-        raise error_class("a file that is complete", found, "wait until it is written", path)
-    return content
+        return file.read(size)
 
 
 def read_json(path: str | Path, error_class: type[UrbanSegError] = DataError) -> dict | None:
     """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
     try:
-        text = read_bytes(path, MOST_JSON, error_class).decode(
-            "utf-8-sig"
-        )  # some editors on Windows put a mark in front
+        # Some editors on Windows put a mark in front.
+        text = read_bytes(path, MOST_JSON, error_class).decode("utf-8-sig")
         content = json.loads(text, parse_constant=lambda _: None)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -149,7 +145,7 @@ def read_mapping(
     kind: str,
     words: bool = False,
     error_class: type[UrbanSegError] = DataError,
-    fix: str = "check the path",
+    fix: str = "check it",
 ) -> dict:
     """The mapping in a YAML or JSON file, of bounded size and depth and without aliases.
 
@@ -164,22 +160,14 @@ def read_mapping(
         content = yaml.load(text, _Words if words else _Values)
     except OSError as error:
         raise error_class(f"a readable {kind} file", error.strerror or str(error), fix, path) from error
-    except _KeyTwice as error:  # the last one would win, and an option or a class would be gone
-        found = f"`{error.problem}` again in line {error.problem_mark.line + 1}"
-        raise error_class("every key once", found, "keep one", path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         found = str(error)
         if mark := getattr(error, "problem_mark", None):  # without the line itself: it may hold a secret
             found = f"{error.problem or error.context} in line {mark.line + 1}, column {mark.column + 1}"
-        raise error_class(f"a {kind} file in YAML", found, "correct the file", path) from error
+        raise error_class(f"a {kind} file in YAML", found, "correct it", path) from error
     if not isinstance(content, dict):
-        fix = "correct the file"
-        raise error_class(f"a {kind} file of `key: value` lines", type(content).__name__, fix, path)
+        raise error_class(f"a {kind} file of `key: value` lines", type(content).__name__, "correct it", path)
     return content
-
-
-class _KeyTwice(yaml.MarkedYAMLError):
-    pass
 
 
 class _Bounded:
@@ -190,14 +178,10 @@ class _Bounded:
     def compose_node(self, parent, index):
         event = self.peek_event()
         self.nodes, self.depth = self.nodes + 1, self.depth + 1
-        for wrong, problem in (
-            # Ten lines of them stand for billions of values.
-            (isinstance(event, yaml.AliasEvent), "an alias (write its values out)"),
-            (self.depth > _MOST_DEPTH, f"more than {_MOST_DEPTH} levels"),
-            (self.nodes > _MOST_NODES, f"more than {_MOST_NODES:,} values"),
-        ):
-            if wrong:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        if isinstance(event, yaml.AliasEvent):  # ten lines of them stand for billions of values
+            _refuse("an alias (write its values out)", event)
+        if self.depth > _MOST_DEPTH or self.nodes > _MOST_NODES:
+            _refuse(f"more than {_MOST_DEPTH} levels or {_MOST_NODES:,} values", event)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -206,7 +190,7 @@ class _Bounded:
         node, seen = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and (key.value in seen or seen.add(key.value)):
-                raise _KeyTwice(problem=key.value, problem_mark=key.start_mark)
+                _refuse(f"the key `{key.value}` again", key)  # the last would win, and a class be gone
         return node
 
     def construct_object(self, node, deep=False):
@@ -218,7 +202,11 @@ class _Bounded:
         except yaml.YAMLError:
             raise
         except Exception as error:  # PyYAML's constructors raise nearly anything: `2001-99-99`, `!!int x`
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+            _refuse(str(error), node)
+
+
+def _refuse(problem: str, at: yaml.Node | yaml.Event) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
 class _Values(_Bounded, yaml.SafeLoader):

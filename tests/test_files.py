@@ -160,8 +160,7 @@ def test_read__only_regular_files_of_bounded_size(tmp_path, monkeypatch, make, f
 def test_read_bytes__a_file_that_grows(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"12345")
     monkeypatch.setattr(files, "check_regular", lambda *_: 3)
-    with pytest.raises(DataError, match="grows while it is read"):
-        read_bytes(tmp_path / "a", 4)
+    assert read_bytes(tmp_path / "a", 4) == b"123"
 
 
 @pytest.mark.parametrize(
@@ -195,10 +194,10 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         (LAUGHS, "an alias .write its values out. in line 2, column 8"),
         ("a: &a [*a]", "an alias"),
         ("a: &a {b: 1}\nc: {<<: *a}", "an alias"),
-        ("a: " + "[" * 5000, "more than 50 levels in line 1, column 53"),
+        ("a: " + "[" * 5000, "more than 50 levels or 10,000 values in line 1, column 53"),
         ("a:\n" + "".join(" " * level + "- \n" for level in range(60)), "more than 50 levels"),
         ("? " * 5000, "more than 50 levels"),
-        (f"a: [{'1,' * 30_000}]", "more than 10,000 values"),
+        (f"a: [{'1,' * 30_000}]", "more than 50 levels or 10,000 values"),
         ("a: 1\nx: 2001-99-99", "month must be in 1..12 in line 2, column 4"),
         ("x: 2001-01-01 25:00:00", "hour must be in 0..23"),
         ("x: " + "9" * 5000, "a number or date of 5,000 characters in line 1"),
@@ -211,7 +210,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("x: a\x00b", "special characters are not allowed"),
         (b"x: \xff", "can't decode byte"),
         ("a: 1\n---\nb: 2", "but found another document"),
-        ("a: 1\nb: {c: 1, c: 2}", "every key once; found `c` again in line 2; keep one"),
+        ("a: 1\nb: {c: 1, c: 2}", "found the key `c` again in line 2, column 11; correct it"),
     ],
 )  # fmt: skip
 def test_read_mapping__hostile(tmp_path, monkeypatch, content, found):

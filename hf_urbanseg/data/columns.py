@@ -1,12 +1,11 @@
 """From the splits and columns of anybody's set to ours."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import datasets
 
 from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS
 from hf_urbanseg.data.image_files import UNSPLIT
-from hf_urbanseg.data.pictures import check_here
 from hf_urbanseg.errors import DataError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", UNSPLIT: UNSPLIT}
@@ -26,9 +25,6 @@ def normalise_columns(
 
     Returns:
         Splits, and a sentence on each one that was left out.
-
-    Raises:
-        DataError: No such columns or splits, empty rows, or a picture that lies at an address.
     """
     splits, notes = {}, []
     for their_name, rows in found.items():
@@ -45,7 +41,6 @@ def normalise_columns(
             continue
         if unlabelled or rows.data.column(image).null_count:
             raise DataError("an image and a label in every row", f"empty ones in {their_name}", "remove them", source)
-        _check_paths(rows, (image, label))
         names = _frame_names(rows, split)
         rows = rows.with_format(None).select_columns([image, label])
         rows = rows.rename_columns({image: "image", label: "label"}).add_column("name", names)
@@ -75,14 +70,6 @@ def choose_columns(
             )
         columns.append(column)
     return tuple(columns)
-
-
-def _check_paths(rows: datasets.Dataset, columns: Iterable[str]) -> None:
-    # Here, because not all that reads a picture of loaded data goes through the preflight.
-    for column in columns:
-        for piece in rows.data.column(column).chunks:
-            for path in piece.field("path").filter(piece.field("bytes").is_null()).to_pylist():
-                check_here(path or "")
 
 
 def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:

@@ -21,33 +21,27 @@ _PNG_END = b"IEND\xaeB`\x82"
 # Each goes over all pixels, whatever few bytes it has; ten are usual.
 _JPEG_SIGNATURE, _JPEG_SCAN, _MOST_SCANS = b"\xff\xd8\xff", b"\xff\xda", 100
 _ADDRESS = re.compile(r"[a-z][\w+.-]*:", re.IGNORECASE)
+# What `datasets` calls a member of a local .zip: zip://a.png::/data.zip
 _MEMBER = re.compile(rf"zip://(?:(?!::).)+::(?!{_ADDRESS.pattern})(?:(?!::).)+", re.IGNORECASE)
-
-
-def check_here(path: str) -> None:
-    """Refuses addresses: data that a user called local must not make this machine ask others.
-
-    Args:
-        path: A file's path as `datasets` stores it; that of a member of a local .zip is `zip://a.png::/data.zip`.
-    """
-    if _ADDRESS.match(path) and not _MEMBER.fullmatch(path):
-        fix = "download its files and name the folder"
-        raise DataError("pictures on this machine", "an address, which is not followed", fix, path)
 
 
 def read_stored(stored: Mapping) -> bytes:
     """The file of a picture as `datasets.Image(decode=False)` gives it: `bytes`, or else what is at its `path`.
 
+    Addresses are refused: data that a user called local must not make this machine ask others.
+
     Raises:
         DataError: Not on this machine, not a regular file, or larger than `MOST_BYTES`.
-        OSError: It can't be read.
+        Exception: It can't be read; in most cases OSError.
     """
+    path = stored["path"]
     if stored["bytes"] is not None:
         return stored["bytes"]
-    path = stored["path"]
-    check_here(path)
     if not _ADDRESS.match(path):
         return read_bytes(path, MOST_BYTES)
+    if not _MEMBER.fullmatch(path):
+        fix = "download its files and name the folder"
+        raise DataError("pictures on this machine", "an address, which is not followed", fix, path)
     check_regular(path.rpartition("::")[2])
     with xopen(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)

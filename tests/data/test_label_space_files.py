@@ -205,7 +205,7 @@ def test_read_label_space__of_a_bare_id2label_with_folders(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"0": "a", "1": "b", "0": "c"}', "expected every key once; found `0` again in line 1; keep one."),
+        ('{"0": "a", "1": "b", "0": "c"}', "found the key `0` again in line 1, column 22; correct it."),
         ('{"0": "a", "00": "b"}', "expected every id once; found 0 again as `00`"),
         ('{"0": "a", "1": "b", "2": "a"}', "a name of its own for every id; found `a` for ids 0 and 2; correct"),
         ('{"0": null}', "a name in words for every id; found None for id 0"),
@@ -220,7 +220,7 @@ def test_read_label_space__of_a_bare_id2label_with_folders(tmp_path):
         ('{"id2label": {"0": "a"}, "void": 0}', "`void` as a list of label ids; found 0; write [0] or []"),
         ('{"id2label": {"0": "a"}, "void": ["0"]}', "`void` as a list of label ids; found ['0']"),
         ('{"id2label": {"0": "a"}, "classes": []}', "either `classes` or `id2label`; found both"),
-        ('{"classes": [{"name": "a", "name": "b"}]}', "every key once; found `name` again in line 1"),
+        ('{"classes": [{"name": "a", "name": "b"}]}', "found the key `name` again in line 1"),
         ("{}", "expected a list `classes`"),
         ("", "a label space file of `key: value` lines; found NoneType"),
     ],

@@ -12,7 +12,7 @@ from made_pictures import encode, noise
 from PIL import Image
 
 from hf_urbanseg.data import pictures
-from hf_urbanseg.data.pictures import check_here, open_picture, read_stored
+from hf_urbanseg.data.pictures import open_picture, read_stored
 from hf_urbanseg.errors import DataError
 
 PNG = encode(noise())
@@ -48,16 +48,17 @@ def test_read_stored__what_never_ends(tmp_path, make, found):
         "simplecache::https://somewhere/a.png", "filecache::/data/a.png",
     ],
 )  # fmt: skip
-def test_check_here__addresses(address):
+def test_read_stored__addresses(address):
     with pytest.raises(DataError, match=re.escape(f"{address}: expected pictures on this machine")):
-        check_here(address)
+        read_stored(at(address))
 
 
 @pytest.mark.parametrize(
     "path", ["/a/b.png", "../b.png", "b.png", "/a/run::1/b.png", "/a b/c:d.png", "zip://a:b/c.png::/data.zip"]
 )
-def test_check_here__paths(path):
-    check_here(path)
+def test_read_stored__paths(path):
+    with pytest.raises(FileNotFoundError):
+        read_stored(at(path))
 
 
 def test_read_stored__a_member_of_a_zip(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import socket
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from made_pictures import write_pair
 
 from hf_urbanseg.data.image_files import build_dataset, pair_folders
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources import saved_set
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.errors import DataError
@@ -86,7 +88,7 @@ def test_load__a_fifo_in_it(rows, tmp_path, name):
         read(tmp_path / "set")
 
 
-def test_load__pictures_at_addresses(rows, tmp_path):
+def test_load__pictures_at_addresses(rows, tmp_path, monkeypatch):
     """Written by hand: `save_to_disk` would fetch them."""
     DatasetDict({"train": rows}).save_to_disk(tmp_path / "set")
     (file,) = (tmp_path / "set" / "train").glob("*.arrow")
@@ -95,5 +97,9 @@ def test_load__pictures_at_addresses(rows, tmp_path):
     table = pa.table({**stored, "name": list(rows["name"])}).cast(rows.features.arrow_schema)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
+    splits = DatasetDict(read(tmp_path / "set").splits)
+    asked = []
+    monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
     with pytest.raises(DataError, match=f"{address}: expected pictures on this machine; found an address"):
-        read(tmp_path / "set")
+        inspect_pairs(splits, CITYSCAPES)
+    assert asked == []
