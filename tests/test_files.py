@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import yaml
-from hostile_files import ENDLESS, no_waiting
+from hostile_files import ENDLESS
 
 from hf_urbanseg import files
 from hf_urbanseg.errors import ConfigError, DataError
@@ -152,7 +152,7 @@ def make_socket(path):
 def test_read__only_regular_files_of_bounded_size(tmp_path, monkeypatch, make, found, read):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "a.yaml")
-    with no_waiting(), pytest.raises((DataError, ConfigError), match=found) as caught:
+    with pytest.raises((DataError, ConfigError), match=found) as caught:
         read(tmp_path / "a.yaml")
     assert caught.type is (DataError if read is read_json else ConfigError)
 

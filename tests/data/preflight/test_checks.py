@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Image, load_from_disk
-from hostile_files import ENDLESS, link_to_device, make_fifo, no_waiting
+from hostile_files import ENDLESS, link_to_device, make_fifo
 from PIL import Image as Pillow
 from PIL import ImageFile
 
@@ -178,8 +178,7 @@ def test_inspect_pairs__files_that_never_end(tmp_path, role, make, found):
     rows = [make_pair(tmp_path, "f0"), make_pair(tmp_path, "f1")]
     Path(rows[1][role]).unlink()
     make(Path(rows[1][role]))
-    with no_waiting():
-        message = refusal(make_splits(train=rows))
+    message = refusal(make_splits(train=rows))
     assert message.startswith(f"{rows[1][role]}: expected ")
     assert found in message
 
@@ -403,8 +402,7 @@ def test_inspect_pairs__a_cache_that_is_no_file_is_ignored(tmp_path, cache, read
     (file,) = (cache / "preflight").iterdir()
     file.unlink()
     make(file)
-    with no_waiting():
-        assert_same(first, inspect(splits))
+    assert_same(first, inspect(splits))
     assert reads == ["f0", "f0"]
 
 

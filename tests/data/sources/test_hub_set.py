@@ -11,7 +11,7 @@ import pytest
 from datasets import Image, Value, arrow_dataset
 from datasets import config as datasets_config
 from datasets.utils import file_utils
-from hostile_files import make_fifo, no_waiting
+from hostile_files import make_fifo
 from huggingface_hub import constants
 from loopback_requests import answer_refusal
 from loopback_store import Refusal
@@ -324,5 +324,5 @@ def test_load__a_folder_whose_readme_names_its_own_files(tmp_path):
 def test_load__a_folder_with_a_fifo(tmp_path):
     (tmp_path / "mine" / "train").mkdir(parents=True)
     make_fifo(tmp_path / "mine" / "train" / "a.png")
-    with no_waiting(), pytest.raises(DataError, match=r"a\.png: expected a regular file; found a FIFO"):
+    with pytest.raises(DataError, match=r"a\.png: expected a regular file; found a FIFO"):
         load_data(dataset=str(tmp_path / "mine"))

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from hostile_files import ENDLESS, no_waiting
+from hostile_files import ENDLESS
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.convert.files import read_checkpoint_file
@@ -186,5 +186,5 @@ def save_packed(path):
 )
 def test_read_checkpoint_file__fills_no_memory(tmp_path, save, found):
     save(tmp_path / "model.pth")
-    with no_waiting(), pytest.raises(ModelError, match=f"model.pth: expected .*{found}"):
+    with pytest.raises(ModelError, match=f"model.pth: expected .*{found}"):
         read_checkpoint_file(tmp_path / "model.pth")
