@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and JSON and YAML written that way."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +35,8 @@ def written_whole(path: str | Path, *, folder: bool = False, also: tuple[type[Ex
         if folder:
             staged.mkdir()
         yield staged
+        if folder:
+            follow_umask(staged)
         if folder and path.is_dir():  # a folder that isn't empty can't be replaced
             earlier = path.with_name(f".{path.name}.replaced")
             _remove(earlier)
@@ -58,6 +61,19 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise DataError("a folder to write to", error.strerror or str(error), "choose another", path) from error
     return Path(path)
+
+
+def follow_umask(folder: Path) -> None:
+    """Gives the files of a new folder the mode that others' have; safetensors makes its own for the owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(folder.stat().st_mode & 0o666)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

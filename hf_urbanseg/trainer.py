@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import IntervalStrategy, speed_metrics
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, speed_metrics
 
 from hf_urbanseg.checkpoints import (
     commit_checkpoint,
@@ -37,7 +37,7 @@ from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_no
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
-from hf_urbanseg.trainer_hooks import TrainerHooks
+from hf_urbanseg.trainer_hooks import TrainerHooks, settle_best
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -409,12 +409,19 @@ class UrbanSegTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        load_weights(self.model, resume_from_checkpoint)
-        if self.ema is not None:
-            self.ema.load(resume_from_checkpoint)
+        load_weights(self.model, resume_from_checkpoint, self.ema)
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        settle_best(self.args, self.state)
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        # A better score of a step that isn't saved is of no use: stock would remember it, load another step in the
+        # end, and let no saved one take its place.
+        if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
 
 class _IndexSampler(EpochSampler):

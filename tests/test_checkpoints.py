@@ -1,8 +1,9 @@
+import errno
+import hashlib
 import logging
 import multiprocessing
 import os
 import random
-import shutil
 import time
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hf_urbanseg import checkpoints
 from hf_urbanseg.checkpoints import (
     MANIFEST,
+    check_export,
     commit_checkpoint,
+    find_best_checkpoint,
     find_newest_checkpoint,
     list_checkpoints,
     load_weights,
@@ -116,6 +120,25 @@ def test_verify_checkpoint__damage_is_named(tmp_path, damage, found, name):
     )
 
 
+def test_verify_checkpoint__a_disk_that_cannot_be_read(tmp_path, monkeypatch):
+    checkpoint = save(tmp_path, 3)
+
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoints, "hash_file", fail)
+    with pytest.raises(CheckpointError, match=r"found model\.safetensors, Input/output error"):
+        verify_checkpoint(checkpoint)
+
+
+def test_verify_checkpoint__that_of_another_step(tmp_path):
+    save(tmp_path, 3).rename(tmp_path / "checkpoint-4")
+    with pytest.raises(CheckpointError, match="found checkpoint-3 under this name"):
+        verify_checkpoint(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4").rename(tmp_path / "kept")
+    verify_checkpoint(tmp_path / "kept")
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b'{"files": 3}', b'{"files": {"a": 3}}', b"\xff"])
 def test_verify_checkpoint__without_a_readable_manifest(tmp_path, content):
     checkpoint = save(tmp_path, 3)
@@ -130,7 +153,7 @@ def test_verify_checkpoint__without_a_readable_manifest(tmp_path, content):
 
 
 def test_verify_checkpoint__folder_that_is_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="FileNotFoundError"):
+    with pytest.raises(CheckpointError, match="expected a complete checkpoint; found none"):
         verify_checkpoint(tmp_path / "checkpoint-9")
 
 
@@ -181,6 +204,33 @@ def test_find_newest_checkpoint__none(tmp_path):
         f"{tmp_path}: expected a complete checkpoint-<step> folder; found none; "
         "start without `--resume`, or correct `--output_dir`."
     )
+
+
+@pytest.mark.parametrize(
+    ("damaged", "greater", "found"),
+    [
+        ([], True, 3),
+        ([3], True, 1),
+        ([3, 1], True, 4),
+        ([3, 1, 4], True, None),
+        ([3], False, 4),
+    ],
+)
+def test_find_best_checkpoint__the_recorded_one_else_by_score(tmp_path, caplog, damaged, greater, found):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    for step in damaged:
+        flip_byte(tmp_path / f"checkpoint-{step}" / "model.safetensors")
+    scores = {1: 0.5, 3: 0.7, 4: 0.2, 5: 0.9, 6: 0.1}  # 2 was not measured, 5 and 6 are gone
+    assert find_best_checkpoint(tmp_path, 3, scores, greater) == found
+    assert sum("passed over" in record.getMessage() for record in caplog.records) == len(damaged)
+
+
+def test_find_best_checkpoint__the_earlier_of_equals_as_in_training(tmp_path):
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+    for greater in (True, False):
+        assert find_best_checkpoint(tmp_path, 8, dict.fromkeys((2, 4, 6), 0.5), greater) == 2
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
@@ -293,19 +343,29 @@ def copy_of(model, fill=0.5):
     return other
 
 
+def save_model(model, output_dir: Path, change=None) -> Path:
+    checkpoint = output_dir / "checkpoint-1"
+    staged = staging_folder(checkpoint)
+    model.save_pretrained(staged)
+    if change is not None:
+        tensors = load_file(staged / "model.safetensors")
+        change(tensors)
+        save_file(tensors, staged / "model.safetensors", {"format": "pt"})
+    commit_checkpoint(staged, checkpoint)
+    return checkpoint
+
+
 def test_load_weights__every_tensor(model, tmp_path):
-    model.save_pretrained(tmp_path)
     other = copy_of(model)
-    load_weights(other, tmp_path)
+    load_weights(other, save_model(model, tmp_path))
     expected = model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
 
 
 def test_load_weights__fills_the_very_tensors_the_optimiser_holds(model, tmp_path):
-    model.save_pretrained(tmp_path)
     other = copy_of(model)
     held = [(parameter, parameter.data_ptr()) for parameter in other.parameters()]
-    load_weights(other, tmp_path)
+    load_weights(other, save_model(model, tmp_path))
     assert [(id(p), p.data_ptr()) for p in other.parameters()] == [(id(p), pointer) for p, pointer in held]
 
 
@@ -318,13 +378,9 @@ def test_load_weights__fills_the_very_tensors_the_optimiser_holds(model, tmp_pat
     ],
 )
 def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(model, tmp_path, change, words):
-    model.save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    change(tensors)
-    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    other = copy_of(model)
+    checkpoint, other = save_model(model, tmp_path, change), copy_of(model)
     with pytest.raises(CheckpointError) as caught:
-        load_weights(other, tmp_path)
+        load_weights(other, checkpoint)
     assert words in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert all(
@@ -333,13 +389,22 @@ def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(mo
 
 
 def test_load_weights__unreadable_or_missing(model, tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected config\.json in a model folder"):
+    with pytest.raises(CheckpointError, match="expected a complete checkpoint"):
         load_weights(copy_of(model), tmp_path)
+    checkpoint = save_model(model, tmp_path)
+    cut_to(500)(checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"found model\.safetensors with 500 bytes"):
+        load_weights(copy_of(model), checkpoint)
+
+
+def test_check_export__another_model_than_in_memory(model, tmp_path):
     model.save_pretrained(tmp_path)
-    cut_to(500)(tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="expected a readable model"):
-        load_weights(copy_of(model), tmp_path)
-    shutil.rmtree(tmp_path)
+    assert check_export(model, tmp_path) == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["decode_head.classifier.bias"][3] += 1e-7
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"found 1 tensors with other numbers \(decode_head\.classifier\.bias\)"):
+        check_export(model, tmp_path)
 
 
 def test_rotate_checkpoints__a_later_damaged_one_does_not_cost_the_newest(tmp_path):
