@@ -1,5 +1,6 @@
 """`UrbanSegTrainer`: transformers' Trainer with exact losses, whole checkpoints and streaming evaluation."""
 
+import contextlib
 import logging
 import math
 import shutil
@@ -245,6 +246,8 @@ class UrbanSegTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.loss_log.drain(self.state.global_step, self._sum_over_ranks)
+        if "train_loss" in logs:  # stock counts the steps since a resume
+            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)
 
     # Optimiser
@@ -349,10 +352,9 @@ class UrbanSegTrainer(Trainer):
             verify_checkpoint(Path(resume_from_checkpoint))
         if self.args.should_save:
             remove_staging(self.args.output_dir)
-        if self.interruption is None:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        with self.interruption.deferring():
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
+            trained = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return trained._replace(training_loss=trained.metrics["train_loss"])
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:
@@ -373,6 +375,7 @@ class UrbanSegTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
         self.store_flos()
+        self.state.stateful_callbacks["loss"] = self._describe_loss()
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         staged = staging_folder(checkpoint)
         if self.args.should_save:
@@ -401,6 +404,26 @@ class UrbanSegTrainer(Trainer):
             rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         self._saved_step = self.state.global_step
+
+    def _describe_loss(self) -> dict:
+        """The loss so far, so that what a resumed run logs is as if it had never been interrupted."""
+
+        def average(value: Tensor) -> Tensor:
+            return self._sum_over_ranks(value.double()) / self.args.world_size
+
+        return {
+            "sum": self._total_loss_scalar,
+            "since": float(average(self._tr_loss)),  # the last log line
+            "logged": self._globalstep_last_logged,
+            "log": self.loss_log.state(average),
+        }
+
+    def restore_loss(self) -> None:
+        saved = self.state.stateful_callbacks.get("loss")
+        if saved is not None:
+            self._total_loss_scalar, self._globalstep_last_logged = saved["sum"], saved["logged"]
+            self._tr_loss += saved["since"]
+            self.loss_log.load(saved["log"])
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)

@@ -25,6 +25,7 @@ class TrainerHooks(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.first_step = self.trainer.loss_log.step = state.global_step
+        self.trainer.restore_loss()
         if args.load_best_model_at_end:
             settle_best(args, state)  # now, and not after hours of training
 
