@@ -173,6 +173,20 @@ def test_train__a_moved_run_keeps_its_best(worker, cut, copied, caplog):
     assert "the best is now" not in caplog.text
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_train__nothing_is_left_to_train(worker, tmp_path, best):
+    """Killed after the last step, in the middle of an epoch."""
+    scores = SCORES | {7: 0.1}
+    whole = build(worker, tmp_path, scores, max_steps=7, load_best_model_at_end=best)
+    trained = whole.train()
+    resumed = build(worker, tmp_path, scores, max_steps=7, load_best_model_at_end=best)
+    again = resumed.train(resume_from_checkpoint=True)
+    assert (again.global_step, again.training_loss) == (7, trained.training_loss)
+    assert trained.training_loss > 0
+    expected, state = whole.model.state_dict(), resumed.model.state_dict()
+    assert [key for key in expected if not torch.equal(expected[key], state[key])] == []
+
+
 def test_train__the_best_is_one_that_was_saved(worker, tmp_path):
     """Measured every step and saved every second: the best score belongs to nothing that could be exported."""
     scores = {1: 0.1, 2: 0.2, 3: 0.9, 4: 0.3}
