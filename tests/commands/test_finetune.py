@@ -355,6 +355,8 @@ def test_finetune__resume_with_other_options_says_so(words, kitti, run, tmp_path
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words(data_dir=kitti, output_dir=output, flip=0.25), "--resume"])
     finetune.main()
     assert "resumed with other options than it was started with: flip, output_dir" in caplog.text
+    before, after = (json.loads((folder / "metrics.json").read_text())["training"] for folder in (run, output))
+    assert (after["steps"], after["train_loss"]) == (before["steps"], before["train_loss"])  # nothing was left
 
 
 def test_image_processor__saved_size_is_used(run, kitti):
