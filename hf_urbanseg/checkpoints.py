@@ -1,10 +1,8 @@
 """Training checkpoints that are whole or not there, and strict loading of what is in them."""
 
 import contextlib
-import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,16 +11,15 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_urbanseg.errors import CheckpointError, DataError
-from hf_urbanseg.files import follow_umask, hash_file, read_json
+from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.files import follow_umask, hash_file
+from hf_urbanseg.manifest import PREFIX, list_files, read_step, verify_checkpoint, write_manifest
 from hf_urbanseg.models.auxiliary_head import load_auxiliary_head, split_state_dict
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import load_complete
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-_PREFIX = "checkpoint-"
 _STAGING = ".staging-"
 _REPLACED = _STAGING + "old-"
 
@@ -38,14 +35,9 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
     A process killed at any point leaves either the earlier state or the complete checkpoint.
     """
     follow_umask(staged)
-    files = sorted(path for path in staged.rglob("*") if path.is_file())
-    entries = {}
-    for path in files:
-        entries[path.relative_to(staged).as_posix()] = {"sha256": hash_file(path), "bytes": path.stat().st_size}
+    for path in list_files(staged):
         _sync(path)
-    manifest = staged / MANIFEST
-    manifest.write_text(json.dumps({"checkpoint": checkpoint.name, "files": entries}, indent=1), encoding="utf-8")
-    _sync(manifest)
+    _sync(write_manifest(staged, checkpoint.name))
     _sync(staged)
     if checkpoint.exists():
         # The same step saved again after a resume. Between the renames only the old copy is complete, under another
@@ -60,46 +52,15 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
     _sync(checkpoint.parent)
 
 
-def verify_checkpoint(checkpoint: Path) -> None:
-    """Checks every file against the manifest.
-
-    Raises:
-        CheckpointError: A file is missing or not as it was saved, or the whole is another step's.
-    """
-    expected, fix = "a checkpoint as it was saved", "delete the folder or resume from another"
-    try:
-        manifest = read_json(checkpoint / MANIFEST) or {}
-        entries = {name: (int(one["bytes"]), str(one["sha256"])) for name, one in manifest["files"].items()}
-    except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"no {MANIFEST} that can be read" if checkpoint.is_dir() else "none"
-        raise CheckpointError("a complete checkpoint", found, fix, checkpoint) from error
-    if _step(checkpoint) is not None and manifest.get("checkpoint", checkpoint.name) != checkpoint.name:
-        raise CheckpointError(expected, f"{manifest['checkpoint']} under this name", fix, checkpoint)
-    for name, (size, sha256) in entries.items():
-        path = checkpoint / name
-        try:
-            if not path.is_file():
-                found = f"{name} missing"
-            elif path.stat().st_size != size:
-                found = f"{name} with {path.stat().st_size} bytes instead of {size}"
-            elif hash_file(path) != sha256:
-                found = f"{name} with another content"
-            else:
-                continue
-        except OSError as error:  # a bad disk, or no permission
-            found = f"{name}, {error.strerror}"
-        raise CheckpointError(expected, found, fix, checkpoint)
-
-
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Folders `checkpoint-<step>`, by step."""
-    paths = Path(output_dir).glob(f"{_PREFIX}*")
-    return sorted((path for path in paths if path.is_dir() and _step(path) is not None), key=_step)
+    paths = Path(output_dir).glob(f"{PREFIX}*")
+    return sorted((path for path in paths if path.is_dir() and read_step(path) is not None), key=read_step)
 
 
 def find_newest_checkpoint(output_dir: str | Path) -> Path:
     """The newest complete checkpoint; incomplete ones are passed over with a warning."""
-    for replaced in Path(output_dir).glob(f"{_REPLACED}{_PREFIX}*"):
+    for replaced in Path(output_dir).glob(f"{_REPLACED}{PREFIX}*"):
         checkpoint = replaced.with_name(replaced.name.removeprefix(_REPLACED))
         if not checkpoint.exists():
             with contextlib.suppress(FileNotFoundError):  # another rank was faster
@@ -107,7 +68,7 @@ def find_newest_checkpoint(output_dir: str | Path) -> Path:
     newest = _find_complete(reversed(list_checkpoints(output_dir)))
     if newest is None:
         fix = "start without `--resume`, or correct `--output_dir`"
-        raise CheckpointError(f"a complete {_PREFIX}<step> folder", "none", fix, output_dir)
+        raise CheckpointError(f"a complete {PREFIX}<step> folder", "none", fix, output_dir)
     logger.info("resuming from %s", newest)
     return newest
 
@@ -121,10 +82,10 @@ def find_best_checkpoint(
         best: Step recorded as the best, which is taken if it is complete.
         scores: By step; among equals the earlier is better, as in training.
     """
-    saved = [step for step in map(_step, list_checkpoints(output_dir)) if step in scores and step != best]
+    saved = [step for step in map(read_step, list_checkpoints(output_dir)) if step in scores and step != best]
     ranked = [best, *sorted(saved, key=scores.get, reverse=greater_is_better)]
-    found = _find_complete(Path(output_dir) / f"{_PREFIX}{step}" for step in ranked)
-    return found and _step(found)
+    found = _find_complete(Path(output_dir) / f"{PREFIX}{step}" for step in ranked)
+    return found and read_step(found)
 
 
 def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
@@ -195,12 +156,6 @@ def _find_complete(checkpoints: Iterable[Path]) -> Path | None:
         else:
             return checkpoint
     return None
-
-
-def _step(checkpoint: Path) -> int | None:
-    """By its name; None for a folder of another name."""
-    match = re.fullmatch(rf"{_PREFIX}(\d+)", checkpoint.name)
-    return match and int(match[1])
 
 
 def _sync(path: Path) -> None:

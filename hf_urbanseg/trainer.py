@@ -21,7 +21,6 @@ from hf_urbanseg.checkpoints import (
     remove_staging,
     rotate_checkpoints,
     staging_folder,
-    verify_checkpoint,
 )
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
@@ -32,6 +31,7 @@ from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
+from hf_urbanseg.manifest import verify_checkpoint
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics

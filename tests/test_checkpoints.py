@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_urbanseg import checkpoints
+from hf_urbanseg import manifest
 from hf_urbanseg.checkpoints import (
-    MANIFEST,
     check_export,
     commit_checkpoint,
     find_best_checkpoint,
@@ -23,11 +22,12 @@ from hf_urbanseg.checkpoints import (
     remove_staging,
     rotate_checkpoints,
     staging_folder,
-    verify_checkpoint,
 )
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.manifest import MANIFEST, verify_checkpoint
 from hf_urbanseg.models.build import build_random_model
+from hf_urbanseg.models.loading import load_complete
 
 FILES = {
     "model.safetensors": b"weights" * 999,
@@ -116,7 +116,7 @@ def test_verify_checkpoint__damage_is_named(tmp_path, damage, found, name):
         verify_checkpoint(checkpoint)
     found = found.format(name=name, size=size, less=size - 1, more=size + 1)
     assert str(caught.value) == (
-        f"{checkpoint}: expected a checkpoint as it was saved; found {found}; delete the folder or resume from another."
+        f"{checkpoint}: expected a checkpoint as it was saved; found {found}; delete the folder or take another."
     )
 
 
@@ -126,7 +126,7 @@ def test_verify_checkpoint__a_disk_that_cannot_be_read(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoints, "hash_file", fail)
+    monkeypatch.setattr(manifest, "hash_file", fail)
     with pytest.raises(CheckpointError, match=r"found model\.safetensors, Input/output error"):
         verify_checkpoint(checkpoint)
 
@@ -306,7 +306,7 @@ def test_commit_checkpoint__killed_at_any_moment_leaves_a_newest_one_that_verifi
     save(tmp_path, step)
     left_staging = 0
     for kills in range(60):  # as many as it takes on a slow machine
-        if kills >= 10 and step > 10 and left_staging > 1:
+        if kills >= 10 and step > 10 and left_staging > 3:
             break
         process = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(tmp_path, step + 1))
         process.start()
@@ -395,6 +395,22 @@ def test_load_weights__unreadable_or_missing(model, tmp_path):
     cut_to(500)(checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"found model\.safetensors with 500 bytes"):
         load_weights(copy_of(model), checkpoint)
+
+
+def test_load_complete__a_checkpoint_as_a_model_is_verified(model, tmp_path):
+    """To predict, to measure or to start from."""
+    checkpoint = save_model(model, tmp_path)
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")  # a person's change
+    load_complete(type(model), checkpoint)
+    flip_byte(checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"found model\.safetensors with another content"):
+        load_complete(type(model), checkpoint)
+    for name in ("kept", "checkpoint-2"):  # a model folder like any other, and one from elsewhere
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+    (tmp_path / "kept" / MANIFEST).write_text('{"name": "a web page"}')
+    for name in ("kept", "checkpoint-2"):
+        load_complete(type(model), tmp_path / name)
 
 
 def test_check_export__another_model_than_in_memory(model, tmp_path):
