@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.escaping import is_plain
 
 
 @contextmanager
@@ -76,6 +77,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_name(path: Path) -> Path:
+    """The path itself; refused if it can't be written down: not UTF-8, or with a line break or control character."""
+    if not is_plain(str(path.absolute())):
+        found = "one that isn't, or with control characters (spelt out here)"
+        raise DataError("a file name in UTF-8", found, "rename the file or its folder", path)
+    return path
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8."""
     with written_whole(path) as staged:
@@ -94,8 +103,18 @@ def write_yaml(path: str | Path, content: Mapping) -> None:
 
 def read_json(path: str | Path) -> dict | None:
     """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
+
+    def build(pairs: list[tuple]) -> dict:
+        content = dict(pairs)
+        if len(content) < len(pairs):  # the last one would win
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError("every name in an object once", f"`{twice}` again", "keep one", path)
+        return content
+
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=build)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -1,6 +1,5 @@
 """A trained folder and some images -> train ids at each image's own size."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,11 @@ from hf_urbanseg.data.collator import stack_views
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.files import read_json
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
-from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import load_complete, load_image_processor
 
@@ -28,10 +28,11 @@ def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpa
     A class named as in Cityscapes has its Cityscapes colour; every other one the generated colour farthest from all
     colours in use, so the same names always get the same colours.
     """
-    id2label = {int(train_id): str(label) for train_id, label in id2label.items()}
-    if sorted(id2label) != list(range(len(id2label))):
+    if set(map(str, id2label)) != set(map(str, range(len(id2label)))):
         expected = f"`id2label` with the ids 0..{len(id2label) - 1}"
-        raise ModelError(expected, f"{sorted(id2label)}", "correct config.json", name)
+        raise ModelError(expected, f"{[*id2label]}", "correct config.json", name)
+    id2label = {int(train_id): label for train_id, label in id2label.items()}
+    check_class_names(id2label.values(), name)
     names = tuple(id2label[train_id] for train_id in range(len(id2label)))
     known = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
     colors = [known.get(label) for label in names]
@@ -143,8 +144,5 @@ def _saved_label_space(config) -> LabelSpace | None:
     path = Path(config.name_or_path or ".") / LABEL_SPACE_FILE
     if not config.name_or_path or not path.is_file():
         return None
-    try:
-        space = LabelSpace.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path)).with_train_ids()
-    except (ValueError, AttributeError) as error:
-        raise ModelError("a readable label space", str(error), "delete or correct it", path) from error
+    space = LabelSpace.from_dict(read_json(path), str(path)).with_train_ids()
     return space if space.id2label == {int(key): name for key, name in config.id2label.items()} else None
