@@ -81,7 +81,7 @@ def check_name(path: Path) -> Path:
     """The path itself; refused if it can't be written down: not UTF-8, or with a line break or control character."""
     if not is_plain(str(path.absolute())):
         found = "one that isn't, or with control characters (spelt out here)"
-        raise DataError("a file name in UTF-8", found, "rename the file or its folder", path)
+        raise DataError("a file name in UTF-8", found, "rename the file or its folder", path.absolute())
     return path
 
 

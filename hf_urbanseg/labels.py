@@ -124,6 +124,7 @@ class LabelSpace:
             unknown = ", ".join(map(str, entry.keys() - {"name", "color", "label_ids", "category"}))
             check(not unknown, "keys name, color, label_ids, category", unknown, "remove it")
             name, color = entry["name"], entry.get("color", ())
+            check_class_names([name], source)
             triple = isinstance(color, (list, tuple)) and len(color) == 3
             right = triple and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
             fix = "write [red, green, blue]"

@@ -6,6 +6,7 @@ import numpy as np
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
@@ -95,7 +96,7 @@ def print_run(run: RunFolder) -> None:
         print_class_table(scores, space, title=f"{shown}, {scores['num_images']} images")
         always = f"always guessing {guess['class']}: {guess['mean_iou']:.2%}"
         end = f"{shown} mIoU {scores['mean_iou']:.2%} ({always}); {end}"
-    print(f"{end}. Everything is in {run.path}/")
+    print(spell_out(f"{end}. Everything is in {run.path}/"))
 
 
 def write_split_files(
