@@ -74,7 +74,7 @@ def test_write_comparison_table__by_hand(comparison, tmp_path):
     assert "With 2 images, intervals and p-values are coarse" in text
     gain = 100 * (np.mean([10 / 14, 6 / 10]) - np.mean([4 / 15, 5 / 16]))
     assert f"{gain:+.2f}" == f"{100 * comparison.changes[0].images[0]:+.2f}"
-    assert re.search(rf"\| better .*\n\|.*\n\| <0> \| .* \| \{gain:+.2f} \|", text)
+    assert re.search(rf"\| better .*\n\|.*\n\| &lt;0&gt; \| .* \| \{gain:+.2f} \|", text)
 
 
 def test_describe_sureness__by_images_and_runs(tmp_path):
