@@ -50,4 +50,4 @@ class Campaign:
         rate = (good + bad) / took * 60
         print(f"| **all** | **{good}** | **{good + bad}** | {took / 60:.1f} min, {rate:.0f} cases a minute |\n")
         sys.stdout.flush()
-        return 0 < good + bad and bad <= allowed * (good + bad)
+        return good + bad > 0 and bad <= allowed * (good + bad)

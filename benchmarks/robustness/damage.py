@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from random import Random
 
+from hf_urbanseg.checkpoints import list_checkpoints
 from robustness.tiny_runs import (
     PARTS,
     References,
@@ -18,8 +19,6 @@ from robustness.tiny_runs import (
     judge_resumed,
     train,
 )
-
-from hf_urbanseg.checkpoints import list_checkpoints
 
 
 def _flip_bit(path: Path, rng: Random) -> None:
@@ -69,7 +68,7 @@ def check_damage(root: Path, data: Path, references: References, seed: int, rng:
 
 
 def _judge(ended, folder: Path, checkpoint: Path, reference: dict, is_newest: bool) -> tuple[str | None, str]:
-    """The run goes on and ends as the uninterrupted one; without its best, as one that says so and has the next best."""
+    """It ends as the uninterrupted run; without its best, it says so and exports the next best, or is refused."""
     told = [line for line in ended.err.splitlines() if checkpoint.name in line and "resuming from" not in line]
     note = "noticed" if told else "not noticed"
     if ended.status == 2 and not is_newest:

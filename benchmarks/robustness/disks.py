@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from random import Random
 
+from hf_urbanseg.checkpoints import list_checkpoints
 from robustness.kills import wait_for_step
 from robustness.tiny_runs import (
     PARTS,
@@ -19,8 +20,6 @@ from robustness.tiny_runs import (
     resume,
     train,
 )
-
-from hf_urbanseg.checkpoints import list_checkpoints
 
 WAYS = ("full", "full", "file size limit", "full", "read-only while it runs", "file size limit", "read-only at start")
 

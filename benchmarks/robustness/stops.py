@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import yaml
+
 from robustness.tiny_runs import (
     References,
     Training,

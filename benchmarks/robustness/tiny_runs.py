@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from robustness.warm import TORCHRUN, Command, Ended, call, run
 
 from hf_urbanseg.checkpoints import list_checkpoints, verify_checkpoint
 from hf_urbanseg.errors import CheckpointError
+from robustness.warm import TORCHRUN, Command, Ended, call, run
 
 OPTIONS = {
     "recipe": "segformer_b0_kitti", "init": "random", "size": "tiny", "decoder_hidden_size": 32, "crop_size": "64 64",
@@ -77,7 +77,7 @@ class Training:
 
     @property
     def running(self) -> bool:
-        return any([command.running for command in self.commands])
+        return sum(command.running for command in self.commands) > 0  # asked of each, which empties its pipes
 
     def kill(self, number: int, group: bool = True) -> None:
         for command in self.commands:

@@ -84,7 +84,7 @@ class Command:
     """
 
     def __init__(
-        self, words: Sequence, folder: Path, environment: Mapping[str, str] = {}, prepare: Callable | None = None,  # noqa: B006
+        self, words: Sequence, folder: Path, environment: Mapping[str, str] = {}, prepare: Callable | None = None,
         stdin: bytes = b"", launcher: Sequence[str] = (), limit: float = 120,
     ):  # fmt: skip
         self.words, self.limit = [str(word) for word in words], limit
