@@ -1,4 +1,4 @@
-"""Generated inputs: bad ones are refused in one line with status 2, odd but right ones are taken, hostile ones do nothing.
+"""Generated inputs: bad ones are refused in one line, odd but right ones are taken, hostile ones do nothing.
 
     python benchmarks/robustness_inputs.py                           # 2,000 bad, 500 odd, 100 hostile cases
     python benchmarks/robustness_inputs.py --what bad --cases 200
@@ -12,6 +12,7 @@ and every file beside it as it was before.
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -20,15 +21,22 @@ from random import Random
 
 from robustness import warm
 from robustness.bad_data import KINDS as BAD_DATA
+from robustness.bad_models import KINDS as BAD_MODELS
+from robustness.bad_options import KINDS as BAD_OPTIONS
 from robustness.bad_runs import KINDS as BAD_RUNS
 from robustness.campaign import Campaign
 from robustness.cases import Case, describe_fault, list_files, make_base
 from robustness.hostile_inputs import KINDS as HOSTILE
-from robustness.hostile_inputs import describe_harm, watch
 from robustness.odd_inputs import KINDS as ODD
+from robustness.watching import describe_harm, watch
 
 WHAT = {
-    "bad": (BAD_DATA | BAD_RUNS, 2000, 0.0, "generated bad inputs: one line, status 2, nothing written"),
+    "bad": (
+        BAD_DATA | BAD_OPTIONS | BAD_MODELS | BAD_RUNS,
+        2000,
+        0.0,
+        "generated bad inputs: one line, status 2, nothing written",
+    ),
     "odd": (ODD, 500, 0.02, "odd but right inputs: taken"),
     "hostile": (
         HOSTILE,
@@ -100,7 +108,7 @@ def check_case(what: str, kind, rng: Random, folder: Path, base: Path, limit: fl
         cached = sum(path.stat().st_size for path in (folder.parent / "case-cache").rglob("*") if path.is_file())
         if fault is None and cached > 50 << 20:
             fault = f"{cached >> 20} MB left in the cache"
-    return fault and f"{fault}; {' '.join(map(str, words))}"
+    return fault and f"{fault}; urbanseg {shlex.join(map(str, words))}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Bad data: folders, images, labels, archives, label spaces, split files, saved sets."""
 
-import io
 import os
 import shutil
 import struct
@@ -348,9 +347,3 @@ KINDS |= {
         "label_space.json", _write('{"name": "x", "classes": [{"name": "a", "color": [1, 2, 3], "label_ids": [99]}]}')
     ),
 }
-
-
-def png(size: tuple[int, int], value: int = 0, mode: str = "L") -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size, value).save(file, "PNG")
-    return file.getvalue()

@@ -1,24 +1,19 @@
 """Hostile inputs: what would run, write outside its folder, ask the network, or do something where it is shown."""
 
-import csv
 import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
 import stat
-import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from robustness.cases import Case, Kind
 from robustness.warm import call
+from robustness.watching import MARK
 
 KINDS: dict[str, Kind] = {}
-MARK = "PWNED"
-_LOG = "watched.txt"
 
 
 class Payload:
@@ -29,80 +24,6 @@ class Payload:
 
     def __reduce__(self):
         return os.system, (f"touch {self.folder / MARK}",)
-
-
-# Watching
-
-
-def watch(folder: Path) -> None:
-    """In the new process: the network counts as there, and what asks for it, or writes outside, is noted and refused."""
-    import datasets
-    import huggingface_hub
-
-    huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = False
-    root = folder.parent
-    allowed = (
-        str(root),
-        tempfile.gettempdir() + "/tmp",
-        "/dev/",
-        "/proc/self/",
-        str(Path.home() / ".cache"),
-        str(Path.home() / ".config"),
-    )
-    log = os.open(root / _LOG, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-
-    def note(event: str, args: tuple) -> None:
-        if event in ("socket.connect", "socket.getaddrinfo") and not str(args[-1]).startswith("/"):
-            os.write(log, f"{event} {args[1:]!r:.200}\n".encode())
-            raise ConnectionRefusedError("no network here")
-        if event == "open" and isinstance(args[0], str) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            path = os.path.abspath(args[0])
-            if not path.startswith(allowed):
-                os.write(log, f"write {path!r}\n".encode(errors="replace"))
-
-    sys.addaudithook(note)
-
-
-def describe_harm(ended, folder: Path, before: dict, after: dict) -> str | None:
-    root = folder.parent
-    log = (root / _LOG).read_text() if (root / _LOG).exists() else ""
-    (root / _LOG).unlink(missing_ok=True)
-    marks = [path for path in root.rglob(f"*{MARK}*") if path.name == MARK and str(path) not in before]
-    for path in marks:
-        path.unlink()
-    if marks:
-        return f"executed or written outside: {marks[0]}"
-    if log:
-        return log.splitlines()[0]
-    if "[y/N]" in ended.out + ended.err:
-        return "asked whether to run code"
-    if f"\x1b]0;{MARK}" in ended.out + ended.err:
-        return "an escape sequence reached the terminal"
-    if ended.status not in (0, 2):
-        return ended.describe_refusal()
-    for name in after.keys() - before.keys():
-        if harm := _describe_page(Path(name)):
-            return f"{Path(name).name}: {harm}"
-    return None
-
-
-def _describe_page(path: Path) -> str | None:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            cells = [cell for row in csv.reader(file) for cell in row]
-        wrong = [cell for cell in cells if cell[:1] in ("=", "+", "@", "\t", "\r") or re.match(r"-[^\d.]", cell)]
-        return f"a formula {wrong[0]!r}" if wrong else None
-    if path.suffix not in (".html", ".htm", ".md", ".svg"):
-        return None
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".md":
-        text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)  # YAML that nobody renders
-        text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
-        if found := re.search(rf"(?<!\\)\[[^\]\n]*\]\([^)\n]*{MARK}", text):
-            return f"a link {found[0]!r}"
-    if found := re.search(rf"(?<!\\)<[^>]*{MARK}|(?<!\\)<script>[^<]*{MARK}", text):
-        return f"markup {found[0]!r}"
-    return None
 
 
 # What runs
@@ -119,7 +40,8 @@ def _model_with(add) -> Kind:
 
 def _name_code(model: Path, case: Case) -> None:
     (model / "mine.py").write_text(
-        f"import os\nos.system('touch {case.folder / MARK}')\nfrom transformers import PretrainedConfig, PreTrainedModel\n"
+        f"import os\nos.system('touch {case.folder / MARK}')\n"
+        "from transformers import PretrainedConfig, PreTrainedModel\n"
         "class C(PretrainedConfig):\n    model_type = 'mine'\nclass M(PreTrainedModel):\n    config_class = C\n"
     )
     config = json.loads((model / "config.json").read_text())
@@ -301,7 +223,8 @@ KINDS |= {
 
 NAMES = (
     f"<script>{MARK}</script>", f"<img src=http://127.0.0.1:9/{MARK}>", f"![x](http://127.0.0.1:9/{MARK})",
-    f"[x](javascript:{MARK})", f"=cmd|' /C {MARK}'!A0", f"+{MARK}", f"@SUM({MARK})", f"-cmd|{MARK}", f"\x1b]0;{MARK}\x07",
+    f"[x](javascript:{MARK})", f"=cmd|' /C {MARK}'!A0", f"+{MARK}", f"@SUM({MARK})", f"-cmd|{MARK}",
+    f"\x1b]0;{MARK}\x07",
     f"{{{{ {MARK} }}}}", f"$(touch {MARK})", f"a | {MARK} | b", f"</title><svg onload={MARK}>", f"[{MARK}](http://127.0.0.1:9)",
     f"a\n<script>{MARK}</script>", f"\u202e{MARK}", f"<a href=//127.0.0.1:9/{MARK}>x</a>",
 )  # fmt: skip
@@ -343,19 +266,75 @@ def _frame_names(then) -> Kind:
 
 KINDS |= {
     "class names, trained": _class_names(lambda case, path: case.finetune(max_steps=1, label_space=path)),
-    "class names, browsed": _class_names(lambda case, path: ["browse-data", "--data_dir", case.base / "kitti", "--label_space", path, "--output", case.out]),
-    "class names, weighed": _class_names(lambda case, path: ["class-weights", "--data_dir", case.base / "kitti", "--label_space", path, "--output", case.folder / "w.json"]),
-    "class names, prepared": _class_names(lambda case, path: ["prepare-data", "--data_dir", case.base / "kitti", "--label_space", path, "--output", case.out]),
-    "class names, compared": lambda case: ["compare", _named_run(case), case.folder / "run", "--output", case.out, "--show_images", "0"],
-    "class names, evaluated": lambda case: ["evaluate", _named_run(case), "--output", case.out, "--report", case.folder / "report.html"],
+    "class names, browsed": _class_names(
+        lambda case, path: [
+            "browse-data",
+            "--data_dir",
+            case.base / "kitti",
+            "--label_space",
+            path,
+            "--output",
+            case.out,
+        ]
+    ),
+    "class names, weighed": _class_names(
+        lambda case, path: [
+            "class-weights",
+            "--data_dir",
+            case.base / "kitti",
+            "--label_space",
+            path,
+            "--output",
+            case.folder / "w.json",
+        ]
+    ),
+    "class names, prepared": _class_names(
+        lambda case, path: [
+            "prepare-data",
+            "--data_dir",
+            case.base / "kitti",
+            "--label_space",
+            path,
+            "--output",
+            case.out,
+        ]
+    ),
+    "class names, compared": lambda case: [
+        "compare",
+        _named_run(case),
+        case.folder / "run",
+        "--output",
+        case.out,
+        "--show_images",
+        "0",
+    ],
+    "class names, evaluated": lambda case: [
+        "evaluate",
+        _named_run(case),
+        "--output",
+        case.out,
+        "--report",
+        case.folder / "report.html",
+    ],
     "frame names, trained": _frame_names(lambda case, data: case.finetune(data_dir=data, max_steps=1, num_overlays=2)),
     "frame names, evaluated": _frame_names(
-        lambda case, data: ["evaluate", case.base / "run", "--data_dir", data, "--output", case.out, "--report", case.folder / "report.html"]
+        lambda case, data: [
+            "evaluate",
+            case.base / "run",
+            "--data_dir",
+            data,
+            "--output",
+            case.out,
+            "--report",
+            case.folder / "report.html",
+        ]
     ),
     "frame names, browsed": _frame_names(lambda case, data: case.use_data(data)),
     "frame names, predicted": _frame_names(lambda case, data: case.predict(data / "training" / "image_2")),
     "frame names in errors": _frame_names(
         lambda case, data: (case.pick(data, f"training/image_2/*{MARK}*").write_bytes(b"x"), case.use_data(data))[1]
     ),
-    "words with escapes": lambda case: case.finetune(data_dir=f"\x1b]0;{MARK}\x07", recipe=case.rng.choice(("demo", f"\x1b]0;{MARK}\x07"))),
-}  # fmt: skip
+    "words with escapes": lambda case: case.finetune(
+        data_dir=f"\x1b]0;{MARK}\x07", recipe=case.rng.choice(("demo", f"\x1b]0;{MARK}\x07"))
+    ),
+}

@@ -93,7 +93,9 @@ KINDS |= {
     "image in grey": _edit_image(lambda image, path, rng: image.convert("L").save(path)),
     "image with alpha": _edit_image(lambda image, path, rng: image.convert("RGBA").save(path)),
     "image with a palette": _edit_image(lambda image, path, rng: image.convert("P").save(path)),
-    "image that is a JPEG": _edit_image(lambda image, path, rng: (image.save(path.with_suffix(".JPG"), "JPEG"), path.unlink())),
+    "image that is a JPEG": _edit_image(
+        lambda image, path, rng: (image.save(path.with_suffix(".JPG"), "JPEG"), path.unlink())
+    ),
     "image that is a BMP": _edit_image(lambda image, path, rng: (image.save(path.with_suffix(".bmp")), path.unlink())),
     "image with EXIF, not turned": _edit_image(lambda image, path, rng: image.save(path, exif=_exif(1))),
     "image with a text chunk": _edit_image(lambda image, path, rng: image.save(path, dpi=(72, 72))),
@@ -117,8 +119,11 @@ KINDS |= {
     "zip stored": _zip("", zipfile.ZIP_STORED),
     "zip of LZMA": _zip("", zipfile.ZIP_LZMA),
     "data read-only": _data(lambda data, case: [path.chmod(0o444) for path in data.rglob("*.png")] and None),
-    "path relative": lambda case: [*case.use_data(Path("data")), *(case.copy("kitti").rename(case.folder / "data") and [])],
-}  # fmt: skip
+    "path relative": lambda case: [
+        *case.use_data(Path("data")),
+        *(case.copy("kitti").rename(case.folder / "data") and []),
+    ],
+}
 
 
 def _exif(orientation: int) -> Image.Exif:
@@ -169,9 +174,13 @@ def _split_file(make) -> Kind:
 
 
 KINDS |= {
-    "class of an odd name": _classes(lambda content, rng: rng.choice(content["classes"]).update(name=rng.choice(NAMES))),
+    "class of an odd name": _classes(
+        lambda content, rng: rng.choice(content["classes"]).update(name=rng.choice(NAMES))
+    ),
     "classes all of odd names": _classes(
-        lambda content, rng: [one.update(name=f"{NAMES[i % len(NAMES)]}{i}") for i, one in enumerate(content["classes"])]
+        lambda content, rng: [
+            one.update(name=f"{NAMES[i % len(NAMES)]}{i}") for i, one in enumerate(content["classes"])
+        ]
     ),
     "classes without categories": _classes(lambda content, rng: [one.pop("category") for one in content["classes"]]),
     "classes of one colour": _classes(lambda content, rng: [one.update(color=[9, 9, 9]) for one in content["classes"]]),
@@ -180,17 +189,29 @@ KINDS |= {
         lambda content, rng: content.update(
             classes=[
                 {"name": "road", "color": [1, 2, 3], "label_ids": [7]},
-                {"name": "rest", "color": [4, 5, 6], "label_ids": [i for i in range(8, 34) if i not in content["void"]]},
+                {
+                    "name": "rest",
+                    "color": [4, 5, 6],
+                    "label_ids": [i for i in range(8, 34) if i not in content["void"]],
+                },
             ]
         )
     ),
     "splits without validation": _split_file(lambda names: {"train": names[:5], "test": names[5:]}),
     "splits of train alone": _split_file(lambda names: {"train": names}),
-    "splits of one frame each": _split_file(lambda names: {"train": names[:1], "validation": names[1:2], "test": names[2:3]}),
-    "splits with comments": _split_file(lambda names: "# mine\ntrain:\n" + "".join(f"- {name}  # x\n" for name in names[:5])),
-    "splits with a byte order mark": _split_file(lambda names: "\ufeff" + json.dumps({"train": names[:5], "test": names[5:]})),
-    "splits with carriage returns": _split_file(lambda names: "train:\r\n" + "".join(f"- {name}\r\n" for name in names[:5])),
-}  # fmt: skip
+    "splits of one frame each": _split_file(
+        lambda names: {"train": names[:1], "validation": names[1:2], "test": names[2:3]}
+    ),
+    "splits with comments": _split_file(
+        lambda names: "# mine\ntrain:\n" + "".join(f"- {name}  # x\n" for name in names[:5])
+    ),
+    "splits with a byte order mark": _split_file(
+        lambda names: "\ufeff" + json.dumps({"train": names[:5], "test": names[5:]})
+    ),
+    "splits with carriage returns": _split_file(
+        lambda names: "train:\r\n" + "".join(f"- {name}\r\n" for name in names[:5])
+    ),
+}
 
 
 # Runs of one step, predictions, comparisons
@@ -245,27 +266,49 @@ def _deep_output(case: Case) -> list:
 
 KINDS |= {
     "run with odd options": _train(
-        learning_rate=(0, "1e-30", 1), weight_decay=(0, 1), flip=(0, 1), max_class_share=(0.1, 1), warmup_steps=(0, 0.5, 9),
-        lr_scheduler_type=("polynomial", "constant", "cosine"), gradient_accumulation_steps=(1, 3), class_weights=("none", "enet"),
+        learning_rate=(0, "1e-30", 1),
+        weight_decay=(0, 1),
+        flip=(0, 1),
+        max_class_share=(0.1, 1),
+        warmup_steps=(0, 0.5, 9),
+        lr_scheduler_type=("polynomial", "constant", "cosine"),
+        gradient_accumulation_steps=(1, 3),
+        class_weights=("none", "enet"),
     ),
     "run with odd losses": _train(
-        loss=("focal", "dice", "lovasz", "ohem"), ohem_min_kept=(1, 10**9), normalizer=("valid_pixels", "weight_sum"),
-        focal_gamma=(0, 5), auxiliary_head=("true", "false"), auxiliary_stage=(1, 4),
+        loss=("focal", "dice", "lovasz", "ohem"),
+        ohem_min_kept=(1, 10**9),
+        normalizer=("valid_pixels", "weight_sum"),
+        focal_gamma=(0, 5),
+        auxiliary_head=("true", "false"),
+        auxiliary_stage=(1, 4),
     ),
-    "run with odd batches": _train(per_device_train_batch_size=(1, 9), per_device_eval_batch_size=(1, 50), dataloader_num_workers=(0, 1)),
-    "run with odd scales": _train(train_scales=("0.5-2.0", "48x96", "3", "0.4 1"), crop_size=("32 32", "96 32", "128 256")),
-    "run without held-out frames": _train(test_fraction=(0,), validation_fraction=(0,), eval_strategy=("no",), load_best_model_at_end=("false",)),
+    "run with odd batches": _train(
+        per_device_train_batch_size=(1, 9), per_device_eval_batch_size=(1, 50), dataloader_num_workers=(0, 1)
+    ),
+    "run with odd scales": _train(
+        train_scales=("0.5-2.0", "48x96", "3", "0.4 1"), crop_size=("32 32", "96 32", "128 256")
+    ),
+    "run without held-out frames": _train(
+        test_fraction=(0,), validation_fraction=(0,), eval_strategy=("no",), load_best_model_at_end=("false",)
+    ),
     "run in a deep folder": _deep_output,
-    "run in an existing folder": lambda case: (case.out.mkdir(), (case.out / "notes.txt").write_text("mine"), case.finetune(max_steps=1))[-1],
+    "run in an existing folder": lambda case: (
+        case.out.mkdir(),
+        (case.out / "notes.txt").write_text("mine"),
+        case.finetune(max_steps=1),
+    )[-1],
     "run that is moved": _moved_run,
     "predict of grey": _predict(_image("a.png", "L", (90, 50))),
     "predict of one pixel": _predict(_image("a.png", "RGB", (1, 1))),
     "predict of a strip": _predict(_image("a.bmp", "RGB", (400, 2))),
     "predict of alpha": _predict(_image("ü =1.png", "RGBA", (64, 64))),
     "predict of CMYK": _predict(_image("a.jpg", "CMYK", (64, 64))),
-    "predict of 16 bits": _predict(lambda case: [_save(Image.fromarray(np.full((40, 60), 999, np.uint16)), case.folder / "a.png")]),
+    "predict of 16 bits": _predict(
+        lambda case: [_save(Image.fromarray(np.full((40, 60), 999, np.uint16)), case.folder / "a.png")]
+    ),
     "predict of a folder with others": _predict(lambda case: [_mixed(case)]),
-}  # fmt: skip
+}
 
 
 def _save(image: Image.Image, path: Path) -> Path:

@@ -37,7 +37,11 @@ PARTS = {
 
 
 def write_words(options: Mapping) -> list[str]:
-    return [word for key, value in options.items() for word in (f"--{key}", *str(value).split())]
+    """Texts are split into words, paths are not."""
+    words = []
+    for key, value in options.items():
+        words += [f"--{key}", *(value.split() if isinstance(value, str) else [str(value)])]
+    return words
 
 
 def make_set(root: Path) -> Path:
