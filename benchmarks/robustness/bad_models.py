@@ -17,13 +17,13 @@ KINDS: dict[str, Kind] = {}
 # Models
 
 
-def _spoil_model(spoil) -> Kind:
+def _spoil_model(spoil, processor: bool = False) -> Kind:
     def kind(case: Case) -> list:
         model = case.copy("run")
         for path in model.glob("checkpoint-*"):
             shutil.rmtree(path)
         spoil(model, case)
-        return case.use_model(model)
+        return case.use_model(model, processor)
 
     return kind
 
@@ -34,7 +34,7 @@ def _config(change, name: str = "config.json") -> Kind:
         change(content, case.rng)
         (model / name).write_text(json.dumps(content))
 
-    return _spoil_model(spoil)
+    return _spoil_model(spoil, processor=name != "config.json")
 
 
 def _tensors(change) -> Kind:
@@ -49,7 +49,7 @@ def _tensors(change) -> Kind:
 
 
 def _file(name: str, spoil) -> Kind:
-    return _spoil_model(lambda model, case: spoil(model / name, case))
+    return _spoil_model(lambda model, case: spoil(model / name, case), processor=name == "preprocessor_config.json")
 
 
 def _set_bad_number(tensors: dict, name: str, rng) -> None:

@@ -51,7 +51,7 @@ NOT_FINITE = (
 )  # fmt: skip
 ZERO = (
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "lr_cycles",
-    "auxiliary_stage", "auxiliary_channels", "decoder_hidden_size", "ohem_min_kept",
+    "auxiliary_stage", "auxiliary_channels", "decoder_hidden_size"
 )  # fmt: skip
 TOO_LARGE = {
     "drop_path_rate": "1.5",
@@ -136,8 +136,8 @@ COMMANDS = {
 EXCLUSIVE = (
     {"resume": "true", "overwrite": "true"}, {"export_ema": "true"}, {"dataset": "synthetic"}, {"fsdp": "full_shard"},
     {"num_train_epochs": 3}, {"save_steps": 3}, {"push_to_hub": "true"}, {"deepspeed": "ds.json"},
-    {"neftune_noise_alpha": 5}, {"report_to": "nobody"}, {"crop_size": "64"}, {"eval_size": "70 -3"},
-    {"label_smoothing_factor": 0.3}, {"do_train": "false"}, {"fp16": "true", "bf16": "true"}, {"model_revision": "x y"},
+    {"report_to": "nobody"}, {"crop_size": "64"}, {"eval_size": "70 -3"},
+    {"fp16": "true", "bf16": "true"},
 )  # fmt: skip
 RARE = {"ohem_min_kept": {"loss": "ohem"}, "ohem_threshold": {"loss": "ohem"}, "focal_gamma": {"loss": "focal"}} | {
     name: {"auxiliary_head": "true"} for name in ("auxiliary_stage", "auxiliary_channels", "auxiliary_weight")

@@ -67,17 +67,16 @@ class Case:
         chosen = self.rng.choice(ways)
         return chosen if chosen[0] == "finetune" else [*chosen, *words]
 
-    def use_model(self, model: Path) -> list:
-        """Any command that loads a model."""
+    def use_model(self, model: Path, processor: bool = False) -> list:
+        """Any command that loads a model, or with `processor` its image processor, too."""
         image = next((self.base / "kitti").rglob("image_2/*.png"))
-        return self.rng.choice(
-            (
-                ["predict", "--model", model, "--input", image, "--output", self.out],
-                ["evaluate", "--model", model, "--data_dir", self.base / "kitti", "--output", self.out],
-                self.finetune(init="pretrained", model_name_or_path=model),
-                ["convert-checkpoint", model, "--to", "nvlabs", "--output", self.folder / "out.pth"],
-            )
-        )
+        ways = [
+            ["predict", "--model", model, "--input", image, "--output", self.out],
+            ["evaluate", "--model", model, "--data_dir", self.base / "kitti", "--output", self.out],
+            self.finetune(init="pretrained", model_name_or_path=model),
+            ["convert-checkpoint", model, "--to", "nvlabs", "--output", self.folder / "out.pth"],
+        ]
+        return self.rng.choice(ways[:2] if processor else ways)
 
     def predict(self, *inputs) -> list:
         return ["predict", "--model", self.base / "run", "--output", self.out, "--input", *inputs]

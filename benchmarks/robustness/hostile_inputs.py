@@ -183,22 +183,24 @@ def _link_outside(case: Case) -> list:
     return case.use_data(archive)
 
 
-def _save_paths(target: Path, image: str, label: str) -> None:
-    from datasets import Dataset, DatasetDict, Features, Image, Value
+def _replace_paths(path: Path, image: str, label: str) -> None:
+    """In an Arrow file. (`save_to_disk` would ask the network itself.)"""
+    import pyarrow
 
-    features = Features({"image": Image(), "label": Image(), "name": Value("string")})
-    storage = {"image": [image] * 6, "label": [label] * 6, "name": [f"f{number}" for number in range(6)]}
-    rows = Dataset.from_dict(storage, features=features)
-    DatasetDict({"train": rows, "test": rows}).save_to_disk(target)
+    with pyarrow.ipc.open_stream(path) as stream:
+        table = stream.read_all()
+    for name, url in (("image", image), ("label", label)):
+        column = pyarrow.array([{"bytes": None, "path": url}] * len(table), table.schema.field(name).type)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+    with pyarrow.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
 
 
 def _set_of(image: str, label: str) -> Kind:
     def kind(case: Case) -> list:
-        data = case.folder / "set"
-        shutil.copytree(case.base / "set", data)
-        shutil.rmtree(data / "train")
-        call(_save_paths, case.folder / "made", image, label)
-        shutil.copytree(case.folder / "made" / "train", data / "train")
+        data = case.copy("set")
+        for path in data.glob("*/*.arrow"):
+            call(_replace_paths, path, image, label)
         return case.use_data(data)
 
     return kind
@@ -208,6 +210,7 @@ KINDS |= {
     "archive that leads outside": _lead_outside,
     "archive with a link": _link_outside,
     "saved set of URLs": _set_of("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/b.png"),
+    "saved set of files outside": _set_of("/etc/passwd", "../../../../etc/passwd"),
     "saved set of chained URLs": _set_of("zip://a.png::https://127.0.0.1:9/a.zip", "hf://datasets/a/b/c.png"),
     "model id in a config": _model_with(
         lambda model, case: (model / "config.json").write_text(
