@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import stat
 import zipfile
 from pathlib import Path
 
 from robustness.cases import Case, Kind
 from robustness.warm import call
-from robustness.watching import MARK
+from robustness.watching import MARK, OUTSIDE
 
 KINDS: dict[str, Kind] = {}
 
@@ -178,7 +177,7 @@ def _link_outside(case: Case) -> list:
             bundle.write(path, path.relative_to(case.base / "kitti"))
         info = zipfile.ZipInfo("training/image_2/link.png")
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        bundle.writestr(info, "/etc/passwd")
+        bundle.writestr(info, OUTSIDE)
         bundle.writestr("training/semantic/link.png", "x")
     return case.use_data(archive)
 
@@ -187,12 +186,12 @@ def _replace_paths(path: Path, image: str, label: str) -> None:
     """In an Arrow file. (`save_to_disk` would ask the network itself.)"""
     import pyarrow
 
-    with pyarrow.ipc.open_stream(path) as stream:
+    with pyarrow.ipc.open_stream(path.read_bytes()) as stream:
         table = stream.read_all()
     for name, url in (("image", image), ("label", label)):
         column = pyarrow.array([{"bytes": None, "path": url}] * len(table), table.schema.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
-    with pyarrow.ipc.new_stream(path, table.schema) as stream:
+    with pyarrow.ipc.new_stream(str(path), table.schema) as stream:
         stream.write_table(table)
 
 
@@ -210,7 +209,7 @@ KINDS |= {
     "archive that leads outside": _lead_outside,
     "archive with a link": _link_outside,
     "saved set of URLs": _set_of("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/b.png"),
-    "saved set of files outside": _set_of("/etc/passwd", "../../../../etc/passwd"),
+    "saved set of files outside": _set_of(OUTSIDE, OUTSIDE),
     "saved set of chained URLs": _set_of("zip://a.png::https://127.0.0.1:9/a.zip", "hf://datasets/a/b/c.png"),
     "model id in a config": _model_with(
         lambda model, case: (model / "config.json").write_text(

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 MARK = "PWNED"
+OUTSIDE = "/etc/passwd"  # that something names
 _LOG = "watched.txt"
 
 
@@ -26,7 +27,9 @@ def watch(folder: Path) -> None:
         if event in ("socket.connect", "socket.getaddrinfo") and not str(args[-1]).startswith("/"):
             os.write(log, f"{event} {args[1:]!r:.200}\n".encode())
             raise ConnectionRefusedError("no network here")
-        if event == "open" and isinstance(args[0], str) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        if event == "open" and args[0] == OUTSIDE:
+            os.write(log, b"read outside\n")
+        elif event == "open" and isinstance(args[0], str) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             path = os.path.abspath(args[0])
             if not path.startswith(allowed):
                 os.write(log, f"write {path!r}\n".encode(errors="replace"))
