@@ -68,6 +68,7 @@ IMAGES = NO_REGULAR_FILE | {
     "cut short": cut_short,
     "empty": lambda path, case: os.truncate(path, 0),
     "noise": lambda path, case: path.write_bytes(case.rng.randbytes(2000)),
+    "of 16 bits": lambda path, case: Image.fromarray(np.full((48, 96), 999, np.uint16)).save(path),
     "text": lambda path, case: path.write_text("<svg onload=alert(1)>" * 9),
     "of 2.5e9 pixels": _claim_size,
     "turned by EXIF": _turn_by_exif,

@@ -304,16 +304,8 @@ KINDS |= {
     "predict of a strip": _predict(_image("a.bmp", "RGB", (400, 2))),
     "predict of alpha": _predict(_image("ü =1.png", "RGBA", (64, 64))),
     "predict of CMYK": _predict(_image("a.jpg", "CMYK", (64, 64))),
-    "predict of 16 bits": _predict(
-        lambda case: [_save(Image.fromarray(np.full((40, 60), 999, np.uint16)), case.folder / "a.png")]
-    ),
     "predict of a folder with others": _predict(lambda case: [_mixed(case)]),
 }
-
-
-def _save(image: Image.Image, path: Path) -> Path:
-    image.save(path)
-    return path
 
 
 def _mixed(case: Case) -> Path:

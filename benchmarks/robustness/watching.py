@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tempfile
+from html.parser import HTMLParser
 from pathlib import Path
 
 MARK = "PWNED"
@@ -74,6 +75,25 @@ def _describe_page(path: Path) -> str | None:
         text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
         if found := re.search(rf"(?<!\\)\[[^\]\n]*\]\([^)\n]*{MARK}", text):
             return f"a link {found[0]!r}"
-    if found := re.search(rf"(?<!\\)<[^>]*{MARK}|(?<!\\)<script>[^<]*{MARK}", text):
-        return f"markup {found[0]!r}"
-    return None
+        text = text.replace("\\<", "&lt;")
+    page = _Page()
+    page.feed(text)
+    return page.harm
+
+
+class _Page(HTMLParser):
+    """Finds scripts and addresses that came out of a name; inside a quoted attribute it is only text."""
+
+    harm, _tag = None, ""
+
+    def handle_starttag(self, tag, attrs):
+        self._tag = tag
+        for name, value in attrs:
+            value = value or ""
+            named = MARK.lower() in name or (MARK in value and (name in ("src", "href") or name.startswith("on")))
+            if named and not value.startswith("data:"):
+                self.harm = f"<{tag} {name}={value!r:.80}>"
+
+    def handle_data(self, data):
+        if self._tag == "script" and data.strip() == MARK:
+            self.harm = f"<script>{data}"
