@@ -1,24 +1,25 @@
 """Training checkpoints that are whole or not there, and strict loading of what is in them."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
-import re
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.files import follow_umask, hash_file
+from hf_urbanseg.manifest import PREFIX, list_files, read_step, verify_checkpoint, write_manifest
 from hf_urbanseg.models.auxiliary_head import load_auxiliary_head, split_state_dict
+from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import load_complete
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-_PREFIX = "checkpoint-"
 _STAGING = ".staging-"
 _REPLACED = _STAGING + "old-"
 
@@ -33,14 +34,10 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
 
     A process killed at any point leaves either the earlier state or the complete checkpoint.
     """
-    files = sorted(path for path in staged.rglob("*") if path.is_file())
-    entries = {}
-    for path in files:
-        entries[path.relative_to(staged).as_posix()] = {"sha256": _hash(path), "bytes": path.stat().st_size}
+    follow_umask(staged)
+    for path in list_files(staged):
         _sync(path)
-    manifest = staged / MANIFEST
-    manifest.write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
-    _sync(manifest)
+    _sync(write_manifest(staged, checkpoint.name))
     _sync(staged)
     if checkpoint.exists():
         # The same step saved again after a resume. Between the renames only the old copy is complete, under another
@@ -55,52 +52,40 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
     _sync(checkpoint.parent)
 
 
-def verify_checkpoint(checkpoint: Path) -> None:
-    """Checks every file against the manifest."""
-    fix = "delete the folder or resume from another"
-    try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-        entries = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        expected = f"a complete checkpoint with {MANIFEST}"
-        raise CheckpointError(expected, type(error).__name__, fix, checkpoint) from error
-    for name, (size, sha256) in entries.items():
-        path = checkpoint / name
-        if not path.is_file():
-            found = f"{name} missing"
-        elif path.stat().st_size != size:
-            found = f"{name} with {path.stat().st_size} bytes instead of {size}"
-        elif _hash(path) != sha256:
-            found = f"{name} with another content"
-        else:
-            continue
-        raise CheckpointError("a checkpoint as it was saved", found, fix, checkpoint)
-
-
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Folders `checkpoint-<step>`, by step."""
-    paths = Path(output_dir).glob(f"{_PREFIX}*")
-    folders = [path for path in paths if path.is_dir() and re.fullmatch(rf"{_PREFIX}\d+", path.name)]
-    return sorted(folders, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    paths = Path(output_dir).glob(f"{PREFIX}*")
+    return sorted((path for path in paths if path.is_dir() and read_step(path) is not None), key=read_step)
 
 
 def find_newest_checkpoint(output_dir: str | Path) -> Path:
     """The newest complete checkpoint; incomplete ones are passed over with a warning."""
-    for replaced in Path(output_dir).glob(f"{_REPLACED}{_PREFIX}*"):
+    for replaced in Path(output_dir).glob(f"{_REPLACED}{PREFIX}*"):
         checkpoint = replaced.with_name(replaced.name.removeprefix(_REPLACED))
         if not checkpoint.exists():
             with contextlib.suppress(FileNotFoundError):  # another rank was faster
                 replaced.rename(checkpoint)
-    for checkpoint in reversed(list_checkpoints(output_dir)):
-        try:
-            verify_checkpoint(checkpoint)
-        except CheckpointError as error:
-            logger.warning("passed over: %s", error)
-            continue
-        logger.info("resuming from %s", checkpoint)
-        return checkpoint
-    fix = "start without `--resume`, or correct `--output_dir`"
-    raise CheckpointError(f"a complete {_PREFIX}<step> folder", "none", fix, output_dir)
+    newest = _find_complete(reversed(list_checkpoints(output_dir)))
+    if newest is None:
+        fix = "start without `--resume`, or correct `--output_dir`"
+        raise CheckpointError(f"a complete {PREFIX}<step> folder", "none", fix, output_dir)
+    logger.info("resuming from %s", newest)
+    return newest
+
+
+def find_best_checkpoint(
+    output_dir: str | Path, best: int, scores: Mapping[int, float], greater_is_better: bool = True
+) -> int | None:
+    """Step of the best complete checkpoint; incomplete ones are passed over with a warning.
+
+    Args:
+        best: Step recorded as the best, which is taken if it is complete.
+        scores: By step; among equals the earlier is better, as in training.
+    """
+    saved = [step for step in map(read_step, list_checkpoints(output_dir)) if step in scores and step != best]
+    ranked = [best, *sorted(saved, key=scores.get, reverse=greater_is_better)]
+    found = _find_complete(Path(output_dir) / f"{PREFIX}{step}" for step in ranked)
+    return found and read_step(found)
 
 
 def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
@@ -123,12 +108,14 @@ def remove_staging(output_dir: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
-    """Puts the saved weights of `folder` into `model`: every tensor, or an error.
+def load_weights(model: PreTrainedModel, folder: str | Path, ema: ExponentialMovingAverage | None = None) -> None:
+    """Puts the saved weights of a checkpoint into `model`, its auxiliary head and `ema`: every tensor, or an error.
 
-    Goes through `from_pretrained`, because checkpoints are written with SegFormer's old key names and only that path
-    converts them; `Trainer`'s own loading restores 8 of 124 tensors and warns.
+    The files are verified first, for a flipped bit makes a weight like any other. They are read by `from_pretrained`,
+    because checkpoints are written with SegFormer's old key names and only that path converts them; `Trainer`'s own
+    loading restores 8 of 124 tensors and warns.
     """
+    verify_checkpoint(Path(folder))
     saved = load_complete(
         type(model),
         folder,
@@ -140,11 +127,35 @@ def load_weights(model: PreTrainedModel, folder: str | Path) -> None:
     _, auxiliary = split_state_dict(model)
     model.load_state_dict(saved.state_dict() | auxiliary, strict=True)
     load_auxiliary_head(model, folder)
+    if ema is not None:
+        ema.load(folder)
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check_export(model: PreTrainedModel, folder: Path) -> str:
+    """Reads a written model back, compares it bit for bit with `model`, and gives the sha256 of its weights.
+
+    Raises:
+        CheckpointError: It is another.
+    """
+    fix = "check disk and memory, and export again with `--resume`"
+    saved = load_complete(type(model), folder, dtype=model.dtype, error_class=CheckpointError, fix=fix).state_dict()
+    own, _ = split_state_dict(model)
+    different = [name for name, tensor in own.items() if not torch.equal(tensor.cpu(), saved[name])]
+    if different:
+        found = f"{len(different)} tensors with other numbers ({different[0]})"
+        raise CheckpointError("the exported model as it is in memory", found, fix, folder)
+    return hash_file(folder / SAFE_WEIGHTS_NAME)
+
+
+def _find_complete(checkpoints: Iterable[Path]) -> Path | None:
+    for checkpoint in checkpoints:
+        try:
+            verify_checkpoint(checkpoint)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+        else:
+            return checkpoint
+    return None
 
 
 def _sync(path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from tqdm import tqdm
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.escaping import PlainFormatter
 from hf_urbanseg.interruption import Interrupted
 from hf_urbanseg.parsing import build_parser, parse_arguments
 
@@ -30,7 +31,9 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
             if not _wants_help(argv):
                 from hf_urbanseg.hub.client import bound_requests
 
-                logging.basicConfig(format="%(message)s", stream=sys.stderr)
+                log = logging.StreamHandler()
+                log.setFormatter(PlainFormatter("%(message)s"))
+                logging.basicConfig(handlers=[log])
                 bound_requests()  # a Hub that is silent must not hold a command for ever
             main(argv)
         except UrbanSegError as error:

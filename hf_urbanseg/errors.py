@@ -8,6 +8,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_urbanseg.escaping import flatten, shorten
+
+_LONGEST = 1000  # characters of a line, which is to be read
+
 
 class UrbanSegError(Exception):
     """A mistake in the input that the person who made it can mend.
@@ -21,9 +25,12 @@ class UrbanSegError(Exception):
 
     def __init__(self, expected: str, found: str, fix: str, path: str | Path | None = None):
         self.expected, self.found, self.fix, self.path = expected, found, fix, path
-        where = f"{path}: " if path is not None else ""
-        line = f"{where}expected {expected}; found {found}; {fix}."
-        super().__init__(" ".join(line.split()))
+        parts = [flatten(part) for part in ("" if path is None else path, expected, found, fix)]
+        longest = _LONGEST
+        while sum(min(len(part), longest) for part in parts) > _LONGEST:
+            longest -= 1  # the long parts lose their middles, so that what to do is still said
+        where, expected, found, fix = (shorten(part, longest) for part in parts)
+        super().__init__(f"{where}{': ' if where else ''}expected {expected}; found {found}; {fix}.")
 
     def __reduce__(self):
         # Worker processes send their errors back pickled; the default would call __init__ with the message alone.

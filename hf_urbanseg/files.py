@@ -1,6 +1,7 @@
 """Files written whole or not at all, and files that others made, of which only so much is read."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import NoReturn
 import yaml
 
 from hf_urbanseg.errors import DataError, UrbanSegError
+from hf_urbanseg.escaping import is_plain
 
 MOST_JSON = 64 << 20
 """Bytes: the pixel counts of 100,000 images."""
@@ -42,6 +44,8 @@ def written_whole(path: str | Path, *, folder: bool = False, also: tuple[type[Ex
         if folder:
             staged.mkdir()
         yield staged
+        if folder:
+            follow_umask(staged)
         if folder and path.is_dir():  # a folder that isn't empty can't be replaced
             earlier = path.with_name(f".{path.name}.replaced")
             _remove(earlier)
@@ -66,6 +70,27 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise DataError("a folder to write to", error.strerror or str(error), "choose another", path) from error
     return Path(path)
+
+
+def follow_umask(folder: Path) -> None:
+    """Gives the files of a new folder the mode that others' have; safetensors makes its own for the owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(folder.stat().st_mode & 0o666)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(path: Path) -> Path:
+    """The path itself; refused if it can't be written down: not UTF-8, or with a line break or control character."""
+    if not is_plain(str(path.absolute())):
+        found = "one that isn't, or with control characters (spelt out here)"
+        raise DataError("a file name in UTF-8", found, "rename the file or its folder", path.absolute())
+    return path
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -125,10 +150,19 @@ def read_bytes(path: str | Path, most: int, error_class: type[UrbanSegError] = D
 
 def read_json(path: str | Path, error_class: type[UrbanSegError] = DataError) -> dict | None:
     """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
+
+    def build(pairs: list[tuple]) -> dict:
+        content = dict(pairs)
+        if len(content) < len(pairs):  # the last one would win
+            seen: set = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+            raise error_class("every name in an object once", f"`{twice}` again", "keep one", path)
+        return content
+
     try:
         # Some editors on Windows put a mark in front.
         text = read_bytes(path, MOST_JSON, error_class).decode("utf-8-sig")
-        content = json.loads(text, parse_constant=lambda _: None)
+        content = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=build)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

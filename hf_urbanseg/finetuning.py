@@ -15,7 +15,7 @@ import transformers
 from transformers import ProgressCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.checkpoints import check_export, list_checkpoints
 from hf_urbanseg.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
@@ -24,6 +24,7 @@ from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
@@ -157,7 +158,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
     trained = trainer.train(resume_from_checkpoint=args.resume)
     if args.export_ema:
         trainer.ema.use()  # for good: measured and exported
-    _export(trainer, run.path)
+    weights = _export(trainer, run.path)
 
     # In fp32, whatever training used, so that anyone who loads the folder measures the same.
     measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
@@ -171,7 +172,8 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
             "processes": args.world_size,
             "seed": args.seed,
         }
-        write_run_report(run, trainer, data, measured, int(np.argmax(counts)), training, arguments.run.num_overlays)
+        constant = int(np.argmax(counts))
+        write_run_report(run, trainer, data, measured, constant, weights, training, arguments.run.num_overlays)
         write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
     trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
     trainer.accelerator.end_training()
@@ -285,12 +287,18 @@ def _write_inputs(run: RunFolder, arguments: FinetuneArguments, data: LoadedData
     plot_class_distribution(counts, data.label_space, run.path / CLASS_DISTRIBUTION, weights=weights)
 
 
-def _export(trainer: UrbanSegTrainer, output: Path) -> None:
-    """Model and image processor into the run's folder, file by file replaced when complete."""
-    staged = output / ".staging-export"
+def _export(trainer: UrbanSegTrainer, output: Path) -> str | None:
+    """Model and image processor into the run's folder, file by file replaced when complete and read back.
+
+    Returns the sha256 of the weights, on the process that saves.
+    """
+    staged, weights = output / ".staging-export", None
     trainer.save_model(str(staged), _internal_call=True)
     if trainer.args.should_save:
+        follow_umask(staged)
+        weights = check_export(trainer.model, staged)
         for path in staged.iterdir():
             os.replace(path, output / path.name)
         staged.rmdir()
     trainer.accelerator.wait_for_everyone()
+    return weights

@@ -1,15 +1,18 @@
 """Classes: label ids in files, train ids in the model, names and colours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.escaping import is_plain
 
 IGNORE_INDEX = 255
 """Train id of pixels that are in no loss and no metric (void, padding)."""
+_LONGEST_NAME = 100
+_QUOTE = "correct it, and put numbers and words such as `null` in quotes"
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class LabelSpace:
 
     Args:
         name: Short name, used in messages and metadata.
-        names: Class names in train-id order (train id 0 first).
+        names: Class names in train-id order (train id 0 first): text of 1 to 100 characters on one line.
         colors: One (red, green, blue) triple of 0..255 per class, for pictures.
         label_ids: Raw value in a label file -> train id, or `IGNORE_INDEX` for void. A value that is not a key is an
             error in the data, never silently void.
@@ -34,6 +37,7 @@ class LabelSpace:
 
     def __post_init__(self):
         count, check = len(self.names), _build_check(self.name)
+        check_class_names((*self.names, *self.categories), self.name)
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         check(not twice, "unique class names", f"{', '.join(twice)} twice", "rename one of them")
         check(1 <= count <= IGNORE_INDEX, f"1 to {IGNORE_INDEX} classes", count, "list the classes under `classes`")
@@ -119,7 +123,8 @@ class LabelSpace:
             check(isinstance(entry, Mapping) and "name" in entry, "a `name` for every class", repr(entry), "add it")
             unknown = ", ".join(map(str, entry.keys() - {"name", "color", "label_ids", "category"}))
             check(not unknown, "keys name, color, label_ids, category", unknown, "remove it")
-            name, color = str(entry["name"]), entry.get("color", ())
+            name, color = entry["name"], entry.get("color", ())
+            check_class_names([name], source)
             triple = isinstance(color, (list, tuple)) and len(color) == 3
             right = triple and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
             fix = "write [red, green, blue]"
@@ -127,10 +132,21 @@ class LabelSpace:
             assign(entry.get("label_ids", [train_id]), train_id, name)
         void = description.get("void")
         assign([] if void is None else void, IGNORE_INDEX, "void")
-        names = tuple(str(entry["name"]) for entry in classes)
+        names = tuple(entry["name"] for entry in classes)
         colors = tuple(tuple(entry["color"]) for entry in classes)
-        categories = tuple(str(entry["category"]) for entry in classes if entry.get("category"))
-        return cls(str(description.get("name", source)), names, colors, label_ids, categories)
+        categories = tuple(entry["category"] for entry in classes if entry.get("category") is not None)
+        name = description.get("name")
+        check(name is None or (isinstance(name, str) and is_plain(name)), "a `name` on one line", repr(name), _QUOTE)
+        return cls(source if name is None else name, names, colors, label_ids, categories)
+
+
+def check_class_names(names: Iterable[object], source: str) -> None:
+    """Refuses names that aren't text of 1 to 100 characters on one line; `source` is named in errors."""
+    check = _build_check(source)
+    for name in names:
+        # Here, because it would be too late when it stands in pictures and tables after hours of training.
+        right = isinstance(name, str) and name.strip() and len(name) <= _LONGEST_NAME and is_plain(name)
+        check(right, f"names as text of 1 to {_LONGEST_NAME} characters on one line", repr(name), _QUOTE)
 
 
 def _build_check(source: str) -> Callable:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
@@ -27,10 +28,12 @@ def parse_arguments(
             parser.source = source
             if words := list(_to_words(content, known, source, parser)):
                 parser.parse_args(words)  # alone first, so that a wrong value is blamed on its file
-        words = list(_to_words({**recipe, **options}, known, None, parser))
+        words = [*_to_words({**recipe, **options}, known, None, parser), *argv]
         parser.source = None
+        if strange := next((word for word in words if re.search("[\ud800-\udfff]", word)), None):
+            raise ConfigError("options in UTF-8", f"`{strange}`", "rename the file or folder")
         *arguments, unknown = parser.parse_args_into_dataclasses(
-            [*words, *argv], return_remaining_strings=True, look_for_args_file=False
+            words, return_remaining_strings=True, look_for_args_file=False
         )
     except ConfigError:
         raise

@@ -1,5 +1,6 @@
 """`UrbanSegTrainer`: transformers' Trainer with exact losses, whole checkpoints and streaming evaluation."""
 
+import contextlib
 import logging
 import math
 import shutil
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import IntervalStrategy, speed_metrics
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, speed_metrics
 
 from hf_urbanseg.checkpoints import (
     commit_checkpoint,
@@ -20,7 +21,6 @@ from hf_urbanseg.checkpoints import (
     remove_staging,
     rotate_checkpoints,
     staging_folder,
-    verify_checkpoint,
 )
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
@@ -31,13 +31,14 @@ from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
+from hf_urbanseg.manifest import verify_checkpoint
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
-from hf_urbanseg.trainer_hooks import TrainerHooks
+from hf_urbanseg.trainer_hooks import TrainerHooks, settle_best
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -245,6 +246,8 @@ class UrbanSegTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.loss_log.drain(self.state.global_step, self._sum_over_ranks)
+        if "train_loss" in logs:  # stock counts the steps since a resume
+            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)
 
     # Optimiser
@@ -349,10 +352,9 @@ class UrbanSegTrainer(Trainer):
             verify_checkpoint(Path(resume_from_checkpoint))
         if self.args.should_save:
             remove_staging(self.args.output_dir)
-        if self.interruption is None:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        with self.interruption.deferring():
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
+            trained = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return trained._replace(training_loss=trained.metrics["train_loss"])
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:
@@ -373,6 +375,7 @@ class UrbanSegTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
         self.store_flos()
+        self.state.stateful_callbacks["loss"] = self._describe_loss()
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         staged = staging_folder(checkpoint)
         if self.args.should_save:
@@ -402,6 +405,26 @@ class UrbanSegTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self._saved_step = self.state.global_step
 
+    def _describe_loss(self) -> dict:
+        """The loss so far, so that what a resumed run logs is as if it had never been interrupted."""
+
+        def average(value: Tensor) -> Tensor:
+            return self._sum_over_ranks(value.double()) / self.args.world_size
+
+        return {
+            "sum": self._total_loss_scalar,
+            "since": float(average(self._tr_loss)),  # the last log line
+            "logged": self._globalstep_last_logged,
+            "log": self.loss_log.state(average),
+        }
+
+    def restore_loss(self) -> None:
+        saved = self.state.stateful_callbacks.get("loss")
+        if saved is not None:
+            self._total_loss_scalar, self._globalstep_last_logged = saved["sum"], saved["logged"]
+            self._tr_loss += saved["since"]
+            self.loss_log.load(saved["log"])
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         # Stock pickles all arguments here, the Hub token among them.
@@ -409,12 +432,19 @@ class UrbanSegTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        load_weights(self.model, resume_from_checkpoint)
-        if self.ema is not None:
-            self.ema.load(resume_from_checkpoint)
+        load_weights(self.model, resume_from_checkpoint, self.ema)
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        settle_best(self.args, self.state)
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        # A better score of a step that isn't saved is of no use: stock would remember it, load another step in the
+        # end, and let no saved one take its place.
+        if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
 
 class _IndexSampler(EpochSampler):

@@ -1,15 +1,20 @@
 """What `UrbanSegTrainer` does at points of the loop where `Trainer` only offers callbacks."""
 
+import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import TrainerCallback
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from hf_urbanseg.checkpoints import list_checkpoints
-from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.checkpoints import find_best_checkpoint
 
 if TYPE_CHECKING:
     from hf_urbanseg.trainer import UrbanSegTrainer
+
+
+logger = logging.getLogger(__name__)
 
 
 class TrainerHooks(TrainerCallback):
@@ -20,13 +25,9 @@ class TrainerHooks(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.first_step = self.trainer.loss_log.step = state.global_step
-        if args.load_best_model_at_end and state.best_model_checkpoint:
-            # The run's folder may have been moved since the path was recorded; stock would then forget the best.
-            best = Path(args.output_dir) / Path(state.best_model_checkpoint).name
-            if best not in list_checkpoints(args.output_dir):
-                expected = f"the best checkpoint of the run, {best.name}"
-                raise CheckpointError(expected, "none", "put it back or start anew", args.output_dir)
-            state.best_model_checkpoint = str(best)
+        self.trainer.restore_loss()
+        if args.load_best_model_at_end:
+            settle_best(args, state)  # now, and not after hours of training
 
     def on_step_begin(self, args, state, control, **kwargs):
         # Not when the batches are fetched: on resume, the random state is restored between the two.
@@ -45,3 +46,26 @@ class TrainerHooks(TrainerCallback):
         sampler = self.trainer.train_sampler
         if sampler is not None:
             sampler.set_epoch(state.global_step // (len(sampler) // sampler.step_size))
+
+
+def settle_best(args: TrainingArguments, state: TrainerState) -> None:
+    """Makes the best checkpoint in `state` one that is complete, with a warning where that is another.
+
+    Its path is that in the run's present folder, which may have been moved since.
+    """
+    recorded, score = state.best_global_step, state.best_metric
+    if not recorded:
+        return
+    key = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+    scores = {entry["step"]: entry[key] for entry in state.log_history if isinstance(entry.get(key), float)}
+    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
+    # The first process decides: ranks with other weights would measure what is not exported.
+    (best,) = broadcast_object_list([find_best_checkpoint(args.output_dir, recorded, scores, args.greater_is_better)])
+    state.best_model_checkpoint = best and str(Path(args.output_dir) / f"checkpoint-{best}")
+    if best == recorded:
+        return
+    state.best_global_step, state.best_metric = best, scores.get(best)
+    if best is None:
+        logger.warning("no complete checkpoint with a score is left: a later one is the best, else the last step")
+    else:
+        logger.warning("the best is now checkpoint-%d, %s %.4f instead of %.4f", best, key, scores[best], score)

@@ -1,8 +1,9 @@
+import errno
+import hashlib
 import logging
 import multiprocessing
 import os
 import random
-import shutil
 import time
 from pathlib import Path
 
@@ -10,20 +11,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hf_urbanseg import manifest
 from hf_urbanseg.checkpoints import (
-    MANIFEST,
+    check_export,
     commit_checkpoint,
+    find_best_checkpoint,
     find_newest_checkpoint,
     list_checkpoints,
     load_weights,
     remove_staging,
     rotate_checkpoints,
     staging_folder,
-    verify_checkpoint,
 )
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.manifest import MANIFEST, verify_checkpoint
 from hf_urbanseg.models.build import build_random_model
+from hf_urbanseg.models.loading import load_complete
 
 FILES = {
     "model.safetensors": b"weights" * 999,
@@ -112,8 +116,27 @@ def test_verify_checkpoint__damage_is_named(tmp_path, damage, found, name):
         verify_checkpoint(checkpoint)
     found = found.format(name=name, size=size, less=size - 1, more=size + 1)
     assert str(caught.value) == (
-        f"{checkpoint}: expected a checkpoint as it was saved; found {found}; delete the folder or resume from another."
+        f"{checkpoint}: expected a checkpoint as it was saved; found {found}; delete the folder or take another."
     )
+
+
+def test_verify_checkpoint__a_disk_that_cannot_be_read(tmp_path, monkeypatch):
+    checkpoint = save(tmp_path, 3)
+
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(manifest, "hash_file", fail)
+    with pytest.raises(CheckpointError, match=r"found model\.safetensors, Input/output error"):
+        verify_checkpoint(checkpoint)
+
+
+def test_verify_checkpoint__that_of_another_step(tmp_path):
+    save(tmp_path, 3).rename(tmp_path / "checkpoint-4")
+    with pytest.raises(CheckpointError, match="found checkpoint-3 under this name"):
+        verify_checkpoint(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4").rename(tmp_path / "kept")
+    verify_checkpoint(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b'{"files": 3}', b'{"files": {"a": 3}}', b"\xff"])
@@ -130,7 +153,7 @@ def test_verify_checkpoint__without_a_readable_manifest(tmp_path, content):
 
 
 def test_verify_checkpoint__folder_that_is_not_there(tmp_path):
-    with pytest.raises(CheckpointError, match="FileNotFoundError"):
+    with pytest.raises(CheckpointError, match="expected a complete checkpoint; found none"):
         verify_checkpoint(tmp_path / "checkpoint-9")
 
 
@@ -181,6 +204,33 @@ def test_find_newest_checkpoint__none(tmp_path):
         f"{tmp_path}: expected a complete checkpoint-<step> folder; found none; "
         "start without `--resume`, or correct `--output_dir`."
     )
+
+
+@pytest.mark.parametrize(
+    ("damaged", "greater", "found"),
+    [
+        ([], True, 3),
+        ([3], True, 1),
+        ([3, 1], True, 4),
+        ([3, 1, 4], True, None),
+        ([3], False, 4),
+    ],
+)
+def test_find_best_checkpoint__the_recorded_one_else_by_score(tmp_path, caplog, damaged, greater, found):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    for step in damaged:
+        flip_byte(tmp_path / f"checkpoint-{step}" / "model.safetensors")
+    scores = {1: 0.5, 3: 0.7, 4: 0.2, 5: 0.9, 6: 0.1}  # 2 was not measured, 5 and 6 are gone
+    assert find_best_checkpoint(tmp_path, 3, scores, greater) == found
+    assert sum("passed over" in record.getMessage() for record in caplog.records) == len(damaged)
+
+
+def test_find_best_checkpoint__the_earlier_of_equals_as_in_training(tmp_path):
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+    for greater in (True, False):
+        assert find_best_checkpoint(tmp_path, 8, dict.fromkeys((2, 4, 6), 0.5), greater) == 2
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
@@ -256,7 +306,7 @@ def test_commit_checkpoint__killed_at_any_moment_leaves_a_newest_one_that_verifi
     save(tmp_path, step)
     left_staging = 0
     for kills in range(60):  # as many as it takes on a slow machine
-        if kills >= 10 and step > 10 and left_staging > 1:
+        if kills >= 10 and step > 10 and left_staging > 3:
             break
         process = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(tmp_path, step + 1))
         process.start()
@@ -293,19 +343,29 @@ def copy_of(model, fill=0.5):
     return other
 
 
+def save_model(model, output_dir: Path, change=None) -> Path:
+    checkpoint = output_dir / "checkpoint-1"
+    staged = staging_folder(checkpoint)
+    model.save_pretrained(staged)
+    if change is not None:
+        tensors = load_file(staged / "model.safetensors")
+        change(tensors)
+        save_file(tensors, staged / "model.safetensors", {"format": "pt"})
+    commit_checkpoint(staged, checkpoint)
+    return checkpoint
+
+
 def test_load_weights__every_tensor(model, tmp_path):
-    model.save_pretrained(tmp_path)
     other = copy_of(model)
-    load_weights(other, tmp_path)
+    load_weights(other, save_model(model, tmp_path))
     expected = model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
 
 
 def test_load_weights__fills_the_very_tensors_the_optimiser_holds(model, tmp_path):
-    model.save_pretrained(tmp_path)
     other = copy_of(model)
     held = [(parameter, parameter.data_ptr()) for parameter in other.parameters()]
-    load_weights(other, tmp_path)
+    load_weights(other, save_model(model, tmp_path))
     assert [(id(p), p.data_ptr()) for p in other.parameters()] == [(id(p), pointer) for p, pointer in held]
 
 
@@ -318,13 +378,9 @@ def test_load_weights__fills_the_very_tensors_the_optimiser_holds(model, tmp_pat
     ],
 )
 def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(model, tmp_path, change, words):
-    model.save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    change(tensors)
-    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    other = copy_of(model)
+    checkpoint, other = save_model(model, tmp_path, change), copy_of(model)
     with pytest.raises(CheckpointError) as caught:
-        load_weights(other, tmp_path)
+        load_weights(other, checkpoint)
     assert words in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert all(
@@ -333,13 +389,38 @@ def test_load_weights__another_set_of_tensors_is_an_error_and_changes_nothing(mo
 
 
 def test_load_weights__unreadable_or_missing(model, tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected config\.json in a model folder"):
+    with pytest.raises(CheckpointError, match="expected a complete checkpoint"):
         load_weights(copy_of(model), tmp_path)
+    checkpoint = save_model(model, tmp_path)
+    cut_to(500)(checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"found model\.safetensors with 500 bytes"):
+        load_weights(copy_of(model), checkpoint)
+
+
+def test_load_complete__a_checkpoint_as_a_model_is_verified(model, tmp_path):
+    """To predict, to measure or to start from."""
+    checkpoint = save_model(model, tmp_path)
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")  # a person's change
+    load_complete(type(model), checkpoint)
+    flip_byte(checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"found model\.safetensors with another content"):
+        load_complete(type(model), checkpoint)
+    for name in ("kept", "checkpoint-2"):  # a model folder like any other, and one from elsewhere
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+    (tmp_path / "kept" / MANIFEST).write_text('{"name": "a web page"}')
+    for name in ("kept", "checkpoint-2"):
+        load_complete(type(model), tmp_path / name)
+
+
+def test_check_export__another_model_than_in_memory(model, tmp_path):
     model.save_pretrained(tmp_path)
-    cut_to(500)(tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="expected a readable model"):
-        load_weights(copy_of(model), tmp_path)
-    shutil.rmtree(tmp_path)
+    assert check_export(model, tmp_path) == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["decode_head.classifier.bias"][3] += 1e-7
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"found 1 tensors with other numbers \(decode_head\.classifier\.bias\)"):
+        check_export(model, tmp_path)
 
 
 def test_rotate_checkpoints__a_later_damaged_one_does_not_cost_the_newest(tmp_path):

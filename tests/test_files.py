@@ -12,7 +12,16 @@ from hostile_files import ENDLESS
 
 from hf_urbanseg import files
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import make_folder, read_bytes, read_json, read_mapping, write_json, write_yaml, written_whole
+from hf_urbanseg.files import (
+    check_name,
+    make_folder,
+    read_bytes,
+    read_json,
+    read_mapping,
+    write_json,
+    write_yaml,
+    written_whole,
+)
 
 
 def test_write_json__reads_back_and_keeps_the_order(tmp_path):
@@ -121,6 +130,25 @@ def test_read_json__damaged_is_one_line(tmp_path, content, said):
     with pytest.raises(DataError) as caught:
         read_json(path)
     assert f"{path}: {said}" in str(caught.value)
+
+
+def test_read_json__a_name_twice(tmp_path):
+    path = tmp_path / "weights.json"
+    path.write_text('{"a": [{"weights": {"road": 1, "car": 2, "road": 3}}], "weights": 1}')
+    with pytest.raises(DataError) as caught:
+        read_json(path)
+    assert str(caught.value) == f"{path}: expected every name in an object once; found `road` again; keep one."
+
+
+@pytest.mark.parametrize("name", [b"a\xff.png", b"a\x1b]0;b\x07.png", b"a\nb.png", b"\xc2\x85.png"])
+def test_check_name__refuses_what_cannot_be_written_down(name, tmp_path):
+    for path in (tmp_path / os.fsdecode(name), tmp_path / os.fsdecode(name) / "a.png"):
+        with pytest.raises(DataError) as caught:
+            check_name(path)
+        assert str(caught.value).isprintable()
+        assert "expected a file name in UTF-8" in str(caught.value)
+    odd = tmp_path / "\u200eIMG 1\u202f(2) 道路.png"  # as phones and screenshots name them
+    assert check_name(odd) == odd
 
 
 def test_read_json__missing_and_not_a_number(tmp_path):

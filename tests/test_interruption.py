@@ -105,7 +105,7 @@ def test_train__in_the_last_evaluation_nothing_is_left_to_train(worker, whole, t
 def test_train__two_processes_stop_together(launch, tmp_path):
     result = launch(WORKERS / "interrupted.py", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert sorted(re.findall(r"rank\S+", result.stdout)) == ["rank0:exact", "rank1:exact"]
+    assert sorted(re.findall(r"rank\d:\w+", result.stdout)) == ["rank0:exact", "rank1:exact"]
 
 
 def test_interruption__outside_of_training_it_raises_at_once():

@@ -120,6 +120,20 @@ CAR = {"name": "car", "color": [1, 2, 3]}
         ({"classes": [CAR], "void": 0}, "0 in void"),
         ({"classes": [CAR], "void": "0"}, "'0' in void"),
         (["car"], "['car']"),
+        ({"classes": [CAR | {"name": None}]}, "found None; correct it, and put numbers and words such as `null` in q"),
+        ({"classes": [CAR | {"name": ["x"]}]}, "found ['x']"),
+        ({"classes": [CAR | {"name": 7}]}, "expected names as text of 1 to 100 characters on one line; found 7"),
+        ({"classes": [CAR | {"name": ""}]}, "found ''"),
+        ({"classes": [CAR | {"name": " "}]}, "found ' '"),
+        ({"classes": [CAR | {"name": "a\nb"}]}, r"found 'a\nb'"),
+        ({"classes": [CAR | {"name": "a\u2028b"}]}, r"found 'a\u2028b'"),
+        ({"classes": [CAR | {"name": "\x1b]0;a\x07"}]}, r"found '\x1b]0;a\x07'"),
+        ({"classes": [CAR | {"name": "\ud800"}]}, r"found '\ud800'"),
+        ({"classes": [CAR | {"name": "x" * 101}]}, "found 'xxx"),
+        ({"classes": [CAR | {"category": True}]}, "found True"),
+        ({"classes": [CAR | {"category": ""}]}, "found ''"),
+        ({"classes": [CAR], "name": ["x"]}, "expected a `name` on one line; found ['x']"),
+        ({"classes": [CAR], "name": "a\nb"}, r"expected a `name` on one line; found 'a\nb'"),
     ],
 )
 def test_from_dict__refuses_in_one_line_that_names_the_file(description, words):
@@ -127,6 +141,13 @@ def test_from_dict__refuses_in_one_line_that_names_the_file(description, words):
         LabelSpace.from_dict(description, "classes.yaml")
     assert str(caught.value).startswith("classes.yaml: expected ")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "<b>", "=a", "道路", "traffic light", "$x$", "a|b", "7", "\u202eb"])
+def test_label_space__any_text_is_a_name(name):
+    assert build_space(names=(name, "car")).id2label[0] == name
+    # Numbers and an absent name of the whole aren't mistaken for text.
+    assert LabelSpace.from_dict({"classes": [CAR | {"name": name}], "name": None}, "mine.yaml").name == "mine.yaml"
 
 
 def test_from_dict__empty_void_is_no_void():

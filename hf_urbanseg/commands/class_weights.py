@@ -11,6 +11,7 @@ from rich.table import Table
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.escaping import flatten
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +60,10 @@ def main(argv: list[str]) -> None:
     save_class_weights(output, weights, data.label_space, scheme=args.scheme, counts=counts, source=source)
     chart = output.with_suffix(".png")
     plot_class_distribution(counts, data.label_space, chart, weights=weights, title=f"Labelled pixels: {source}")
-    table = Table("class", title=escape(f"{args.scheme} weights: {source}"))
+    table = Table("class", title=escape(flatten(f"{args.scheme} weights: {source}")))
     for column in ("pixels", "share", "weight"):
         table.add_column(column, justify="right")
     for name, count, weight in zip(data.label_space.names, counts, weights, strict=True):
-        table.add_row(escape(name), f"{count:,}", f"{count / counts.sum():.3%}", f"{weight:.8f}")
+        table.add_row(escape(flatten(name)), f"{count:,}", f"{count / counts.sum():.3%}", f"{weight:.8f}")
     Console().print(table)
     print(f"Wrote {output} and {chart}.")

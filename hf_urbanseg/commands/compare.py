@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, check_device, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError, check_range
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import make_folder
 
 
@@ -76,9 +77,10 @@ def main(argv: list[str]) -> None:
 
 
 def _print_summary(comparison) -> None:
-    width = max(len(run.name) for run in comparison.runs)
+    names = [flatten(run.name) for run in comparison.runs]
+    width = max(map(len, names))
     for number, (run, interval) in enumerate(zip(comparison.runs, comparison.intervals, strict=True)):
-        line = f"{run.name:{width}}  mIoU {run.mean_iou:.2%} ({interval.low:.2%} to {interval.high:.2%})"
+        line = f"{names[number]:{width}}  mIoU {run.mean_iou:.2%} ({interval.low:.2%} to {interval.high:.2%})"
         if number:
             result = comparison.changes[number - 1].bootstrap
             line += f"  {100 * result.difference:+.2f} points, p {result.p_value:.4f}"

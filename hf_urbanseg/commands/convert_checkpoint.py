@@ -7,6 +7,7 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import option, required
 from hf_urbanseg.errors import ConfigError, ModelError, check_size
+from hf_urbanseg.escaping import flatten
 
 
 @dataclass
@@ -93,7 +94,7 @@ def _print(converted, options: ConvertArguments) -> None:
         what += ", encoder alone"
     print(f"{what}: {converted.used} tensors used, each once ({LAYOUTS[converted.layout]} layout)")
     for part, count in converted.dropped.items():
-        print(f"dropped: {part}, {count} tensors")
+        print(f"dropped: {flatten(part)}, {count} tensors")
     if options.to == "hub" and converted.has_conv_decoder:
         print("The decoder is MMSegmentation's: hf_urbanseg loads it, plain transformers refuses the folder.")
     if options.to == "mmsegmentation" and converted.has_decoder and not converted.has_conv_decoder:

@@ -58,12 +58,13 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.runs.environment import describe_environment
     from hf_urbanseg.runs.folder import RunFolder
     from hf_urbanseg.runs.recorded_data import load_recorded_data, read_recorded_recipe
-    from hf_urbanseg.runs.remeasured import check_classes, check_output
+    from hf_urbanseg.runs.remeasured import check_classes, check_output, check_own_weights
     from hf_urbanseg.runs.scores import describe_scores
 
     transformers.utils.logging.disable_progress_bar()
     processes = join_processes(plan_args.device)
     device, plan = plan_args.device if processes is None else processes.device, plan_args.build_plan()
+    weights = check_own_weights(args.model)
     predictor = Predictor.from_pretrained(args.model, device, plan, args.revision, plan_args.stock_decode_head)
     data = load_recorded_data(data_args, args.model, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> None:
     scores = describe_scores(measurement.matrix, space, constant, measurement.images)
     if args.output:
         write_measurement(
-            RunFolder(args.output), args.model, split, measurement, predictor, data, constant, args.failures
+            RunFolder(args.output), args.model, split, measurement, predictor, data, constant, weights, args.failures
         )
     if args.report:
         write_evaluation_report(

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     args, plan_args = parse_command_line((SubmissionArguments, PlanArguments), argv, __doc__, usage)
     from hf_urbanseg.data.submission import check_submission, find_images, get_benchmark, write_submission
     from hf_urbanseg.files import make_folder
-    from hf_urbanseg.inference.input_files import check_images
+    from hf_urbanseg.inference.input_files import check_inputs, refuse_bad
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.labels import CITYSCAPES
     from hf_urbanseg.reports.prediction_files import predict_label_ids
@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(expected, found, "choose one trained for them", args.model)
     output = Path(args.output)
     make_folder(output.parent)  # before the work
-    check_images(list(images.values()))
+    _, bad = check_inputs(list(images.values()))
+    refuse_bad(bad, len(images), "could be read, and a server takes all or none")
     label_ids = predict_label_ids(images, predictor, plan_args.batch_size, benchmark.name)
     write_submission(output, label_ids, benchmark, images)
     print(f"{output}: {len(images)} label-id files for {benchmark.name}, checked; predicted with {plan.describe()}")

@@ -1,12 +1,20 @@
-"""Images -> train-id PNG, colour PNG and overlay; videos -> overlay video; with a trained model."""
+"""Images -> train-id PNG, colour PNG and overlay; videos -> overlay video; with a trained model.
 
+Files that can't be read are listed and the others are done; the exit status is 2 then, as for every mistake in the
+input.
+"""
+
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import PlanArguments, option, required
-from hf_urbanseg.errors import check_range
+from hf_urbanseg.errors import DataError, check_range
+from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import make_folder
+
+logger = logging.getLogger(__name__)
 
 _KINDS = ("train_id", "color", "overlay")
 
@@ -18,6 +26,7 @@ class PredictArguments:
     model: str = required("Folder written by training, or a Hub id; may stand first, without --model.")
     input: list[str] = required("Images, videos and folders of them, not their subfolders; may stand second.")
     output: str = option("predictions", "Folder for the results; made if missing.")
+    strict: bool = option(False, "Do nothing at all if a file can't be read, in place of all others.")
     alpha: float = option(0.5, "Opacity of the classes in the overlay, 0..1.")
     show_rate: bool = option(False, "Draw the frame rate reached by the prediction on a video's frames.")
     video_frames: list[str] = option(
@@ -32,8 +41,7 @@ class PredictArguments:
 def main(argv: list[str]) -> None:
     usage = "predict RUN FILE_OR_FOLDER ... [--option VALUE ...]"
     args, plan_args = parse_command_line((PredictArguments, PlanArguments), argv, __doc__, usage, ("model", "input"))
-    from hf_urbanseg.data.video import inspect_video
-    from hf_urbanseg.inference.input_files import check_images, find_inputs, is_video
+    from hf_urbanseg.inference.input_files import check_inputs, find_inputs, is_video, refuse_bad
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
     from hf_urbanseg.reports.prediction_video import predict_video
@@ -43,17 +51,25 @@ def main(argv: list[str]) -> None:
     check_targets(paths, output)
     stock, plan = plan_args.stock_decode_head, plan_args.build_plan()
     predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
-    videos = {path: inspect_video(path) for path in paths if is_video(path)}
-    images = [path for path in paths if path not in videos]
-    if images:
-        check_images(images)
+    good, bad = check_inputs(paths)
+    if args.strict or not good:
+        refuse_bad(bad, len(paths), "could be read and nothing was done")
     make_folder(output)
-    if images:
+    videos = {path: info for path, info in good.items() if is_video(path)}
+    if images := [path for path in good if path not in videos]:
         predict_images(images, predictor, output, plan_args.batch_size, args.alpha)
         print(f"{output}: train ids, colours and overlay for {len(images)} image{'s' if len(images) != 1 else ''}")
     options = plan_args.batch_size, args.alpha, args.show_rate, args.video_frames
     for path, info in videos.items():
-        count, rate = predict_video(path, info, predictor, output, *options)
+        try:
+            count, rate = predict_video(path, info, predictor, output, *options)
+        except DataError as error:
+            if args.strict or error.path != path:  # what can't be written stops everything
+                raise
+            logger.warning("%s", error)
+            bad.append(error)
+            continue
         also = f", and {frames_path(output, path.stem)}" if args.video_frames else ""
         frames = f"{count} frame{'s' if count != 1 else ''} at {rate:.1f} frames/s"
-        print(f"{video_path(output, path.stem)}{also}: {frames}, reading and writing included")
+        print(spell_out(f"{video_path(output, path.stem)}{also}: {frames}, reading and writing included"))
+    refuse_bad(bad, len(paths), "are done")

@@ -7,6 +7,7 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.escaping import spell_out
 
 
 @dataclass
@@ -54,11 +55,11 @@ def main(argv: list[str]) -> None:
         choose_data_licence(source["origin"], names, source["license"], options.private, loaded.name)
     inspect_pairs(loaded.splits, loaded.label_space)
     write_prepared_set(loaded, output, options.overwrite, source)
-    print(f"{loaded.name}: {loaded.label_space.num_labels} classes")
+    print(f"{spell_out(loaded.name)}: {loaded.label_space.num_labels} classes")
     for split, rows in loaded.splits.items():
         print(f"  {split:<10} {len(rows):>6} frames")
     for note in loaded.notes:
-        print(f"  {note}")
+        print(f"  {spell_out(note)}")
     print(f"written to {options.output}; train on it with --data_dir {options.output}")
     if options.push_to_hub is None:
         return

@@ -7,6 +7,7 @@ import datasets
 from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS
 from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.escaping import is_plain
 
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", UNSPLIT: UNSPLIT}
 SPLIT_NAMES |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
@@ -76,6 +77,6 @@ def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:
     for column in NAME_COLUMNS:
         if column in rows.column_names and rows.features[column] in _NAME_KINDS:
             names = list(rows[column])
-            if len(set(names)) == len(names) and not {"", None} & set(names):
+            if len(set(names)) == len(names) and not {"", None} & set(names) and all(is_plain(str(n)) for n in names):
                 return [str(name) for name in names]
     return [f"{split}_{index:06d}" for index in range(len(rows))]

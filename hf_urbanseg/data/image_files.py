@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import check_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 FEATURES = Features({"image": Image(), "label": Image(), "name": Value("string")})
@@ -27,7 +28,7 @@ def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
         if name in found:
             twice = f"{found[name].name} and {path.name}"
             raise DataError("one file per frame", twice, "remove or rename one of them", path)
-        found[name] = path
+        found[name] = check_name(path)
     if not found:
         wanted = f"image files ending in `{suffix}`" if suffix else f"image files ({' '.join(IMAGE_SUFFIXES)})"
         some = ", ".join(path.name for path in inside[:3]) + (" ..." if len(inside) > 3 else "") or "an empty folder"

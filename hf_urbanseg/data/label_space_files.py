@@ -66,7 +66,7 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
         return LabelSpace.from_dict(description, str(path)), folders
     if "classes" in description:
         raise DataError("either `classes` or `id2label`", "both", "keep one of them", path)
-    name = str(description.get("name", path.stem))
+    name = description.get("name", path.stem)
     return label_space_from_names(description["id2label"], name, path, description.get("void")), folders
 
 

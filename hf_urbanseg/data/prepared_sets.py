@@ -15,6 +15,7 @@ from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.files import write_json, written_whole
 
 
@@ -86,8 +87,9 @@ def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
 
 
 def _describe(loaded: LoadedData) -> str:
+    classes = ", ".join(f"{index} {name}" for index, name in loaded.label_space.id2label.items())
     lines = [
-        f"# {loaded.name}, prepared for hf_urbanseg",
+        f"# {escape_markdown(loaded.name)}, prepared for hf_urbanseg",
         "",
         "Columns: `image` and `label` (the original files, byte for byte), `name`. Classes, colours and label ids "
         f"are in `{LABEL_SPACE_FILE}`, the names of each split in `{SPLITS_FILE}`.",
@@ -96,9 +98,9 @@ def _describe(loaded: LoadedData) -> str:
         "|---|---|",
         *(f"| {split} | {len(rows)} |" for split, rows in loaded.splits.items()),
         "",
-        *(f"- {note}" for note in loaded.notes),
+        *(f"- {escape_markdown(note)}" for note in loaded.notes),
         "",
-        f"Classes by train id: {', '.join(f'{index} {name}' for index, name in loaded.label_space.id2label.items())}.",
+        f"Classes by train id: {escape_markdown(classes)}.",
         "",
         "The licence of the source data applies.",
     ]

@@ -66,7 +66,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
     known to forbid it.
 
     Raises:
-        ModelError: No model, or one that was not measured.
+        ModelError: No model, or another than was measured.
         DataError: A file can't be read.
     """
     run = Path(run)
@@ -77,6 +77,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
     if METRICS not in found:
         fix = "let `urbanseg finetune` finish (`--resume`), or measure it: `urbanseg evaluate --model RUN --output RUN`"
         raise ModelError(f"a measured model with {METRICS}", "none", fix, run)
+    RunFolder(run).check_weights()
     shown = [name for name in found if _matches(name, _PICTURES)]
     if shown and not (summary := RunSummary.read(run)).shows_pictures(pictures):
         if pictures is None:

@@ -1,16 +1,22 @@
 """Images and videos as a user names them: what there is, and whether it can be read."""
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
-from hf_urbanseg.data.video import VIDEO_SUFFIXES
+from hf_urbanseg.data.video import VIDEO_SUFFIXES, VideoInfo, inspect_video
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import check_name
 from hf_urbanseg.inference.images import read_image
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 20
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
@@ -29,7 +35,7 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
         else:
             raise DataError("an image, a video or a folder of them", "nothing there", "correct `--input`", entry)
     by_stem = {}
-    for path in paths:
+    for path in map(check_name, paths):
         first = by_stem.setdefault(path.stem, path)
         if first.resolve() != path.resolve():
             fix = "rename one, or predict them into different `--output` folders"
@@ -41,8 +47,34 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def check_images(paths: list[Path]) -> None:
-    """Reads every image once, in threads (decoding releases the GIL), so that a bad one is known before the work."""
+def check_inputs(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int] | VideoInfo], list[DataError]]:
+    """Reads every file once, images in threads (decoding releases the GIL), so that bad ones are known before the work.
+
+    Returns:
+        What is known of each good file, of an image its width and height; and what is wrong with each bad one. If they
+        are several, they have been listed.
+    """
+
+    def inspect(path: Path) -> tuple[int, int] | VideoInfo | DataError:
+        try:
+            return inspect_video(path) if is_video(path) else read_image(path).size
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(lambda path: read_image(path).size, paths), "checking", len(paths), unit="image"):
-            pass
+        found = dict(zip(paths, tqdm(pool.map(inspect, paths), "checking", len(paths), unit="file"), strict=True))
+    bad = [one for one in found.values() if isinstance(one, DataError)]
+    if len(bad) > 1:
+        for error in bad[:_LISTED]:
+            logger.warning("%s", error)
+        if len(bad) > _LISTED:
+            logger.warning("... and %d more like these", len(bad) - _LISTED)
+    return {path: one for path, one in found.items() if not isinstance(one, DataError)}, bad
+
+
+def refuse_bad(bad: Sequence[DataError], total: int, outcome: str) -> None:
+    """Raises one error for all that are `bad` of `total` files; `outcome` says what became of the others."""
+    if bad:
+        first, listed = bad[0], f" (and {len(bad) - 1} more bad files)" if len(bad) > 1 else ""
+        fix = f"{first.fix}; {total - len(bad)} of {total} {outcome}"
+        raise DataError(first.expected, first.found + listed, fix, first.path)

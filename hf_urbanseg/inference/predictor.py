@@ -17,7 +17,7 @@ from hf_urbanseg.files import read_json
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
-from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import load_complete, load_image_processor
 
@@ -28,10 +28,11 @@ def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpa
     A class named as in Cityscapes has its Cityscapes colour; every other one the generated colour farthest from all
     colours in use, so the same names always get the same colours.
     """
-    id2label = {int(train_id): str(label) for train_id, label in id2label.items()}
-    if sorted(id2label) != list(range(len(id2label))):
+    if set(map(str, id2label)) != set(map(str, range(len(id2label)))):
         expected = f"`id2label` with the ids 0..{len(id2label) - 1}"
-        raise ModelError(expected, f"{sorted(id2label)}", "correct config.json", name)
+        raise ModelError(expected, f"{[*id2label]}", "correct config.json", name)
+    id2label = {int(train_id): label for train_id, label in id2label.items()}
+    check_class_names(id2label.values(), name)
     names = tuple(id2label[train_id] for train_id in range(len(id2label)))
     known = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
     colors = [known.get(label) for label in names]

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
+from hf_urbanseg.hub.cards.markdown import code_span
 from hf_urbanseg.ladder.plan import NO_MATTER, LadderRun
 from hf_urbanseg.runs.folder import RunFolder
 
@@ -43,7 +44,7 @@ def describe_model(run: LadderRun) -> str:
 
 def describe_options(plan: Mapping[tuple[int, int], LadderRun], words: Sequence[str]) -> list[str]:
     """Sentences on the options of all runs, and on rungs that add nothing under them."""
-    notes = [f"Options of every run: `{shlex.join(words)}`."] if words else []
+    notes = [f"Options of every run: {code_span(shlex.join(words))}."] if words else []
     by_rung = {number: run for (number, _), run in reversed(plan.items())}
     for number, run in sorted(by_rung.items()):
         if number - 1 in by_rung and _what_counts(run) == _what_counts(by_rung[number - 1]):

@@ -15,25 +15,41 @@ class LossLog:
 
     def _start(self) -> None:
         self.parts: dict[str, Tensor] = {}
-        self.diagnostics: dict[str, Tensor] = {}
-        self.batches = self.void = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.diagnostics: dict[str, Tensor] = {}  # and numbers of batches, under names that no part can give
 
     def add(self, parts: dict[str, Tensor], diagnostics: dict[str, Tensor], void: Tensor) -> None:
-        for sums, values in ((self.parts, parts), (self.diagnostics, diagnostics)):
+        counts = {"batches": torch.ones((), device=self.device), "void": void}
+        for sums, values in ((self.parts, parts), (self.diagnostics, diagnostics | counts)):
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value.detach().double()
-        self.batches, self.void = self.batches + 1, self.void + void
 
     def drain(self, step: int, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Per step: `loss_<part>`; per micro-batch: diagnostics; `void_batches` if there were any. Then starts anew."""
-        values = [*self.parts.values(), *self.diagnostics.values(), self.batches, self.void]
         if step == self.step or not self.parts:
             return {}
-        *values, batches, void = reduce(torch.stack(values)).tolist()
-        logs = {f"loss_{name}": value / (step - self.step) for name, value in zip(self.parts, values, strict=False)}
-        logs |= dict(zip(self.diagnostics, (v / batches for v in values[len(self.parts) :]), strict=True))
+        parts, diagnostics = _reduce(self.parts, reduce), _reduce(self.diagnostics, reduce)
+        batches, void = diagnostics.pop("batches"), diagnostics.pop("void")
+        logs = {f"loss_{name}": value / (step - self.step) for name, value in parts.items()}
+        logs |= {name: value / batches for name, value in diagnostics.items()}
         if void:
             logs["void_batches"] = void
         self._start()
         self.step = step
         return logs
+
+    def state(self, average: Callable[[Tensor], Tensor]) -> dict:
+        """What was summed since the last log line, for a checkpoint: the same for all processes."""
+        parts, diagnostics = _reduce(self.parts, average), _reduce(self.diagnostics, average)
+        return {"step": self.step, "parts": parts, "diagnostics": diagnostics}
+
+    def load(self, state: dict) -> None:
+        """Goes on from what `state` gave."""
+        self.step = state["step"]
+        for sums, saved in ((self.parts, state["parts"]), (self.diagnostics, state["diagnostics"])):
+            sums |= {
+                name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in saved.items()
+            }
+
+
+def _reduce(sums: dict[str, Tensor], reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    return dict(zip(sums, reduce(torch.stack([*sums.values()])).tolist(), strict=True)) if sums else {}

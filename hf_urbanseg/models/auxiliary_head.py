@@ -119,7 +119,8 @@ def save_auxiliary_head(model: nn.Module, folder: str | Path) -> None:
     head = getattr(model, _NAME, None)
     if head is not None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
-        save_file(tensors, Path(folder) / AUXILIARY_WEIGHTS, {"format": "pt", "stage": str(head.stage)})
+        # One entry: safetensors writes two in random order, and the same head would have other bytes each time.
+        save_file(tensors, Path(folder) / AUXILIARY_WEIGHTS, {"stage": str(head.stage)})
 
 
 def load_auxiliary_head(model: nn.Module, folder: str | Path) -> None:

@@ -16,9 +16,10 @@ from transformers import AutoConfig, PretrainedConfig
 # torchvision is installed (resized pixels differ by up to 0.02), and in transformers < 5.23 nothing at all where it is
 # not. The PIL class gives the same pixels everywhere.
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from hf_urbanseg.errors import ModelError, UrbanSegError
+from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
 from hf_urbanseg.models import conv_decode_head  # noqa: F401  the Auto classes know its model once it is imported
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -37,7 +38,8 @@ def load_complete(
 ):
     """`model_class.from_pretrained`, in fp32 unless `dtype` says otherwise, with every tensor accounted for.
 
-    Stock loading warns of tensors that are missing, left over or of another shape and goes on with random weights.
+    Stock loading warns of tensors that are missing, left over or of another shape and goes on with random weights. The
+    weights of a training checkpoint are verified first: a flipped bit makes a weight like any other.
 
     Args:
         new: Prefixes of tensors that may be missing or of another shape, because the caller makes them anew.
@@ -47,6 +49,8 @@ def load_complete(
         options: As of `from_pretrained`.
     """
     find_file(name_or_path, "config.json", options.get("revision"), error_class)
+    if read_step(Path(name_or_path)) is not None and (Path(name_or_path) / MANIFEST).exists():
+        verify_checkpoint(Path(name_or_path), [SAFE_WEIGHTS_NAME])
     try:
         with quiet_transformers():
             # In fp32, because the default is the checkpoint's own type, and half-precision weights neither train nor

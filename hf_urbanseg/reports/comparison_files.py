@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
 from hf_urbanseg.reports.formats import format_change, format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID
 from hf_urbanseg.reports.pages import embed_figure, write_page
-from hf_urbanseg.reports.tables import MEAN_ROW, build_markdown_table, write_csv
+from hf_urbanseg.reports.tables import MEAN_ROW, build_markdown_table, embolden, write_csv
 from hf_urbanseg.runs.measured import MeasuredRun
 
 FEW_IMAGES = 30
@@ -60,13 +61,15 @@ def write_comparison_table(comparison: Comparison, path: str | Path, num_images:
         ]
         for row in _class_rows(comparison)
     )
-    classes = build_markdown_table(["class", *heads], [*rows, [f"**{cell}**" for cell in mean]])
-    title = f"# {', '.join(run.name for run in comparison.runs)}: {comparison.split} of {first.data}"
-    lines = [title, "", f"{len(first.counts)} images; the first run is what the others are compared to.", "", *runs, ""]
+    classes = build_markdown_table(["class", *heads], [*rows, list(map(embolden, mean))])
+    title = escape_markdown(f"{', '.join(run.name for run in comparison.runs)}: {comparison.split} of {first.data}")
+    about = f"{len(first.counts)} images; the first run is what the others are compared to."
+    lines = [f"# {title}", "", about, "", *runs, ""]
     lines += [*(f"- {note}" for note in (*NOTES, sureness) if note), "", "![mIoU over GMAC](miou_over_gmac.png)", ""]
     lines += ["## IoU per class", "", *classes]
     for change in comparison.changes:
-        lines += ["", f"## Images: {change.run.name} against {first.name}", "", f"{_say_counts(change)}."]
+        heading = escape_markdown(f"Images: {change.run.name} against {first.name}")
+        lines += ["", f"## {heading}", "", f"{_say_counts(change)}."]
         before, after = first.counts.mean_iou, change.run.counts.mean_iou
         for better in (True, False):
             rows = [

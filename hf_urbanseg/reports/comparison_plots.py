@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.reports.comparison import Change, Comparison
-from hf_urbanseg.reports.figures import FAINT, REPORT, build_axes
+from hf_urbanseg.reports.figures import FAINT, MOST, REPORT, build_axes
 from hf_urbanseg.runs.measured import MeasuredRun
 
 COLORS = ("#2f72b8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
@@ -77,7 +78,7 @@ def plot_miou_over_gmac(comparison: Comparison, path: str | Path | None = None) 
             x, y, yerr=np.maximum([[y - low], [high - y]], 0), fmt="o", color=color, markersize=7.5,
             markeredgecolor="white", markeredgewidth=0.8, elinewidth=1.6, capsize=3.5, zorder=4,
         )  # fmt: skip
-        labels.append((x, y, run.name, {"color": color, "fontsize": 9, "weight": "bold"}))
+        labels.append((x, y, flatten(run.name, MOST), {"color": color, "fontsize": 9, "weight": "bold"}))
         bars.append([(x, low), (x, high)])
         values += [low, high]
     labels += [(p.gmac, 100 * p.mean_iou, p.name, {"color": FAINT, "fontsize": 7}) for p in REPORT_POINTS]
@@ -86,7 +87,7 @@ def plot_miou_over_gmac(comparison: Comparison, path: str | Path | None = None) 
     axes.set(xlabel="multiply-accumulates of one pass at 375x1242 (G, log axis)", ylabel="mIoU (%)")
     where = f"{comparison.split} of {comparison.first.data}, {len(comparison.first.counts)} images"
     title = f"Ours: {where}, {comparison.intervals[0].confidence:.0%} intervals"
-    axes.set_title(title, loc="left", fontsize=10, parse_math=False)
+    axes.set_title(flatten(title, 3 * MOST), loc="left", fontsize=10, parse_math=False)
     axes.legend(
         title="Grey: Liu and Wang 2022, Table 1, on their own 50 test images", title_fontsize=7.5, frameon=False,
         fontsize=7.5, labelcolor=FAINT, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3,
@@ -114,12 +115,12 @@ def plot_image_scores(first: MeasuredRun, change: Change) -> Figure:
             kind = f"{mask.sum()} {label}"
             axes.scatter(x[mask], y[mask], s=30, color=color, alpha=0.8, linewidths=0, zorder=2, label=kind)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set_xlabel(f"{first.name}: mIoU per image (%)", parse_math=False)
-    axes.set_ylabel(f"{change.run.name}: mIoU per image (%)", parse_math=False)
+    axes.set_xlabel(f"{flatten(first.name, MOST)}: mIoU per image (%)", parse_math=False)
+    axes.set_ylabel(f"{flatten(change.run.name, MOST)}: mIoU per image (%)", parse_math=False)
     legend = axes.legend(frameon=False, loc="upper left")
     _fix_layout(figure)
     labels = [
-        (x[i], y[i], change.run.counts.names[i], {"color": color, "fontsize": 7.5})
+        (x[i], y[i], flatten(change.run.counts.names[i], MOST), {"color": color, "fontsize": 7.5})
         for better, color in ((True, BETTER), (False, WORSE))
         for i in change.most_changed(3, better)
     ]

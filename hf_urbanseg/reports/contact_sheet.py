@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import written_whole
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (110, 110, 110)
@@ -81,6 +82,7 @@ def _draw_row(cells: Sequence[tuple], cell_width: int, font: ImageFont.FreeTypeF
 
 
 def _draw_legend(legend: Sequence[tuple], font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
+    legend = [(_cut(name, font, width - 2 * _GAP - _SWATCH - 30), fill) for name, fill in legend]
     entry_width = max((int(font.getlength(name)) for name, _ in legend), default=0) + _SWATCH + 30
     per_row = max(1, (width - 2 * _GAP) // entry_width)
     band = Image.new("RGB", (width, -(-len(legend) // per_row) * (_LINE + 4) + _GAP), _PAPER)
@@ -108,10 +110,11 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    return textwrap.wrap(text, int((width - 2 * _GAP) / font.getlength("n")))
+    return textwrap.wrap(flatten(text), int((width - 2 * _GAP) / font.getlength("n")))
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    text = flatten(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,11 +1,19 @@
 """One look for every plot: without a display or global state, frames open to the top and right."""
 
+import warnings
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 OURS, BEST, REPORT, FAINT = "#1f5fa8", "#c0392b", "#8a8a8a", "#777777"
+MOST = 40
+"""Characters of a name in a figure; longer ones would leave the axes no room."""
+
+# matplotlib's own font lacks Chinese and emoji, and it would say so once for every character. A box stands for each;
+# the tables beside the figures have the names.
+warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
 
 
 def build_axes(width: float, height: float, grid: str = "both", dpi: int = 110, **rows) -> tuple[Figure, Axes]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
+from markupsafe import Markup
 
+from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.reports.figures import OURS, REPORT, build_axes
 from hf_urbanseg.reports.formats import format_percent, format_seconds
 from hf_urbanseg.reports.tables import build_markdown_table
@@ -106,7 +108,7 @@ def _minus(after: float | None, before: float | None) -> float | None:
 
 def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, notes: Sequence[str] = ()) -> None:
     """Writes the ladder as Markdown: one table of rungs, `notes` below it, one of classes."""
-    heads = ["rung", "adds", "seeds", "our mIoU (%): mean ± std", "min .. max", "change", "*report, B2 (%)*"]
+    heads = ["rung", "adds", "seeds", "our mIoU (%): mean ± std", "min .. max", "change", Markup("*report, B2 (%)*")]
     rows, before = [], None
     for entry in ladder:
         score, change, report = entry["mean_iou"], entry["change"], entry["report_mean_iou"]
@@ -125,8 +127,8 @@ def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, not
             format_seconds(entry["seconds"]["mean"]) if score else "",
         ])  # fmt: skip
         before = report
-    table = build_markdown_table([*heads, "*its change*", "time per run"], rows, words=range(3))
-    lines = [f"# {title}", "", *table, "", *(f"- {note}" for note in notes), *_class_lines(ladder)]
+    table = build_markdown_table([*heads, Markup("*its change*"), "time per run"], rows, words=range(3))
+    lines = [f"# {escape_markdown(title)}", "", *table, "", *(f"- {note}" for note in notes), *_class_lines(ladder)]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

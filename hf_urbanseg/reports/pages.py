@@ -7,7 +7,8 @@ A report's template lies in `templates/` and extends `page.html.j2`, which bring
     {% block content %}<section><h2>Frames</h2>{{ photo }}</section>{% endblock %}
 
 `write_page(path, "frames.html.j2", title="...", photo=embed_photo(image, "frame 12"))` writes it. Everything from data
-is escaped by Jinja2, missing values are errors, and a content security policy forbids the browser to load anything.
+is escaped by Jinja2 and spelt out where it can't be seen, missing values are errors, and a content security policy
+forbids the browser to load anything.
 """
 
 import base64
@@ -26,7 +27,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_urbanseg import __version__
-from hf_urbanseg.files import written_whole
+from hf_urbanseg.escaping import spell_out
+from hf_urbanseg.files import write_text
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.formats import format_change, format_count, format_percent
 from hf_urbanseg.reports.overlays import error_map
@@ -45,10 +47,7 @@ def write_page(path: str | Path, template: str, **context) -> None:
         context: What the template names; `page.html.j2` itself needs `title` and shows `subtitle` if there is one.
             Filters: `percent` (0.1234 -> 12.34, None -> -), `count` (1234 -> 1,234), `rgb` (a class colour for CSS).
     """
-    # Names of files may hold bytes that are no text; they are shown as "?".
-    content = _environment().get_template(template).render(context).encode("utf-8", "replace")
-    with written_whole(path) as staged:
-        staged.write_bytes(content)
+    write_text(path, _environment().get_template(template).render(context))
 
 
 def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX_PIXELS) -> Markup:
@@ -134,7 +133,7 @@ def embed_figure(figure: Figure, alt: str) -> Markup:
     drawing = drawing.replace('<style type="text/css">*{', "<style>.figure *{")
     drawing = drawing.replace("#000000", "currentColor").replace("#ffffff", "var(--card)")
     drawing = re.sub(r'(?:width|height)="[\d.]+pt" ?', "", drawing, count=2)
-    return Markup(f'<div class="figure" role="img" aria-label="{escape(alt)}">{start}{drawing}</div>')
+    return Markup(f'<div class="figure" role="img" aria-label="{escape(spell_out(alt))}">{start}{drawing}</div>')
 
 
 def fit_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -148,7 +147,7 @@ def _embed(image: Image.Image, alt: str, format: str, **options) -> Markup:
     image.save(buffer, format, **options)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     picture = Markup('<img src="data:image/{};base64,{}" width="{}" height="{}" alt="{}">')
-    return picture.format(format.lower(), data, image.width, image.height, alt)
+    return picture.format(format.lower(), data, image.width, image.height, spell_out(alt))
 
 
 @cache
@@ -156,6 +155,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=lambda value: spell_out(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.reports.figures import BEST, FAINT, OURS, build_axes
+from hf_urbanseg.reports.figures import BEST, FAINT, MOST, OURS, build_axes
 from hf_urbanseg.reports.formats import format_percent
 
 
@@ -91,7 +92,7 @@ def plot_class_distribution(
         for row, weight in enumerate(weights):
             axes.text(1.12, row, f"{float(weight):.4f}", **across)
     axes.set_xlabel("pixels (log axis)")
-    axes.set_title(title, loc="left", pad=8 if weights is None else 22, parse_math=False)
+    axes.set_title(flatten(title, 3 * MOST), loc="left", pad=8 if weights is None else 22, parse_math=False)
     figure.savefig(path)
 
 
@@ -123,7 +124,7 @@ def _draw_class_bars(
     figure, axes = build_axes(10, 1.4 + 0.3 * classes, grid="x")
     colors = np.array(label_space.colors) / 255
     axes.barh(range(classes), widths, color=colors, edgecolor="#333333", linewidth=0.8)
-    axes.set_yticks(range(classes), label_space.names, parse_math=False)
+    axes.set_yticks(range(classes), [flatten(name, MOST) for name in label_space.names], parse_math=False)
     axes.set_ylim(classes - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     for row, (width, text, there) in enumerate(zip(widths, texts, present, strict=True)):

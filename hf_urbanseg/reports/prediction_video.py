@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, open_video_writer, read_ahead, read_frames
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import written_whole
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.reports.overlays import blend
@@ -61,7 +62,7 @@ def predict_video(
             folder = files.enter_context(written_whole(frames_path(output, path.stem), folder=True))
         temporary = files.enter_context(written_whole(video_path(output, path.stem)))
         write_frame = files.enter_context(open_video_writer(temporary, info))
-        progress = files.enter_context(tqdm(total=info.num_frames, desc=path.name, unit="frame"))
+        progress = files.enter_context(tqdm(total=info.num_frames, desc=flatten(path.name, 40), unit="frame"))
         # Last in, first out: the thread has written everything before the video is closed.
         writer = files.enter_context(ThreadPoolExecutor(1, "write"))
         frames = read_ahead(read_frames(path), batch_size)

@@ -6,6 +6,7 @@ import numpy as np
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
@@ -15,7 +16,15 @@ from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_c
 from hf_urbanseg.reports.plots import plot_class_iou, plot_training_curves
 from hf_urbanseg.reports.tables import print_class_table, write_class_table
 from hf_urbanseg.runs.environment import describe_environment
-from hf_urbanseg.runs.folder import FAILURES, OVERLAYS, TRAINING_CURVES, RunFolder, describe_data, per_class
+from hf_urbanseg.runs.folder import (
+    FAILURES,
+    OVERLAYS,
+    TRAINING_CURVES,
+    WEIGHTS_SHA256,
+    RunFolder,
+    describe_data,
+    per_class,
+)  # fmt: skip
 from hf_urbanseg.runs.remeasured import is_own_folder, merge_metrics
 from hf_urbanseg.runs.scores import describe_scores
 
@@ -26,6 +35,7 @@ def write_run_report(
     data: LoadedData,
     measured: Mapping[str, Measurement],
     constant: int,
+    weights: str,
     training: Mapping,
     overlays: int,
 ) -> None:
@@ -35,6 +45,7 @@ def write_run_report(
         trainer: A transformers `Trainer` that has trained; its model is the exported one.
         measured: By split.
         constant: Train id of the constant guess, the commonest class of train.
+        weights: sha256 of the exported model's.
         training: Seconds, steps, ..., for the metrics.
         overlays: Pictures of predictions; 0 for none, nor of failures.
     """
@@ -43,7 +54,7 @@ def write_run_report(
     protocol = PLAIN.describe(predictor.base_size)
     selected = trainer.args.load_best_model_at_end and state.best_global_step
     scores = {
-        split: write_split_files(run, split, measurement, data, constant, protocol)
+        split: write_split_files(run, split, measurement, data, constant, protocol, weights)
         for split, measurement in measured.items()
     }
     run.write_log(state.log_history)
@@ -85,11 +96,17 @@ def print_run(run: RunFolder) -> None:
         print_class_table(scores, space, title=f"{shown}, {scores['num_images']} images")
         always = f"always guessing {guess['class']}: {guess['mean_iou']:.2%}"
         end = f"{shown} mIoU {scores['mean_iou']:.2%} ({always}); {end}"
-    print(f"{end}. Everything is in {run.path}/")
+    print(spell_out(f"{end}. Everything is in {run.path}/"))
 
 
 def write_split_files(
-    run: RunFolder, split: str, measurement: Measurement, data: LoadedData, constant: int, protocol: str
+    run: RunFolder,
+    split: str,
+    measurement: Measurement,
+    data: LoadedData,
+    constant: int,
+    protocol: str,
+    weights: str | None,
 ) -> dict:
     """Writes table and chart of a split's classes and its counts image by image, and returns its entry for the
     metrics."""
@@ -99,7 +116,7 @@ def write_split_files(
         write_class_table(scores, space, run.path / per_class(split, suffix))
     plot_class_iou(list(scores["iou"].values()), space, run.path / per_class(split, ".png"))
     run.write_counts(split, measurement.images, protocol, data.name)
-    return {"num_images": len(measurement.images), "protocol": protocol, **scores}
+    return {"num_images": len(measurement.images), "protocol": protocol, WEIGHTS_SHA256: weights, **scores}
 
 
 def write_measurement(
@@ -110,12 +127,14 @@ def write_measurement(
     predictor: Predictor,
     data: LoadedData,
     constant: int,
+    weights: str | None,
     failures: int,
 ) -> None:
     """Writes what a model measured later has to show: into its own run's folder, or one for these numbers alone.
 
     Args:
         run: Where to; `check_output` has let it pass.
+        weights: sha256 of the model's, if it is known.
         failures: Pictures of failures at most, in the model's own folder.
 
     Raises:
@@ -124,7 +143,7 @@ def write_measurement(
     environment, protocol = describe_environment(), predictor.plan.describe(predictor.base_size)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        scores = write_split_files(run, split, measurement, data, constant, protocol)
+        scores = write_split_files(run, split, measurement, data, constant, protocol, weights)
         if not is_own_folder(run.path, model):
             run.write_metrics({"splits": {split: scores}, "environment": environment})
             # What comparing counts operations from.

@@ -4,12 +4,14 @@ import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.escaping import escape_cell, escape_markdown, flatten
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.formats import format_count, format_percent
 
@@ -58,7 +60,7 @@ def _columns(result: Mapping) -> list[str]:
 def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> None:
     """Prints the table in percent, 80 columns wide; a class that does not occur is "-"; overall scores stand below."""
     table = Table(
-        title=escape(title),
+        title=escape(flatten(title)),
         caption=f"Scores in percent. {_overall(result)}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -69,7 +71,7 @@ def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> N
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     *rows, mean = build_class_table(result, label_space)
     for row in rows:
-        table.add_row(*map(escape, _cells(row)), style=None if row["pixels"] else "dim")
+        table.add_row(*(escape(flatten(cell)) for cell in _cells(row)), style=None if row["pixels"] else "dim")
     table.add_section()
     table.add_row(*_cells(mean), style="bold")
     Console().print(table)
@@ -84,29 +86,34 @@ def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path
         return
     heads = ["class", *(f"{_COLUMNS[key]} (%)" for key in _columns(result)), "labelled pixels"]
     *cells, mean = map(_cells, rows)
-    lines = build_markdown_table(heads, [*cells, [f"**{cell}**" if cell else "" for cell in mean]])
+    lines = build_markdown_table(heads, [*cells, list(map(embolden, mean))])
     path.write_text("\n".join([*lines, "", f"{_overall(result)}."]) + "\n", encoding="utf-8")
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping]) -> None:
-    """Writes rows with the keys of the first one as head; None is an empty cell."""
+    """Writes rows with the keys of the first one as head; None is an empty cell, and no text becomes a formula."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows(map(escape_cell, row) for row in (rows[0], *(row.values() for row in rows)))
 
 
 def build_markdown_table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)
 ) -> list[str]:
-    """Lines of a Markdown table; `|` in a cell is escaped.
+    """Lines of a Markdown table; heads and words are escaped if they are no `Markup`.
 
     Args:
-        words: Columns of words, to the left; the others are numbers, to the right.
+        words: Columns of words, to the left; the others are numbers as they are, to the right.
     """
-    first, *rest = ([cell.replace("|", r"\|") for cell in row] for row in (heads, *rows))
+    first = list(map(escape_markdown, heads))
+    rest = [[escape_markdown(cell) if column in words else cell for column, cell in enumerate(row)] for row in rows]
     rule = "".join("---|" if column in words else "---:|" for column in range(len(heads)))
     return [f"| {' | '.join(first)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rest)]
+
+
+def embolden(cell: str) -> Markup:
+    """A word of ours or a number, in bold."""
+    return Markup(f"**{cell}**" if cell else "")
 
 
 def _cells(row: Mapping) -> list[str]:

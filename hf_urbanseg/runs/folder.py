@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
+
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
-from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, read_mapping, write_json, write_yaml
+from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.files import hash_file, read_json, read_mapping, write_json, write_yaml
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 
@@ -26,6 +28,8 @@ TRAINING_CURVES = "training_curves.png"
 CARD = "README.md"
 REPORT = "report.html"
 OVERLAYS, FAILURES = "overlays", "failures"
+
+WEIGHTS_SHA256 = "weights_sha256"  # in the metrics of a split: of the model that has these scores
 
 
 def per_image(split: str) -> str:
@@ -71,6 +75,20 @@ class RunFolder:
             fix = "restore it, or move it away and measure again"
             raise DataError("the metrics of a run, with `splits`", "something else", fix, self.path / METRICS)
         return metrics
+
+    def hash_weights(self) -> str | None:
+        """sha256 of the model's file of weights; None without one."""
+        return hash_file(self.path / WEIGHTS) if self.has(WEIGHTS) else None
+
+    def check_weights(self, *splits: str) -> None:
+        """Refuses (ModelError) scores of `splits`, by default of all, that other weights have than those here."""
+        here, measured = self.hash_weights(), (self.read_metrics() or {}).get("splits") or {}
+        for split in splits or measured:
+            there = measured[split].get(WEIGHTS_SHA256) or here
+            if here and there != here:
+                expected, found = f"the weights that {split} was measured with ({there:.8}...)", f"{here:.8}..."
+                fix = f"put them back, or measure again: `urbanseg evaluate {self.path} --output {self.path}"
+                raise ModelError(expected, found, f"{fix} --split {split}`", self.path / WEIGHTS)
 
     def read_recipe(self) -> dict | None:
         return self._read_yaml(RECIPE, "recipe")

@@ -45,6 +45,7 @@ def load_measurement(folder: str | Path, split: str, name: str | None = None) ->
 
     Raises:
         DataError: A file is missing or damaged, or two of them are of different measurements.
+        ModelError: The folder's model is another than was measured.
         ConfigError: The folder holds other splits only.
     """
     run = RunFolder(folder)
@@ -62,6 +63,7 @@ def load_measurement(folder: str | Path, split: str, name: str | None = None) ->
     if metrics is None:
         raise DataError("this file beside the counts per image", "none", _MEASURE, run.path / METRICS)
     _check_one_measurement(metrics, counts, split, run.path)
+    run.check_weights(split)
     config = _read_config(run.path)
     return MeasuredRun(
         name or run.path.resolve().name,

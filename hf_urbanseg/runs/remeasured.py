@@ -1,12 +1,15 @@
 """Metrics of a model measured again: merged in its own folder, refused beside another model."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data
+
+logger = logging.getLogger(__name__)
 
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", RECIPE)
 
@@ -35,6 +38,16 @@ def check_output(folder: Path, model: str, data: LoadedData, split: str) -> None
     if found:
         expected = f"a folder of its own for the numbers of {model}"
         raise ConfigError(expected, f"another model's ({found})", "name another `--output`", folder)
+
+
+def check_own_weights(model: str) -> str | None:
+    """sha256 of the weights in a model's folder, with a warning if its recorded scores are another model's."""
+    run = RunFolder(model)
+    try:
+        run.check_weights()
+    except UrbanSegError as error:
+        logger.warning("%s", error)
+    return run.hash_weights()
 
 
 def check_classes(predicted: LabelSpace, data: LoadedData, model: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hf_urbanseg.commands import evaluate
 from hf_urbanseg.errors import ModelError
@@ -38,6 +39,20 @@ def test_evaluate__reproduces_the_reported_numbers(run, tmp_path, evaluate_run, 
         for name in (f"per_image_{split}.json", f"per_class_{split}.csv", f"per_class_{split}.md"):
             assert (tmp_path / split / name).read_bytes() == (run / name).read_bytes()
     assert f"validation mIoU {reported['validation']['mean_iou']:.2%}" in capsys.readouterr().out
+
+
+def test_evaluate__says_that_the_model_is_not_the_one_that_was_measured(run, tmp_path, caplog, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    tensors = load_file(copy / "model.safetensors")
+    tensors["decode_head.classifier.bias"] += 0.01
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="was measured with"):
+        collect_repository(copy)
+    for split in ("test", "validation"):
+        evaluate.main(["--model", str(copy), "--output", str(copy), "--split", split, "--num_workers", "0"])
+    warnings = [record.getMessage() for record in caplog.records if "was measured with" in record.getMessage()]
+    assert ["test" in warnings[0], "validation" in warnings[1]] == [True, True]
+    collect_repository(copy)  # measured anew, it is one model again
 
 
 def test_evaluate__counts_per_image_add_up(run):

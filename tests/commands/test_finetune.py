@@ -1,6 +1,7 @@
 """The main job through the scripts: a KITTI folder in, a model folder out, and what users then do with it."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,8 @@ def test_finetune__leaves_everything(run):
     assert expected <= names
     assert not [name for name in names if "staging" in name or name.endswith((".tmp", ".bin"))]
     assert len(list((run / "overlays").glob("*.jpg"))) == 2
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {(run / "recipe.yaml").stat().st_mode}
     splits = yaml.load((run / "splits.yaml").read_text(), yaml.BaseLoader)
     assert {split: len(frames) for split, frames in splits.items()} == {"train": 11, "validation": 1, "test": 4}
     assert json.loads((run / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 192}
@@ -95,6 +98,8 @@ def test_finetune__metrics_agree_with_table_and_constant_guess(run):
     assert test["mean_iou"] == pytest.approx(iou.mean(), abs=1e-12)
     assert test["num_images"] == 4
     assert metrics["selection"]["by"] == "mean_iou of validation"
+    exported = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    assert {scores["weights_sha256"] for scores in metrics["splits"].values()} == {exported}
     rows = {row["class"]: row for row in csv.DictReader((run / "per_class_test.csv").open())}
     assert float(rows["road"]["iou"]) == pytest.approx(test["iou"]["road"], abs=1e-6)
     counts = json.loads((run / "class_weights.json").read_text())["counts"]
@@ -350,6 +355,8 @@ def test_finetune__resume_with_other_options_says_so(words, kitti, run, tmp_path
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words(data_dir=kitti, output_dir=output, flip=0.25), "--resume"])
     finetune.main()
     assert "resumed with other options than it was started with: flip, output_dir" in caplog.text
+    before, after = (json.loads((folder / "metrics.json").read_text())["training"] for folder in (run, output))
+    assert (after["steps"], after["train_loss"]) == (before["steps"], before["train_loss"])  # nothing was left
 
 
 def test_image_processor__saved_size_is_used(run, kitti):

@@ -109,11 +109,15 @@ def test_main__a_model_of_other_classes(run, tmp_path):
     assert not (tmp_path / "submission.zip").exists()
 
 
-def test_main__an_unreadable_image_stops_before_the_first_prediction(run, model, tmp_path, monkeypatch):
-    path = tmp_path / "data/testing/image_2/000002_10.png"
-    path.write_bytes(path.read_bytes()[:-30])
+def test_main__unreadable_images_stop_before_the_first_prediction(run, model, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Predictor, "predict", None)
-    refused(run("--data_dir", "data", "--model", model, "--batch_size", 1), "000002_10.png: expected a readable image")
+    for index in (2, 0):
+        path = tmp_path / f"data/testing/image_2/00000{index}_10.png"
+        path.write_bytes(path.read_bytes()[:-30])
+        parts = f"00000{index}_10.png: expected a readable image", f"; {1 + index // 2} of 3 could be read, and"
+        refused(run("--data_dir", "data", "--model", model, "--batch_size", 1), *parts)
+    assert [name in caplog.text for name in ("000000_10.png: ", "000001_10.png: ", "000002_10.png: ")] == [1, 0, 1]
+    assert not (tmp_path / "submission.zip").exists()
 
 
 def test_main__a_missing_image(run, model, tmp_path):

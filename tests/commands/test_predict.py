@@ -1,3 +1,4 @@
+import os
 import struct
 import sys
 import zlib
@@ -183,13 +184,43 @@ def _text(path):
         (_text, "expected a readable image"),
     ],
 )
-def test_main__bad_image_stops_before_the_first_output(run, tmp_path, damage, part):
+def test_main__a_bad_image_is_left_out_and_said(run, tmp_path, damage, part):
+    frames, output = tmp_path / "frames", tmp_path / "predictions"
+    frames.mkdir()
+    damage(frames / "a.png")
+    for stem in "bc":
+        _image().save(frames / f"{stem}.png")
+    words = "--input", frames, "--batch_size", 1
+    _refused(run(*words, "--strict"), output, f"{frames / 'a.png'}: ", part, "; 2 of 3 could be read and nothing was")
+    status, out, err = run(*words)
+    assert (status, out) == (2, "predictions: train ids, colours and overlay for 2 images\n")
+    assert err.splitlines()[-1].startswith(f"error: {frames / 'a.png'}: {part}")
+    assert err.endswith("; 2 of 3 are done.\n")
+    assert {path.name[0] for path in output.iterdir()} == {"b", "c"}
+
+
+def test_main__every_bad_image_is_listed(run, tmp_path, caplog):
     frames = tmp_path / "frames"
     frames.mkdir()
-    for stem in "abcde":
-        _image().save(frames / f"{stem}.png")
-    damage(frames / "z.png")
-    _refused(run("--input", frames, "--batch_size", 1), tmp_path / "predictions", f"{frames / 'z.png'}: ", part)
+    for index in range(25):
+        _text(frames / f"{index:02d}.png")
+    _refused(run("--input", frames), tmp_path / "predictions", "00.png: ", "(and 24 more bad files)", "; 0 of 25 could")
+    assert len(caplog.messages) == 21
+    assert all(f"{index:02d}.png: expected a readable image" in caplog.messages[index] for index in range(20))
+    assert caplog.messages[-1] == "... and 5 more like these"
+
+
+def test_main__names_that_are_no_text(run, tmp_path):
+    frames, name = tmp_path / "frames", os.fsdecode(b"b\xff.png")
+    frames.mkdir()
+    _image().save(frames / "a.png")
+    _image().save(frames / name)
+    _refused(run("--input", frames), tmp_path / "predictions", r"b\xff.png: expected a file name in UTF-8")
+    words = "--input", frames / name
+    _refused(run(*words), tmp_path / "predictions", r"expected options in UTF-8; found", r"b\xff.png`; rename")
+    words = "--input", frames / "a.png", "--output", tmp_path / os.fsdecode(b"out\xff")
+    _refused(run(*words), tmp_path / "predictions", "expected options in UTF-8; found", r"out\xff`")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames"]
 
 
 def test_read_image__refuses_truncated_files_after_datasets_allowed_them(tmp_path, monkeypatch):
@@ -354,11 +385,15 @@ def test_main__the_plan_reaches_the_prediction(run, model, av, tmp_path):
     assert (found == Predictor.from_pretrained(model, "cpu").predict([frame])[0]).mean() < 0.999
 
 
-def test_main__a_bad_video_stops_before_the_first_output(run, av, tmp_path):
+def test_main__a_bad_video_is_left_out_and_said(run, av, tmp_path):
     _image().save(tmp_path / "a.png")
     (tmp_path / "b.mp4").write_bytes(b"no video")
-    result = run("--input", "a.png", "b.mp4")
-    _refused(result, tmp_path / "predictions", "b.mp4: expected a readable video; found Invalid data found")
+    words, said = ("--input", "a.png", "b.mp4"), "b.mp4: expected a readable video; found Invalid data found"
+    _refused(run(*words, "--strict"), tmp_path / "predictions", said)
+    status, out, err = run(*words)
+    assert (status, out) == (2, "predictions: train ids, colours and overlay for 1 image\n")
+    assert said in err.splitlines()[-1]
+    assert err.endswith("; 1 of 2 are done.\n")
 
 
 def test_main__a_video_that_breaks_leaves_nothing(run, av, tmp_path, monkeypatch):
@@ -370,8 +405,20 @@ def test_main__a_video_that_breaks_leaves_nothing(run, av, tmp_path, monkeypatch
         raise DataError("a readable video", "damage", "leave it out", path)
 
     monkeypatch.setattr("hf_urbanseg.reports.prediction_video.read_frames", breaks)
-    result = run("--input", "drive.mp4", "--batch_size", 2, "--video_frames", "train_id")
-    _refused(result, tmp_path / "predictions", "drive.mp4: expected a readable video; found damage")
+    words = "--input", "drive.mp4", "--batch_size", 2, "--video_frames", "train_id"
+    for strict in ((), ("--strict",)):
+        result = run(*words, *strict)
+        _refused(result, tmp_path / "predictions", "drive.mp4: expected a readable video; found damage")
+    # The other videos are done.
+    _video(tmp_path / "e.mp4")
+    monkeypatch.setattr(
+        "hf_urbanseg.reports.prediction_video.read_frames",
+        lambda path: breaks(path) if path.stem == "drive" else read_frames(path),
+    )
+    status, _, err = run(*words[:2], "e.mp4", *words[2:])
+    said = "drive.mp4: expected a readable video; found damage; leave it out; 1 of 2 are done.\n"
+    assert (status, err.endswith(said)) == (2, True)
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["e_frames", "e_overlay.mp4"]
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])  # found while later frames are predicted, or after the last

@@ -84,6 +84,8 @@ NUMBERED = ["validation_000000", "validation_000001"]
         ([7, 7], Value("int64"), NUMBERED),
         (["a", ""], Value("string"), NUMBERED),
         (["a", None], Value("string"), NUMBERED),
+        (["a", "b\x1b]0;c\x07"], Value("string"), NUMBERED),
+        (["a", "b\nc"], Value("string"), NUMBERED),
         ([0.5, 1.5], Value("float64"), NUMBERED),
         ([["a"], ["b"]], List(Value("string")), NUMBERED),
     ],

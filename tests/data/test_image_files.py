@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from made_pictures import with_palette, write_flat, write_pair
@@ -28,6 +30,15 @@ def test_list_images__duplicate_stem(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match=r"a\.png: expected one file per frame; found a\.jpg and a\.png"):
+        list_images(tmp_path)
+
+
+def test_list_images__a_name_that_is_no_text(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / os.fsdecode(b"notes\xff.txt")).touch()
+    assert list(list_images(tmp_path)) == ["a"]
+    (tmp_path / os.fsdecode(b"b\xff.png")).touch()
+    with pytest.raises(DataError, match=r"b\\xff\.png: expected a file name in UTF-8; found"):
         list_images(tmp_path)
 
 

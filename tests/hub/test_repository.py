@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -192,3 +193,12 @@ def test_collect_repository__event_files_without_host_names_and_paths(run):
     copy.write_bytes(files[name])
     events = EventAccumulator(str(copy)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.25), (2, 0.125)]
+
+
+def test_collect_repository__another_model_than_was_measured(run):
+    measured = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    (run / "metrics.json").write_text(json.dumps({"splits": {"test": {"weights_sha256": measured}}}))
+    collect_repository(run)
+    (run / "model.safetensors").write_bytes(b"another")
+    with pytest.raises(ModelError, match="expected the weights that test was measured with"):
+        collect_repository(run)

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor, build_label_space
 from hf_urbanseg.labels import CITYSCAPES
@@ -314,8 +315,22 @@ def test_build_label_space__other_names_get_distinct_colours():
 
 def test_build_label_space__ids_as_in_json_or_with_gaps():
     assert build_label_space({"1": "b", "0": "a"}).names == ("a", "b")
-    with pytest.raises(ModelError, match=r"ids 0\.\.1; found \[0, 2\]"):
-        build_label_space({0: "a", 2: "b"})
+    for ids, found in (({0: "a", 2: "b"}, "[0, 2]"), ({"0": "a", "x": "b"}, "['0', 'x']")):
+        with pytest.raises(ModelError, match=re.escape(f"ids 0..1; found {found}")):
+            build_label_space(ids)
+
+
+@pytest.mark.parametrize("name", [None, 7, "", ["x"], "a\nb", "\x1b]0;a\x07", "x" * 10_000])
+def test_from_pretrained__a_foreign_models_names(folder, name):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["id2label"]["0"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(UrbanSegError) as caught:
+        Predictor.from_pretrained(folder, "cpu")
+    assert str(caught.value).startswith(f"{folder}: expected ")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1030
 
 
 def test_from_pretrained__half_precision_files_are_measured_in_fp32(tmp_path):

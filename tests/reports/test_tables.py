@@ -139,7 +139,7 @@ def test_write_class_table__markdown(tmp_path):
         "| class | IoU (%) | accuracy (%) | labelled pixels |",
         "|---|---:|---:|---:|",
         "| road | 100.00 | 100.00 | 1,234,567 |",
-        r"| a\|b [red] | 25.00 | 50.00 | 3 |",
+        r"| a&#124;b \[red\] | 25.00 | 50.00 | 3 |",
         "| train | - | - | - |",
         "| **mean** | **62.50** | **75.00** |  |",
         "",

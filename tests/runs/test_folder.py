@@ -1,5 +1,6 @@
 """A run's folder read back: what is there, what isn't, and what is damaged."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data, per_class, per_image
@@ -72,3 +73,25 @@ def test_read_metrics__a_number_that_is_none(tmp_path):
     (tmp_path / METRICS).write_text('{"splits": {"test": {"mean_iou": NaN}}}')
     assert RunFolder(tmp_path).read_metrics() == {"splits": {"test": {"mean_iou": None}}}
     assert json.loads('{"a": NaN}')  # which json itself would let pass
+
+
+def test_check_weights__scores_of_other_weights(tmp_path):
+    run, file = RunFolder(tmp_path), tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    measured = hashlib.sha256(b"weights").hexdigest()
+    run.write_metrics(
+        {"splits": {"test": {"weights_sha256": measured}, "validation": {}, "train": {"weights_sha256": None}}}
+    )
+    run.check_weights()
+    file.write_bytes(b"Weights")
+    run.check_weights("validation", "train")  # not recorded
+    for splits in ((), ("test",)):
+        with pytest.raises(ModelError) as caught:
+            run.check_weights(*splits)
+        assert str(caught.value) == (
+            f"{file}: expected the weights that test was measured with ({measured[:8]}...); found "
+            f"{hashlib.sha256(b'Weights').hexdigest()[:8]}...; put them back, or measure again: "
+            f"`urbanseg evaluate {tmp_path} --output {tmp_path} --split test`."
+        )
+    file.unlink()  # a measurement kept without its model
+    run.check_weights()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.errors import ConfigError, DataError, ModelError
+from hf_urbanseg.files import read_json, write_json
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_config, build_random_model
@@ -46,6 +46,17 @@ def write_run(folder, seed=1, size="tiny", right=0.6, split="test", **overrides)
     write_json(folder / "metrics.json", {"splits": {split: describe_scores(matrix, CITYSCAPES, 0)}})
     build_config(size, CITYSCAPES, **overrides).to_json_file(folder / "config.json")
     return folder
+
+
+def test_load_measurement__another_model_than_was_measured(tmp_path):
+    folder = write_run(tmp_path)
+    metrics = read_json(folder / "metrics.json")
+    metrics["splits"]["test"]["weights_sha256"] = "0" * 64
+    write_json(folder / "metrics.json", metrics)
+    load_measurement(folder, "test")  # measured elsewhere: no model is here
+    (folder / "model.safetensors").write_bytes(b"another")
+    with pytest.raises(ModelError, match="expected the weights that test was measured with"):
+        load_measurement(folder, "test")
 
 
 def test_load_measurement__scores_equal_scikit_learn(tmp_path):

@@ -10,9 +10,10 @@ from huggingface_hub import DatasetCardData
 from hf_urbanseg import __version__
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.hub.cards.citations import read_bibtex
 from hf_urbanseg.hub.cards.licence import TITLES, Licence
-from hf_urbanseg.hub.cards.markdown import flatten, render_markdown
+from hf_urbanseg.hub.cards.markdown import render_markdown
 from hf_urbanseg.hub.cleaning import clean_values, list_local_folders
 from hf_urbanseg.reports.contact_sheet import save_contact_sheet
 from hf_urbanseg.reports.overlays import blend
@@ -86,6 +87,6 @@ def _draw_samples(path: Path, data: LoadedData) -> None:
     for index in np.unique(np.linspace(0, len(rows) - 1, 3).round().astype(int)).tolist():
         image = np.asarray(rows[index]["image"].convert("RGB"))
         train_ids = data.label_space.train_id_table[np.asarray(rows[index]["label"])]
-        cells.append((image, flatten(f"{split}: {rows[index]['name']}")))
+        cells.append((image, f"{split}: {rows[index]['name']}"))
         cells.append((blend(image, train_ids, data.label_space, alpha=0.6), "its label; void is left uncoloured"))
     save_contact_sheet(path, cells, 2, "Frames and their labels", [], cell_width=620)

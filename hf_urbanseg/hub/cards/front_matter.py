@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_urbanseg.hub.cards.markdown import flatten
+from hf_urbanseg.escaping import flatten
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.runs.folder import METRICS
 

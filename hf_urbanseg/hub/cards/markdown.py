@@ -10,30 +10,9 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from hf_urbanseg.escaping import escape_markdown, flatten
+
 TEMPLATES = Path(__file__).parent / "templates"
-_ENTITIES = {character: f"&#{ord(character)};" for character in "\\|`$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_ESCAPED = re.compile(r"[\\|`$&<>*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
-_AT_START = re.compile(r"^(\d*)([-+#=]|(?<=\d)[.)](?=\s|$))")  # a list, a heading or a line under one
-_LONGEST = 1000  # characters of one text; the Hub reads no card above 10 MB
-
-
-def flatten(text: object) -> str:
-    """One line of bounded length, without control characters, lone surrogates and marks that turn the direction."""
-    text = " ".join(str(text).split())
-    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
-    return "".join(one if one.isprintable() else "\ufffd" for one in text)
-
-
-def escape_markdown(text: object) -> Markup:
-    """`text` on one line, to be read as it is; `Markup` is left alone.
-
-    Backslashes and bars become entities: tables look for bars before anything else is parsed.
-    """
-    if isinstance(text, Markup):
-        return text
-    text = _ESCAPED.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), flatten(text))
-    text = text.replace("://", ":&#47;&#47;")  # or it would become a link
-    return Markup(_AT_START.sub(lambda match: f"{match[1]}&#{ord(match[2])};", text))
 
 
 def code_span(text: object) -> Markup:

@@ -99,4 +99,4 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
     meta = wrapped["meta"] if isinstance(wrapped.get("meta"), dict) else {}
     meta = meta | (meta.get("dataset_meta") or {})
     names = meta.get("CLASSES") or meta.get("classes")
-    return CheckpointFile(path, dict(tensors), tuple(map(str, names)) if names else None)
+    return CheckpointFile(path, dict(tensors), tuple(names) if names and isinstance(names, list | tuple) else None)

@@ -28,7 +28,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
+from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, check_class_names
 from hf_urbanseg.models.build import SIZES
 from hf_urbanseg.models.conv_decode_head import (
     SegformerConvDecodeHead,
@@ -233,6 +233,7 @@ def _choose_names(names: Sequence[str] | None, num_labels: int, path: Path) -> S
     if names is None and num_labels == CITYSCAPES.num_labels:
         logger.warning("%s names none of its 19 classes: taken for those of Cityscapes, see `--label_space`", path)
         return CITYSCAPES.names
+    check_class_names(names or (), str(path))
     if names is not None and len(set(names)) == len(names) == num_labels:
         return names
     found = f"no names of its {num_labels} classes"

@@ -160,7 +160,7 @@ def test_write_dataset_card__revision_and_warnings(tmp_path, data):
 
 
 def test_write_dataset_card__hostile_names_stay_text(tmp_path):
-    names = ("<script>alert(1)</script>", "![x](http://evil.example/x.png)\n# Heading")
+    names = ("<script>alert(1)</script>", "![x](http://evil.example/x.png)# Heading")
     _, text = write(tmp_path, build(names, ((1, 2, 3), (4, 5, 6)), {7: 0, 8: 1, 9: 1, 0: 255}))
     body = text.split("---\n", 2)[2]
     assert "<script>" not in body
