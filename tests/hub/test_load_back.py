@@ -70,7 +70,8 @@ def run(kitti, tmp_path_factory):
         loader = build_eval_loader(dataset, 2, 0, 0, 1)
         measured = measure(model, loader, dataset.names, CITYSCAPES.names, PLAIN, torch.device("cpu"), boundary=True)
         protocol = PLAIN.describe((64, 192))
-        entries[split] = write_split_files(RunFolder(folder), split, measured, data, 0, protocol)
+        # None, as for a model that is measured from the Hub again.
+        entries[split] = write_split_files(RunFolder(folder), split, measured, data, 0, protocol, None)
     images = {split: len(names) for split, names in SPLITS.items()}
     write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
     write_json(folder / "label_space.json", CITYSCAPES.to_dict())
