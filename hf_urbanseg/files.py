@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -100,8 +101,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Mapping, indent: int | None = 1) -> None:
-    """Writes JSON (no NaN: it is not JSON); `indent` None is one long line."""
-    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes JSON, in which NaN and infinity are null; `indent` None is one long line."""
+    text = json.dumps(replace_non_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def replace_non_finite(content):
+    """`content` with None for NaN and infinity, for which JSON has no words; mappings, lists and tuples anew."""
+    if isinstance(content, Mapping):
+        return {key: replace_non_finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [replace_non_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_yaml(path: str | Path, content: Mapping) -> None:

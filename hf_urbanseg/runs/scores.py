@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from hf_urbanseg.files import replace_non_finite
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.bootstrap import bootstrap_mean_iou
 from hf_urbanseg.metrics.image_counts import ImageCounts
@@ -44,18 +45,17 @@ def describe_scores(
         scores |= _describe_images(images)
     # A score per class is a list, in the order of classes.
     described = {
-        key: dict(zip(names, map(_finite, value), strict=True)) if isinstance(value, list) else _finite(value)
-        for key, value in scores.items()
+        key: dict(zip(names, value, strict=True)) if isinstance(value, list) else value for key, value in scores.items()
     }
-    return {
+    return replace_non_finite({
         **described,
         "absent_classes": [name for name, value in zip(names, scores["iou"], strict=True) if math.isnan(value)],
         "constant_guess": {
             "class": names[constant_class],
-            **{key: _finite(guessed[key]) for key in ("mean_iou", "mean_accuracy", "overall_accuracy")},
+            **{key: guessed[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")},
         },
         "confusion_matrix": matrix.tolist(),
-    }
+    })  # fmt: skip
 
 
 def _describe_images(images: ImageCounts) -> dict:
@@ -66,9 +66,3 @@ def _describe_images(images: ImageCounts) -> dict:
         described["boundary_iou"] = total.boundary_iou[0].tolist()
         described["mean_boundary_iou"] = float(total.mean_boundary_iou[0])
     return described
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
