@@ -69,5 +69,9 @@ class CheckpointError(UrbanSegError):
     """A training checkpoint that is incomplete, altered or missing."""
 
 
+class DivergenceError(UrbanSegError):
+    """Training whose gradients or weights are no longer finite numbers."""
+
+
 class HubError(UrbanSegError):
     """The Hub is away, refuses, or must not get what it would be sent."""

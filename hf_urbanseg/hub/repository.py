@@ -5,10 +5,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from safetensors import SafetensorError, safe_open
+
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning import clean_file, list_local_folders
+from hf_urbanseg.models.loading import check_finite, first_line
 from hf_urbanseg.runs.folder import (
     CARD,
     CLASS_DISTRIBUTION,
@@ -136,6 +139,12 @@ def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
     if missing:
         fix = "let `urbanseg finetune` finish (`--resume`)"
         raise ModelError("a trained model", f"no {', '.join(missing)}", fix, folder)
+    for path in (path for name, path in found.items() if name.endswith(".safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                check_finite(((name, file.get_tensor(name)) for name in file.keys()), path)  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError("readable weights", first_line(error), "copy or train the model again", path) from error
 
 
 def _clean(run: Path, found: Mapping[str, Path], tensorboard: bool) -> Files:

@@ -10,7 +10,7 @@ from transformers import SegformerForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.models.loading import find_difference
+from hf_urbanseg.models.loading import check_finite, find_difference
 
 AUXILIARY_WEIGHTS = "auxiliary_head.safetensors"
 _NAME = "auxiliary_head"
@@ -145,4 +145,5 @@ def load_auxiliary_head(model: nn.Module, folder: str | Path) -> None:
         raise ModelError(f"a head of stage {head.stage}", f"one of stage {stage}", fix, path)
     if different := find_difference(head.state_dict(), saved, same_precision=True):
         raise ModelError("the tensors of this head", different, fix, path)
+    check_finite(saved.items(), path)
     head.load_state_dict(saved, strict=True)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_urbanseg.errors import CheckpointError
-from hf_urbanseg.models.loading import find_difference
+from hf_urbanseg.models.loading import check_finite, find_difference
 
 EMA_WEIGHTS = "ema.safetensors"
 _PARAMETERS, _BUFFERS, _STEP = "parameters.", "buffers.", "step"
@@ -87,6 +87,7 @@ class ExponentialMovingAverage:
         if different := find_difference(self.state_dict(), state, same_precision=True):
             fix = "resume with the options the run was started with"
             raise CheckpointError("averages of this very model", different, fix, path)
+        check_finite(state.items(), path, CheckpointError)
         self.step = int(state.pop(_STEP))
         _copy(state, self._average)
 

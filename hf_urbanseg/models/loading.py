@@ -1,7 +1,7 @@
 """Models and image processors from a folder or the Hub: completely, or one line that says what is wrong."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,8 @@ def load_complete(
     """`model_class.from_pretrained`, in fp32 unless `dtype` says otherwise, with every tensor accounted for.
 
     Stock loading warns of tensors that are missing, left over or of another shape and goes on with random weights. The
-    weights of a training checkpoint are verified first: a flipped bit makes a weight like any other.
+    weights of a training checkpoint are verified first: a flipped bit makes a weight like any other. NaN and infinity
+    are refused, too.
 
     Args:
         new: Prefixes of tensors that may be missing or of another shape, because the caller makes them anew.
@@ -75,6 +76,7 @@ def load_complete(
     if found:
         expected = "weights for every tensor of the model and no others"
         raise error_class(expected, "; ".join(found).replace(";", ","), fix, name_or_path)
+    check_finite(model.state_dict().items(), name_or_path, error_class)
     return model
 
 
@@ -156,6 +158,27 @@ def find_difference(
         if here.dtype != there.dtype and (same_precision or here.is_floating_point() != there.is_floating_point()):
             return f"`{prefix}{name}` as {there.dtype} instead of {here.dtype}"
     return None
+
+
+def check_finite(
+    tensors: Iterable[tuple[str, Tensor]],
+    path: str | Path | None,
+    error_class: type[UrbanSegError] = ModelError,
+    fix: str = "take an earlier checkpoint",
+) -> None:
+    """Refuses NaN and infinity among weights and statistics: whatever is computed from them is neither right nor loud.
+
+    Args:
+        path: Where the tensors come from, for the error that names the first such tensor.
+    """
+    if name := find_non_finite(tensors):
+        raise error_class("finite weights", f"inf or NaN in `{name}`", fix, path)
+
+
+def find_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The first tensor by name that holds NaN or infinity."""
+    found = (name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all())
+    return next(found, None)
 
 
 def first_line(error: object) -> str:

@@ -1,7 +1,9 @@
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from clean_machine import elsewhere  # noqa: F401
@@ -201,4 +203,24 @@ def test_collect_repository__another_model_than_was_measured(run):
     collect_repository(run)
     (run / "model.safetensors").write_bytes(b"another")
     with pytest.raises(ModelError, match="expected the weights that test was measured with"):
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_collect__refuses_weights_that_are_not_finite(run, tmp_path, value):
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (checkpoint / name).write_text("{}")
+    for folder, collect in ((run, collect_repository), (checkpoint, partial(collect_checkpoint, run))):
+        save_file({"fine": np.ones(3), "decode_head.bias": np.array([0, value])}, folder / "model.safetensors")
+        with pytest.raises(ModelError) as error:
+            collect(folder)
+        expected = f"{folder}/model.safetensors: expected finite weights; found inf or NaN in `decode_head.bias`; "
+        assert str(error.value).startswith(expected)
+
+
+def test_collect_repository__refuses_damaged_weights(run):
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"expected readable weights; found .*; copy or train the model again"):
         collect_repository(run)

@@ -358,6 +358,7 @@ def test_load_auxiliary_head__on_one_side_only(tmp_path):
     ("change", "words"),
     [
         (lambda tensors: tensors.pop("classifier.bias"), "`classifier.bias` missing"),
+        (lambda tensors: tensors["classifier.bias"].fill_(torch.nan), "inf or NaN in `classifier.bias`"),
         (lambda tensors: tensors.update(extra=torch.ones(1)), "`extra` left over"),
         (
             lambda tensors: tensors.update({"classifier.bias": torch.ones(1)}),

@@ -285,3 +285,13 @@ def test_swap__averaged_segformer_is_exported_plain(tmp_path):
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.equal(loaded.eval()(x).logits, expected)
     assert not torch.equal(model(x).logits, expected)
+
+
+def test_load__averages_that_are_not_finite_change_nothing(tmp_path):
+    ruined, ema = ExponentialMovingAverage(build()), ExponentialMovingAverage(build(1))
+    ruined.state_dict()["parameters.0.bias"][1] = torch.nan
+    ruined.save(tmp_path)
+    before = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"expected finite weights; found inf or NaN in `parameters.0.bias`; "):
+        ema.load(tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ema.state_dict().items())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import check_regular
-from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.models.loading import check_finite, first_line
 
 _TENSORS = ("state_dict", "model")
 """Keys under which files hold their tensors; a file may also be nothing but them."""
@@ -93,8 +93,7 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
         if not dense or value.nbytes > value.untyped_storage().nbytes():
             found = f"`{name}` {tuple(value.shape)} with other numbers than the file holds"
             raise ModelError("tensors in full", found, fix, path)
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ModelError("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)
+    check_finite(tensors.items(), path)
     # `CLASSES` in mmcv 1.x, `dataset_meta` in mmengine.
     meta = wrapped["meta"] if isinstance(wrapped.get("meta"), dict) else {}
     meta = meta | (meta.get("dataset_meta") or {})
