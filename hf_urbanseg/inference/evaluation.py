@@ -125,7 +125,8 @@ def measure(
             for batch in loader:
                 labels = batch["labels"]
                 sizes = [tuple(label.shape) for label in labels]
-                predictions = predict_views(model, batch["views"], sizes, plan, device, autocast)
+                shown = [names[index] for index in batch["index"]]
+                predictions = predict_views(model, batch["views"], sizes, plan, device, autocast, shown)
                 for index, prediction, label in zip(batch["index"], predictions, labels, strict=True):
                     counts = matrix.update(prediction, label.to(prediction.device))
                     bands = pool.submit(_count_boundary, prediction, label, len(classes)) if boundary else None

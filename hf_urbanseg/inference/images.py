@@ -23,7 +23,9 @@ def read_image(path: str | Path) -> Image.Image:
             # Pillow opens 16-bit colour as mode RGB and drops the low bytes; only the raw mode tells.
             raw_modes = [args if isinstance(args, str) else str(args[0]) for *_, args in image.tile if args]
             if not _is_deep(image) and not any(";16" in raw_mode for raw_mode in raw_modes):
-                return ImageOps.exif_transpose(image).convert("RGB")
+                picture = ImageOps.exif_transpose(image).convert("RGB")
+                picture.filename = str(path)  # Pillow's own attribute, which its copies lose
+                return picture
     except DataError:
         raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything

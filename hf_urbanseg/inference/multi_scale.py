@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import pairwise
+from math import inf
 
 import torch
 from torch import Tensor
 
+from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.sliding_window import SlidingWindow
 from hf_urbanseg.inference.upsampling import Span, find_best_class, upsample_argmax, upsample_block
@@ -31,6 +34,7 @@ def predict_views(
     plan: PredictionPlan = PLAIN,
     device: torch.device | str | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    names: Sequence[str] | None = None,
 ) -> list[Tensor]:
     """Predicts a batch at native resolution by the passes of a plan.
 
@@ -45,14 +49,18 @@ def predict_views(
         views: From `collate_eval`: the batch at each ratio of the plan.
         target_sizes: (height, width) of each image's result.
         device: Of the model; None asks the model.
+        names: Of the images, for errors; default: their numbers.
 
     Shape:
         returns: N tensors (height, width) uint8, train ids, on the model's device.
 
+    Raises:
+        ModelError: Logits that are NaN or infinite, of which no class is the best.
+
     Source: the report's testing (MMSegmentation's `aug_test`); its `slide_inference` for windows.
     """
     predictions = []
-    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast):
+    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast, names):
         if len(passes) == 1 and isinstance(passes[0], _WholeImage):
             predictions += [one.to(torch.uint8) for one in upsample_argmax(passes[0].sample[None], [size])]
             continue
@@ -72,9 +80,10 @@ def predict_probabilities(
     plan: PredictionPlan = PLAIN,
     device: torch.device | str | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    names: Sequence[str] | None = None,
 ) -> Iterator[Tensor]:
     """As `predict_views`, but gives the mean probabilities (C, height, width), image by image: each is large."""
-    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast):
+    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast, names):
         probabilities = None
         for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=True):
             if probabilities is None:
@@ -97,7 +106,7 @@ class _WholeImage:
 
 
 def _iterate_images(
-    model, views, target_sizes, plan, device, autocast
+    model, views, target_sizes, plan, device, autocast, names
 ) -> Iterator[tuple[list[_WholeImage | SlidingWindow], tuple[int, int]]]:
     """The passes of each image in turn, with its size."""
     parameter = next(model.parameters(), None)
@@ -105,9 +114,17 @@ def _iterate_images(
     dtype = views[0][0].dtype if parameter is None else parameter.dtype
 
     @torch.no_grad()
-    def forward(pixel_values: Tensor) -> Tensor:
+    def forward(pixel_values: Tensor, indices: Sequence[int]) -> Tensor:
         with autocast():
-            return model(pixel_values=pixel_values.to(device, dtype)).logits
+            logits = model(pixel_values=pixel_values.to(device, dtype)).logits
+        # The largest of each image, which NaN is, too: one pass over them, on a GPU one answer to wait for.
+        finite = torch.linalg.vector_norm(logits, inf, (1, 2, 3)).isfinite().tolist()
+        if not all(finite):
+            index = indices[finite.index(False) % len(indices)]  # one for all windows of an image
+            found = f"NaN or infinity for {f'image {index}' if names is None else names[index]}"
+            fix = "take an earlier checkpoint, or train with a lower `--learning_rate`"
+            raise ModelError("logits that are finite numbers", found, fix)
+        return logits
 
     for group in _group_images(views, plan):
         logits = {}
@@ -122,7 +139,8 @@ def _iterate_images(
                     passes += [_WholeImage(one, size) for one in logits.pop((index, ratio))]
                 else:
                     flips = (False, True) if plan.flip else (False,)
-                    passes += [SlidingWindow(forward, images[index], size, plan, flip) for flip in flips]
+                    windows = partial(forward, indices=[index])
+                    passes += [SlidingWindow(windows, images[index], size, plan, flip) for flip in flips]
             yield passes, size
 
 
@@ -156,7 +174,8 @@ def _predict_whole(forward, images, indices: list[int], plan: PredictionPlan) ->
         batch_size = max(1, plan.max_batch_pixels // (height * width))
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
-            logits = forward(torch.stack([images[index].flip(-1) if flip else images[index] for index, flip in batch]))
+            views = [images[index].flip(-1) if flip else images[index] for index, flip in batch]
+            logits = forward(torch.stack(views), [index for index, _ in batch])
             # Mirroring commutes with upsampling, and here there are 16 times fewer values.
             for (index, flip), one in zip(batch, logits, strict=True):
                 found[index].append(one.flip(-1) if flip else one)

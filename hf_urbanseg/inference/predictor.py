@@ -116,7 +116,9 @@ class Predictor:
         """Predicts PIL images at once; each a (height, width) uint8 tensor of train ids on the model's device."""
         self.model.eval()
         views = stack_views([build_views(image, self.image_processor, self.sizes) for image in images])
-        return predict_views(self.model, views, [(image.height, image.width) for image in images], self.plan)
+        sizes = [(image.height, image.width) for image in images]
+        names = [getattr(image, "filename", "") or f"image {index}" for index, image in enumerate(images)]
+        return predict_views(self.model, views, sizes, self.plan, names=names)
 
     def predict(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 4) -> np.ndarray | list[np.ndarray]:
         """Predicts images at their own size.

@@ -255,6 +255,37 @@ def test_from_pretrained__refuses_incomplete_weights(folder, request, change, fo
     assert transformers.utils.logging.get_verbosity() == logging.WARNING
 
 
+@pytest.mark.parametrize("name", [CLASSIFIER, "decode_head.batch_norm.running_var"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_from_pretrained__refuses_weights_that_are_not_finite(folder, name, value):
+    _change_weights(folder, lambda weights: weights[name].__setitem__(0, value))
+    with pytest.raises(ModelError) as error:
+        Predictor.from_pretrained(folder)
+    line = f"{folder}: expected finite weights; found inf or NaN in `{name}`; take an earlier checkpoint."
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize("plan", [PredictionPlan(), PredictionPlan(flip=True), PredictionPlan(window=(64, 64))])
+def test_predict__logits_that_are_not_finite_name_the_image(folder, plan, tmp_path):
+    predictor = Predictor.from_pretrained(folder, "cpu", plan)
+    images = _images(*[(75, 124)] * 3)
+    images[1] = Image.new("RGB", (124, 75))
+    paths = [tmp_path / f"street {number}.png" for number in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+
+    def ruin_black(module, args, options, output):
+        black = options["pixel_values"].mean((1, 2, 3)) < -1.5
+        output.logits = torch.where(black[:, None, None, None], torch.inf, output.logits)
+
+    predictor.model.register_forward_hook(ruin_black, with_kwargs=True)
+    for given, name in ((paths, paths[1]), (images, "image 1")):
+        with pytest.raises(ModelError) as error:
+            predictor.predict(given)
+        expected = f"expected logits that are finite numbers; found NaN or infinity for {name}; "
+        assert str(error.value).startswith(expected)
+
+
 def test_from_pretrained__refuses_damaged_weights(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
