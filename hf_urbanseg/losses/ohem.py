@@ -133,10 +133,10 @@ def find_kth_largest(values: Tensor, k: int, reduce: Callable[[Tensor], Tensor] 
         reduce: Sums an fp64 tensor over ranks; called at most 4 times for fp32, 8 for fp64, on all ranks alike.
 
     Shape:
-        values: (n,) fp32 or fp64 without -0.0; n may be 0 and differ between ranks.
+        values: (n,) fp32 or fp64; n may be 0 and differ between ranks. NaN is above all others.
         returns: scalar of that type; 0, below which there is nothing, if there are fewer than k values.
     """
-    bits = values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)
+    bits = values.abs().view(torch.int64 if values.dtype == torch.float64 else torch.int32)  # NaN may have a sign
     found = 0
     for shift in range(torch.iinfo(bits.dtype).bits - 8, -1, -8):
         digits = (bits >> shift).bitwise_and_(255)
