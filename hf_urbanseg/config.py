@@ -184,6 +184,11 @@ class TrainingOptions:
     warmup_steps: float = option(1500, "Linear warm-up steps; below 1, a share of all steps (report: 1500; B5 5000).")
     warmup_start: float = option(1e-5, "Share of the learning rate at step 0 (report: 1e-5).")
     max_grad_norm: float = option(0.0, "Gradient clipping; 0, as in the report, is none.")
+    max_skipped_steps: int = option(
+        10,
+        "A step whose gradient is NaN or infinite is skipped and counted; after so many in a row training stops. "
+        "0: never.",
+    )
     sync_batch_norm: bool = option(True, "SyncBatchNorm where there are several GPUs; elsewhere without effect.")
     ema_decay: float = option(0.0, "Average the weights over steps with this decay and measure them too; 0 is off.")
     export_ema: bool = option(False, "Select by and export the averaged weights.")
@@ -238,7 +243,7 @@ class TrainingOptions:
 RARE_TRAINING_OPTIONS = (
     "cpu_threads", "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases", "decay_norms",
     "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout", "label_names", "logging_nan_inf_filter",
-    "lr_cycle_decay", "lr_end", "metric_for_best_model", "remove_unused_columns", "warmup_start",
+    "lr_cycle_decay", "lr_end", "max_skipped_steps", "metric_for_best_model", "remove_unused_columns", "warmup_start",
 )  # fmt: skip
 """Of `TrainingOptions`, those that few people change: the short help leaves them out."""
 

@@ -158,15 +158,16 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
     trained = trainer.train(resume_from_checkpoint=args.resume)
     if args.export_ema:
         trainer.ema.use()  # for good: measured and exported
-    weights = _export(trainer, run.path)
-
-    # In fp32, whatever training used, so that anyone who loads the folder measures the same.
+    # In fp32, whatever training used, so that anyone who loads the folder measures the same. And before the export,
+    # which a model that can't be measured doesn't get.
     measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
+    weights = _export(trainer, run.path)
     if args.should_save:
         training = {
             "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
             **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
             "steps": trained.global_step,
+            "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
             "processes": args.world_size,

@@ -5,12 +5,14 @@ import logging
 import math
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, speed_metrics
 
@@ -25,7 +27,9 @@ from hf_urbanseg.checkpoints import (
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import normalize_batch
+from hf_urbanseg.divergence import DivergenceGuard
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
 from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import IGNORE_INDEX
@@ -115,6 +119,7 @@ class UrbanSegTrainer(Trainer):
         self.loss_log = LossLog(self.args.device)
         ema_decay = getattr(args, "ema_decay", 0)
         self.ema = ExponentialMovingAverage(self.model, ema_decay) if ema_decay else None
+        self.guard = DivergenceGuard(self)
         self._step_batches: list[dict[str, Tensor]] = []
         self.first_step = 0  # that training began at, a checkpoint's if it was resumed
         self.interruption: Interruption | None = None
@@ -241,16 +246,25 @@ class UrbanSegTrainer(Trainer):
         if num_items_in_batch is not None:
             # DDP averages gradients over ranks; the global normaliser calls for their sum.
             loss = loss * self.accelerator.num_processes
+        # A loss that isn't finite has no finite gradient, so that every rank learns of it.
+        loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.loss_log.drain(self.state.global_step, self._sum_over_ranks)
+            if self.guard.skips:
+                logs["skipped_steps"] = 1
         if "train_loss" in logs:  # stock counts the steps since a resume
             logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)
 
     # Optimiser
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.guard.inspect(norm)
+        return norm
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if not isinstance(self.args, UrbanSegTrainingArguments):
@@ -397,7 +411,7 @@ class UrbanSegTrainer(Trainer):
             for callback in [*self.callback_handler.callbacks, self.control]:
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            self.state.save_to_json(str(staged / "trainer_state.json"))
+            write_json(staged / TRAINER_STATE_NAME, asdict(self.state))  # stock's own way writes NaN, no JSON
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             commit_checkpoint(staged, checkpoint)
@@ -425,6 +439,10 @@ class UrbanSegTrainer(Trainer):
             self._tr_loss += saved["since"]
             self.loss_log.load(saved["log"])
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.guard.check_weights()
+        super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
         # Stock pickles all arguments here, the Hub token among them.
@@ -433,6 +451,18 @@ class UrbanSegTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         load_weights(self.model, resume_from_checkpoint, self.ema)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Moments and step of the checkpoint with the options of this start, such as a lower learning rate."""
+        groups = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, options in zip(self.optimizer.param_groups, groups, strict=True):
+            if group.get("initial_lr"):
+                group["lr"] *= options["initial_lr"] / group["initial_lr"]  # along the schedule
+            group.update(options)
+        if hasattr(self.lr_scheduler, "base_lrs"):
+            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _load_best_model(self) -> None:
         settle_best(self.args, self.state)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_urbanseg.checkpoints import find_best_checkpoint
 
@@ -22,6 +22,7 @@ class TrainerHooks(TrainerCallback):
 
     def __init__(self, trainer: "UrbanSegTrainer"):
         self.trainer = trainer
+        self.due = [False, False]  # evaluation and checkpoint that were put off
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.first_step = self.trainer.loss_log.step = state.global_step
@@ -31,15 +32,31 @@ class TrainerHooks(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         # Not when the batches are fetched: on resume, the random state is restored between the two.
+        self.trainer.guard.begin_step()
         self.trainer.collect_step()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.loss.release()
-        if self.trainer.ema is not None:
+        if self.trainer.guard.skips:
+            control.should_log = True  # so the log has every skipped step, a resumed run's too
+        elif self.trainer.ema is not None:
             self.trainer.ema.update(state.global_step)
         if self.trainer.is_asked_to_stop():
             # The log loses no step: a resumed run begins its own line at the checkpoint.
             self.trainer.stopping = control.should_log = True
+        return self._postpone(control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        return self._postpone(control)
+
+    def _postpone(self, control: TrainerControl) -> TrainerControl:
+        """Measures and keeps nothing while steps are skipped, but after the next good one: they may be the first of
+        those that end training, and then what is kept must be from before."""
+        due = [control.should_evaluate or self.due[0], control.should_save or self.due[1]]
+        wait = self.trainer.guard.in_a_row > 0
+        control.should_evaluate, control.should_save = (one and not wait for one in due)
+        self.due = due if wait else [False, False]
+        return control
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Before the loader's iterator exists: accelerate doesn't reach the sampler through all its wrappers.

@@ -52,6 +52,7 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         check_range(0, 1, lr_end=self.lr_end, warmup_start=self.warmup_start)
         check_range(0, lr_power=self.lr_power, head_lr_multiplier=self.head_lr_multiplier)
         check_range(0, warmup_steps=self.warmup_steps, hub_timeout=self.hub_timeout)
+        check_range(0, max_skipped_steps=self.max_skipped_steps)
         if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
             found = f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win"
             raise ConfigError("a length in steps or in epochs", found, "add `--max_steps -1` to train by epochs")

@@ -38,6 +38,11 @@ class TrainDataset(torch.utils.data.Dataset):
         self.rows, self.table, self.transforms, self.seed = rows, label_space.train_id_table, transforms, seed
         self.cache: DecodedCache | None = cache
 
+    @property
+    def names(self) -> list[str]:
+        """Frame names, in the order of the images."""
+        return list(self.rows["name"])
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -181,10 +186,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return max(self.num_samples // self.step_size, 1) * self.step_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, rounds = self.epoch, -(-len(self) // self.num_samples)
+        return iter(self._list_epoch(self.epoch))
+
+    def list_step(self, step: int) -> list[int]:
+        """Indices of an optimiser step's samples, over all ranks; steps are counted from 0, through all epochs."""
+        epoch, step = divmod(step, len(self) // self.step_size)
+        return [index for _, index in self._list_epoch(epoch)[step * self.step_size :][: self.step_size]]
+
+    def _list_epoch(self, epoch: int) -> list[tuple[int, int]]:
+        rounds = -(-len(self) // self.num_samples)
         keys = []
         for repeat in range(rounds):
             order = np.random.default_rng((self.seed, epoch, repeat)).permutation(self.num_samples)
             # A set smaller than one step repeats inside it; numbers that no real epoch has keep the repeats different.
             keys += [(epoch + (repeat << 32), int(index)) for index in order]
-        return iter(keys[: len(self)])
+        return keys[: len(self)]

@@ -81,6 +81,7 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
         fix = "let `urbanseg finetune` finish (`--resume`), or measure it: `urbanseg evaluate --model RUN --output RUN`"
         raise ModelError(f"a measured model with {METRICS}", "none", fix, run)
     RunFolder(run).check_weights()
+    _check_weights(found)
     shown = [name for name in found if _matches(name, _PICTURES)]
     if shown and not (summary := RunSummary.read(run)).shows_pictures(pictures):
         if pictures is None:
@@ -97,6 +98,7 @@ def collect_checkpoint(run: str | Path, checkpoint: str | Path, tensorboard: boo
     run, checkpoint = Path(run), Path(checkpoint)
     found = _find(checkpoint, _MODEL)
     _check_model(checkpoint, found)
+    _check_weights(found)
     return _clean(run, _find(run, _INPUTS) | found, tensorboard)
 
 
@@ -139,6 +141,9 @@ def _check_model(folder: Path, found: Mapping[str, Path]) -> None:
     if missing:
         fix = "let `urbanseg finetune` finish (`--resume`)"
         raise ModelError("a trained model", f"no {', '.join(missing)}", fix, folder)
+
+
+def _check_weights(found: Mapping[str, Path]) -> None:
     for path in (path for name, path in found.items() if name.endswith(".safetensors")):
         try:
             with safe_open(path, framework="pt") as file:

@@ -17,6 +17,8 @@ class CompactProgress(ProgressCallback):
                 words.insert(1, f"({', '.join(parts)})")
             if logs.get("void_batches"):
                 words.append(f"{logs['void_batches']:.0f} batches without a labelled pixel")
+            if logs.get("skipped_steps"):
+                words.append("skipped, its gradient is not finite")
             self.training_bar.write(f"{step}  {'  '.join(words)}")
         for key, value in logs.items():
             if key.endswith("_mean_iou"):

@@ -203,6 +203,7 @@ def test_collect_repository__another_model_than_was_measured(run):
     collect_repository(run)
     (run / "model.safetensors").write_bytes(b"another")
     with pytest.raises(ModelError, match="expected the weights that test was measured with"):
+        collect_repository(run)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
