@@ -2,12 +2,14 @@
 
 import json
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from hf_urbanseg.checkpoints import list_checkpoints
 from hf_urbanseg.data.preprocessing import EpochSampler
 from hf_urbanseg.errors import DivergenceError, ModelError
 from hf_urbanseg.labels import CITYSCAPES
@@ -120,7 +122,8 @@ def test_train__nothing_of_a_step_that_is_not_finite_stays(build, caplog, place,
     assert skipped_steps(trainer) == list(steps)
     *entries, last = trainer.state.log_history
     assert [entry["step"] for entry in entries if math.isnan(entry["loss"])] == [5]  # nothing else since step 4
-    assert all(entry["loss"] == pytest.approx(entry.get("loss_cross_entropy", math.nan), nan_ok=True) for entry in entries)
+    parts = [entry.get("loss_cross_entropy", math.nan) for entry in entries]
+    assert [entry["loss"] for entry in entries] == pytest.approx(parts, nan_ok=True)
     assert last["train_loss"] == pytest.approx(2.9, abs=0.2)
     warnings = [record.message for record in caplog.records if "skipped" in record.message]
     assert warnings == [
@@ -159,7 +162,7 @@ def test_train__global_selection_meets_a_number_that_is_not_finite(build, value)
 
 def test_train__stops_and_resumes_at_a_lower_rate(build, tmp_path):
     options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "logging_steps": 1}
-    trainer, watch = build(ruin("loss", dict.fromkeys(range(4, 12), math.nan)), max_skipped_steps=3, **options)
+    trainer, _ = build(ruin("loss", dict.fromkeys(range(4, 12), math.nan)), max_skipped_steps=3, **options)
     with pytest.raises(DivergenceError) as caught:
         trainer.train()
     assert str(caught.value) == (
@@ -190,6 +193,35 @@ def test_train__never_stops_if_told_so(build):
     assert all(torch.equal(*pair) for pair in zip(watch.states[0], watch.states[-1], strict=True))
 
 
+def scale(trainer, monkeypatch, init_scale: float) -> None:
+    """As fp16 trains on a GPU."""
+    monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "fp16")
+    monkeypatch.setattr(trainer.accelerator, "native_amp", True)
+    monkeypatch.setattr(trainer, "compute_loss_context_manager", nullcontext)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+
+
+def test_train__a_scaler_that_looks_for_its_scale_is_no_fault(build, monkeypatch, caplog):
+    trainer, watch = build(max_steps=10, max_skipped_steps=2, save_strategy="steps", save_steps=3, save_total_limit=2)
+    scale(trainer, monkeypatch, 2.0**14)
+    bias = trainer.model.get_parameter(f"{CLASSIFIER}.bias")
+    bias.register_hook(lambda gradient: torch.where(gradient.abs() > 2**6, torch.inf, gradient))
+    trainer.train()
+    skipped = skipped_steps(trainer)
+    assert skipped == [*range(1, len(skipped) + 1)] and 3 < len(skipped) < 10
+    assert all(torch.isfinite(tensor).all() for state in watch.states for tensor in state)
+    assert not torch.equal(watch.states[-2][0], watch.states[-1][0])
+    assert "skipped" not in caplog.text
+    assert [path.name for path in list_checkpoints(trainer.args.output_dir)] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_train__a_scaler_at_its_end_stops(build, monkeypatch):
+    trainer, _ = build(ruin("loss", dict.fromkeys(range(1, 13), math.nan)), max_steps=12, max_skipped_steps=4)
+    scale(trainer, monkeypatch, 8.0)  # three steps from 1
+    with pytest.raises(DivergenceError, match="in each of the last 4 steps, up to 7"):
+        trainer.train()
+
+
 def test_train__stock_arguments(tmp_path):
     args = TrainingArguments(tmp_path, max_steps=30, use_cpu=True, save_strategy="no", report_to="none", bf16=False)
     trainer = UrbanSegTrainer(build_random_model("tiny", CITYSCAPES, **SMALL), args, CrossEntropyLoss(19), Samples())
@@ -207,7 +239,7 @@ def test_save__weights_that_an_update_ruined(build, tmp_path, where):
             tensors[name or f"parameters.{CLASSIFIER}.bias"][0] = math.inf
 
     trainer, _ = build(act, save_strategy="steps", save_steps=1)
-    with pytest.raises(DivergenceError, match=rf"found NaN or infinity in `\S+` at step [12]; .*from checkpoint-1\."):
+    with pytest.raises(DivergenceError, match=r"found NaN or infinity in `\S+` at step [12]; .*from checkpoint-1\."):
         trainer.train()
     with pytest.raises(DivergenceError):
         trainer.save_model(tmp_path / "model")

@@ -75,8 +75,15 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = torch.load(tmp_path / "matrix_0.pt"), torch.load(tmp_path / "matrix_1.pt")
     assert torch.equal(first, second)
+    here = worker.build_trainer(worker.build_arguments(tmp_path))
+    # The step that was NaN on one rank is skipped by both.
+    trained = [torch.load(tmp_path / f"trained_{rank}.pt") for rank in (0, 1)]
+    assert [one["skipped"] for one in trained] == [[2], [2]]
+    assert all(tensor.isfinite().all() for one in trained for tensor in one["state"].values())
+    for name, _ in here.model.named_parameters():
+        assert torch.equal(*(one["state"][name] for one in trained)), name
     images = json.loads((tmp_path / "images.json").read_text())
-    dataset = worker.build_trainer(worker.build_arguments(tmp_path)).eval_dataset
+    dataset = here.eval_dataset
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
     for batch_size in (1, 3):
         alone = measure(model, build_eval_loader(dataset, batch_size), dataset.names, CITYSCAPES.names, boundary=True)

@@ -1,4 +1,7 @@
-"""Trains two steps on two processes, so that BatchNorm statistics differ by rank, then measures and saves."""
+"""Trains two steps on two processes, so that BatchNorm statistics differ by rank, then measures and saves.
+
+Between the two, one rank has a step of NaN, which both must skip.
+"""
 
 import json
 import sys
@@ -9,12 +12,20 @@ from gradients import build_arguments, build_trainer
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    trainer = build_trainer(build_arguments(folder, max_steps=2, per_device_train_batch_size=2))
+    trainer = build_trainer(build_arguments(folder, max_steps=3, per_device_train_batch_size=2, logging_steps=1))
+    rank = trainer.args.process_index
+
+    def ruin(module, args, output):
+        return output * torch.nan if rank == 1 and trainer.state.global_step == 1 and module.training else output
+
+    trainer.model.decode_head.register_forward_hook(ruin)
     trainer.train()
+    skipped = [entry["step"] for entry in trainer.state.log_history if entry.get("skipped_steps")]
+    torch.save({"skipped": skipped, "state": trainer.model.state_dict()}, folder / f"trained_{rank}.pt")
     measurement = trainer.measure(trainer.eval_dataset, boundary=True)
     trainer.save_model(str(folder / "model"), _internal_call=True)
-    torch.save(measurement.matrix, folder / f"matrix_{torch.distributed.get_rank()}.pt")
-    if torch.distributed.get_rank() == 1:
+    torch.save(measurement.matrix, folder / f"matrix_{rank}.pt")
+    if rank == 1:
         (folder / "images.json").write_text(json.dumps(measurement.images.to_dict()))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
