@@ -1,7 +1,6 @@
 """Reading the .pth files of mmcv, mmengine and NVlabs without running anything that is pickled in them."""
 
 import pickle
-import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import check_regular
-from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.models.loading import explain
 
 _TENSORS = ("state_dict", "model")
 """Keys under which files hold their tensors; a file may also be nothing but them."""
@@ -74,13 +73,10 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
     except ModelError:
         raise
     except Exception as error:  # on damaged bytes torch and pickle raise nearly anything
-        name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
-        if name and isinstance(error, pickle.UnpicklingError):
-            found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
+        if isinstance(error, pickle.UnpicklingError) and "could run any code" in explain(error):
             fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
-            raise ModelError("tensors, numbers and names", found, fix, path) from error
-        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise ModelError("a file written by torch.save", reason, "download or copy it again", path) from error
+            raise ModelError("tensors, numbers and names", explain(error), fix, path) from error
+        raise ModelError("a file written by torch.save", explain(error), "download or copy it again", path) from error
     wrapped = content if isinstance(content, dict) else {}
     tensors = next((wrapped[key] for key in _TENSORS if isinstance(wrapped.get(key), dict)), content)
     if not isinstance(tensors, dict) or not tensors:
@@ -97,6 +93,6 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
             raise ModelError("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)
     # `CLASSES` in mmcv 1.x, `dataset_meta` in mmengine.
     meta = wrapped["meta"] if isinstance(wrapped.get("meta"), dict) else {}
-    meta = meta | (meta.get("dataset_meta") or {})
+    meta = meta | (meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else {})
     names = meta.get("CLASSES") or meta.get("classes")
     return CheckpointFile(path, dict(tensors), tuple(names) if names and isinstance(names, list | tuple) else None)
