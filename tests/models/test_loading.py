@@ -75,7 +75,7 @@ class Pickled:
 )
 def test_load_config__code_of_a_model_is_neither_run_nor_asked_for(folder, marker, load, capsys):
     add_code(folder, marker, "theirs")
-    with pytest.raises(ModelError, match="model type `theirs`, which .* comes with code, which is never run"):
+    with pytest.raises(ModelError, match=r"model type `theirs`, which .* comes with code, which is never run"):
         load(folder)
     assert "Do you wish" not in capsys.readouterr().out
 
