@@ -5,19 +5,25 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, speed_metrics
 
 from hf_urbanseg.checkpoints import (
     commit_checkpoint,
+    explain_failed_save,
     find_newest_checkpoint,
     load_weights,
+    reading_state,
     remove_staging,
     rotate_checkpoints,
     staging_folder,
@@ -37,6 +43,7 @@ from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
+from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 from hf_urbanseg.trainer_hooks import TrainerHooks, settle_best
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
@@ -350,6 +357,9 @@ class UrbanSegTrainer(Trainer):
             resume_from_checkpoint = str(find_newest_checkpoint(self.args.output_dir))
         elif resume_from_checkpoint:
             verify_checkpoint(Path(resume_from_checkpoint))
+        if resume_from_checkpoint:
+            with reading_state(resume_from_checkpoint, TRAINER_STATE_NAME):
+                TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if self.args.should_save:
             remove_staging(self.args.output_dir)
         with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
@@ -381,6 +391,35 @@ class UrbanSegTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staged, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        with self._writing(checkpoint):
+            self._stage_checkpoint(checkpoint, staged)
+        with self._writing(checkpoint):
+            if self.args.should_save:
+                commit_checkpoint(staged, checkpoint)
+                rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._saved_step = self.state.global_step
+
+    @contextmanager
+    def _writing(self, checkpoint: Path) -> Iterator[None]:
+        """What one rank can't write ends all of them, with what is safe; also waits for all of them."""
+        failure, reason = None, None
+        try:
+            yield
+        # What torch raises on a full disk is a RuntimeError, and its errors of a device are such, too.
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
+                raise
+            failure, reason = error, getattr(error, "strerror", None) or first_line(error)
+        reasons = [reason]
+        if self.args.world_size > 1:
+            reasons = [None] * self.args.world_size
+            torch.distributed.all_gather_object(reasons, reason)
+        if reason := next(filter(None, reasons), None):
+            if self.args.should_save:
+                shutil.rmtree(staging_folder(checkpoint), ignore_errors=True)
+            raise explain_failed_save(checkpoint, reason) from failure
+
+    def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:
         self.save_model(str(staged), _internal_call=True)
         if self.state.best_global_step:
             best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
@@ -397,13 +436,7 @@ class UrbanSegTrainer(Trainer):
             for callback in [*self.callback_handler.callbacks, self.control]:
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            self.state.save_to_json(str(staged / "trainer_state.json"))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            commit_checkpoint(staged, checkpoint)
-            rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-        self._saved_step = self.state.global_step
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
     def _describe_loss(self) -> dict:
         """The loss so far, so that what a resumed run logs is as if it had never been interrupted."""
@@ -433,6 +466,18 @@ class UrbanSegTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         load_weights(self.model, resume_from_checkpoint, self.ema)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "optimizer.pt and scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "random states"):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         settle_best(self.args, self.state)

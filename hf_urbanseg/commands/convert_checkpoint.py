@@ -8,6 +8,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import option, required
 from hf_urbanseg.errors import ConfigError, ModelError, check_size
 from hf_urbanseg.escaping import flatten
+from hf_urbanseg.files import check_place
 
 
 @dataclass
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> None:
     output = Path(options.output)
     if os.path.lexists(output):
         raise ModelError("a new path to write to", "something there already", "choose another `--output`", output)
+    check_place(output.parent, folder=True)
     _print(_to_hub(options, output) if options.to == "hub" else _from_hub(options, output), options)
 
 
