@@ -134,6 +134,11 @@ def load_image_processor(name_or_path: str | Path, revision: str | None = None) 
         options = read_json(path)
     except DataError as error:
         raise ModelError("an image processor's options", error.found, "save the processor again", path) from error
+    return restore_image_processor(options, path)
+
+
+def restore_image_processor(options: Mapping, path: str | Path) -> SegformerImageProcessorPil:
+    """The image processor of saved options, tried; `path` is where they stood."""
     for key in ("do_reduce_labels", "reduce_labels"):
         if options.get(key):
             found = "true, which shifts every class by one"

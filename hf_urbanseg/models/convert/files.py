@@ -17,6 +17,10 @@ _TENSORS = ("state_dict", "model")
 """Keys under which files hold their tensors; a file may also be nothing but them."""
 
 
+SAID = "hf_urbanseg"
+"""Key in the meta data of files written here; other readers pass it over."""
+
+
 class _Ignored:
     """Stands where a file pickled something that is not needed: takes every argument and state, keeps none."""
 
@@ -45,11 +49,15 @@ _HARMLESS = (
 
 @dataclass
 class CheckpointFile:
-    """What a .pth file holds: tensors by its own names, and the classes' names if MMSegmentation recorded them."""
+    """What a .pth file holds: tensors by its own names, and the classes' names if MMSegmentation recorded them.
+
+    `said` is what `describe_folder` recorded of the folder it was made of, None in files of others.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     class_names: tuple[str, ...] | None
+    said: dict | None = None
 
 
 def read_checkpoint_file(path: str | Path) -> CheckpointFile:
@@ -95,4 +103,6 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
     meta = wrapped["meta"] if isinstance(wrapped.get("meta"), dict) else {}
     meta = meta | (meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else {})
     names = meta.get("CLASSES") or meta.get("classes")
-    return CheckpointFile(path, dict(tensors), tuple(names) if names and isinstance(names, list | tuple) else None)
+    names = tuple(names) if names and isinstance(names, list | tuple) else None
+    said = meta.get(SAID)
+    return CheckpointFile(path, dict(tensors), names, said if isinstance(said, dict) else None)
