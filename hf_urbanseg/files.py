@@ -123,7 +123,8 @@ def expand_home(path: str | Path) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8."""
+    """Writes UTF-8, also where Python took the bytes of a path for something else (in the C locale)."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     with written_whole(path) as staged:
         staged.write_text(text, encoding="utf-8")
 

@@ -118,6 +118,12 @@ def test_written_whole__what_a_library_raises(tmp_path):
         fail_half_way(tmp_path / "x.pth", False, error, also=(RuntimeError,))
 
 
+def test_write_text__a_path_of_the_c_locale_and_one_that_is_no_text(tmp_path):
+    paths = ["Straße".encode().decode("ascii", "surrogateescape"), b"a\xff".decode("utf-8", "surrogateescape")]
+    write_json(tmp_path / "x.json", {"paths": paths})
+    assert read_json(tmp_path / "x.json") == {"paths": ["Straße", "a\ufffd"]}
+
+
 def test_check_place__makes_nothing(tmp_path):
     assert check_place(tmp_path / "a" / "b.json") == tmp_path / "a" / "b.json"
     assert make_folder(check_place(tmp_path / "a" / "b", folder=True)).is_dir()
