@@ -332,7 +332,7 @@ def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
         ((checkpoint, "--output", new, "--to", "nvlabs", "--label_space", "cityscapes"), "--label_space"),
         ((tmp_path / "there", "--output", new, "--to", "nvlabs"), "end its name in .pth"),
         ((tmp_path / "there", "--output", tmp_path / "n.pth", "--to", "nvlabs"), "config.json"),
-        ((tmp_path / "there", "--output", new), "a directory"),
+        ((tmp_path / "there", "--output", new), "found a folder"),
         ((checkpoint, "--output", checkpoint / "below"), "a folder to write to; found a file"),
     ):
         status, out, err = run(*words)
