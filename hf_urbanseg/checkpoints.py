@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,10 +13,10 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.files import follow_umask, hash_file
-from hf_urbanseg.manifest import PREFIX, list_files, read_step, verify_checkpoint, write_manifest
+from hf_urbanseg.manifest import MANIFEST, PREFIX, list_files, read_step, verify_checkpoint, write_manifest
 from hf_urbanseg.models.auxiliary_head import load_auxiliary_head, split_state_dict
 from hf_urbanseg.models.ema import ExponentialMovingAverage
-from hf_urbanseg.models.loading import load_complete
+from hf_urbanseg.models.loading import explain, load_complete
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,25 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
     else:
         staged.rename(checkpoint)
     _sync(checkpoint.parent)
+
+
+def explain_failed_save(checkpoint: Path, reason: str) -> CheckpointError:
+    """What to tell of a checkpoint that couldn't be written: why, what is safe, how to go on."""
+    free = shutil.disk_usage(checkpoint.parent).free if checkpoint.parent.is_dir() else 0
+    whole = [one.name for one in list_checkpoints(checkpoint.parent) if (one / MANIFEST).is_file()]
+    fix = f"{whole[-1]} is complete: go on from it with `--resume`" if whole else "none is complete yet: start again"
+    found = f"{reason} ({free / 1e6:.0f} MB free)"
+    return CheckpointError("room for a checkpoint", found, f"mend the space or the permissions; {fix}", checkpoint)
+
+
+@contextlib.contextmanager
+def reading_state(checkpoint: str | Path | None, what: str) -> Iterator[None]:
+    """Inside, files of a checkpoint are read by transformers, which doesn't say what is wrong with them."""
+    try:
+        yield
+    except Exception as error:  # on damaged or foreign bytes torch, pickle and an optimiser raise nearly anything
+        fix = "delete the folder or resume from another"
+        raise CheckpointError(f"the {what} of this run", explain(error), fix, checkpoint) from error
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:

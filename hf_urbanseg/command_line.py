@@ -1,5 +1,6 @@
 """What all commands have in common: words in, help without a wait, one line and status 2 for a mistake in the input."""
 
+import contextlib
 import functools
 import logging
 import os
@@ -9,7 +10,7 @@ from dataclasses import MISSING, fields
 
 from tqdm import tqdm
 
-from hf_urbanseg.errors import ConfigError, UrbanSegError
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.escaping import PlainFormatter
 from hf_urbanseg.interruption import Interrupted
 from hf_urbanseg.parsing import build_parser, parse_arguments
@@ -27,6 +28,9 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
         argv = list(sys.argv[1:] if argv is None else argv)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # no notebook's
+                stream.reconfigure(errors="backslashreplace")  # a name that the terminal lacks must not end a run
         try:
             if not _wants_help(argv):
                 from hf_urbanseg.hub.client import bound_requests
@@ -36,7 +40,14 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
                 logging.basicConfig(handlers=[log])
                 bound_requests()  # a Hub that is silent must not hold a command for ever
             main(argv)
-        except UrbanSegError as error:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `| head` has seen enough. What is left in the buffer would raise once more at the end.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)  # as of a program that SIGPIPE ends
+        except (UrbanSegError, OSError) as error:
+            error = _explain(error)
             if int(os.environ.get("LOCAL_RANK", "0")) == 0:
                 from hf_urbanseg.hub.secrets import hide_secrets
 
@@ -51,6 +62,16 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
             sys.exit(130)
 
     return run
+
+
+def _explain(error: UrbanSegError | OSError) -> UrbanSegError:
+    """A disk that is full or away, a permission that is missing, wherever it showed and no one knew more of it."""
+    if isinstance(error, UrbanSegError):
+        return error
+    if error.errno is None or isinstance(error, ConnectionError):
+        raise error
+    fix = "mend its space and permissions and start again; training goes on with `--resume` where it saved a checkpoint"
+    return DataError("files that can be read and written", error.strerror or str(error), fix, error.filename)
 
 
 def parse_command_line(

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,14 +63,34 @@ def written_whole(path: str | Path, *, folder: bool = False, also: tuple[type[Ex
         _remove(staged)
 
 
+def check_place(path: str | Path, *, folder: bool = False) -> Path:
+    """Refuses, before any work and without making anything, a path at which nothing can be written.
+
+    Args:
+        folder: Files are to be written inside; else `path` itself is a file.
+    """
+    path, kind = Path(path), "folder" if folder else "file"
+    fix = f"name another {kind}, or mend its space and permissions"
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(path)
+            if not (path.is_dir() if folder else path.is_file()):
+                raise OSError(errno.EEXIST, "a folder" if path.is_dir() else "a file" if folder else "no plain file")
+        start = path.absolute() if folder else path.absolute().parent
+        with tempfile.TemporaryFile(dir=next(one for one in (start, *start.parents) if one.exists())) as file:
+            file.write(bytes(1 << 16))  # an empty file still fits on a full disk
+            file.flush()
+    except (OSError, ValueError) as error:  # ValueError is a name with a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"a {kind} to write to", reason, fix, path) from error
+    return path
+
+
 def make_folder(path: str | Path) -> Path:
     """The folder at `path`, made if missing."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise DataError("a folder to write to", error.strerror or str(error), "choose another", path) from error
+    check_place(path, folder=True)
+    with suppress(FileExistsError):
+        Path(path).mkdir(parents=True)
     return Path(path)
 
 
@@ -94,8 +115,17 @@ def check_name(path: Path) -> Path:
     return path
 
 
+def expand_home(path: str | Path) -> Path:
+    """`path` with `~` as the home folder; DataError where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # of a user without an entry in passwd, or a name that nobody has
+        raise DataError("a home folder for `~`", "none", "set HOME, or give the whole path", path) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8."""
+    """Writes UTF-8, also where Python took the bytes of a path for something else (in the C locale)."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     with written_whole(path) as staged:
         staged.write_text(text, encoding="utf-8")
 

@@ -24,7 +24,7 @@ from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.files import follow_umask
+from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
@@ -204,6 +204,7 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
 
 
 def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
+    check_place(run.path, folder=True)
     checkpoints = list_checkpoints(run.path)
     if args.resume and not checkpoints:
         raise ConfigError("a checkpoint to resume from", "none", "start without `--resume`, or correct it", run.path)

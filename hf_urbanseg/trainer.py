@@ -5,21 +5,26 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, speed_metrics
 
 from hf_urbanseg.checkpoints import (
     commit_checkpoint,
+    explain_failed_save,
     find_newest_checkpoint,
     load_weights,
+    reading_state,
     remove_staging,
     rotate_checkpoints,
     staging_folder,
@@ -28,7 +33,7 @@ from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.divergence import DivergenceGuard
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
 from hf_urbanseg.interruption import Interruption
@@ -41,6 +46,7 @@ from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
+from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 from hf_urbanseg.trainer_hooks import TrainerHooks, settle_best
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
@@ -364,6 +370,9 @@ class UrbanSegTrainer(Trainer):
             resume_from_checkpoint = str(find_newest_checkpoint(self.args.output_dir))
         elif resume_from_checkpoint:
             verify_checkpoint(Path(resume_from_checkpoint))
+        if resume_from_checkpoint:
+            with reading_state(resume_from_checkpoint, TRAINER_STATE_NAME):
+                TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if self.args.should_save:
             remove_staging(self.args.output_dir)
         with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
@@ -381,10 +390,11 @@ class UrbanSegTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self.stopping:
             # From here and not by the loop's own end, which measures off the cadence and loads the best model.
-            if self._saved_step != self.state.global_step:
+            if self._saved_step != self.state.global_step and not self.guard.in_a_row:
                 self._save_checkpoint(None, None)
-            done = f"after step {self.state.global_step} of {self.state.max_steps}, whose checkpoint is complete"
-            self.interruption.end(f"{done}; the same command with `--resume` goes on")
+            done = f"after step {self.state.global_step} of {self.state.max_steps}"
+            kept = f"checkpoint-{self._saved_step}" if self._saved_step > 0 else "the newest checkpoint"
+            self.interruption.end(f"{done}; the same command with `--resume` goes on from {kept}")
 
     def _save_checkpoint(self, model, trial) -> None:
         """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
@@ -395,6 +405,36 @@ class UrbanSegTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staged, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        with self._writing(checkpoint):
+            self._stage_checkpoint(checkpoint, staged)
+        with self._writing(checkpoint):
+            if self.args.should_save:
+                commit_checkpoint(staged, checkpoint)
+                rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._saved_step = self.state.global_step
+
+    @contextmanager
+    def _writing(self, checkpoint: Path) -> Iterator[None]:
+        """What one rank can't write ends all of them, with what is safe; also waits for all of them."""
+        failure, reason = None, None
+        try:
+            yield
+        # What torch raises on a full disk is a RuntimeError, and its errors of a device are such, too.
+        except (OSError, SafetensorError, RuntimeError, DataError) as error:
+            if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
+                raise
+            said = (getattr(error, name, None) for name in ("strerror", "found"))
+            failure, reason = error, next(filter(None, said), first_line(error))
+        reasons = [reason]
+        if self.args.world_size > 1:
+            reasons = [None] * self.args.world_size
+            torch.distributed.all_gather_object(reasons, reason)
+        if reason := next(filter(None, reasons), None):
+            if self.args.should_save:
+                shutil.rmtree(staging_folder(checkpoint), ignore_errors=True)
+            raise explain_failed_save(checkpoint, reason) from failure
+
+    def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:
         self.save_model(str(staged), _internal_call=True)
         if self.state.best_global_step:
             best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
@@ -412,12 +452,6 @@ class UrbanSegTrainer(Trainer):
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             write_json(staged / TRAINER_STATE_NAME, asdict(self.state))  # stock's own way writes NaN, no JSON
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            commit_checkpoint(staged, checkpoint)
-            rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
-        self._saved_step = self.state.global_step
 
     def _describe_loss(self) -> dict:
         """The loss so far, so that what a resumed run logs is as if it had never been interrupted."""
@@ -455,7 +489,8 @@ class UrbanSegTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Moments and step of the checkpoint with the options of this start, such as a lower learning rate."""
         groups = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with reading_state(checkpoint, "optimizer.pt and scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
         for group, options in zip(self.optimizer.param_groups, groups, strict=True):
             if group.get("initial_lr"):
                 group["lr"] *= options["initial_lr"] / group["initial_lr"]  # along the schedule
@@ -463,6 +498,14 @@ class UrbanSegTrainer(Trainer):
         if hasattr(self.lr_scheduler, "base_lrs"):
             self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
             self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "random states"):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         settle_best(self.args, self.state)

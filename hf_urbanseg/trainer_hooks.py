@@ -42,8 +42,7 @@ class TrainerHooks(TrainerCallback):
         elif self.trainer.ema is not None:
             self.trainer.ema.update(state.global_step)
         if self.trainer.is_asked_to_stop():
-            # The log loses no step: a resumed run begins its own line at the checkpoint.
-            self.trainer.stopping = control.should_log = True
+            self.trainer.stopping = True
         return self._postpone(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):

@@ -1,5 +1,7 @@
 """What all commands have in common: their names, their help, and how they end on a mistake."""
 
+import errno
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hf_urbanseg
+from hf_urbanseg import files
 from hf_urbanseg.__main__ import NAMES
 from hf_urbanseg.__main__ import main as urbanseg
 from hf_urbanseg.command_line import command, parse_command_line
@@ -151,3 +154,89 @@ def test_command__an_interrupt_ends_with_130():
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 130
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG])
+def test_command__a_disk_that_fails_is_one_line(fails, number):
+    @command
+    def main(argv):
+        raise OSError(number, os.strerror(number), "runs/mine/metrics.json")
+
+    line = fails(main)
+    assert line.startswith(
+        f"error: runs/mine/metrics.json: expected files that can be read and written; found {os.strerror(number)};"
+    )
+    assert "`--resume`" in line
+
+
+def test_command__an_error_that_is_no_disk_s_stays(capsys):
+    @command
+    def main(argv):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    with pytest.raises(ConnectionResetError):
+        main([])
+
+
+def start(code: str, **options) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    code = f"from hf_urbanseg.command_line import command\n@command\ndef main(argv):\n{code}\nmain([])"
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, env=environment, timeout=120, **options)
+
+
+def test_command__a_terminal_of_ascii_does_not_end_a_run():
+    code = " print('Straße')\n from rich.console import Console\n Console().print('Straße')"
+    result = start(code, stdout=subprocess.PIPE)
+    assert (result.returncode, result.stdout.split()) == (0, [rb"Stra\xdfe"] * 2)
+
+
+def test_command__a_reader_that_has_seen_enough():
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = start(" print('x' * 100_000)", stdout=writing)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+PLACES = [
+    ["finetune", "--dataset", "synthetic", "--output_dir"],
+    ["evaluate", "no/model", "--output"],
+    ["predict", "no/model", "no/image.png", "--output"],
+    ["compare", "no/run", "no/other", "--output"],
+    ["browse-data", "--dataset", "synthetic", "--output"],
+    ["prepare-data", "--dataset", "synthetic", "--output"],
+]
+FILES = [
+    ["evaluate", "no/model", "--report", ".html"],
+    ["class-weights", "--dataset", "synthetic", "--output", ".json"],
+    ["convert-checkpoint", "no/model.pth", "--output", ""],
+    ["make-submission", "--model", "no/model", "--data_dir", "no/data", "--output", ".zip"],
+    ["profile-model", "--sizes", "tiny", "--output", ".json"],
+]
+
+
+@pytest.mark.parametrize("words", [*PLACES, *(words[:-1] for words in FILES)], ids=" ".join)
+@pytest.mark.parametrize("case", ["below_a_file", "read_only"])
+def test_urbanseg__what_cannot_be_written_is_said_before_anything_is_read(fails, monkeypatch, tmp_path, words, case):
+    """Neither the data nor the models that these name are there, which is not what is complained of."""
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    suffix = next((one[-1] for one in FILES if one[:-1] == words), "")
+    if case == "read_only":
+        monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("hf_urbanseg.data.loading.load_data", lambda **options: pytest.fail("data were read"))
+    line = fails(urbanseg, *words, f"file/out{suffix}" if case == "below_a_file" else f"out{suffix}")
+    assert "to write to; found " + ("Read-only file system" if case == "read_only" else "") in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_publish__a_folder_that_cannot_note_what_is_owed(fails, monkeypatch, tmp_path):
+    def refuse(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    assert "expected a folder to write to; found Read-only" in fails(publish.main, tmp_path, "user/name")

@@ -1,10 +1,13 @@
 """What is written appears whole or not at all, and what is read is an object or one line."""
 
+import errno
 import json
 import math
 import os
+import resource
 import socket
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from hf_urbanseg import files
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import (
     check_name,
+    check_place,
+    expand_home,
     make_folder,
     read_bytes,
     read_json,
@@ -120,11 +125,73 @@ def test_written_whole__what_a_library_raises(tmp_path):
         fail_half_way(tmp_path / "x.pth", False, error, also=(RuntimeError,))
 
 
-def test_make_folder__one_that_cannot_be_written_to(tmp_path, monkeypatch):
-    assert make_folder(tmp_path / "a" / "b").is_dir()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(DataError, match="b: expected a folder to write to; found Permission denied; choose another"):
-        make_folder(tmp_path / "a" / "b")
+def test_write_text__a_path_of_the_c_locale_and_one_that_is_no_text(tmp_path):
+    paths = ["Straße".encode().decode("ascii", "surrogateescape"), b"a\xff".decode("utf-8", "surrogateescape")]
+    write_json(tmp_path / "x.json", {"paths": paths})
+    assert read_json(tmp_path / "x.json") == {"paths": ["Straße", "a\ufffd"]}
+
+
+def test_check_place__makes_nothing(tmp_path):
+    assert check_place(tmp_path / "a" / "b.json") == tmp_path / "a" / "b.json"
+    assert make_folder(check_place(tmp_path / "a" / "b", folder=True)).is_dir()
+    assert tree(tmp_path) == {}
+    (tmp_path / "a" / "b" / "old").write_text("1")
+    check_place(tmp_path / "a" / "b", folder=True)
+    check_place(tmp_path / "a" / "b" / "old")
+    assert tree(tmp_path) == {"a/b/old": "1"}
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "found"),
+    [
+        ("file", True, "a file"),
+        ("file/below", True, "Not a directory"),
+        ("file/far/below.json", False, "Not a directory"),
+        (".", False, "a folder"),
+        ("x" * 300, True, "File name too long"),
+        ("null\0byte", False, "embedded null byte"),
+        ("broken", True, "a file"),
+        ("/dev/null", False, "no plain file"),  # which root would replace
+        ("/proc/nothing", True, "No such file or directory"),
+    ],
+)
+def test_check_place__refuses_in_one_line(tmp_path, monkeypatch, path, folder, found):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("broken").symlink_to("nowhere")
+    with pytest.raises(DataError) as caught:
+        check_place(path, folder=folder)
+    assert f"expected a {'folder' if folder else 'file'} to write to; found {found}" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_check_place__a_disk_that_refuses(tmp_path, monkeypatch, number):
+    def refuse(dir):
+        assert dir == tmp_path  # the nearest folder that is there
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    for place in (check_place, make_folder):
+        with pytest.raises(DataError, match=f"b: expected a .* to write to; found {os.strerror(number)}; name another"):
+            place(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_place__no_room_for_a_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(DataError, match="found File too large"):
+            check_place(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_expand_home__without_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_home("~/data") == tmp_path / "data"
+    with pytest.raises(DataError, match="~nobody_of_that_name/x: expected a home folder for `~`; found none; set HOME"):
+        expand_home("~nobody_of_that_name/x")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.config import AugmentationArguments, DataArguments, TrainingOptions, option
 from hf_urbanseg.errors import check_range
-from hf_urbanseg.files import make_folder
+from hf_urbanseg.files import check_place, make_folder
 from hf_urbanseg.parsing import find_option, parse_arguments
 from hf_urbanseg.recipe import load_recipe
 
@@ -27,6 +27,7 @@ class BrowseArguments:
     def __post_init__(self):
         check_range(1, num_samples=self.num_samples, num_epochs=self.num_epochs)
         check_range(0, num_augmented=self.num_augmented)
+        check_place(self.output, folder=True)
 
 
 @command

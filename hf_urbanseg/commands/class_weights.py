@@ -12,6 +12,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import flatten
+from hf_urbanseg.files import check_place
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class ClassWeightsArguments:
     def __post_init__(self):
         if Path(self.output).suffix != ".json":
             raise ConfigError("a .json file as `output`", f"`{self.output}`", "end its name in .json")
+        check_place(self.output)
 
 
 @command

@@ -9,7 +9,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, check_device, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError, check_range
 from hf_urbanseg.escaping import flatten
-from hf_urbanseg.files import make_folder
+from hf_urbanseg.files import check_place, make_folder
 
 
 @dataclass
@@ -30,6 +30,7 @@ class CompareArguments:
             raise ConfigError("two runs or more", f"{len(self.runs)}", "name the folder of another run")
         check_range(0, num_images=self.num_images, show_images=self.show_images)
         check_device(self.device)
+        check_place(self.output, folder=True)
 
 
 @command

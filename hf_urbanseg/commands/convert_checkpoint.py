@@ -1,5 +1,6 @@
 """Turns a SegFormer .pth file of MMSegmentation or NVlabs into a Hub folder, and a folder into such a file."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,11 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import option, required
 from hf_urbanseg.errors import ConfigError, ModelError, check_size
 from hf_urbanseg.escaping import flatten
+from hf_urbanseg.files import check_place
+
+logger = logging.getLogger(__name__)
+
+_CITYSCAPES = (1024, 2048)
 
 
 @dataclass
@@ -27,8 +33,10 @@ class ConvertArguments:
     label_space: str | None = option(
         None, "Names of the classes, as in training. Default: the file's; for 19 without names those of Cityscapes."
     )
-    eval_size: list[int] = option(
-        [1024, 2048], "Height and width to which the folder's image processor resizes, in multiples of 32."
+    eval_size: list[int] | None = option(
+        None,
+        "Height and width to which the folder's image processor resizes, in multiples of 32. Default: the file's, if "
+        "it was made of a folder; else 1024 2048, and a line says so.",
     )
 
     def __post_init__(self):
@@ -47,40 +55,68 @@ def main(argv: list[str]) -> None:
     output = Path(options.output)
     if os.path.lexists(output):
         raise ModelError("a new path to write to", "something there already", "choose another `--output`", output)
+    check_place(output.parent, folder=True)
     _print(_to_hub(options, output) if options.to == "hub" else _from_hub(options, output), options)
 
 
 def _to_hub(options: ConvertArguments, output: Path):
     from safetensors import SafetensorError
 
-    from hf_urbanseg.data.label_space_files import read_label_space
+    from hf_urbanseg.data.label_space_files import read_label_space, write_label_space
+    from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
     from hf_urbanseg.files import written_whole
+    from hf_urbanseg.labels import LabelSpace
     from hf_urbanseg.models.build import build_image_processor
     from hf_urbanseg.models.convert.files import read_checkpoint_file
     from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
+    from hf_urbanseg.models.loading import restore_image_processor
 
-    processor = build_image_processor(tuple(options.eval_size))
-    names = read_label_space(options.label_space)[0].names if options.label_space else None
-    converted = convert_to_hub(read_checkpoint_file(options.checkpoint), names, options.decoder)
+    processor = build_image_processor(tuple(options.eval_size or _CITYSCAPES))
+    space = read_label_space(options.label_space)[0] if options.label_space else None
+    file = read_checkpoint_file(options.checkpoint)
+    said = file.said or {}
+    if isinstance(said.get("image_processor"), dict):
+        size = {"size": dict(processor.size)} if options.eval_size else {}
+        processor = restore_image_processor(said["image_processor"] | size, file.path)
+    elif options.eval_size is None:
+        logger.warning("%s says no input size: taken as 1024 2048, Cityscapes' own; see `--eval_size`", file.path)
+    if space is None and isinstance(said.get("label_space"), dict):
+        space = LabelSpace.from_dict(said["label_space"], str(file.path))
+    converted = convert_to_hub(file, space and space.names, options.decoder)
     model = build_converted_model(converted)
     with written_whole(output, folder=True, also=(SafetensorError,)) as staged:
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
+        if space is not None and converted.has_decoder:
+            write_label_space(staged / LABEL_SPACE_FILE, space)
     return converted
 
 
 def _from_hub(options: ConvertArguments, output: Path):
     from hf_urbanseg.files import written_whole
     from hf_urbanseg.inference.predictor import build_label_space
-    from hf_urbanseg.models.convert.from_hub import convert_from_hub, load_hub_model, save_checkpoint_file
+    from hf_urbanseg.models.convert.from_hub import (
+        convert_from_hub,
+        describe_folder,
+        load_hub_model,
+        save_checkpoint_file,
+    )
+    from hf_urbanseg.runs.folder import RunFolder
 
     if output.suffix != ".pth":
         raise ConfigError(f"a .pth file as `--output` with `--to {options.to}`", f"`{output}`", "end its name in .pth")
     model = load_hub_model(options.checkpoint)
     converted = convert_from_hub(model, options.to, options.decoder or "keep", options.checkpoint)
-    colors = build_label_space(model.config.id2label, str(options.checkpoint)).colors if converted.has_decoder else ()
+    said, colors = describe_folder(model.config, options.checkpoint), ()
+    if converted.has_decoder:
+        space = RunFolder(options.checkpoint).read_label_space()
+        if space is None or dict(enumerate(space.names)) != model.config.id2label:
+            space = build_label_space(model.config.id2label, str(options.checkpoint))
+        else:
+            said["label_space"] = space.to_dict()
+        colors = space.colors
     with written_whole(output, also=(RuntimeError,)) as staged:  # a full disk is a RuntimeError of torch's
-        save_checkpoint_file(converted, staged, colors)
+        save_checkpoint_file(converted, staged, colors, said)
     return converted
 
 

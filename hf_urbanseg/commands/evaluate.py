@@ -11,6 +11,7 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, PlanArguments, option
 from hf_urbanseg.errors import ConfigError, check_range
+from hf_urbanseg.files import check_place
 
 
 @dataclass
@@ -37,6 +38,10 @@ class EvaluateArguments:
             raise ConfigError("a folder as `--output`", "a file", fix, self.output)
         if self.report and not self.report.endswith((".html", ".htm")):
             raise ConfigError("a file named .html as `--report`", f"{self.report}", "change the suffix")
+        if self.output:
+            check_place(self.output, folder=True)
+        if self.report:
+            check_place(self.report)
 
 
 @command

@@ -6,6 +6,7 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import PlanArguments, option
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import check_place
 
 
 @dataclass
@@ -28,6 +29,8 @@ class SubmissionArguments:
         if (self.model is None) == (self.check is None):
             found = "neither" if self.model is None else "both"
             raise ConfigError("`--model` to make a zip or `--check` to check one", found, "give one of them")
+        if self.model:
+            check_place(self.output)
 
 
 @command
@@ -35,7 +38,6 @@ def main(argv: list[str]) -> None:
     usage = "make-submission --model RUN --data_dir FOLDER [--option VALUE ...]"
     args, plan_args = parse_command_line((SubmissionArguments, PlanArguments), argv, __doc__, usage)
     from hf_urbanseg.data.submission import check_submission, find_images, get_benchmark, write_submission
-    from hf_urbanseg.files import make_folder
     from hf_urbanseg.inference.input_files import check_inputs, refuse_bad
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.labels import CITYSCAPES
@@ -55,7 +57,6 @@ def main(argv: list[str]) -> None:
         found = f"{len(names)} classes ({', '.join(names[:3])}, ...)"
         raise ConfigError(expected, found, "choose one trained for them", args.model)
     output = Path(args.output)
-    make_folder(output.parent)  # before the work
     _, bad = check_inputs(list(images.values()))
     refuse_bad(bad, len(images), "could be read, and a server takes all or none")
     label_ids = predict_label_ids(images, predictor, plan_args.batch_size, benchmark.name)

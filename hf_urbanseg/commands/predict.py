@@ -12,7 +12,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import PlanArguments, option, required
 from hf_urbanseg.errors import DataError, check_range
 from hf_urbanseg.escaping import spell_out
-from hf_urbanseg.files import make_folder
+from hf_urbanseg.files import check_place, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class PredictArguments:
 
     def __post_init__(self):
         check_range(0, 1, alpha=self.alpha)
+        check_place(self.output, folder=True)
 
 
 @command

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, option, required
@@ -37,6 +36,7 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.prepared_sets import check_output, describe_source, write_prepared_set
+    from hf_urbanseg.files import check_place, expand_home
     from hf_urbanseg.hub.cards.licence import choose_data_licence
     from hf_urbanseg.hub.client import clean_token
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
@@ -46,8 +46,10 @@ def main(argv: list[str]) -> None:
     if options.push_to_hub is not None:
         check_target(options.push_to_hub, options.revision)
     token = clean_token(options.hub_token)
-    output = Path(options.output).expanduser().absolute()
+    output = expand_home(options.output).absolute()
     check_output(output, options.overwrite)
+    for folder in (output.parent, output):  # beside it, too: the set takes its name when it is whole
+        check_place(folder, folder=True)
     loaded = load_data(**asdict(data))
     source = describe_source(loaded, data.data_dir, data.dataset, data.dataset_revision, options.license)
     if options.push_to_hub is not None:  # refuse before the work, not after it

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import check_device, device_option, option
 from hf_urbanseg.errors import ConfigError, check_range, check_size
+from hf_urbanseg.files import check_place
 
 _SIZES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 _PRECISIONS = ("fp32", "bf16", "fp16")
@@ -43,6 +44,8 @@ class ProfileArguments:
         if not self.seconds > 0:
             raise ConfigError("`--seconds` above 0", f"{self.seconds}", "correct it")
         check_device(self.device)
+        if self.output:
+            check_place(self.output)
 
 
 @command

@@ -21,6 +21,7 @@ from rich.table import Table
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import option, required
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.files import check_place
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def main(argv: list[str]) -> None:
     if not sys.stderr.isatty():
         disable_progress_bars()
     bound_requests(args.timeout)
+    if Path(args.run).is_dir() and not args.dry_run:
+        check_place(args.run, folder=True)  # push.json says what the Hub is owed
     ledger = PushLedger.read(args.run)
     _choose_target(args, ledger)
     is_set = is_saved_set(Path(args.run))

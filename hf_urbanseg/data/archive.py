@@ -14,17 +14,14 @@ from filelock import FileLock
 
 from hf_urbanseg.data.pictures import MOST_BYTES
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import written_whole
+from hf_urbanseg.files import expand_home, written_whole
 
 _MOST_GROWTH, _HARMLESS = 20, 100 << 20
 
 
 def cache_folder() -> Path:
     """Where unpacked archives are kept: `HF_URBANSEG_CACHE`, or ~/.cache/hf_urbanseg."""
-    try:
-        return Path(os.environ.get("HF_URBANSEG_CACHE") or "~/.cache/hf_urbanseg").expanduser()
-    except RuntimeError as error:  # neither HOME nor an entry in passwd
-        raise DataError("a home folder for the cache", "none", "name a folder as `HF_URBANSEG_CACHE`") from error
+    return expand_home(os.environ.get("HF_URBANSEG_CACHE") or "~/.cache/hf_urbanseg")
 
 
 def extract_folders(archive: Path, folders: Sequence[str]) -> Path:

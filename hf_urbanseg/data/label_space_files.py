@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_mapping, write_json
+from hf_urbanseg.files import expand_home, read_mapping, write_json
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     if name_or_path in BUILT_IN:
         return BUILT_IN[name_or_path], {}
     shipped = shipped_label_spaces()
-    path = shipped.get(name_or_path) or Path(name_or_path).expanduser()
+    path = shipped.get(name_or_path) or expand_home(name_or_path)
     if path.suffix not in (".yaml", ".yml", ".json"):
         expected = f"`label_space` of {', '.join([*BUILT_IN, *shipped])}, or a .yaml file"
         raise DataError(expected, f"`{name_or_path}`", "choose one or write a file")

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
@@ -12,6 +11,7 @@ from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kit
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.files import expand_home
 from hf_urbanseg.labels import LabelSpace
 
 DATASET_SOURCES = (synthetic, hub_set)
@@ -90,7 +90,7 @@ def load_data(
             raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{where}`", f"leave `--{name}` out", where)
     space, folders = read_label_space(label_space) if label_space else (None, {})
     request = DataRequest(
-        path=None if data_dir is None else Path(data_dir).expanduser(),
+        path=None if data_dir is None else expand_home(data_dir),
         dataset=dataset,
         label_space_name=label_space,
         label_space=space,

@@ -16,7 +16,7 @@ from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
-from hf_urbanseg.files import write_json, written_whole
+from hf_urbanseg.files import expand_home, write_json, written_whole
 
 
 def describe_source(
@@ -26,7 +26,7 @@ def describe_source(
 
     A set that was prepared before keeps its own.
     """
-    where = dataset or str(Path(data_dir).expanduser())
+    where = dataset or str(expand_home(data_dir))
     if dataset not in (None, "synthetic") or is_saved_set(Path(where)):
         before = read_source(where, revision)
     else:

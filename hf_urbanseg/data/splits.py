@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_mapping, write_yaml
+from hf_urbanseg.files import expand_home, read_mapping, write_yaml
 
 SPLITS = ("train", "validation", "test")
 SPLITS_FILE = "splits.yaml"
@@ -107,7 +107,7 @@ def arrange_splits(
 
 def _read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, list[str]]:
     """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional)."""
-    path = Path(path).expanduser()
+    path = expand_home(path)
     listed = read_mapping(path, "split", words=True)
     known, split_of = set(known_names), {}
     if len(known) < len(known_names):

@@ -1,6 +1,5 @@
 """How long a forward pass takes and how much memory it needs, on this machine."""
 
-import copy
 import json
 import logging
 import os
@@ -12,9 +11,10 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from hf_urbanseg.inference.upsampling import upsample_argmax
+from hf_urbanseg.models.loading import build_from_config
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _read_status(key: str) -> int:
 
 def build_model(config: PretrainedConfig, precision: str) -> torch.nn.Module:
     """With random weights, in evaluation mode."""
-    return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config), dtype=_DTYPES[precision]).eval()
+    return build_from_config(config, dtype=_DTYPES[precision]).eval()
 
 
 def _build_input(model: torch.nn.Module, image_size: Sequence[int], batch_size: int) -> torch.Tensor:

@@ -1,14 +1,13 @@
 """Runs a ladder, rung by rung and seed by seed; what is finished stays, what was stopped is resumed."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.files import check_place, write_json
 from hf_urbanseg.ladder.checks import find_problems
 from hf_urbanseg.ladder.notes import describe_measurement, describe_model, describe_options
 from hf_urbanseg.ladder.plan import LadderRun, find_state, read_metrics, read_result
@@ -25,18 +24,18 @@ def check_ladder(runs: Sequence[LadderRun], output: Path) -> dict[str, str]:
         UrbanSegError: The only problem, or how many were printed.
     """
     problems: list[UrbanSegError] = []
-    if (output.exists() and not output.is_dir()) or RunFolder(output).is_finished:
-        kind = "a single run" if output.is_dir() else "a file"
-        problems.append(ConfigError("a folder for a ladder", kind, "name another `--output_dir`", output))
+    if RunFolder(output).is_finished:
+        problems.append(ConfigError("a folder for a ladder", "a single run", "name another `--output_dir`", output))
     states = {}
     for run in [] if problems else runs:
         try:
             states[run.name] = find_state(run)
         except UrbanSegError as error:
             problems.append(error)
-    parent = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not os.access(parent, os.W_OK):
-        problems.append(ConfigError("a folder that can be written", "no permission", "change `--output_dir`", parent))
+    try:
+        check_place(output, folder=True)
+    except UrbanSegError as error:
+        problems.append(error)
     problems += find_problems(run for run in runs if states.get(run.name) != "finished")
     if len(problems) == 1:
         raise problems[0]

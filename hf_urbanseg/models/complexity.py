@@ -1,6 +1,5 @@
 """What a forward pass costs in arithmetic: parameters, multiply-accumulates under named conventions, torch's FLOPs."""
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSemanticSegmentation, PretrainedConfig
+from transformers import PretrainedConfig
+
+from hf_urbanseg.models.loading import build_from_config
 
 Convention = Literal["plain", "fvcore", "report"]
 
@@ -141,7 +142,7 @@ def _count_mmsegmentation_norms(config: PretrainedConfig, size: Sequence[int]) -
 def _build_on_meta(config: PretrainedConfig) -> nn.Module:
     """A model without weights, with eager attention: for torch's fused one on CPU there are no formulas."""
     with torch.device("meta"):
-        model = AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config))
+        model = build_from_config(config)
     model.set_attn_implementation("eager")
     return model.eval()
 

@@ -1,16 +1,24 @@
-"""Models and image processors from a folder or the Hub: completely, or one line that says what is wrong."""
+"""Models and image processors from a folder or the Hub: completely, or one line that says what is wrong.
 
-import json
+
+Nothing that comes with a model is ever run: the Auto classes and `from_pretrained` are called here alone, because their
+default is to ask on the terminal, and a "y" there runs code of the model's author.
+"""
+
+import copy
+import pickle
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from safetensors import SafetensorError
+from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig, PreTrainedModel
 
 # From its module, because `transformers.SegformerImageProcessor` and `AutoImageProcessor` mean another class where
 # torchvision is installed (resized pixels differ by up to 0.02), and in transformers < 5.23 nothing at all where it is
@@ -18,12 +26,14 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
-from hf_urbanseg.errors import ModelError, UrbanSegError
+from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
+from hf_urbanseg.files import read_json
 from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
 from hf_urbanseg.models import conv_decode_head  # noqa: F401  the Auto classes know its model once it is imported
 
 PROCESSOR_FILE = "preprocessor_config.json"
-_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+_LARGEST = 1 << 15
+"""Number in a configuration, or side of an input: no model here has a larger one, and memory has an end."""
 
 
 def load_complete(
@@ -52,6 +62,9 @@ def load_complete(
     find_file(name_or_path, "config.json", options.get("revision"), error_class)
     if read_step(Path(name_or_path)) is not None and (Path(name_or_path) / MANIFEST).exists():
         verify_checkpoint(Path(name_or_path), [SAFE_WEIGHTS_NAME])
+    if "config" not in options:
+        options["config"] = load_config(name_or_path, options.get("revision"), error_class)
+    options |= {"trust_remote_code": False}
     try:
         with quiet_transformers():
             # In fp32, because the default is the checkpoint's own type, and half-precision weights neither train nor
@@ -59,9 +72,11 @@ def load_complete(
             # doesn't.
             options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True} | options
             model, report = model_class.from_pretrained(name_or_path, **options)
-    except _FAILURES as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise error_class("a readable model", reason, "copy or train it again", name_or_path) from error
+        if hasattr(model, "decode_head") and model.dtype == torch.float32:
+            with torch.no_grad():  # strides and the like are in no tensor's shape, so that only a pass tells
+                model(torch.zeros(1, model.config.num_channels, 64, 64)).logits  # noqa: B018
+    except Exception as error:  # whatever torch, pickle, safetensors or a layer run into on values from elsewhere
+        raise error_class("a readable model", explain(error), "copy or train it again", name_or_path) from error
     found = []
     for kind, entry, allowed in (
         ("missing", "missing_keys", new),
@@ -80,28 +95,69 @@ def load_complete(
     return model
 
 
-def load_config(name_or_path: str | Path, revision: str | None = None) -> PretrainedConfig:
-    """The configuration of a model."""
-    path = find_file(name_or_path, "config.json", revision)
+def load_config(
+    name_or_path: str | Path, revision: str | None = None, error_class: type[UrbanSegError] = ModelError
+) -> PretrainedConfig:
+    """The configuration of a model of transformers' own, or of ours."""
+    path = find_file(name_or_path, "config.json", revision, error_class)
+    try:
+        content = read_json(path)
+    except DataError as error:
+        raise error_class("the configuration of a model", error.found, "copy it again", path) from error
+    kind = content.get("model_type")
+    if str(kind) not in CONFIG_MAPPING:
+        own = " and comes with code, which is never run" if "auto_map" in content else ""
+        found = f"model type `{kind}`, which transformers doesn't have{own}"
+        raise error_class("the configuration of a model", found, "choose another model", path)
+    depth, largest = _measure_numbers(content.get("depths")), _measure_numbers(content)
+    if max(largest) > _LARGEST or sum(depth) > 1000:
+        found = f"{max(largest)}" if max(largest) > _LARGEST else f"`depths` of {sum(depth)} blocks"
+        raise error_class("the configuration of a model that fits into memory", found, "copy it again", path)
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError("the configuration of a model", first_line(error), "copy it again", path) from error
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        if not config.id2label or not isinstance(config.architectures, list | None):
+            raise ValueError("no classes, or `architectures` that is no list")
+    except Exception as error:  # transformers checks some values, and runs into the others
+        raise error_class("the configuration of a model", explain(error), "copy it again", path) from error
+    # Where the name is a repository of kernels, transformers would fetch its code and run it.
+    config._attn_implementation = None
+    return config
+
+
+def build_from_config(config: PretrainedConfig, **options) -> PreTrainedModel:
+    """A segmentation model with random weights; `options` are those of `from_config`."""
+    return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config), trust_remote_code=False, **options)
 
 
 def load_image_processor(name_or_path: str | Path, revision: str | None = None) -> SegformerImageProcessorPil:
     """The image processor saved with a model; it must not reduce labels."""
     path = find_file(name_or_path, PROCESSOR_FILE, revision)
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("do_reduce_labels", "reduce_labels"):
-            if options.get(key):
-                found = "true, which shifts every class by one"
-                raise ModelError(f"`{key}` false", found, f"set `{key}` to false", path)
-        return SegformerImageProcessorPil.from_dict(options)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError("an image processor's options", str(error), "save the processor again", path) from error
+        options = read_json(path)
+    except DataError as error:
+        raise ModelError("an image processor's options", error.found, "save the processor again", path) from error
+    return restore_image_processor(options, path)
+
+
+def restore_image_processor(options: Mapping, path: str | Path) -> SegformerImageProcessorPil:
+    """The image processor of saved options, tried; `path` is where they stood."""
+    for key in ("do_reduce_labels", "reduce_labels"):
+        if options.get(key):
+            found = "true, which shifts every class by one"
+            raise ModelError(f"`{key}` false", found, f"set `{key}` to false", path)
+    try:
+        if max(_measure_numbers(options)) > _LARGEST:
+            raise ValueError(f"{max(_measure_numbers(options))}, which is too large")
+        processor = SegformerImageProcessorPil.from_dict(options)
+        # Tried, because nothing else checks the values before the first image.
+        with np.errstate(all="ignore"):
+            pixels = processor(Image.new("RGB", (8, 8)))["pixel_values"][0]
+        if not np.isfinite(pixels).all():
+            raise ValueError("values that make pixels infinite")
+    except Exception as error:  # transformers, numpy and Pillow run into whatever the values are
+        raise ModelError("an image processor's options", explain(error), "save the processor again", path) from error
+    return processor
 
 
 def find_file(
@@ -185,6 +241,24 @@ def find_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 def first_line(error: object) -> str:
     """What an exception says, cut to its first line without a full stop."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given").rstrip(".")
+
+
+def explain(error: Exception) -> str:
+    """What a library says of a file that it can't read; of a pickle that names what isn't data, that name."""
+    name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
+    if name and isinstance(error, pickle.UnpicklingError):
+        return f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.') or 'no reason given'}"
+
+
+def _measure_numbers(content: object) -> list[int]:
+    """Sizes of the whole numbers in a JSON value, and 0."""
+    found, left = [0], [content]
+    while left:
+        one = left.pop()
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        found += [abs(one)] if isinstance(one, int) else ()
+    return found
 
 
 def _is_path(name: Path) -> bool:

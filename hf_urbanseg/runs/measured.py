@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoConfig
 
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.complexity import count_macs, count_parameters
-from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.runs.folder import METRICS, RunFolder, per_image
 
 _MEASURE = "train with `urbanseg finetune`, or measure a model with `urbanseg evaluate --output FOLDER`"
@@ -100,11 +99,7 @@ def _read_config(folder: Path):
     path = folder / "config.json"
     if not path.is_file():
         raise DataError("this file beside the counts per image", "none", _MEASURE, path)
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise DataError("the configuration of a model", reason, "measure again", path) from error
+    return load_config(folder, error_class=DataError)
 
 
 def _check_one_measurement(metrics: Mapping, counts: ImageCounts, split: str, folder: Path) -> None:

@@ -14,12 +14,14 @@ from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.commands import evaluate, predict
 from hf_urbanseg.commands.convert_checkpoint import main
+from hf_urbanseg.data.label_space_files import write_label_space
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.models.build import SIZES, build_random_model, load_pretrained_model
 from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoint_file
-from hf_urbanseg.models.loading import quiet_transformers
+from hf_urbanseg.models.loading import SegformerImageProcessorPil, quiet_transformers
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(
@@ -28,6 +30,7 @@ _spec = importlib.util.spec_from_file_location(
 references = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(references)
 SIZE = ("--eval_size", "64", "96")
+SCENE = render_scene(4, (75, 190))[0]
 
 
 @pytest.fixture
@@ -102,9 +105,92 @@ def test_convert_checkpoint__there_and_back(run, checkpoint, tmp_path):
     assert status == 0
     assert "138 tensors written" in out
     one, two = (torch.load(path, weights_only=True) for path in (checkpoint, tmp_path / "again.pth"))
+    assert two["meta"].pop("hf_urbanseg")["image_processor"]["size"] == {"height": 64, "width": 96}
     assert one["meta"] == two["meta"]
     assert one["state_dict"].keys() == two["state_dict"].keys()
     assert all(torch.equal(one["state_dict"][name], two["state_dict"][name]) for name in one["state_dict"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that says in every way something else than what is assumed where nothing is said."""
+    space = LabelSpace("mine", ("road", "rest"), ((9, 8, 7), (6, 5, 4)), {3: 0, 7: 1})
+    torch.manual_seed(3)
+    model = build_random_model(
+        "tiny", space, decoder_hidden_size=24, classifier_dropout_prob=0.3, drop_path_rate=0.25,
+        hidden_dropout_prob=0.2, semantic_loss_ignore_index=254,
+    )  # fmt: skip
+    for name, tensor in model.state_dict().items():
+        if "running_var" in name:
+            tensor.uniform_(0.5, 1.5)
+    processor = SegformerImageProcessorPil(
+        size={"height": 64, "width": 160}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], resample=3
+    )
+    with torch.no_grad():  # both classes are predicted
+        road, rest = model.eval()(**processor(Image.fromarray(SCENE), return_tensors="pt")).logits[0]
+        model.decode_head.classifier.bias[0] -= (road - rest).median()
+    model.save_pretrained(tmp_path / "mine")
+    processor.save_pretrained(tmp_path / "mine")
+    write_label_space(tmp_path / "mine" / LABEL_SPACE_FILE, space)
+    return tmp_path / "mine"
+
+
+def predict_both(one, two) -> list[np.ndarray]:
+    """At the image's own size, and the colours of the classes."""
+    image = Image.fromarray(SCENE)
+    predictors = [Predictor.from_pretrained(folder, "cpu") for folder in (one, two)]
+    assert predictors[0].label_space == predictors[1].label_space
+    return [predictor.predict(image) for predictor in predictors]
+
+
+@pytest.mark.parametrize("layout", ["nvlabs", "mmsegmentation"])
+def test_convert_checkpoint__a_folder_comes_back_as_it_was(run, folder, tmp_path, layout):
+    assert run(folder, "--to", layout, "--output", tmp_path / "file.pth")[0] == 0
+    status, _, err = run(tmp_path / "file.pth", "--output", tmp_path / "back")
+    assert (status, err) == (0, "")
+    for name in ("config.json", "preprocessor_config.json", LABEL_SPACE_FILE):
+        one, two = (json.loads((path / name).read_text()) for path in (folder, tmp_path / "back"))
+        assert one == two, name
+    before, after = predict_both(folder, tmp_path / "back")
+    assert len(np.unique(before)) == 2
+    assert np.array_equal(before, after)
+    assert torch.load(tmp_path / "file.pth", weights_only=True)["meta"]["PALETTE"] == [[9, 8, 7], [6, 5, 4]]
+    if layout == "nvlabs":  # MMSegmentation's decoder is the same function in other numbers
+        one, two = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "back"))
+        assert all(torch.equal(one[name], two[name]) for name in one | two)
+
+
+def test_convert_checkpoint__another_size_keeps_the_rest(run, folder, tmp_path):
+    run(folder, "--to", "nvlabs", "--output", tmp_path / "file.pth")
+    assert run(tmp_path / "file.pth", "--output", tmp_path / "back", *SIZE)[0] == 0
+    processor = json.loads((tmp_path / "back" / "preprocessor_config.json").read_text())
+    assert (processor["size"], processor["image_mean"]) == ({"height": 64, "width": 96}, [0.4, 0.5, 0.6])
+
+
+def test_convert_checkpoint__a_file_of_others_says_no_size(run, checkpoint, tmp_path, caplog):
+    assert run(checkpoint, "--output", tmp_path / "run")[0] == 0
+    assert f"{checkpoint} says no input size: taken as 1024 2048, Cityscapes' own; see `--eval_size`" in caplog.text
+    assert Predictor.from_pretrained(tmp_path / "run").base_size == (1024, 2048)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("image_processor", {"size": "x"}),
+        ("image_processor", {"do_reduce_labels": True}),
+        ("label_space", {"classes": 5}),
+        ("config", {"drop_path_rate": "x"}),
+        ("config", {"classifier_dropout_prob": 5}),
+    ],
+)
+def test_convert_checkpoint__a_file_that_says_nonsense(run, folder, tmp_path, part, value):
+    run(folder, "--to", "nvlabs", "--output", tmp_path / "file.pth")
+    content = torch.load(tmp_path / "file.pth", weights_only=True)
+    content["meta"]["hf_urbanseg"][part] = value
+    torch.save(content, tmp_path / "file.pth")
+    status, _, err = run(tmp_path / "file.pth", "--output", tmp_path / "back")
+    assert (status, err.count("\n")) == (2, 1)
+    assert not (tmp_path / "back").exists()
 
 
 def test_convert_checkpoint__mmsegmentation(run, checkpoint, model, tmp_path):
@@ -246,8 +332,8 @@ def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
         ((checkpoint, "--output", new, "--to", "nvlabs", "--label_space", "cityscapes"), "--label_space"),
         ((tmp_path / "there", "--output", new, "--to", "nvlabs"), "end its name in .pth"),
         ((tmp_path / "there", "--output", tmp_path / "n.pth", "--to", "nvlabs"), "config.json"),
-        ((tmp_path / "there", "--output", new), "a directory"),
-        ((checkpoint, "--output", checkpoint / "below"), "a place to write to"),
+        ((tmp_path / "there", "--output", new), "found a folder"),
+        ((checkpoint, "--output", checkpoint / "below"), "a folder to write to; found a file"),
     ):
         status, out, err = run(*words)
         assert (status, out) == (2, ""), words
@@ -262,7 +348,7 @@ def test_convert_checkpoint__failed_write_leaves_nothing(run, checkpoint, tmp_pa
     run(checkpoint, "--output", tmp_path / "run", *SIZE)
     before = sorted(tmp_path.iterdir())
 
-    def save(converted, path, colors):
+    def save(converted, path, *rest):
         path.write_bytes(b"half a file")
         raise error
 
@@ -276,5 +362,7 @@ def test_convert_checkpoint__failed_write_leaves_nothing(run, checkpoint, tmp_pa
 def test_convert_checkpoint__script(checkpoint, tmp_path):
     command = [sys.executable, "-m", "hf_urbanseg", "convert-checkpoint", checkpoint, "--output", "run"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0
+    assert result.stderr.count("\n") == 1
+    assert "see `--eval_size`" in result.stderr
     assert (tmp_path / "run" / "model.safetensors").is_file()

@@ -142,4 +142,6 @@ def test_main__bad_options(run, words, part):
 
 def test_main__no_folder_for_the_zip(run, model):
     Path("no").touch()
-    refused(run("--data_dir", "data", "--model", model, "--output", "no/a.zip"), "no: expected a folder to write to")
+    refused(
+        run("--data_dir", "data", "--model", model, "--output", "no/a.zip"), "no/a.zip: expected a file to write to"
+    )

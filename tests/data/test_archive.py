@@ -206,7 +206,5 @@ def test_extract_folders__encrypted(tmp_path, cache):
 def test_cache_folder__nobody_has_a_home(monkeypatch):
     monkeypatch.delenv("HF_URBANSEG_CACHE")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(
-        DataError, match="a home folder for the cache; found none; name a folder as `HF_URBANSEG_CACHE`"
-    ):
+    with pytest.raises(DataError, match="cache/hf_urbanseg: expected a home folder for `~`; found none; set HOME"):
         cache_folder()

@@ -1,7 +1,6 @@
 """Reading the .pth files of mmcv, mmengine and NVlabs without running anything that is pickled in them."""
 
 import pickle
-import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -12,10 +11,14 @@ from torch import Tensor
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import check_regular
-from hf_urbanseg.models.loading import check_finite, first_line
+from hf_urbanseg.models.loading import check_finite, explain
 
 _TENSORS = ("state_dict", "model")
 """Keys under which files hold their tensors; a file may also be nothing but them."""
+
+
+SAID = "hf_urbanseg"
+"""Key in the meta data of files written here; other readers pass it over."""
 
 
 class _Ignored:
@@ -46,11 +49,15 @@ _HARMLESS = (
 
 @dataclass
 class CheckpointFile:
-    """What a .pth file holds: tensors by its own names, and the classes' names if MMSegmentation recorded them."""
+    """What a .pth file holds: tensors by its own names, and the classes' names if MMSegmentation recorded them.
+
+    `said` is what `describe_folder` recorded of the folder it was made of, None in files of others.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     class_names: tuple[str, ...] | None
+    said: dict | None = None
 
 
 def read_checkpoint_file(path: str | Path) -> CheckpointFile:
@@ -74,13 +81,10 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
     except ModelError:
         raise
     except Exception as error:  # on damaged bytes torch and pickle raise nearly anything
-        name = re.search(r"GLOBAL (\S+)|Unsupported class (\S+)", str(error))
-        if name and isinstance(error, pickle.UnpicklingError):
-            found = f"`{(name[1] or name[2]).rstrip('.')}` pickled in it, which could run any code"
+        if isinstance(error, pickle.UnpicklingError) and "could run any code" in explain(error):
             fix = "save its `state_dict` alone where you trust it: torch.save({'state_dict': ...})"
-            raise ModelError("tensors, numbers and names", found, fix, path) from error
-        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
-        raise ModelError("a file written by torch.save", reason, "download or copy it again", path) from error
+            raise ModelError("tensors, numbers and names", explain(error), fix, path) from error
+        raise ModelError("a file written by torch.save", explain(error), "download or copy it again", path) from error
     wrapped = content if isinstance(content, dict) else {}
     tensors = next((wrapped[key] for key in _TENSORS if isinstance(wrapped.get(key), dict)), content)
     if not isinstance(tensors, dict) or not tensors:
@@ -96,6 +100,8 @@ def read_checkpoint_file(path: str | Path) -> CheckpointFile:
     check_finite(tensors.items(), path)
     # `CLASSES` in mmcv 1.x, `dataset_meta` in mmengine.
     meta = wrapped["meta"] if isinstance(wrapped.get("meta"), dict) else {}
-    meta = meta | (meta.get("dataset_meta") or {})
+    meta = meta | (meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else {})
     names = meta.get("CLASSES") or meta.get("classes")
-    return CheckpointFile(path, dict(tensors), tuple(names) if names and isinstance(names, list | tuple) else None)
+    names = tuple(names) if names and isinstance(names, list | tuple) else None
+    said = meta.get(SAID)
+    return CheckpointFile(path, dict(tensors), names, said if isinstance(said, dict) else None)

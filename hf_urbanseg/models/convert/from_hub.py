@@ -1,6 +1,7 @@
 """A Hub folder's SegFormer -> a .pth file under NVlabs' or MMSegmentation's names."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from transformers import (
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 from hf_urbanseg.models.convert.decoder import linear_to_conv_decoder
+from hf_urbanseg.models.convert.files import SAID
 from hf_urbanseg.models.convert.keys import (
     LAYOUTS,
     NVLABS_UNUSED,
@@ -23,8 +25,8 @@ from hf_urbanseg.models.convert.keys import (
     mmsegmentation_decoder_rules,
     nvlabs_decoder_rules,
 )
-from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, Converted, find_size, stage_norms
-from hf_urbanseg.models.loading import load_complete, load_config
+from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, UNSEEN, Converted, find_size, stage_norms
+from hf_urbanseg.models.loading import PROCESSOR_FILE, find_file, load_complete, load_config, load_image_processor
 
 _FIXED = (
     "num_channels", "num_encoder_blocks", "sr_ratios", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios",
@@ -100,11 +102,26 @@ def convert_from_hub(
     return Converted(tensors, config, size, layout, len(state) - sum(dropped.values()), dropped)
 
 
-def save_checkpoint_file(converted: Converted, path: str | Path, palette: Sequence[Sequence[int]]) -> None:
-    """Writes a file as mmcv (`CLASSES`) and mmengine (`dataset_meta`) look for it, with plain values only."""
-    meta = {}
+def describe_folder(config: SegformerConfig, folder: str | Path) -> dict:
+    """What a folder says beside its tensors, in plain values, so that the way back makes the same folder of a file."""
+    said = {"config": {name: getattr(config, name) for name in UNSEEN}}
+    try:
+        find_file(folder, PROCESSOR_FILE)
+    except ModelError:  # encoders are saved without one
+        return said
+    return said | {"image_processor": json.loads(load_image_processor(folder).to_json_string())}
+
+
+def save_checkpoint_file(
+    converted: Converted, path: str | Path, palette: Sequence[Sequence[int]], said: Mapping | None = None
+) -> None:
+    """Writes a file as mmcv (`CLASSES`) and mmengine (`dataset_meta`) look for it, with plain values only.
+
+    `said` is what `describe_folder` gives, and whatever else is to come back.
+    """
+    meta = {} if said is None else {SAID: dict(said)}
     if converted.has_decoder:
         names = tuple(name for _, name in sorted(converted.config.id2label.items()))
         palette = [list(map(int, color)) for color in palette]
-        meta = {"CLASSES": names, "PALETTE": palette, "dataset_meta": {"classes": names, "palette": palette}}
+        meta |= {"CLASSES": names, "PALETTE": palette, "dataset_meta": {"classes": names, "palette": palette}}
     torch.save({"meta": meta, "state_dict": converted.tensors}, path)

@@ -53,6 +53,12 @@ ENCODER, DECODER = "backbone.", "decode_head."
 HUB_ENCODER = "segformer."
 """Prefixes: of both layouts, the decoder's of the Hub too; and of the Hub's encoder."""
 
+UNSEEN = dict.fromkeys(
+    ("classifier_dropout_prob", "drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob",
+     "initializer_range"), 1,
+) | {"semantic_loss_ignore_index": 255}  # fmt: skip
+"""Fields of the configuration that no tensor shows and that training goes by, and the most they can be."""
+
 # What tells an encoder, its blocks (stage and number), and a decoder, whose width is the first axis; one bias a class.
 _FIRST = {"nvlabs": "patch_embed1.proj.weight", "mmsegmentation": "layers.0.0.projection.weight"}
 _IN_BLOCK = {"nvlabs": r"block(\d)\.(\d+)\.", "mmsegmentation": r"layers\.(\d)\.1\.(\d+)\."}
@@ -108,7 +114,7 @@ def convert_to_hub(
     parts = _split(file, prefix)
     encoder, head = parts.pop("encoder"), parts.pop("decoder")
     layout, size = _recognise(encoder, file.path)
-    fields = SIZES[size] | {"semantic_loss_ignore_index": IGNORE_INDEX}
+    fields = SIZES[size] | {"semantic_loss_ignore_index": IGNORE_INDEX} | _read_fields(file)
     config = SegformerConfig(**fields)
     hub, what = _build_meta_model(SegformerModel, config), f"encoder of a {LAYOUTS[layout]} SegFormer-{size}"
     tensors = apply_rules(encoder_rules(layout, config.depths), encoder, hub, what, file.path, prefix)
@@ -128,6 +134,16 @@ def convert_to_hub(
         tensors = {HUB_ENCODER + name: tensor for name, tensor in tensors.items()}
         tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
     return Converted(tensors, config, size, layout, used, dropped)
+
+
+def _read_fields(file: CheckpointFile) -> dict:
+    """Fields of the configuration that no tensor shows, as far as the file says them."""
+    said = (file.said or {}).get("config")
+    found = {name: said[name] for name in UNSEEN if name in said} if isinstance(said, dict) else {}
+    for name, value in found.items():
+        if not isinstance(value, int | float) or not 0 <= value <= UNSEEN[name]:
+            raise ModelError(f"`{name}` of 0..{UNSEEN[name]}", f"{value}", "take an unaltered file", file.path)
+    return found
 
 
 def build_converted_model(converted: Converted) -> SegformerForSemanticSegmentation | SegformerModel:

@@ -188,3 +188,10 @@ def test_read_checkpoint_file__fills_no_memory(tmp_path, save, found):
     save(tmp_path / "model.pth")
     with pytest.raises(ModelError, match=f"model.pth: expected .*{found}"):
         read_checkpoint_file(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("meta", [{"CLASSES": 5}, {"dataset_meta": [1]}, {"hf_urbanseg": "x"}, {"CLASSES": "road"}])
+def test_read_checkpoint_file__meta_data_of_another_kind(tmp_path, meta):
+    torch.save({"state_dict": TENSORS, "meta": meta}, tmp_path / "model.pth")
+    file = read_checkpoint_file(tmp_path / "model.pth")
+    assert (file.class_names, file.said) == (None, None)

@@ -1,0 +1,144 @@
+"""Disks that are full and files that are damaged: one line, nothing half-written, and the run goes on."""
+
+import errno
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hf_urbanseg import trainer as trainer_module
+from hf_urbanseg.checkpoints import MANIFEST, commit_checkpoint, list_checkpoints, verify_checkpoint
+from hf_urbanseg.errors import CheckpointError
+
+WORKERS = Path(__file__).parent / "workers"
+OPTIONS = {
+    "max_steps": 6, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 3,
+    "ema_decay": 0.9,
+}  # fmt: skip
+
+
+class AtStep(TrainerCallback):
+    def __init__(self, step: int, do):
+        self.step, self.do = step, do
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.do()
+
+
+@pytest.fixture(scope="module")
+def whole(worker, tmp_path_factory):
+    """A run that nothing disturbs: its folder, and its weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = worker.build_trainer(worker.build_arguments(folder, **OPTIONS))
+    trainer.train()
+    return folder, trainer.model.state_dict()
+
+
+@pytest.fixture
+def limit_files():
+    """Limits the size of new files, of which each part of a checkpoint tells in its library's own way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def check_end(worker, folder: Path, whole: dict, message: str) -> None:
+    """The line says what is safe, and from there the run ends as the other did."""
+    assert "checkpoint-4: expected room for a checkpoint; found " in message
+    assert "checkpoint-2 is complete: go on from it with `--resume`" in message
+    assert "\n" not in message
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-2"]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    verify_checkpoint(folder / "checkpoint-2")
+    resumed = worker.build_trainer(worker.build_arguments(folder, **OPTIONS))
+    resumed.train(resume_from_checkpoint=True)
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.model.state_dict().items())
+
+
+def refuse(number: int):
+    raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_save_checkpoint__a_file_that_does_not_fit(worker, whole, limit_files, tmp_path, file):
+    size = (whole[0] / "checkpoint-2" / file).stat().st_size
+    trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
+    trainer.add_callback(AtStep(4, lambda: limit_files(size - 1000)))
+    with pytest.raises(CheckpointError) as caught:
+        trainer.train()
+    limit_files(resource.RLIM_INFINITY)
+    check_end(worker, tmp_path, whole[1], str(caught.value))
+
+
+@pytest.mark.parametrize(("name", "error"), [("save_auxiliary_head", errno.EIO), ("commit_checkpoint", errno.EDQUOT)])
+def test_save_checkpoint__a_disk_that_fails(worker, whole, tmp_path, monkeypatch, name, error):
+    trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
+    trainer.add_callback(AtStep(4, lambda: monkeypatch.setattr(trainer_module, name, lambda *args: refuse(error))))
+    with pytest.raises(CheckpointError, match=os.strerror(error)) as caught:
+        trainer.train()
+    monkeypatch.undo()
+    check_end(worker, tmp_path, whole[1], str(caught.value))
+
+
+def test_save_checkpoint__the_first_one_does_not_fit(worker, limit_files, tmp_path):
+    trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
+    trainer.add_callback(AtStep(1, lambda: limit_files(100_000)))
+    with pytest.raises(CheckpointError, match="none is complete yet: start again"):
+        trainer.train()
+    assert not list(tmp_path.iterdir())
+
+
+def test_save_checkpoint__on_one_of_two_processes(launch, tmp_path):
+    result = launch(WORKERS / "full_disk.py", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    said = [(tmp_path / f"said_{rank}").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert "checkpoint-4: expected room for a checkpoint; found No space left on device" in said[0]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+
+
+class Pickled:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def damage(name: str, how: str, folder: Path, marker: Path) -> Path:
+    """A checkpoint with another file inside, whose manifest vouches for it."""
+    staged = Path(shutil.copytree(folder / "checkpoint-4", marker.parent / "staged"))
+    (staged / MANIFEST).unlink()
+    if how == "pickled":
+        torch.save({"state": Pickled(marker)}, staged / name)
+    elif how == "other":
+        torch.save({"something": 1}, staged / name)
+    else:
+        (staged / name).write_bytes(b"{")
+    commit_checkpoint(staged, marker.parent / "checkpoint-4")
+    return marker.parent / "checkpoint-4"
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *((name, how) for name in ("optimizer.pt", "rng_state.pth") for how in ("pickled", "other", "garbage")),
+        ("scheduler.pt", "pickled"),  # transformers' schedules take whatever fields they are given
+        ("trainer_state.json", "garbage"),
+        ("trainer_state.json", "other"),
+    ],
+)
+def test_train__a_hostile_state_is_one_line(worker, whole, tmp_path, name, how):
+    checkpoint = damage(name, how, whole[0], tmp_path / "ran")
+    trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
+    with pytest.raises(CheckpointError) as caught:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert str(caught.value).startswith(f"{checkpoint}: expected the ")
+    assert "\n" not in str(caught.value)
+    assert how != "pickled" or "`posix.system` pickled in it" in str(caught.value)
+    assert not (tmp_path / "ran").exists()
