@@ -279,8 +279,8 @@ def test_reproduce__a_failing_run_names_its_log(kitti, tmp_path, monkeypatch, ca
     [
         (["ladr"], "`ladder`"),
         ([], "`ladder`"),
-        (["ladder", "--rungs", "8"], "`--rungs` of 1..7; found 8"),
-        (["ladder", "--seeds", "-1"], "`--seeds` of 0 or more; found -1"),
+        (["ladder", "--rungs", "8"], "`rungs` of 1..7; found [8]"),
+        (["ladder", "--seeds", "-1"], "`seeds` of 0..4,294,967,295; found [-1]"),
         (["ladder", "--size", "b1"], "'b1'"),
         (["ladder", "--", "--seed", "3"], "`--seed`, which every run has its own of"),
         (["ladder", "--", "--output-dir=x"], "`--output-dir=x`"),
