@@ -34,6 +34,7 @@ from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size, load_pretrained_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.ranges import check_range
 from hf_urbanseg.recipe import load_recipe
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
@@ -199,6 +200,7 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
     transformers.utils.logging.disable_progress_bar()
     if args.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        check_range(0, os.cpu_count() or 1, cpu_threads=args.cpu_threads)
         # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
         torch.set_num_threads(args.cpu_threads or max(1, cores // _LOCAL_PROCESSES))
 

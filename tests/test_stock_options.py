@@ -122,10 +122,12 @@ def test_trainer__a_class_that_the_model_does_not_know(worker, tmp_path):
         worker.build_trainer(worker.build_arguments(tmp_path, metric_for_best_model="ema_iou_lawn", ema_decay=0.9))
 
 
-def test_run_finetuning__half_precision_on_a_cpu_and_a_long_warm_up(tmp_path, caplog):
+def test_run_finetuning__what_this_machine_or_so_short_a_run_can_not(tmp_path, caplog):
     options = {"data_dir": "nowhere", "output_dir": str(tmp_path / "run"), "use_cpu": True}
     with pytest.raises(ConfigError, match="a GPU for `fp16`; found a CPU"):
         finetune(**options, fp16=True)
+    with pytest.raises(ConfigError, match=r"`cpu_threads` of 0..\d+; found 256"):
+        finetune(**options, cpu_threads=256)
     with pytest.raises(DataError, match="nowhere"):
         finetune(**options, max_steps=4, warmup_steps=5)
     assert "the warm-up of 5 steps is longer than the 4 of the run" in caplog.text
