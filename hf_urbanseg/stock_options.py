@@ -74,9 +74,10 @@ def find_chosen(options, names: Collection[str]) -> dict[str, tuple]:
     return chosen
 
 
-def check_supported(args: TrainingArguments, ours: bool) -> None:
+def check_supported(args: TrainingArguments) -> None:
     """Refuses an option of `REFUSED` that was set, in arguments of our class or of stock's."""
-    for name, (value, default) in find_chosen(args, REFUSED.keys() - (() if ours else _LEFT_TO_STOCK)).items():
+    names = REFUSED.keys() - (set() if hasattr(args, "HIDDEN") else _LEFT_TO_STOCK)
+    for name, (value, default) in find_chosen(args, names).items():
         if isinstance(value, AcceleratorConfig) and vars(value).items() <= vars(AcceleratorConfig()).items():
             continue  # stock makes one of None
         expected = f"`{name}` left at {default}" if default else f"no `{name}`"

@@ -97,7 +97,8 @@ class UrbanSegTrainer(Trainer):
         if args.push_to_hub:
             # Stock's push needs the Hub at start, hides failures, can hang at the end, and uploads the token.
             raise ConfigError("no `push_to_hub` in the trainer", "it", "add a `hub.callback.PublishCallback` instead")
-        check_supported(args, isinstance(args, UrbanSegTrainingArguments))
+        if not isinstance(args, UrbanSegTrainingArguments):  # which check themselves
+            check_supported(args)
         loss = loss if isinstance(loss, WeightedSumLoss) else WeightedSumLoss(loss)
         self._adapt_arguments(args, model, eval_dataset is not None)
         if getattr(args, "sync_batch_norm", False):

@@ -33,7 +33,7 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
 
     def __post_init__(self):
         check_options(self)
-        check_supported(self, ours=True)
+        check_supported(self)
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
         if not torch.accelerator.is_available():
             self.use_cpu = True
