@@ -359,12 +359,6 @@ class UrbanSegTrainer(Trainer):
         self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
         return share.gather(names)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if metric.removeprefix("ema_").startswith("iou_") and f"eval_{metric}" not in metrics:
-            return False  # a class that is neither labelled nor predicted has no IoU this time
-        return super()._determine_best_metric(metrics, trial)
-
     # Checkpoints
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
@@ -482,6 +476,9 @@ class UrbanSegTrainer(Trainer):
         # end, and let no saved one take its place.
         if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
             return False
+        metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if metric.removeprefix("ema_").startswith("iou_") and f"eval_{metric}" not in metrics:
+            return False  # a class that is neither labelled nor predicted has no IoU this time
         return super()._determine_best_metric(metrics, trial)
 
 

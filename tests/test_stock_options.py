@@ -114,7 +114,9 @@ def test_training_arguments__nonsense_is_a_line_or_is_taken(value):
 @pytest.mark.parametrize(("metric", "kept"), [("iou_road", True), ("iou_train", False)])
 def test_trainer__a_class_selects_where_it_is_seen(worker, tmp_path, metric, kept):
     args = worker.build_arguments(tmp_path, metric_for_best_model=metric)
-    assert worker.build_trainer(args)._determine_best_metric({"eval_iou_road": 0.5}, None) == kept
+    trainer = worker.build_trainer(args)
+    trainer.control.should_save = True
+    assert trainer._determine_best_metric({"eval_iou_road": 0.5}, None) == kept
 
 
 def test_trainer__a_class_that_the_model_does_not_know(worker, tmp_path):
