@@ -4,8 +4,6 @@ Every one says what was expected, what was found and what to do, on one line, an
 Commands print that line and exit with status 2; a traceback means the mistake is ours.
 """
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from hf_urbanseg.escaping import flatten, shorten
@@ -43,22 +41,6 @@ class DataError(UrbanSegError):
 
 class ConfigError(UrbanSegError):
     """A recipe or an option that is unknown or out of range."""
-
-
-def check_range(least: float, most: float = math.inf, **values: float | None) -> None:
-    """Refuses options outside `least` to `most`, infinity and NaN; None is one that wasn't given."""
-    for name, value in values.items():
-        if value is not None and not (least <= value <= most and math.isfinite(value)):
-            bounds = f"{least} or more" if most == math.inf else f"{least}..{most}"
-            raise ConfigError(f"`{name}` of {bounds}", f"{value}", "correct it")
-
-
-def check_size(least: int = 32, **values: Sequence[int] | None) -> None:
-    """Refuses options that aren't (height, width) of `least` or more; None is one that wasn't given."""
-    for name, value in values.items():
-        # HfArgumentParser replaces any `nargs` of a list by "+".
-        if value is not None and (len(value) != 2 or min(value) < least):
-            raise ConfigError(f"`{name}` as height and width of {least} or more", f"{list(value)}", "correct it")
 
 
 class ModelError(UrbanSegError):

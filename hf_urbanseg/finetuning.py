@@ -30,17 +30,17 @@ from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.losses.build import build_loss
-from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size, load_pretrained_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.ranges import check_range
 from hf_urbanseg.recipe import load_recipe
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
 from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.runs.folder import CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
+from hf_urbanseg.stock_options import choose_data_seed
 from hf_urbanseg.trainer import UrbanSegTrainer
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 
@@ -112,6 +112,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
     args = arguments.training
     _check_reporters(args)
     _prepare_process(args)
+    _check_effects(args)
     run = RunFolder(args.output_dir)
     _check_output(run, args)
     pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
@@ -140,7 +141,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
     trainer = UrbanSegTrainer(
         model,
         args,
-        _build_loss(arguments.loss, data.label_space, weights),
+        arguments.loss.build(data.label_space.num_labels, weights),
         _build_train_dataset(arguments.augmentation, args, data, inspection),
         held_out.get("validation"),  # selection never sees test
         image_processor,
@@ -199,8 +200,20 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
     transformers.utils.logging.disable_progress_bar()
     if args.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        check_range(0, os.cpu_count() or 1, cpu_threads=args.cpu_threads)
         # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
         torch.set_num_threads(args.cpu_threads or max(1, cores // _LOCAL_PROCESSES))
+
+
+def _check_effects(args: UrbanSegTrainingArguments) -> None:
+    """What would not do what it says: on this machine, or in so short a run."""
+    if args.fp16 and args.device.type == "cpu":
+        raise ConfigError("a GPU for `fp16`", "a CPU, which would compute in fp32", "take `--bf16`, or leave it out")
+    if 0 < args.max_steps < args.warmup_steps:
+        logger.warning(
+            "the warm-up of %g steps is longer than the %d of the run: the learning rate stays below its peak; lower "
+            "`--warmup_steps`", args.warmup_steps, args.max_steps,
+        )  # fmt: skip
 
 
 def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
@@ -238,21 +251,13 @@ def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
     return model
 
 
-def _build_loss(args: LossArguments, space: LabelSpace, weights: np.ndarray | None) -> WeightedSumLoss:
-    return build_loss(
-        args.loss, space.num_labels, weights, args.normalizer, args.add_losses,
-        args.auxiliary_weight if args.auxiliary_head else None,
-        args.ohem_threshold, args.ohem_min_kept, args.loss_scope, args.focal_gamma,
-    )  # fmt: skip
-
-
 def _build_train_dataset(
     augmentation: AugmentationArguments, args: UrbanSegTrainingArguments, data: LoadedData, inspection: Inspection
 ) -> TrainDataset:
     transforms = build_train_transforms(**asdict(augmentation))
     rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
     cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES)
-    return TrainDataset(rows, data.label_space, transforms, args.seed, cache)
+    return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache)
 
 
 def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> None:

@@ -4,7 +4,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from hf_urbanseg.errors import ConfigError, check_range
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.ranges import Range, check_range
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
@@ -90,8 +91,7 @@ def compute_polynomial_factor(
         with cycles of equal length.
     """
     check_range(1, lr_cycles=cycles)
-    if not 0 < cycle_decay <= 1:
-        raise ConfigError("`lr_cycle_decay` above 0 and up to 1", f"{cycle_decay}", "correct it")
+    Range(0, 1, above=True).check("lr_cycle_decay", cycle_decay)
     if cycles > 1 and warmup_steps * cycles > num_steps > 0:
         expected = f"a warm-up within the first of {cycles} cycles ({num_steps / cycles:g} steps)"
         raise ConfigError(expected, f"{warmup_steps} warm-up steps", "shorten it or take fewer cycles")

@@ -1,5 +1,6 @@
 """How words and mappings become dataclasses of options."""
 
+import argparse
 import difflib
 import json
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.ranges import check_options
 
 
 def parse_arguments(
@@ -23,23 +25,19 @@ def parse_arguments(
     parser = build_parser(dataclass_types)
     known = [f.name for dataclass_type in dataclass_types for f in fields(dataclass_type) if f.init]
     recipe, options = recipe or {}, options or {}
-    try:
-        for content, source in ((recipe, recipe_path), (options, None)):
-            parser.source = source
-            if words := list(_to_words(content, known, source, parser)):
-                parser.parse_args(words)  # alone first, so that a wrong value is blamed on its file
-        words = [*_to_words({**recipe, **options}, known, None, parser), *argv]
-        parser.source = None
-        if strange := next((word for word in words if re.search("[\ud800-\udfff]", word)), None):
-            raise ConfigError("options in UTF-8", f"`{strange}`", "rename the file or folder")
-        *arguments, unknown = parser.parse_args_into_dataclasses(
-            words, return_remaining_strings=True, look_for_args_file=False
-        )
-    except ConfigError:
-        raise
-    except (ValueError, ImportError, TypeError) as error:
-        # Dataclasses check themselves in __post_init__; TrainingArguments speaks in ValueErrors.
-        raise ConfigError("a valid combination of options", " ".join(str(error).split()), "correct it") from error
+    for content, source in ((recipe, recipe_path), (options, None)):
+        parser.source = source
+        if words := list(_to_words(content, known, source, parser)):
+            values = parser.parse_args(words)  # alone first, so that a wrong value is blamed on its file
+            for dataclass_type in dataclass_types:
+                check_options(values, dataclass_type, source)
+    words = [*_to_words({**recipe, **options}, known, None, parser), *argv]
+    parser.source = None
+    if strange := next((word for word in words if re.search("[\ud800-\udfff]", word)), None):
+        raise ConfigError("options in UTF-8", f"`{strange}`", "rename the file or folder")
+    *arguments, unknown = parser.parse_args_into_dataclasses(
+        words, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
         name = unknown[0].partition("=")[0].lstrip("-").replace("-", "_")
         near = difflib.get_close_matches(name, known, 1, 0.7) or [one for one in known if name and one.startswith(name)]
@@ -82,12 +80,19 @@ def build_parser(dataclass_types: Sequence[type]):
     # Here, because the library takes a second to import, and `--help` has no need of it.
     from transformers import HfArgumentParser
 
+    hidden = {name for dataclass_type in dataclass_types for name in getattr(dataclass_type, "HIDDEN", ())}
+
     class OneLineParser(HfArgumentParser):
-        """Its complaints are `ConfigError`s instead of a usage page."""
+        """Its complaints are `ConfigError`s instead of a usage page; help leaves out the `HIDDEN` of a dataclass."""
 
         source: str | None = None  # of the words, if not the command line
 
         def error(self, message: str):
             raise ConfigError("valid options", message, "see `--help`", self.source)
+
+        def add_argument(self, *names, **options):
+            if names[0].lstrip("-").removeprefix("no_") in hidden:
+                options["help"] = argparse.SUPPRESS
+            return super().add_argument(*names, **options)
 
     return OneLineParser(list(dataclass_types), allow_abbrev=False)

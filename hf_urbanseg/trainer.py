@@ -47,7 +47,8 @@ from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_no
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line
-from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
+from hf_urbanseg.optim import build_parameter_groups
+from hf_urbanseg.stock_options import build_schedule, check_supported, choose_data_seed
 from hf_urbanseg.trainer_hooks import TrainerHooks, settle_best
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
@@ -102,8 +103,10 @@ class UrbanSegTrainer(Trainer):
         if args.push_to_hub:
             # Stock's push needs the Hub at start, hides failures, can hang at the end, and uploads the token.
             raise ConfigError("no `push_to_hub` in the trainer", "it", "add a `hub.callback.PublishCallback` instead")
+        if not isinstance(args, UrbanSegTrainingArguments):  # which check themselves
+            check_supported(args)
         loss = loss if isinstance(loss, WeightedSumLoss) else WeightedSumLoss(loss)
-        self._adapt_arguments(args, eval_dataset is not None)
+        self._adapt_arguments(args, model, eval_dataset is not None)
         if getattr(args, "sync_batch_norm", False):
             convert_sync_batch_norm(model, args.world_size, args.device)
         if args.torch_compile:
@@ -137,7 +140,7 @@ class UrbanSegTrainer(Trainer):
         self.add_callback(TrainerHooks(self))
 
     @staticmethod
-    def _adapt_arguments(args: TrainingArguments, can_evaluate: bool) -> None:
+    def _adapt_arguments(args: TrainingArguments, model: PreTrainedModel, can_evaluate: bool) -> None:
         """Settings that stock or our defaults have and that can't hold here."""
         if isinstance(args, UrbanSegTrainingArguments) and args.eval_strategy != "no" and not can_evaluate:
             logger.warning("there is no `eval_dataset`: nothing is measured or selected, the last step is what stays")
@@ -145,6 +148,10 @@ class UrbanSegTrainer(Trainer):
         if args.metric_for_best_model in ("loss", "eval_loss"):  # stock's default
             logger.info("no loss is computed in evaluation: the best checkpoint is that of the highest mean IoU")
             args.metric_for_best_model, args.greater_is_better = "mean_iou", True
+        metric = (args.metric_for_best_model or "").removeprefix("eval_").removeprefix("ema_")
+        if metric.startswith("iou_") and metric.removeprefix("iou_") not in model.config.id2label.values():
+            fix = "choose one with `--metric_for_best_model`"
+            raise ConfigError(f"a class of {', '.join(model.config.id2label.values())}", f"`{metric}`", fix)
         args.remove_unused_columns = False  # by the names of the model's arguments, of which `extent` is none
         if args.n_gpu > 1:
             # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
@@ -167,7 +174,7 @@ class UrbanSegTrainer(Trainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         sampler = EpochSampler if isinstance(dataset, TrainDataset) else _IndexSampler
-        self.train_sampler = sampler(len(dataset), step_size, self.args.seed)
+        self.train_sampler = sampler(len(dataset), step_size, choose_data_seed(self.args))
         return self.train_sampler
 
     def _prepare_inputs(self, inputs):
@@ -286,16 +293,11 @@ class UrbanSegTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        args = self.args
-        if not isinstance(args, UrbanSegTrainingArguments) or args.lr_scheduler_type != "polynomial":
+        if not isinstance(self.args, UrbanSegTrainingArguments):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            self.lr_scheduler = build_polynomial_schedule(
-                self.optimizer if optimizer is None else optimizer,
-                num_training_steps,
-                args.get_warmup_steps(num_training_steps),
-                args.lr_power, args.lr_end, args.warmup_start, args.lr_cycles, args.lr_cycle_decay,
-            )  # fmt: skip
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = build_schedule(self.args, optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -517,6 +519,9 @@ class UrbanSegTrainer(Trainer):
         # end, and let no saved one take its place.
         if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
             return False
+        metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if metric.removeprefix("ema_").startswith("iou_") and f"eval_{metric}" not in metrics:
+            return False  # a class that is neither labelled nor predicted has no IoU this time
         return super()._determine_best_metric(metrics, trial)
 
 

@@ -1,22 +1,39 @@
 """`UrbanSegTrainingArguments`: transformers' TrainingArguments with our options, defaults and checks."""
 
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from enum import Enum
+from typing import ClassVar
 
 import torch
 from transformers import TrainingArguments
 
 from hf_urbanseg.config import TrainingOptions
-from hf_urbanseg.errors import ConfigError, check_range
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.ranges import check_options
+from hf_urbanseg.stock_options import REFUSED, STOCK_RANGES, check_optimizer, check_supported, find_chosen
 
 
 @dataclass
 class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
-    """`transformers.TrainingArguments` with the report's values as defaults and the options of `UrbanSegTrainer`."""
+    """`transformers.TrainingArguments` with the report's values as defaults and the options of `UrbanSegTrainer`.
+
+    Stock's options that would be ignored are refused.
+    """
+
+    RANGES: ClassVar = STOCK_RANGES
+    HIDDEN: ClassVar = REFUSED
+    # What holds for every run, as one may say it.
+    do_train: bool = True
+    do_eval: bool = True
+    remove_unused_columns: bool | None = False
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
 
     def __post_init__(self):
+        check_options(self)
+        check_supported(self)
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
         if not torch.accelerator.is_available():
             self.use_cpu = True
@@ -24,10 +41,6 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.use_cpu and processes > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
-        for name in ("deepspeed", "fsdp"):
-            if getattr(self, name):
-                fix = "use data parallelism; SegFormer fits on one GPU"
-                raise ConfigError(f"no `{name}`, which this trainer doesn't support", "it", fix)
         if self.push_to_hub and not self.hub_model_id:
             fix = "add for example `--hub_model_id you/segformer-b0-kitti`"
             raise ConfigError("`hub_model_id` as user/name with `push_to_hub`", "none", fix)
@@ -41,22 +54,26 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             # torch leaves the random state of compiled checkpoints to the backend, and this one does nothing.
             fix = "use `inductor` or `aot_eager`: blocks computed again would draw other dropout masks"
             raise ConfigError("no `torch_compile_backend` eager with `gradient_checkpointing`", "both", fix)
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError("`ema_decay` of 0 to below 1", f"{self.ema_decay}", "use for example 0.999")
+        metric = "mean_iou" if self.metric_for_best_model is None else self.metric_for_best_model.removeprefix("eval_")
+        if not re.fullmatch("(ema_)?(mean_iou|mean_accuracy|overall_accuracy|iou_.+)", metric):
+            expected = "`metric_for_best_model` of mean_iou, mean_accuracy, overall_accuracy or iou_<class>"
+            raise ConfigError(expected, metric, "correct it")
         if self.export_ema:
-            if not self.ema_decay:
-                raise ConfigError("`ema_decay` with `export_ema`", "0", "use for example 0.999")
-            self.metric_for_best_model = "ema_mean_iou"
+            metric = f"ema_{metric.removeprefix('ema_')}"
+        if metric.startswith("ema_") and not self.ema_decay:
+            raise ConfigError("`ema_decay` with averaged weights", "0", "use for example 0.999")
+        self.metric_for_best_model = metric
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
-        check_range(0, 1, lr_end=self.lr_end, warmup_start=self.warmup_start)
-        check_range(0, lr_power=self.lr_power, head_lr_multiplier=self.head_lr_multiplier)
-        check_range(0, warmup_steps=self.warmup_steps, hub_timeout=self.hub_timeout)
-        check_range(0, max_skipped_steps=self.max_skipped_steps)
         if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
             found = f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win"
             raise ConfigError("a length in steps or in epochs", found, "add `--max_steps -1` to train by epochs")
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except Exception as error:  # it raises what it likes, and so do the libraries that it asks
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ConfigError("valid training arguments", f"{kind}{error}", "correct them") from error
+        check_optimizer(self)
         if self.load_best_model_at_end and self.eval_strategy == "steps" and self.save_steps != self.eval_steps:
             expected = "`save_steps` equal to `eval_steps` with `load_best_model_at_end`"
             fix = "make them equal: a best step that was not saved could not be exported"
@@ -76,8 +93,6 @@ _NOT_RECORDED = {
     "torch_compile_backend", "torch_compile_mode",
     # the new name of `gradient_checkpointing`, which transformers 5.17 doesn't know
     "activation_checkpointing",
-    # follows from `eval_strategy`
-    "do_eval",
 }  # fmt: skip
 
 
@@ -89,11 +104,9 @@ def resolve_recipe(*arguments) -> dict:
     stock = {f.name for f in fields(TrainingArguments)} - {f.name for f in fields(TrainingOptions)}
     recipe = {}
     for instance in arguments:
+        chosen = find_chosen(instance, stock - REFUSED.keys())
         for f, value in _plain_values(instance):
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            # Stock turns some None into False and "" into [] when it starts: still off, so not an option anybody set.
-            chosen = value != default and bool(value or default)
-            if f.name not in _NOT_RECORDED and (f.name not in stock or chosen):
+            if f.name not in _NOT_RECORDED and (f.name not in stock or f.name in chosen):
                 recipe[f.name] = value
     return recipe
 

@@ -57,11 +57,11 @@ def test_arguments__lists_are_not_shared_between_instances():
         (("--resume", "--overwrite"), "expected either `resume` or `overwrite`; found both; drop one."),
         (("--flip", 1.5), "expected `flip` of 0..1; found 1.5; correct it."),
         (("--max_class_share", -1), "expected `max_class_share` of 0..1; found -1.0; correct it."),
-        (("--crop_size", 368), "expected `crop_size` as height and width of 32 or more; found [368]; correct it."),
-        (("--crop_size", 31, 64), "expected `crop_size` as height and width of 32 or more; found [31, 64]"),
+        (("--crop_size", 368), "expected `crop_size` as height and width of 32..16,384; found [368]; correct it."),
+        (("--crop_size", 31, 64), "expected `crop_size` as height and width of 32..16,384; found [31, 64]"),
         (
             ("--eval_size", 384, 384, 384),
-            "`eval_size` as height and width of 32 or more; found [384, 384, 384]",
+            "`eval_size` as height and width of 32..16,384; found [384, 384, 384]",
         ),
         (("--warmup_steps", -3), "expected `warmup_steps` of 0 or more; found -3.0; correct it."),
         (("--lr_end", -0.1), "expected `lr_end` of 0..1; found -0.1; correct it."),
@@ -136,12 +136,12 @@ def test_plan_arguments__build_plan(words, plan):
     ("words", "line"),
     [
         ("--stride 32 32", "expected a sliding `window` with `stride`; found none; add it or leave the stride out."),
-        ("--sliding_window 512", "expected `window` as height and width of 32 or more; found [512]"),
-        ("--sliding_window 64 64 --stride 64", "expected `stride` as height and width of 32 or more; found [64]"),
+        ("--sliding_window 512", "expected `sliding_window` as height and width of 32..16,384; found [512]"),
+        ("--sliding_window 64 64 --stride 64", "expected `stride` as height and width of 32..16,384; found [64]"),
         ("--sliding_window 64 64 --stride 64 65", "expected `stride` up to the `window`; found [64, 65]"),
         ("--ratios 1 0", "expected `ratios` above 0, up to 16; found [1.0, 0.0]"),
-        ("--max_batch_pixels 5", "expected `max_batch_pixels` of 1024 or more; found 5"),
-        ("--batch_size 0", "expected `batch_size` of 1 or more; found 0"),
+        ("--max_batch_pixels 5", "expected `max_batch_pixels` of 1,024..1,000,000,000,000; found 5"),
+        ("--batch_size 0", "expected `batch_size` of 1..4,096; found 0"),
     ],
 )
 def test_plan_arguments__values_that_do_not_fit(words, line):

@@ -219,9 +219,9 @@ def test_compute_polynomial_factor__the_reports_text_with_one_warm_restart():
     [
         ({"cycles": 0}, "expected `lr_cycles` of 1 or more; found 0;"),
         ({"cycles": -1}, "expected `lr_cycles` of 1 or more; found -1;"),
-        ({"cycle_decay": 0.0}, "expected `lr_cycle_decay` above 0 and up to 1; found 0.0;"),
-        ({"cycle_decay": 1.1}, "expected `lr_cycle_decay` above 0 and up to 1; found 1.1;"),
-        ({"cycle_decay": float("nan")}, "expected `lr_cycle_decay` above 0 and up to 1; found nan;"),
+        ({"cycle_decay": 0.0}, "expected `lr_cycle_decay` above 0, up to 1; found 0.0;"),
+        ({"cycle_decay": 1.1}, "expected `lr_cycle_decay` above 0, up to 1; found 1.1;"),
+        ({"cycle_decay": float("nan")}, "expected `lr_cycle_decay` above 0, up to 1; found nan;"),
         ({"cycles": 3, "warmup_steps": 4}, "a warm-up within the first of 3 cycles (3.33333 steps); found 4 warm-up"),
     ],
 )

@@ -23,8 +23,8 @@ def test_parse_arguments__recipe_wins_over_defaults_and_command_line_over_recipe
 
 
 def test_parse_arguments__null_and_empty_lists_of_a_recipe():
-    model, augmentation, _, args = parse(recipe={"eval_size": None, "train_scales": [], "save_total_limit": None})
-    assert (model.eval_size, augmentation.train_scales, args.save_total_limit) == (None, [], None)
+    model, _, loss, args = parse(recipe={"eval_size": None, "add_losses": [], "save_total_limit": None})
+    assert (model.eval_size, loss.add_losses, args.save_total_limit) == (None, [], None)
 
 
 def test_parse_arguments__a_number_that_yaml_takes_for_text():
@@ -361,7 +361,7 @@ ROUND_TRIPS = [
         "load_best_model_at_end": False,
         "gradient_accumulation_steps": 4,
         "report_to": ["tensorboard"],
-        "debug": "underflow_overflow",
+        "data_seed": 3,
     },
 ]
 

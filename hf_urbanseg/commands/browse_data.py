@@ -3,15 +3,15 @@
 from dataclasses import asdict, dataclass, fields
 
 from hf_urbanseg.command_line import command, help_if_asked
-from hf_urbanseg.config import AugmentationArguments, DataArguments, TrainingOptions, option
-from hf_urbanseg.errors import check_range
+from hf_urbanseg.config import AugmentationArguments, DataArguments, Options, TrainingOptions, option
 from hf_urbanseg.files import check_place, make_folder
 from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.ranges import Count, Seed, Whole
 from hf_urbanseg.recipe import load_recipe
 
 
 @dataclass
-class BrowseArguments:
+class BrowseArguments(Options):
     """What to show."""
 
     recipe: str | None = option(
@@ -19,14 +19,13 @@ class BrowseArguments:
     )
     split: str = option("train", "Split to show.")
     output: str = option("data_pages", "Folder for index.html and the pictures; made if missing.")
-    num_samples: int = option(16, "Frames shown with their labels.")
-    num_augmented: int = option(4, "Training frames shown augmented; 0 for none.")
-    num_epochs: int = option(5, "Times each of them is augmented, as in so many epochs.")
-    seed: int = option(TrainingOptions.seed, "Seed of the training whose augmentation is shown.")
+    num_samples: Whole = option(16, "Frames shown with their labels.")
+    num_augmented: Count = option(4, "Training frames shown augmented; 0 for none.")
+    num_epochs: Whole = option(5, "Times each of them is augmented, as in so many epochs.")
+    seed: Seed = option(TrainingOptions.seed, "Seed of the training whose augmentation is shown.")
 
     def __post_init__(self):
-        check_range(1, num_samples=self.num_samples, num_epochs=self.num_epochs)
-        check_range(0, num_augmented=self.num_augmented)
+        super().__post_init__()
         check_place(self.output, folder=True)
 
 
@@ -79,5 +78,8 @@ def _parse(argv: list[str]) -> tuple[BrowseArguments, DataArguments, Augmentatio
         return parse_arguments(types, argv)
     # The rest of the recipe is about training; finetune checks it.
     known = {f.name for f in fields(DataArguments) + fields(AugmentationArguments)} | {"seed"}
-    recipe = {key: value for key, value in load_recipe(name).items() if key in known}
+    content = load_recipe(name)
+    recipe = {key: value for key, value in content.items() if key in known}
+    if content.get("data_seed") is not None:
+        recipe["seed"] = content["data_seed"]
     return parse_arguments(types, argv, recipe, name)

@@ -9,16 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, option
+from hf_urbanseg.config import DataArguments, Options, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
+from hf_urbanseg.ranges import ShareBelowOne
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ClassWeightsArguments:
+class ClassWeightsArguments(Options):
     """Which pixels are counted, and what becomes of the counts."""
 
     split: str = option("train", "Split whose pixels are counted.")
@@ -27,10 +28,11 @@ class ClassWeightsArguments:
         "How counts become weights; inverse_log is the report's.",
         choices=["inverse_log", "effective_number", "enet", "median_frequency", "none"],
     )
-    beta: float = option(0.9999, "Of effective_number: 1 - 1e-7 suits whole street scenes.")
+    beta: ShareBelowOne = option(0.9999, "Of effective_number: 1 - 1e-7 suits whole street scenes.")
     output: str = option("class_weights.json", "JSON file to write; a bar chart (.png) goes beside it.")
 
     def __post_init__(self):
+        super().__post_init__()
         if Path(self.output).suffix != ".json":
             raise ConfigError("a .json file as `output`", f"`{self.output}`", "end its name in .json")
         check_place(self.output)

@@ -6,29 +6,30 @@ A run is a folder written by `urbanseg finetune`, or by `urbanseg evaluate` with
 from dataclasses import dataclass
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, check_device, option, required
-from hf_urbanseg.errors import ConfigError, UrbanSegError, check_range
+from hf_urbanseg.config import DataArguments, Options, check_device, option, required
+from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place, make_folder
+from hf_urbanseg.ranges import Count
 
 
 @dataclass
-class CompareArguments:
+class CompareArguments(Options):
     """Which runs, and what is shown of them."""
 
     runs: list[str] = required("Folders of two or more runs; may stand first, without --runs.")
     split: str | None = option(None, "Split to compare on; default: test if all were measured on it, else validation.")
     output: str = option("comparison", "Folder for the tables, the figure and comparison.html; made if missing.")
-    num_images: int = option(5, "Images listed that got better, and as many that got worse.")
-    show_images: int = option(
+    num_images: Count = option(5, "Images listed that got better, and as many that got worse.")
+    show_images: Count = option(
         3, "Of those, how many with pictures (the data is loaded and predicted again); 0 for none."
     )
     device: str | None = option(None, "`cpu`, `cuda`, ... for the pictures; default: the GPU if there is one.")
 
     def __post_init__(self):
+        super().__post_init__()
         if len(self.runs) < 2:
             raise ConfigError("two runs or more", f"{len(self.runs)}", "name the folder of another run")
-        check_range(0, num_images=self.num_images, show_images=self.show_images)
         check_device(self.device)
         check_place(self.output, folder=True)
 

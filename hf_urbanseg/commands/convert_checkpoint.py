@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import option, required
-from hf_urbanseg.errors import ConfigError, ModelError, check_size
+from hf_urbanseg.config import Options, option, required
+from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
+from hf_urbanseg.ranges import Size
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ _CITYSCAPES = (1024, 2048)
 
 
 @dataclass
-class ConvertArguments:
+class ConvertArguments(Options):
     """What to convert, into what."""
 
     checkpoint: str = required("The .pth file, or with --to nvlabs|mmsegmentation the Hub folder; may stand first.")
@@ -33,14 +34,14 @@ class ConvertArguments:
     label_space: str | None = option(
         None, "Names of the classes, as in training. Default: the file's; for 19 without names those of Cityscapes."
     )
-    eval_size: list[int] | None = option(
+    eval_size: Size | None = option(
         None,
         "Height and width to which the folder's image processor resizes, in multiples of 32. Default: the file's, if "
         "it was made of a folder; else 1024 2048, and a line says so.",
     )
 
     def __post_init__(self):
-        check_size(eval_size=self.eval_size)
+        super().__post_init__()
         if self.to != "hub" and self.label_space:
             raise ConfigError("`--label_space` with `--to hub` only", f"`--to {self.to}`", "remove one")
 

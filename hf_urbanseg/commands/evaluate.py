@@ -9,30 +9,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, PlanArguments, option
-from hf_urbanseg.errors import ConfigError, check_range
+from hf_urbanseg.config import DataArguments, Options, PlanArguments, option
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.ranges import Count, Workers
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(Options):
     """What to measure, and what to leave."""
 
     model: str = option("runs/demo", "Folder written by training, or a Hub id; may stand first, without --model.")
     revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     split: str | None = option(None, "Split to measure; default: test if there is one, else validation.")
-    num_workers: int = option(2, "Processes that read ahead of a GPU; on a CPU the model's own threads read.")
+    num_workers: Workers = option(2, "Processes that read ahead of a GPU; on a CPU the model's own threads read.")
     output: str | None = option(
         None,
         "Folder for metrics, tables and counts per image, which `urbanseg compare` reads. In the folder of `--model` "
         "itself the split is measured anew and the rest of its metrics stays.",
     )
     report: str | None = option(None, "HTML file with tables, charts and failure cases; opens without a network.")
-    failures: int = option(8, "Worst images in the report; in the folder of `--model` itself, pictures of failures.")
-    failures_per_class: int = option(1, "Worst images for each class in the report.")
+    failures: Count = option(8, "Worst images in the report; in the folder of `--model` itself, pictures of failures.")
+    failures_per_class: Count = option(1, "Worst images for each class in the report.")
 
     def __post_init__(self):
-        check_range(0, failures=self.failures, failures_per_class=self.failures_per_class)
+        super().__post_init__()
         if self.output and (self.output.endswith(".json") or Path(self.output).is_file()):
             fix = "leave out the suffix: metrics are written inside"
             raise ConfigError("a folder as `--output`", "a file", fix, self.output)

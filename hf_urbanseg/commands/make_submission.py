@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import PlanArguments, option
+from hf_urbanseg.config import Options, PlanArguments, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
 
 
 @dataclass
-class SubmissionArguments:
+class SubmissionArguments(Options):
     """Which benchmark, with which model, and where the zip goes."""
 
     data_dir: str | None = option(None, "Official folder or .zip with the test images.")
@@ -24,6 +24,7 @@ class SubmissionArguments:
     check: str | None = option(None, "Check this zip, of whatever origin, instead of making one.")
 
     def __post_init__(self):
+        super().__post_init__()
         if self.data_dir is None:
             raise ConfigError("`--data_dir`, the official images", "none", "add it")
         if (self.model is None) == (self.check is None):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import PlanArguments, option, required
-from hf_urbanseg.errors import DataError, check_range
+from hf_urbanseg.config import Options, PlanArguments, option, required
+from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import check_place, make_folder
+from hf_urbanseg.ranges import Share
 
 logger = logging.getLogger(__name__)
 
@@ -20,21 +21,21 @@ _KINDS = ("train_id", "color", "overlay")
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(Options):
     """What to predict, with which model, and where the pictures go."""
 
     model: str = required("Folder written by training, or a Hub id; may stand first, without --model.")
     input: list[str] = required("Images, videos and folders of them, not their subfolders; may stand second.")
     output: str = option("predictions", "Folder for the results; made if missing.")
     strict: bool = option(False, "Do nothing at all if a file can't be read, in place of all others.")
-    alpha: float = option(0.5, "Opacity of the classes in the overlay, 0..1.")
+    alpha: Share = option(0.5, "Opacity of the classes in the overlay, 0..1.")
     show_rate: bool = option(False, "Draw the frame rate reached by the prediction on a video's frames.")
     video_frames: list[str] = option(
         [], "Write PNGs of a video's frames, too: any of train_id, color, overlay.", choices=_KINDS
     )
 
     def __post_init__(self):
-        check_range(0, 1, alpha=self.alpha)
+        super().__post_init__()
         check_place(self.output, folder=True)
 
 

@@ -4,13 +4,13 @@ import sys
 from dataclasses import asdict, dataclass
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, option, required
+from hf_urbanseg.config import DataArguments, Options, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import spell_out
 
 
 @dataclass
-class PrepareArguments:
+class PrepareArguments(Options):
     """Where the prepared set goes."""
 
     output: str = required("Folder to write; give it to the other commands as --data_dir.")
@@ -24,6 +24,7 @@ class PrepareArguments:
     hub_token: str | None = option(None, "Token with write permission. Default: HF_TOKEN, or `hf auth login`.")
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("private", "revision", "hub_token"):
             if self.push_to_hub is None and getattr(self, name) is not None:
                 raise ConfigError(f"`push_to_hub` with `{name}`", "none", "add it or leave the other out")

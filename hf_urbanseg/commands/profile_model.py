@@ -3,46 +3,43 @@
 from dataclasses import dataclass
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import check_device, device_option, option
-from hf_urbanseg.errors import ConfigError, check_range, check_size
+from hf_urbanseg.config import Options, check_device, device_option, option
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.ranges import Batch, Seconds, Size, Whole, Width
 
 _SIZES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")
 _PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass
-class ProfileArguments:
+class ProfileArguments(Options):
     """Which models, at which input, and what is measured."""
 
     model: list[str] | None = option(None, "Folders or Hub ids; only their config.json is read.")
     sizes: list[str] | None = option(
         None, "Named sizes instead: tiny, b0 ... b5. Default without --model: b0 b2 b5, the report's.", choices=_SIZES
     )
-    decoder_hidden_size: int | None = option(
+    decoder_hidden_size: Width | None = option(
         None, "Width of the decode head for --sizes; the report's have 256. Default: as on the Hub."
     )
-    num_labels: int = option(19, "Classes for --sizes.")
-    image_size: list[int] = option([375, 1242], "Height and width of the input (report: 375 1242).")
-    batch_size: int = option(1, "Images per pass for latency and memory; operations are per image.")
+    num_labels: Width = option(19, "Classes for --sizes.")
+    image_size: Size = option([375, 1242], "Height and width of the input (report: 375 1242).")
+    batch_size: Batch = option(1, "Images per pass for latency and memory; operations are per image.")
     precision: str = option("fp32", "Of weights and activations.", choices=_PRECISIONS)
     device: str | None = device_option()
-    repeats: int = option(30, "Passes to time.")
-    warmup: int = option(5, "Passes before, at least.")
-    seconds: float = option(60.0, "Limit for the warm-up and for the timing of each model.")
+    repeats: Whole = option(30, "Passes to time.")
+    warmup: Whole = option(5, "Passes before, at least.")
+    seconds: Seconds = option(60.0, "Limit for the warm-up and for the timing of each model.")
     counts_only: bool = option(False, "Count, but neither time nor measure memory.")
     output: str | None = option(None, "JSON file for the numbers.")
 
     def __post_init__(self):
+        super().__post_init__()
         if self.model and self.sizes:
             raise ConfigError("either `--model` or `--sizes`", "both", "drop one")
         if self.model and self.decoder_hidden_size is not None:
             raise ConfigError("`--decoder_hidden_size` with `--sizes`", "`--model`", "a model has its own; drop one")
-        check_size(image_size=self.image_size)
-        for name in ("num_labels", "batch_size", "repeats", "warmup", "decoder_hidden_size"):
-            check_range(1, **{name: getattr(self, name)})
-        if not self.seconds > 0:
-            raise ConfigError("`--seconds` above 0", f"{self.seconds}", "correct it")
         check_device(self.device)
         if self.output:
             check_place(self.output)

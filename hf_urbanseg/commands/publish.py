@@ -19,9 +19,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import option, required
+from hf_urbanseg.config import Options, option, required
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.ranges import Seconds
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _REMEMBERED = ("private", "revision", "create_pr", "tensorboard", "pictures")  #
 
 
 @dataclass
-class PublishArguments:
+class PublishArguments(Options):
     """What is pushed, and where."""
 
     run: str = required("Folder of a run; may stand first, without --run.")
@@ -51,7 +52,7 @@ class PublishArguments:
         "the data's licence is known to forbid it (Cityscapes).", nargs="?", const=True
     )  # fmt: skip
     dry_run: bool = option(False, "Show what would be pushed, and connect to nothing.")
-    timeout: float | None = option(
+    timeout: Seconds | None = option(
         None, "Seconds without an answer after which a request is given up. Default: HF_URBANSEG_HUB_TIMEOUT, else 30."
     )
 

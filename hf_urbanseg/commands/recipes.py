@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import yaml
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import option
+from hf_urbanseg.config import Options, option
 from hf_urbanseg.recipe import describe_recipe, load_recipe, recipe_names
 
 
 @dataclass
-class RecipesArguments:
+class RecipesArguments(Options):
     """Which recipe."""
 
     recipe: str | None = option(None, "Recipe inside the package, or a YAML file; may stand first, without --recipe.")

@@ -7,17 +7,19 @@ import os
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 from hf_urbanseg.command_line import command, help_if_asked
-from hf_urbanseg.config import DataArguments, option
+from hf_urbanseg.config import DataArguments, Options, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.ranges import Range, Seed
 
 _RUNGS = "1 imagenet, 2 cityscapes, 3 schedule, 4 class_balanced, 5 ohem, 6 multi_scale, 7 auxiliary"
 
 
 @dataclass
-class ReproduceArguments:
+class ReproduceArguments(Options):
     """Which part of the ladder, and how its runs are started."""
 
     size: str = option(
@@ -25,20 +27,17 @@ class ReproduceArguments:
         "SegFormer's size; the report's ladder is B2's, and tiny is for a CPU.",
         choices=["tiny", "b0", "b2", "b5"],
     )
-    rungs: list[int] = option([1, 2, 3, 4, 5, 6, 7], f"Rungs to run: {_RUNGS}.")
-    seeds: list[int] = option([0, 1, 2], "Each rung is run once with each.")
+    rungs: list[Annotated[int, Range(1, 7)]] = option([1, 2, 3, 4, 5, 6, 7], f"Rungs to run: {_RUNGS}.")
+    seeds: list[Seed] = option([0, 1, 2], "Each rung is run once with each.")
     output_dir: str | None = option(None, "Folder of all runs and of the table and plot. Default: runs/ladder_<size>.")
     launcher: str | None = option(
         None, "What starts a module on several processes, such as `accelerate launch --num_processes 4`."
     )
 
     def __post_init__(self):
+        super().__post_init__()
         self.rungs = sorted(set(self.rungs))
         self.seeds = list(dict.fromkeys(self.seeds))
-        if unknown := [number for number in self.rungs if not 1 <= number <= 7]:
-            raise ConfigError("`--rungs` of 1..7", f"{unknown[0]}", "correct it")
-        if negative := [seed for seed in self.seeds if seed < 0]:
-            raise ConfigError("`--seeds` of 0 or more", f"{negative[0]}", "correct it")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("one process that starts the others", "several", "name the launcher by `--launcher`")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.ranges import Range
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,12 +36,12 @@ def parse_scales(texts: Sequence[str | float]) -> list[Scale]:
     scales = []
     for text in map(str, texts):
         box, ratios = re.fullmatch(r"(\d+)x(\d+)", text), re.fullmatch(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?", text)
-        if box and int(box[1]) > 0 and int(box[2]) > 0:
+        if box and all(int(side) in Range(1, 16_384) for side in box.groups()):
             scales.append(Scale(box=(int(box[1]), int(box[2]))))
-        elif ratios and 0 < float(ratios[1]) <= float(ratios[2] or ratios[1]):
+        elif ratios and 0 < float(ratios[1]) <= float(ratios[2] or ratios[1]) <= 16:
             scales.append(Scale(ratios=(float(ratios[1]), float(ratios[2] or ratios[1]))))
         else:
-            expected = "scales like 375x1242 (height x width), 0.75 or 0.5-2.0"
+            expected = "scales like 375x1242 (height x width), 0.75 or 0.5-2.0, up to 16384 or 16"
             raise ConfigError(expected, f"`{text}`", "correct `train_scales`")
     if not scales:
         raise ConfigError("at least one training scale", "none", "give `train_scales`, for example 1.0")

@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
-from hf_urbanseg.errors import ConfigError, check_range, check_size
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.ranges import Range, check_options
+
+RATIO, PIXELS, SIDES = Range(0, 16, above=True), Range(1024, 10**12), Range(32, 16_384, sides=True)
 
 REPORT_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The report's six scales, each with and without flip: 12 passes."""
@@ -22,28 +26,25 @@ class PredictionPlan:
             The default takes 8 KITTI images (384x1280), or 2 of Cityscapes.
     """
 
-    ratios: tuple[float, ...] = (1.0,)
+    ratios: Annotated[tuple[float, ...], RATIO] = (1.0,)
     flip: bool = False
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-    max_batch_pixels: int = 4_194_304
+    window: Annotated[tuple[int, int], SIDES] | None = None
+    stride: Annotated[tuple[int, int], SIDES] | None = None
+    max_batch_pixels: Annotated[int, PIXELS] = 4_194_304
 
     def __post_init__(self):
         # Lists, as options and recipes have them, would neither compare nor hash.
         for name in ("ratios", "window", "stride"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.ratios or not all(0 < ratio <= 16 for ratio in self.ratios):
-            raise ConfigError("`ratios` above 0, up to 16", f"{list(self.ratios)}", "correct them")
+        check_options(self)
         if len(set(self.ratios)) != len(self.ratios):
             raise ConfigError("each of the `ratios` once", f"{list(self.ratios)}", "remove the repeated one")
-        check_size(window=self.window, stride=self.stride)
         if self.stride is not None:
             if self.window is None:
                 raise ConfigError("a sliding `window` with `stride`", "none", "add it or leave the stride out")
             if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
                 raise ConfigError("`stride` up to the `window`", f"{list(self.stride)}", "or pixels are left out")
-        check_range(1024, max_batch_pixels=self.max_batch_pixels)
 
     def input_sizes(self, base_size: tuple[int, int] | None, image_size: tuple[int, int]) -> list[tuple[int, int]]:
         """The (height, width) an image is resized to, one per ratio.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.ranges import Range
 
 
 class LossPart(NamedTuple):
@@ -38,7 +39,7 @@ class WeightedSumLoss(nn.Module):
             if not hasattr(part.loss, "compute_normalizer"):
                 found = f"a {type(part.loss).__name__}"
                 raise ConfigError("a loss with `compute_normalizer`", found, "take one of `hf_urbanseg.losses`", name)
-            if not part.weight >= 0:
+            if part.weight not in Range(0):
                 raise ConfigError("loss weights of 0 or more", f"{part.weight} for `{name}`", "correct it")
         self.losses = nn.ModuleDict({name: part.loss for name, part in parts.items()})
         self.weights = {name: float(part.weight) for name, part in parts.items()}

@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hf_urbanseg.errors import ConfigError, check_range
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixels import count_class_pixels, divide, upsample_logits
+from hf_urbanseg.ranges import check_range
 
 
 class _Sums(NamedTuple):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_urbanseg.errors import check_range
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
+from hf_urbanseg.ranges import check_range
 
 
 class FocalLoss(CrossEntropyLoss):

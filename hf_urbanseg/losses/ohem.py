@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hf_urbanseg.errors import ConfigError, check_range
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses._pixel_sum import compute_cross_entropy
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss, Normalizer
+from hf_urbanseg.ranges import Range, check_range
 
 
 class OhemCrossEntropyLoss(CrossEntropyLoss):
@@ -61,8 +62,7 @@ class OhemCrossEntropyLoss(CrossEntropyLoss):
         check_range(0, min_kept=min_kept)
         if threshold is None and min_kept == 0:
             raise ConfigError("`min_kept` above 0 or a `threshold`", "0 and none", "nothing would be kept: give one")
-        if threshold is not None and not 0 < threshold <= 1:
-            raise ConfigError("`threshold` above 0, at most 1", f"{threshold}", "give a probability")
+        Range(0, 1, above=True).check("threshold", threshold)
         if scope not in ("process", "global"):
             raise ConfigError("`scope` process or global", f"{scope!r}", "choose one of them")
         self.min_kept, self.threshold, self.scope = min_kept, threshold, scope

@@ -122,7 +122,7 @@ def test_main__recipe_gives_augmentation_and_seed(kitti, monkeypatch):
     ("words", "message"),
     [
         (["--split", "val"], "error: expected a split of train, test; found `val`; choose one with `--split`."),
-        (["--num_samples", "0"], "error: expected `num_samples` of 1 or more; found 0; correct it."),
+        (["--num_samples", "0"], "error: expected `num_samples` of 1..1,000,000,000; found 0; correct it."),
         (["--recipe", "dmeo"], "did you mean `demo`"),
         (["--output", "splits.yaml"], "error: splits.yaml: expected a folder to write to; found a file;"),
     ],

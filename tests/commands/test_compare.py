@@ -141,7 +141,7 @@ def test_main__pictures_of_other_labels_are_refused(runs, tmp_path, monkeypatch,
         (["{0}", "--runs", "{1}"], "expected `runs` either first or behind `--runs`; found both `"),
         (["{0}", "{1}", "--split", "train"], "seed0: expected a split of test; found `train`; choose one with"),
         (["{0}", "nowhere"], "error: nowhere: expected the folder of a run; found nothing there; train with"),
-        (["{0}", "{1}", "--num_images", "-1"], "expected `num_images` of 0 or more; found -1;"),
+        (["{0}", "{1}", "--num_images", "-1"], "expected `num_images` of 0..10,000; found -1;"),
         (["--split", "test", "{0}", "{1}"], "error: expected valid options"),
     ],
 )

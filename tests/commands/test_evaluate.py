@@ -214,9 +214,9 @@ def test_evaluate__wrong_classes(run, kitti, tmp_path, fails):
         (["--split", "night"], "expected a split of train, validation, test; found `night`"),
         (["--ratios", "0"], "`ratios` above 0"),
         (["--stride", "64", "64"], "a sliding `window` with `stride`"),
-        (["--sliding_window", "64"], "`window` as height and width"),
-        (["--failures", "-1"], "`failures` of 0 or more; found -1"),
-        (["--batch_size", "0"], "`batch_size` of 1 or more"),
+        (["--sliding_window", "64"], "`sliding_window` as height and width"),
+        (["--failures", "-1"], "`failures` of 0..10,000; found -1"),
+        (["--batch_size", "0"], "`batch_size` of 1..4,096"),
         (["--device", "tpu9"], "a `--device` of this machine"),
     ],
 )

@@ -132,7 +132,7 @@ def test_main__a_missing_image(run, model, tmp_path):
         (["--data_dir", "data"], "expected `--model` to make a zip or `--check` to check one; found neither"),
         (["--data_dir", "data", "--model", "x", "--check", "y"], "found both"),
         (["--data_dir", "data", "--model", "x", "--split", "val"], "found `kitti val`"),
-        (["--data_dir", "data", "--model", "x", "--batch_size", "0"], "`batch_size` of 1 or more"),
+        (["--data_dir", "data", "--model", "x", "--batch_size", "0"], "`batch_size` of 1..4,096"),
         (["--data_dir", "data", "--model", "x", "--benchmark", "camvid"], "camvid"),
     ],
 )

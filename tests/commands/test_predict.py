@@ -276,7 +276,7 @@ def test_main__output_is_a_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--batch_size", "0"], "`batch_size` of 1 or more; found 0"),
+        (["--batch_size", "0"], "`batch_size` of 1..4,096; found 0"),
         (["--alpha", "1.5"], "`alpha` of 0..1; found 1.5"),
         (["--device", "toaster"], "a `--device` of this machine; found toaster ("),
         (["--colour", "x"], "--colour"),

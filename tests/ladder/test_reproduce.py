@@ -265,11 +265,11 @@ def test_reproduce__weights_in_a_folder_or_the_cache(kitti, ladder, tmp_path, mo
 def test_reproduce__a_failing_run_names_its_log(kitti, tmp_path, monkeypatch, capsys):
     starts = Starts()
     output = tmp_path / "out"
-    extra = [*TINY, "--train_scales", "0"]  # finetune refuses it only when it builds the augmentation
+    extra = [*TINY, "--class_weights", "missing.json"]  # which finetune looks for only when the data is read
     error, _ = fails(monkeypatch, capsys, kitti, output, extra=extra, starts=starts)
     log = output / "logs" / "4_class_balanced_seed0.log"
     assert error.startswith(f"error: {log}: expected 4_class_balanced_seed0 to finish; found exit status 2 (")
-    assert "train_scales" in error
+    assert "missing.json" in error
     assert starts.names == ["4_class_balanced_seed0"]
     assert "| 4 class_balanced | class-balanced loss |  | not run |" in (output / "ladder.md").read_text()
 
@@ -279,8 +279,8 @@ def test_reproduce__a_failing_run_names_its_log(kitti, tmp_path, monkeypatch, ca
     [
         (["ladr"], "`ladder`"),
         ([], "`ladder`"),
-        (["ladder", "--rungs", "8"], "`--rungs` of 1..7; found 8"),
-        (["ladder", "--seeds", "-1"], "`--seeds` of 0 or more; found -1"),
+        (["ladder", "--rungs", "8"], "`rungs` of 1..7; found [8]"),
+        (["ladder", "--seeds", "-1"], "`seeds` of 0..4,294,967,295; found [-1]"),
         (["ladder", "--size", "b1"], "'b1'"),
         (["ladder", "--", "--seed", "3"], "`--seed`, which every run has its own of"),
         (["ladder", "--", "--output-dir=x"], "`--output-dir=x`"),

@@ -286,7 +286,7 @@ def test_find_kth_largest__tiny_and_neighbouring_values():
     [
         ({"min_kept": -1}, "expected `min_kept` of 0 or more; found -1"),
         ({"min_kept": 0}, "expected `min_kept` above 0 or a `threshold`"),
-        ({"threshold": 0.0}, "expected `threshold` above 0, at most 1; found 0.0"),
+        ({"threshold": 0.0}, "expected `threshold` above 0, up to 1; found 0.0"),
         ({"threshold": 1.5}, "found 1.5"),
         ({"threshold": -0.5}, "found -0.5"),
         ({"threshold": math.nan}, "found nan"),
