@@ -8,6 +8,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import option, required
 from hf_urbanseg.errors import ConfigError, ModelError, check_size
 from hf_urbanseg.escaping import flatten
+from hf_urbanseg.locks import locked
 
 
 @dataclass
@@ -45,9 +46,11 @@ def main(argv: list[str]) -> None:
 
     transformers.utils.logging.disable_progress_bar()
     output = Path(options.output)
-    if os.path.lexists(output):
-        raise ModelError("a new path to write to", "something there already", "choose another `--output`", output)
-    _print(_to_hub(options, output) if options.to == "hub" else _from_hub(options, output), options)
+    with locked(output, inside=False):
+        if os.path.lexists(output):
+            raise ModelError("a new path to write to", "something there already", "choose another `--output`", output)
+        converted = _to_hub(options, output) if options.to == "hub" else _from_hub(options, output)
+    _print(converted, options)
 
 
 def _to_hub(options: ConvertArguments, output: Path):

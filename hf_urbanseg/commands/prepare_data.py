@@ -8,6 +8,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import spell_out
+from hf_urbanseg.locks import locked
 
 
 @dataclass
@@ -34,6 +35,12 @@ class PrepareArguments:
 def main(argv: list[str]) -> None:
     usage = "prepare-data --data_dir FOLDER --output FOLDER [--option VALUE ...]"
     options, data = parse_command_line((PrepareArguments, DataArguments), argv, __doc__, usage)
+    output = Path(options.output).expanduser().absolute()
+    with locked(output, inside=False):
+        _prepare(options, data, output)
+
+
+def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.prepared_sets import check_output, describe_source, write_prepared_set
@@ -46,7 +53,6 @@ def main(argv: list[str]) -> None:
     if options.push_to_hub is not None:
         check_target(options.push_to_hub, options.revision)
     token = clean_token(options.hub_token)
-    output = Path(options.output).expanduser().absolute()
     check_output(output, options.overwrite)
     loaded = load_data(**asdict(data))
     source = describe_source(loaded, data.data_dir, data.dataset, data.dataset_revision, options.license)

@@ -11,6 +11,7 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.config import DataArguments, option
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.locks import locked
 from hf_urbanseg.parsing import parse_arguments
 
 _RUNGS = "1 imagenet, 2 cityscapes, 3 schedule, 4 class_balanced, 5 ohem, 6 multi_scale, 7 auxiliary"
@@ -56,8 +57,9 @@ def main(argv: list[str]) -> None:
     def report() -> str:
         return write_ladder_report(output, plan, args.seeds, words)
 
-    run_ladder(chosen, check_ladder(chosen, output), output, shlex.split(args.launcher or ""), report)
-    print(report())
+    with locked(output):
+        run_ladder(chosen, check_ladder(chosen, output), output, shlex.split(args.launcher or ""), report)
+        print(report())
 
 
 def _parse(argv: list[str]) -> tuple[ReproduceArguments, list[str]]:

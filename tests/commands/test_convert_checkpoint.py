@@ -247,7 +247,7 @@ def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
         ((tmp_path / "there", "--output", new, "--to", "nvlabs"), "end its name in .pth"),
         ((tmp_path / "there", "--output", tmp_path / "n.pth", "--to", "nvlabs"), "config.json"),
         ((tmp_path / "there", "--output", new), "a directory"),
-        ((checkpoint, "--output", checkpoint / "below"), "a place to write to"),
+        ((checkpoint, "--output", checkpoint / "below"), "a folder to write to"),
     ):
         status, out, err = run(*words)
         assert (status, out) == (2, ""), words
