@@ -49,6 +49,8 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             self.metric_for_best_model = "ema_mean_iou"
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
+        if self.accept_changes and not self.resume:
+            raise ConfigError("`resume` with `accept_changes`", "none", "add it or leave the other out")
         check_range(0, 1, lr_end=self.lr_end, warmup_start=self.warmup_start)
         check_range(0, lr_power=self.lr_power, head_lr_multiplier=self.head_lr_multiplier)
         check_range(0, warmup_steps=self.warmup_steps, hub_timeout=self.hub_timeout)
@@ -69,8 +71,8 @@ _NOT_RECORDED = {
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision", "hub_always_push",
     "hub_tensorboard", "hub_pictures", "hub_timeout",
     # of this start and machine, not of the recipe
-    "recipe", "show", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
-    "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
+    "recipe", "show", "resume", "overwrite", "accept_changes", "use_cpu", "ddp_backend", "local_rank", "logging_dir",
+    "cpu_threads", "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
     # naming one switches `torch_compile` on, whatever the command line says
     "torch_compile_backend", "torch_compile_mode",
     # the new name of `gradient_checkpointing`, which transformers 5.17 doesn't know
