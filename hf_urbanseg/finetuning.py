@@ -4,8 +4,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,14 +44,13 @@ from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
 from hf_urbanseg.runs.folder import CHANGES, CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
 from hf_urbanseg.runs.inputs import (
-    Difference,
     compare_classes,
     compare_frames,
     compare_options,
     compare_weights,
     describe_frames,
+    find_differences,
     leave_out_trained,
-    refuse,
     remember_trained,
 )
 from hf_urbanseg.trainer import UrbanSegTrainer
@@ -126,7 +126,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     start = time.time()
     args = arguments.training
     run = RunFolder(args.output_dir)
-    differences = _compare(run, args, compare_options(run, arguments, args.world_size))
+    differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
     checkpoint = by_first_process(lambda: _check_output(run, args))
     pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
     if pushes:
@@ -139,14 +139,14 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         data = load_data(**asdict(arguments.data))
         if "train" not in data.splits:
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
-        differences += _compare(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
+        differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
         inspection = inspect_pairs(data.splits, data.label_space, progress=args.should_save)
     if args.accept_changes or (args.resume and run.read_changes()):
         data, inspection = leave_out_trained(run, data, inspection)
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
     frames = describe_frames(inspection)
-    content = [*compare_frames(run, frames), *compare_weights(run, data.label_space, weights, counts)]
-    differences += _compare(run, args, content)
+    content = chain(compare_frames(run, frames), compare_weights(run, data.label_space, weights, counts))
+    differences += find_differences(run, args, content)
     set_seed(args.seed)
     model = _build_model(arguments.model, arguments.loss, data.label_space)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
@@ -171,7 +171,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     def write_inputs(step: int) -> None:
         if args.should_save:
             if differences:
-                run.write_changes(step, [f"{one.expected}, then {one.found} ({one.file})" for one in differences])
+                run.write_changes(step, [str(one) for one in differences])
             _write_inputs(run, arguments, data, frames, counts, weights)
 
     def check() -> None:
@@ -241,14 +241,6 @@ def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> str | None
         fix += " to replace it, or name another `--output_dir`"
         raise ConfigError("an `output_dir` without a run", "one", fix, run.path)
     return None
-
-
-def _compare(run: RunFolder, args: UrbanSegTrainingArguments, found: Iterable[Difference]) -> list[Difference]:
-    """What a resumed run would do otherwise than it was started; refused unless that was asked for."""
-    differences = list(found) if args.resume else []
-    if not args.accept_changes:
-        refuse(run, differences)
-    return differences
 
 
 def _check_inputs(run: RunFolder) -> None:

@@ -1,7 +1,7 @@
 """What decides a run's numbers: recorded when it starts, and compared before it is resumed."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from hf_urbanseg.runs.folder import (
     TRAINING_ARGUMENTS,
     RunFolder,
 )
-from hf_urbanseg.training_arguments import resolve_recipe
+from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 
 _FREE = {
     # their effects are compared: frames, splits, classes and weights
@@ -52,15 +52,22 @@ class Difference(NamedTuple):
     expected: str
     found: str
 
+    def __str__(self) -> str:
+        return f"{self.expected}, then {self.found} ({self.file})"
 
-def refuse(run: RunFolder, differences: Sequence[Difference]) -> None:
-    """Raises a ConfigError that names the first difference, if there is one."""
-    if differences:
+
+def find_differences(
+    run: RunFolder, args: UrbanSegTrainingArguments, compared: Iterable[Difference]
+) -> list[Difference]:
+    """Of a run that is resumed, what was compared and is different; a ConfigError unless it is to be accepted."""
+    differences = list(compared) if args.resume else []
+    if differences and not args.accept_changes:
         first, others = differences[0], len(differences) - 1
         more = f" (and {others} more difference{'s' if others > 1 else ''})" if others else ""
         fix = "resume with what it was started with, or go on all the same with `--accept_changes`"
         expected = f"{first.expected}, as the run was started"
         raise ConfigError(expected, f"{first.found}{more}", fix, run.path / first.file)
+    return differences
 
 
 def compare_options(run: RunFolder, arguments: Iterable, processes: int) -> Iterator[Difference]:
