@@ -86,7 +86,7 @@ def find_newest_checkpoint(output_dir: str | Path) -> Path:
                 replaced.rename(checkpoint)
     newest = _find_complete(reversed(list_checkpoints(output_dir)))
     if newest is None:
-        fix = "start without `--resume`, or correct `--output_dir`"
+        fix = "start anew with `--overwrite` in place of `--resume`, or correct `--output_dir`"
         raise CheckpointError(f"a complete {PREFIX}<step> folder", "none", fix, output_dir)
     logger.info("resuming from %s", newest)
     return newest

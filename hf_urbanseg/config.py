@@ -215,6 +215,11 @@ class TrainingOptions:
     output_dir: str = option("runs/finetune", "Folder of the run: checkpoints while it trains, the model at the end.")
     resume: bool = option(False, "Continue from the newest complete checkpoint in --output_dir.")
     overwrite: bool = option(False, "Replace an earlier run in --output_dir.")
+    accept_changes: bool = option(
+        False,
+        "With --resume, go on although data or options are others than at the start; the run's metrics say so, and "
+        "frames that it was ever trained on are left out of validation and test.",
+    )
     learning_rate: Amount = option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
     head_lr_multiplier: Amount = option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
     weight_decay: Amount = option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
@@ -288,8 +293,8 @@ class TrainingOptions:
 
 
 RARE_TRAINING_OPTIONS = (
-    "cpu_threads", "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases", "decay_norms",
-    "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout", "logging_nan_inf_filter",
+    "accept_changes", "cpu_threads", "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases",
+    "decay_norms", "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout", "logging_nan_inf_filter",
     "lr_cycle_decay", "lr_end", "max_skipped_steps", "metric_for_best_model", "warmup_start",
 )  # fmt: skip
 """Of `TrainingOptions`, those that few people change: the short help leaves them out."""

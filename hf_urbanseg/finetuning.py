@@ -4,18 +4,19 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import transformers
-from transformers import ProgressCallback, set_seed
+from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from hf_urbanseg.checkpoints import check_export, list_checkpoints
+from hf_urbanseg.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
@@ -39,7 +40,18 @@ from hf_urbanseg.recipe import load_recipe
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
 from hf_urbanseg.reports.run_report import write_run_report
-from hf_urbanseg.runs.folder import CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
+from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
+from hf_urbanseg.runs.folder import CHANGES, CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
+from hf_urbanseg.runs.inputs import (
+    compare_classes,
+    compare_frames,
+    compare_options,
+    compare_weights,
+    describe_frames,
+    find_differences,
+    leave_out_trained,
+    remember_trained,
+)
 from hf_urbanseg.stock_options import choose_data_seed
 from hf_urbanseg.trainer import UrbanSegTrainer
 from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
@@ -104,17 +116,19 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; training has then saved a checkpoint behind the step it was in.
     """
     with Interruption("training had not begun, and the folder is as it was") as interruption:
-        return _run(arguments, interruption)
+        _check_reporters(arguments.training)
+        _prepare_process(arguments.training)
+        with held_by_first_process(arguments.training.output_dir) as check_folder:
+            return _run(arguments, interruption, check_folder)
 
 
-def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
+def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder: Callable[[], None]) -> RunFolder:
     start = time.time()
     args = arguments.training
-    _check_reporters(args)
-    _prepare_process(args)
     _check_effects(args)
     run = RunFolder(args.output_dir)
-    _check_output(run, args)
+    differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
+    checkpoint = by_first_process(lambda: _check_output(run, args))
     pushes, args.push_to_hub = args.push_to_hub, False  # by our own publisher; see UrbanSegTrainer
     if pushes:
         # On every process, so that a wrong word stops them all.
@@ -126,9 +140,14 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
         data = load_data(**asdict(arguments.data))
         if "train" not in data.splits:
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
+        differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
         inspection = inspect_pairs(data.splits, data.label_space, progress=args.should_save)
-
+    if args.accept_changes or (args.resume and run.read_changes()):
+        data, inspection = leave_out_trained(run, data, inspection)
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
+    frames = describe_frames(inspection)
+    content = chain(compare_frames(run, frames), compare_weights(run, data.label_space, weights, counts))
+    differences += find_differences(run, args, content)
     set_seed(args.seed)
     model = _build_model(arguments.model, arguments.loss, data.label_space)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
@@ -150,13 +169,22 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(CompactProgress)
 
-    if args.should_save:
-        run.path.mkdir(parents=True, exist_ok=True)
-        _write_inputs(run, arguments, data, counts, weights)
+    def write_inputs(step: int) -> None:
+        if args.should_save:
+            if differences:
+                run.write_changes(step, [str(one) for one in differences])
+            _write_inputs(run, arguments, data, frames, counts, weights)
+
+    def check() -> None:
+        check_folder()
+        by_first_process(lambda: _check_inputs(run))
+
+    trainer.add_callback(_Keeper(write_inputs, check))
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
     _describe(data, inspection, model, eval_size)
     interruption.situation = f"training is complete; the same command with `--resume` measures and exports {run.path}"
-    trained = trainer.train(resume_from_checkpoint=args.resume)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    check()
     if args.export_ema:
         trainer.ema.use()  # for good: measured and exported
     # In fp32, whatever training used, so that anyone who loads the folder measures the same. And before the export,
@@ -167,6 +195,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption) -> RunFolder:
         training = {
             "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
             **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
+            **({"changes": changes} if (changes := run.read_changes()) else {}),
             "steps": trained.global_step,
             "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
             "train_loss": trained.training_loss,
@@ -216,14 +245,36 @@ def _check_effects(args: UrbanSegTrainingArguments) -> None:
         )  # fmt: skip
 
 
-def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> None:
+def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> str | None:
+    """The checkpoint to resume from, if that is asked for."""
     check_place(run.path, folder=True)
+    if args.resume:
+        return str(find_newest_checkpoint(run.path))
     checkpoints = list_checkpoints(run.path)
-    if args.resume and not checkpoints:
-        raise ConfigError("a checkpoint to resume from", "none", "start without `--resume`, or correct it", run.path)
-    if not args.resume and not args.overwrite and (checkpoints or run.is_finished):
-        fix = "add `--resume` to continue it, `--overwrite` to replace it, or name another `--output_dir`"
+    if not args.overwrite and (checkpoints or run.is_finished):
+        fix = "add `--resume` to continue it, `--overwrite`" if checkpoints else "add `--overwrite`"
+        fix += " to replace it, or name another `--output_dir`"
         raise ConfigError("an `output_dir` without a run", "one", fix, run.path)
+    return None
+
+
+def _check_inputs(run: RunFolder) -> None:
+    if not run.has(RECIPE):
+        raise ConfigError(f"the run's {RECIPE}", "it deleted meanwhile", "start anew in another folder", run.path)
+
+
+class _Keeper(TrainerCallback):
+    """Writes what went into the run before its first step, when nothing can refuse it any more, and looks after it."""
+
+    def __init__(self, write: Callable[[int], None], check: Callable[[], None]):
+        self.write, self.check = write, check
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.write(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save or control.should_log:  # a run that is asked to stop logs, and then saves
+            self.check()
 
 
 def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
@@ -272,21 +323,21 @@ def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[
     logger.info("model: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
 
 
-def _write_inputs(run: RunFolder, arguments: FinetuneArguments, data: LoadedData, counts, weights) -> None:
+def _write_inputs(run: RunFolder, arguments: FinetuneArguments, data: LoadedData, frames, counts, weights) -> None:
     """What went into the run, before its first step."""
     args = arguments.training
-    if args.overwrite:
+    if args.resume:
+        frames = remember_trained(run, frames)
+    else:
         for checkpoint in list_checkpoints(run.path):
             shutil.rmtree(checkpoint)
-        (run.path / METRICS).unlink(missing_ok=True)
-    recipe = resolve_recipe(*arguments)
-    if args.resume and run.has(RECIPE):
-        before = load_recipe(str(run.path / RECIPE))
-        changed = [key for key in sorted(before.keys() | recipe.keys()) if before.get(key) != recipe.get(key)]
-        if changed:
-            logger.warning("resumed with other options than it was started with: %s", ", ".join(changed))
-    run.write_inputs(recipe, resolve_training_arguments(args), data)
-    if weights is not None:
+        for name in (METRICS, CHANGES):
+            (run.path / name).unlink(missing_ok=True)
+    training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
+    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames)
+    if weights is None:
+        (run.path / CLASS_WEIGHTS).unlink(missing_ok=True)
+    else:
         save_class_weights(
             run.path / CLASS_WEIGHTS, weights, data.label_space, scheme=arguments.loss.class_weights, counts=counts,
             source=f"{data.name}, train, {len(data.splits['train'])} images",

@@ -65,6 +65,8 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         self.metric_for_best_model = metric
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
+        if self.accept_changes and not self.resume:
+            raise ConfigError("`resume` with `accept_changes`", "none", "add it or leave the other out")
         if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
             found = f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win"
             raise ConfigError("a length in steps or in epochs", found, "add `--max_steps -1` to train by epochs")
@@ -87,8 +89,8 @@ _NOT_RECORDED = {
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision", "hub_always_push",
     "hub_tensorboard", "hub_pictures", "hub_timeout",
     # of this start and machine, not of the recipe
-    "recipe", "show", "resume", "overwrite", "use_cpu", "ddp_backend", "local_rank", "logging_dir", "cpu_threads",
-    "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
+    "recipe", "show", "resume", "overwrite", "accept_changes", "use_cpu", "ddp_backend", "local_rank", "logging_dir",
+    "cpu_threads", "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
     # naming one switches `torch_compile` on, whatever the command line says
     "torch_compile_backend", "torch_compile_mode",
     # the new name of `gradient_checkpointing`, which transformers 5.17 doesn't know

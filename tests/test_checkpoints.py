@@ -202,7 +202,7 @@ def test_find_newest_checkpoint__none(tmp_path):
         find_newest_checkpoint(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: expected a complete checkpoint-<step> folder; found none; "
-        "start without `--resume`, or correct `--output_dir`."
+        "start anew with `--overwrite` in place of `--resume`, or correct `--output_dir`."
     )
 
 

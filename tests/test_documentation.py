@@ -57,8 +57,8 @@ def cap(patch: pytest.MonkeyPatch) -> None:
 
     def run_capped(arguments):
         args = arguments.training
-        # A resumed run has made its step already.
-        args.max_steps = args.eval_steps = args.save_steps = args.logging_steps = 2 if args.resume else 1
+        args.max_steps = args.eval_steps = args.save_steps = args.logging_steps = 1
+        args.accept_changes = args.resume  # the miniature's run was started with other options
         args.per_device_train_batch_size, args.warmup_steps, args.dataloader_num_workers = 2, 0, 0
         args.dataloader_persistent_workers, args.cpu_threads, args.overwrite = False, 1, not args.resume
         arguments.augmentation.crop_size, arguments.model.eval_size = [64, 64], [32, 96]

@@ -1,10 +1,12 @@
 """Shows a data set: class distribution, sizes, frames with their labels, and what augmentation makes of them."""
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.config import AugmentationArguments, DataArguments, Options, TrainingOptions, option
-from hf_urbanseg.files import check_place, make_folder
+from hf_urbanseg.files import check_place
+from hf_urbanseg.locks import locked
 from hf_urbanseg.parsing import find_option, parse_arguments
 from hf_urbanseg.ranges import Count, Seed, Whole
 from hf_urbanseg.recipe import load_recipe
@@ -32,6 +34,11 @@ class BrowseArguments(Options):
 @command
 def main(argv: list[str]) -> None:
     args, data_args, augmentation = _parse(argv)
+    with locked(args.output):
+        _browse(args, data_args, augmentation)
+
+
+def _browse(args: BrowseArguments, data_args: DataArguments, augmentation: AugmentationArguments) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.transforms import build_train_transforms
@@ -43,7 +50,7 @@ def main(argv: list[str]) -> None:
     # All splits, so that an image in two of them is noticed.
     inspection = inspect_pairs(data.splits, data.label_space)
     image_counts = inspection.train_id_counts(args.split, data.label_space)
-    output = make_folder(args.output)
+    output = Path(args.output)
     chart = output / "class_distribution.png"
     title = f"Labelled pixels: {data.name}, {args.split}, {len(image_counts)} images"
     plot_class_distribution(image_counts.sum(0), data.label_space, chart, title=title)

@@ -4,12 +4,14 @@ A run is a folder written by `urbanseg finetune`, or by `urbanseg evaluate` with
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, Options, check_device, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import flatten
-from hf_urbanseg.files import check_place, make_folder
+from hf_urbanseg.files import check_place
+from hf_urbanseg.locks import locked
 from hf_urbanseg.ranges import Count
 
 
@@ -38,6 +40,11 @@ class CompareArguments(Options):
 def main(argv: list[str]) -> None:
     usage = "compare RUN1 RUN2 ... [--option VALUE ...]"
     args, data_args = parse_command_line((CompareArguments, DataArguments), argv, __doc__, usage, ("runs",))
+    with locked(args.output):
+        _compare(args, data_args)
+
+
+def _compare(args: CompareArguments, data_args: DataArguments) -> None:
     import transformers
 
     from hf_urbanseg.inference.predictor import build_label_space
@@ -65,7 +72,7 @@ def main(argv: list[str]) -> None:
             )
         except UrbanSegError as error:  # the numbers stand without pictures
             note = str(error)
-    output = make_folder(args.output)
+    output = Path(args.output)
     tradeoff = plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
     write_comparison_table(comparison, output / "comparison.md", args.num_images)
     write_comparison_csv(comparison, output / "comparison.csv")

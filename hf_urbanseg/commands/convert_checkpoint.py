@@ -10,6 +10,7 @@ from hf_urbanseg.config import Options, option, required
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
+from hf_urbanseg.locks import locked
 from hf_urbanseg.ranges import Size
 
 logger = logging.getLogger(__name__)
@@ -54,10 +55,12 @@ def main(argv: list[str]) -> None:
 
     transformers.utils.logging.disable_progress_bar()
     output = Path(options.output)
-    if os.path.lexists(output):
-        raise ModelError("a new path to write to", "something there already", "choose another `--output`", output)
-    check_place(output.parent, folder=True)
-    _print(_to_hub(options, output) if options.to == "hub" else _from_hub(options, output), options)
+    with locked(output, inside=False):
+        if os.path.lexists(output):
+            raise ModelError("a new path to write to", "something there already", "choose another `--output`", output)
+        check_place(output.parent, folder=True)
+        converted = _to_hub(options, output) if options.to == "hub" else _from_hub(options, output)
+    _print(converted, options)
 
 
 def _to_hub(options: ConvertArguments, output: Path):

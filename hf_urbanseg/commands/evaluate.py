@@ -5,6 +5,7 @@ metrics; so are they where `--data_dir` names the same data in another place. `a
 -m hf_urbanseg evaluate ...` shares the images among processes.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +51,22 @@ def main(argv: list[str]) -> None:
     usage = "evaluate RUN [--option VALUE ...]"
     types = (EvaluateArguments, PlanArguments, DataArguments)
     args, plan_args, data_args = parse_command_line(types, argv, __doc__, usage, ("model",))
+    from hf_urbanseg.inference.shared_evaluation import join_processes
+    from hf_urbanseg.runs.first_process import held_by_first_process
+
+    processes = join_processes(plan_args.device)
+    with held_by_first_process(args.output) if args.output else nullcontext():
+        _evaluate(args, plan_args, data_args, processes)
+
+
+def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: DataArguments, processes) -> None:
     import numpy as np
     import transformers
 
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.preprocessing import EvalDataset
     from hf_urbanseg.inference.predictor import Predictor
-    from hf_urbanseg.inference.shared_evaluation import join_processes, measure_shared
+    from hf_urbanseg.inference.shared_evaluation import measure_shared
     from hf_urbanseg.reports.evaluation_report import collect_failures, write_evaluation_report
     from hf_urbanseg.reports.failure_cases import describe_rule
     from hf_urbanseg.reports.run_report import write_measurement
@@ -68,7 +78,6 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.runs.scores import describe_scores
 
     transformers.utils.logging.disable_progress_bar()
-    processes = join_processes(plan_args.device)
     device, plan = plan_args.device if processes is None else processes.device, plan_args.build_plan()
     weights = check_own_weights(args.model)
     predictor = Predictor.from_pretrained(args.model, device, plan, args.revision, plan_args.stock_decode_head)

@@ -12,7 +12,8 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import Options, PlanArguments, option, required
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import spell_out
-from hf_urbanseg.files import check_place, make_folder
+from hf_urbanseg.files import check_place
+from hf_urbanseg.locks import locked
 from hf_urbanseg.ranges import Share
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class PredictArguments(Options):
 def main(argv: list[str]) -> None:
     usage = "predict RUN FILE_OR_FOLDER ... [--option VALUE ...]"
     args, plan_args = parse_command_line((PredictArguments, PlanArguments), argv, __doc__, usage, ("model", "input"))
+    with locked(args.output):
+        _predict(args, plan_args)
+
+
+def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     from hf_urbanseg.inference.input_files import check_inputs, find_inputs, is_video, refuse_bad
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
@@ -56,7 +62,6 @@ def main(argv: list[str]) -> None:
     good, bad = check_inputs(paths)
     if args.strict or not good:
         refuse_bad(bad, len(paths), "could be read and nothing was done")
-    make_folder(output)
     videos = {path: info for path, info in good.items() if is_video(path)}
     if images := [path for path in good if path not in videos]:
         predict_images(images, predictor, output, plan_args.batch_size, args.alpha)

@@ -2,11 +2,14 @@
 
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import DataArguments, Options, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import spell_out
+from hf_urbanseg.files import check_place, expand_home
+from hf_urbanseg.locks import locked
 
 
 @dataclass
@@ -34,10 +37,15 @@ class PrepareArguments(Options):
 def main(argv: list[str]) -> None:
     usage = "prepare-data --data_dir FOLDER --output FOLDER [--option VALUE ...]"
     options, data = parse_command_line((PrepareArguments, DataArguments), argv, __doc__, usage)
+    output = expand_home(options.output).absolute()
+    with locked(output, inside=False):
+        _prepare(options, data, output)
+
+
+def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> None:
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.prepared_sets import check_output, describe_source, write_prepared_set
-    from hf_urbanseg.files import check_place, expand_home
     from hf_urbanseg.hub.cards.licence import choose_data_licence
     from hf_urbanseg.hub.client import clean_token
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
@@ -47,7 +55,6 @@ def main(argv: list[str]) -> None:
     if options.push_to_hub is not None:
         check_target(options.push_to_hub, options.revision)
     token = clean_token(options.hub_token)
-    output = expand_home(options.output).absolute()
     check_output(output, options.overwrite)
     for folder in (output.parent, output):  # beside it, too: the set takes its name when it is whole
         check_place(folder, folder=True)

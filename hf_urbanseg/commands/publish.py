@@ -10,6 +10,7 @@ has are removed; others' files stay.
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.config import Options, option, required
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.locks import locked
 from hf_urbanseg.ranges import Seconds
 
 logger = logging.getLogger(__name__)
@@ -61,9 +63,16 @@ class PublishArguments(Options):
 def main(argv: list[str]) -> None:
     usage = "publish RUN [USER/NAME] [--option VALUE ...]"
     (args,) = parse_command_line((PublishArguments,), argv, __doc__, usage, ("run", "repo_id"))
+    from hf_urbanseg.data.sources.saved_set import is_saved_set
+
+    writes, is_set = Path(args.run).is_dir() and not args.dry_run, is_saved_set(Path(args.run))
+    with locked(args.run, inside=not is_set) if writes else nullcontext():
+        _publish(args, is_set)
+
+
+def _publish(args: PublishArguments, is_set: bool) -> None:
     from huggingface_hub.utils import disable_progress_bars
 
-    from hf_urbanseg.data.sources.saved_set import is_saved_set
     from hf_urbanseg.hub.client import bound_requests
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
     from hf_urbanseg.hub.ledger import PushLedger
@@ -76,7 +85,6 @@ def main(argv: list[str]) -> None:
         check_place(args.run, folder=True)  # push.json says what the Hub is owed
     ledger = PushLedger.read(args.run)
     _choose_target(args, ledger)
-    is_set = is_saved_set(Path(args.run))
 
     def show(files) -> None:
         _print_files(files, f"{args.run} -> {ledger.repo_id}{' (data set)' if is_set else ''}")

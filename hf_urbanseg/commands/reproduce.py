@@ -12,6 +12,7 @@ from typing import Annotated
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.config import DataArguments, Options, option
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.locks import locked
 from hf_urbanseg.parsing import parse_arguments
 from hf_urbanseg.ranges import Range, Seed
 
@@ -55,8 +56,9 @@ def main(argv: list[str]) -> None:
     def report() -> str:
         return write_ladder_report(output, plan, args.seeds, words)
 
-    run_ladder(chosen, check_ladder(chosen, output), output, shlex.split(args.launcher or ""), report)
-    print(report())
+    with locked(output):
+        run_ladder(chosen, check_ladder(chosen, output), output, shlex.split(args.launcher or ""), report)
+        print(report())
 
 
 def _parse(argv: list[str]) -> tuple[ReproduceArguments, list[str]]:

@@ -17,6 +17,7 @@ from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.files import expand_home, write_json, written_whole
+from hf_urbanseg.locks import LOCK
 
 
 def describe_source(
@@ -37,7 +38,7 @@ def describe_source(
 
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuses to replace anything but, with `overwrite`, a saved set."""
-    if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
+    if not os.path.lexists(output) or (output.is_dir() and all(one.name == LOCK for one in output.iterdir())):
         return
     if not is_saved_set(output):
         fix = "choose another `--output`; `--overwrite` replaces prepared sets only"

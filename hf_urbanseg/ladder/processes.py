@@ -14,36 +14,23 @@ from tqdm.auto import tqdm
 
 from hf_urbanseg.errors import ConfigError
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # Windows
-    flock = None
-
 
 def start_finetune(launcher: Sequence[str], words: Sequence[str], log: Path, what: str) -> int:
     """Runs finetune as processes of its own until it ends, and returns its exit status.
 
     Args:
         launcher: Words in front, or none for one process.
-        log: Output goes to its end; kept open and locked by the processes, so that no second start can train in the
-            same folder.
+        log: Output goes to its end.
         what: Shown beside the newest line of the log, on a terminal.
 
     Raises:
-        ConfigError: Such a run is still going on, or the launcher doesn't exist.
+        ConfigError: The launcher doesn't exist.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [*(launcher or [sys.executable]), "-m", "hf_urbanseg", "finetune", *words]
     # Safe path: the working folder may hold files that would hide libraries, such as an evaluate.py.
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     with log.open("ab") as file, _termination_interrupts():
-        if flock is not None:
-            try:
-                flock(file, LOCK_EX | LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    "no process in this run's folder", "one at work", "wait for it or stop it", log
-                ) from error
         begin = file.tell()
         try:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)

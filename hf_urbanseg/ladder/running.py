@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
@@ -12,6 +13,7 @@ from hf_urbanseg.ladder.checks import find_problems
 from hf_urbanseg.ladder.notes import describe_measurement, describe_model, describe_options
 from hf_urbanseg.ladder.plan import LadderRun, find_state, read_metrics, read_result
 from hf_urbanseg.ladder.processes import describe_end, start_finetune
+from hf_urbanseg.locks import locked
 from hf_urbanseg.reports.formats import format_seconds
 from hf_urbanseg.reports.ladder import build_ladder, describe_score, plot_ladder, write_ladder_table
 from hf_urbanseg.runs.folder import RunFolder
@@ -29,7 +31,9 @@ def check_ladder(runs: Sequence[LadderRun], output: Path) -> dict[str, str]:
     states = {}
     for run in [] if problems else runs:
         try:
-            states[run.name] = find_state(run)
+            # As after kill -9 of the ladder, when the process that trains goes on.
+            with locked(run.folder) if run.folder.is_dir() else nullcontext():
+                states[run.name] = find_state(run)
         except UrbanSegError as error:
             problems.append(error)
     try:

@@ -1,6 +1,6 @@
 """A run's folder as a type: the names of its files, once, and one way to read them back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,10 @@ SPLITS = SPLITS_FILE
 LABEL_SPACE = LABEL_SPACE_FILE
 CLASS_WEIGHTS = "class_weights.json"
 CLASS_DISTRIBUTION = "class_distribution.png"
+FRAMES = "frames.json"
+TRAINED_BEFORE = "trained_before"
+"""In `FRAMES`, beside the splits: frames of earlier starts that are no longer in train."""
+CHANGES = "changes.json"
 # What came out of it.
 METRICS = "metrics.json"
 LOG_HISTORY = "log_history.json"
@@ -97,6 +101,22 @@ class RunFolder:
         """Frame names by split; words all of them, 000001 too."""
         return self._read_yaml(SPLITS, "split", words=True)
 
+    def read_training_arguments(self) -> dict | None:
+        return read_json(self.path / TRAINING_ARGUMENTS)
+
+    def read_frames(self) -> dict[str, dict[str, list[str]]] | None:
+        """By split and frame name, the SHA-256 of the image's and of the label's file."""
+        frames = read_json(self.path / FRAMES)
+        names = [] if frames is None else frames.values()
+        if not all(isinstance(one, dict) and {len(digests) for digests in one.values()} <= {0, 2} for one in names):
+            fix = "restore it, or delete it: then names alone are compared"
+            raise DataError("frames of each split with two digests", "something else", fix, self.path / FRAMES)
+        return frames
+
+    def read_changes(self) -> list[dict]:
+        """What was changed each time the run was resumed with `--accept_changes`: `step` and `differences`."""
+        return (read_json(self.path / CHANGES) or {}).get("changes", [])
+
     def read_label_space(self) -> LabelSpace | None:
         """The classes, and how label files spell them."""
         content = read_json(self.path / LABEL_SPACE)
@@ -114,12 +134,19 @@ class RunFolder:
     def list_counted_splits(self) -> list[str]:
         return sorted(file.stem.removeprefix("per_image_") for file in self.path.glob(per_image("*")))
 
-    def write_inputs(self, recipe: Mapping, training_arguments: Mapping, data: LoadedData) -> None:
-        """What went into a run, so that it can be repeated."""
+    def write_inputs(
+        self, recipe: Mapping, training_arguments: Mapping, data: LoadedData, frames: Mapping[str, Mapping]
+    ) -> None:
+        """What went into a run, so that it can be repeated, and a resume be compared with it."""
         write_yaml(self.path / RECIPE, recipe)
         write_json(self.path / TRAINING_ARGUMENTS, training_arguments)
         write_split_file(self.path / SPLITS, data.splits)
         write_json(self.path / LABEL_SPACE, data.label_space.to_dict())
+        write_json(self.path / FRAMES, frames, indent=None)
+
+    def write_changes(self, step: int, differences: Sequence[str]) -> None:
+        changes = [*self.read_changes(), {"step": step, "differences": list(differences)}]
+        write_json(self.path / CHANGES, {"changes": changes})
 
     def write_counts(self, split: str, counts: ImageCounts, protocol: str, data: str) -> None:
         content = {"split": split, "protocol": protocol, "data": data, **counts.to_dict()}

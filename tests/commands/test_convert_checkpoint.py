@@ -333,7 +333,7 @@ def test_convert_checkpoint__wrong_options(run, checkpoint, tmp_path):
         ((tmp_path / "there", "--output", new, "--to", "nvlabs"), "end its name in .pth"),
         ((tmp_path / "there", "--output", tmp_path / "n.pth", "--to", "nvlabs"), "config.json"),
         ((tmp_path / "there", "--output", new), "found a folder"),
-        ((checkpoint, "--output", checkpoint / "below"), "a folder to write to; found a file"),
+        ((checkpoint, "--output", checkpoint / "below"), "a folder to write to"),
     ):
         status, out, err = run(*words)
         assert (status, out) == (2, ""), words

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.ladder import checks, processes, running
 from hf_urbanseg.ladder.notes import describe_measurement, describe_options
 from hf_urbanseg.ladder.plan import plan_runs
+from hf_urbanseg.locks import locked
 from hf_urbanseg.trainer import UrbanSegTrainer
 
 OPTIONS = {
@@ -202,6 +202,14 @@ def test_reproduce__continues_where_it_was_interrupted(ladder, kitti, tmp_path, 
     assert rung["seconds"]["total"] >= sum(seconds["5_ohem_seed0"])
 
 
+def test_reproduce__not_beside_a_run_that_is_left_over(kitti, tmp_path, monkeypatch, capsys):
+    starts = Starts()
+    with locked(tmp_path / "4_class_balanced_seed0"):
+        error, _ = fails(monkeypatch, capsys, kitti, tmp_path, starts=starts, rungs=(4,), seeds=(0,))
+        assert f"{tmp_path / '4_class_balanced_seed0'}: expected no other process that writes there; found one" in error
+    assert starts.names == []
+
+
 def test_reproduce__another_recipe_is_refused(ladder, kitti, tmp_path, monkeypatch, capsys):
     before = (ladder / "ladder.md").read_text()
     starts = Starts()
@@ -349,21 +357,6 @@ def test_start_finetune__keeps_the_log_and_the_exit_status(tmp_path):
     assert processes.describe_end(log) == " (err)"
     with pytest.raises(ConfigError, match="`--launcher` that starts"):
         processes.start_finetune([str(tmp_path / "no_such_program")], [], log, "run")
-
-
-@pytest.mark.skipif(processes.flock is None, reason="needs POSIX file locks")
-def test_start_finetune__not_beside_a_run_that_is_left_over(tmp_path):
-    log = tmp_path / "run.log"
-    # As after kill -9 of the ladder: the training process goes on, with its log as output.
-    with log.open("ab") as file:
-        processes.flock(file, processes.LOCK_EX)
-        left_over = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=file)
-    try:
-        with pytest.raises(ConfigError, match="expected no process in this run's folder; found one at work"):
-            processes.start_finetune(launcher(tmp_path, ""), [], log, "run")
-    finally:
-        left_over.communicate(b"\n")
-    assert processes.start_finetune(launcher(tmp_path, ""), [], log, "run") == 0
 
 
 def test_start_finetune__ends_its_process_when_terminated(tmp_path):

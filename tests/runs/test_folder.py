@@ -13,7 +13,7 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data, per_class, per_image
 
-READERS = ("read_metrics", "read_recipe", "read_splits", "read_label_space", "read_class_weights")
+READERS = ("read_metrics", "read_recipe", "read_splits", "read_label_space", "read_class_weights", "read_frames")
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def test_run_folder__nothing_there(tmp_path):
 def test_run_folder__reads_back_what_it_wrote(tmp_path, data):
     run = RunFolder(tmp_path)
     counts = ImageCounts(("c",), ("road", "car"), *(np.array([[3, 1]]) for _ in range(3)))
-    run.write_inputs({"seed": 1, "label_space": None}, {"max_steps": 4}, data)
+    run.write_inputs({"seed": 1, "label_space": None}, {"max_steps": 4}, data, {"test": {"c": ["1f", "2e"]}})
+    run.write_changes(2, ["`seed` 1, then 2 (recipe.yaml)"])
+    run.write_changes(3, [])
     assert not run.is_finished
     run.write_counts("test", counts, "single scale", "kitti")
     run.write_metrics({"splits": {"test": {"mean_iou": 0.5}}, "data": describe_data(data)})
@@ -42,6 +44,9 @@ def test_run_folder__reads_back_what_it_wrote(tmp_path, data):
     assert run.read_recipe() == {"seed": 1, "label_space": None}
     assert run.read_splits() == {"train": ["000001", "b"], "test": ["c"]}  # words, not numbers
     assert run.read_label_space() == CITYSCAPES
+    assert run.read_training_arguments() == {"max_steps": 4}
+    assert run.read_frames() == {"test": {"c": ["1f", "2e"]}}
+    assert [change["step"] for change in run.read_changes()] == [2, 3]
     assert run.read_metrics()["data"] == {"name": "kitti", "images": {"train": 2, "test": 1}, "notes": ["cut"]}
     read, said = run.read_counts("test")
     assert read.to_dict() == counts.to_dict()

@@ -19,7 +19,7 @@ from hf_urbanseg.labels import LabelSpace
 logger = logging.getLogger(__name__)
 
 # Raise it when a check gets stricter or the arrays change: results of an older preflight then count for nothing.
-_VERSION = 2
+_VERSION = 3
 
 
 def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
@@ -56,15 +56,19 @@ def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
     return pairs
 
 
-def _read_pair(name: str, size: Sequence[int], counts: Sequence[int], digest: str) -> PairInspection:
-    height, width = size
-    return PairInspection(name, (height, width), np.array(counts, np.int64).reshape(256), digest)
+def _read_pair(
+    name: str, size: Sequence[int], counts: Sequence[int], digest: str, files: Sequence[str]
+) -> PairInspection:
+    (height, width), (image, label) = size, files
+    return PairInspection(name, (height, width), np.array(counts, np.int64).reshape(256), digest, (image, label))
 
 
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
     content = {
-        split: [(pair.name, pair.size, pair.label_counts.tolist(), pair.image_digest) for pair in found]
+        split: [
+            (pair.name, pair.size, pair.label_counts.tolist(), pair.image_digest, pair.file_digests) for pair in found
+        ]
         for split, found in pairs.items()
     }
     try:

@@ -26,12 +26,14 @@ class PairInspection:
         size: (height, width) after any EXIF rotation that both files share.
         label_counts: (256,) int64 pixels per raw label id.
         image_digest: SHA-256 of the size and the decoded RGB pixels.
+        file_digests: SHA-256 of the bytes of the image's and of the label's file.
     """
 
     name: str
     size: tuple[int, int]
     label_counts: np.ndarray
     image_digest: str
+    file_digests: tuple[str, str]
 
 
 _pillow_lock = threading.Lock()
@@ -64,8 +66,9 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
         DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.
     """
     image_where, label_where = where_is(image, split, name), where_is(label, split, name)
-    picture, image_bits, orientation = _open(_read(image, "image", image_where), "image", image_where)
-    mask, label_bits, label_orientation = _open(_read(label, "label", label_where), "label", label_where)
+    image_bytes, label_bytes = _read(image, "image", image_where), _read(label, "label", label_where)
+    picture, image_bits, orientation = _open(image_bytes, "image", image_where)
+    mask, label_bits, label_orientation = _open(label_bytes, "label", label_where)
     _check_image(picture, image_bits, image_where)
     _check_label(mask, label_bits, label_where)
     if orientation != label_orientation:
@@ -83,7 +86,8 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
     digest.update((picture if picture.mode == "RGB" else picture.convert("RGB")).tobytes())
     size = (width, height) if orientation >= 5 else (height, width)
     counts = np.array(mask.histogram(), np.int64)  # of indices, for a palette
-    return PairInspection(name, size, counts, digest.hexdigest())
+    files = tuple(hashlib.sha256(content).hexdigest() for content in (image_bytes, label_bytes))
+    return PairInspection(name, size, counts, digest.hexdigest(), files)
 
 
 def _read(stored: Mapping | None, role: str, where: str) -> bytes:
