@@ -90,7 +90,7 @@ class DivergenceGuard:
         fix = "try a lower `--learning_rate`, more `--warmup_steps`, `--max_grad_norm 1`"
         fix += " or bf16 in place of fp16" if args.fp16 else ""
         if checkpoints := list_checkpoints(args.output_dir):
-            fix += f"; `--resume` goes on from {checkpoints[-1].name}"
+            fix += f"; `--resume --accept_changes` goes on from {checkpoints[-1].name}"
         return DivergenceError(expected, found, fix, args.output_dir)
 
     def _name_images(self) -> str:
