@@ -167,8 +167,8 @@ def test_train__stops_and_resumes_at_a_lower_rate(build, tmp_path):
         trainer.train()
     assert str(caught.value) == (
         f"{tmp_path}: expected gradients that are finite numbers; found NaN or infinity in each of the last 3 steps, "
-        "up to 6; try a lower `--learning_rate`, more `--warmup_steps`, `--max_grad_norm 1`; `--resume --accept_changes` goes on from "
-        "checkpoint-3."
+        "up to 6; try a lower `--learning_rate`, more `--warmup_steps`, `--max_grad_norm 1`; "
+        "`--resume --accept_changes` goes on from checkpoint-3."
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     resumed, _ = build(learning_rate=5e-4, weight_decay=0.3, **options)
