@@ -66,6 +66,6 @@ def in_own_process(function: Callable, *arguments):
     """`function(*arguments)` from a fresh process with this one's number of threads."""
     context = multiprocessing.get_context("forkserver")
     # What takes longest to import: the server does so once, and every process is forked from it.
-    context.set_forkserver_preload(["hf_urbanseg.trainer", "hf_urbanseg.models.build"])
+    context.set_forkserver_preload(["hf_urbanseg.training.trainer", "hf_urbanseg.models.build"])
     with context.Pool(1, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         return pool.apply(function, arguments)

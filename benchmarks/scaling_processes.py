@@ -24,8 +24,8 @@ from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 
 def measure_processes(args) -> dict:

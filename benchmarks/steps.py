@@ -19,8 +19,8 @@ from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.models.build import SIZES, build_random_model
 from hf_urbanseg.models.compilation import run_once
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 LOOPS = ("stock", "fast head", "ours")
 PEERS = ("stock trainer", "our trainer", "example script", "mmsegmentation")

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 # The names people use, each in the module that has it: loaded when touched, as some take seconds.
 _HOMES = {
     "finetune": "finetuning",
-    "UrbanSegTrainer": "trainer",
-    "UrbanSegTrainingArguments": "training_arguments",
+    "UrbanSegTrainer": "training.trainer",
+    "UrbanSegTrainingArguments": "options.training_arguments",
     "Predictor": "inference.predictor",
     "PredictionPlan": "inference.plan",
     "MeanIoU": "metrics.mean_iou",

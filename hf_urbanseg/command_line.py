@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.escaping import PlainFormatter
-from hf_urbanseg.interruption import Interrupted
-from hf_urbanseg.parsing import build_parser, parse_arguments
+from hf_urbanseg.options.parsing import build_parser, parse_arguments
+from hf_urbanseg.training.interruption import Interrupted
 
 _WIDTH, _LEFT = 120, 36
 

@@ -16,8 +16,6 @@ import transformers
 from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from hf_urbanseg.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
-from hf_urbanseg.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData, load_data
@@ -29,14 +27,16 @@ from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
-from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size, load_pretrained_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
+from hf_urbanseg.options.parsing import find_option, parse_arguments
+from hf_urbanseg.options.recipe import load_recipe
+from hf_urbanseg.options.stock_options import choose_data_seed
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.ranges import check_range
-from hf_urbanseg.recipe import load_recipe
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
 from hf_urbanseg.reports.run_report import write_run_report
@@ -52,9 +52,9 @@ from hf_urbanseg.runs.inputs import (
     leave_out_trained,
     remember_trained,
 )
-from hf_urbanseg.stock_options import choose_data_seed
-from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
+from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
+from hf_urbanseg.training.interruption import Interruption
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pages import PAGES, ROOT, Command, read_anchors, read_blocks, read_commands
 from PIL import Image
 
 import hf_urbanseg
-from hf_urbanseg import config, finetuning
+from hf_urbanseg import finetuning
 from hf_urbanseg.__main__ import NAMES
 from hf_urbanseg.__main__ import main as urbanseg
 from hf_urbanseg.commands import finetune
@@ -33,7 +33,8 @@ from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.inference import profile
 from hf_urbanseg.ladder import checks, running
 from hf_urbanseg.models.build import build_random_model
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.options import config
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 
 # A command that stands on two pages runs once.
 COMMANDS = list({(one.words, one.environment): one for page in reversed(PAGES) for one in read_commands(page)}.values())

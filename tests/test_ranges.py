@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import hf_urbanseg
-from hf_urbanseg import config
 from hf_urbanseg.__main__ import NAMES
-from hf_urbanseg.config import Options, option
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.options import config
+from hf_urbanseg.options.config import Options, option
+from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.ranges import Range, check_options, find_ranges
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
 
 INF, NAN = float("inf"), float("nan")
 WITHOUT = {"local_rank"}  # the launcher's, and read by nobody

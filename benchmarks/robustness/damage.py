@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from random import Random
 
-from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.training.checkpoints import list_checkpoints
 from robustness.tiny_runs import (
     PARTS,
     References,

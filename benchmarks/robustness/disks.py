@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from hf_urbanseg.checkpoints import list_checkpoints
+from hf_urbanseg.training.checkpoints import list_checkpoints
 from robustness.kills import wait_for_step
 from robustness.tiny_runs import (
     PARTS,

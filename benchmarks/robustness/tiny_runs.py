@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from hf_urbanseg.checkpoints import list_checkpoints, verify_checkpoint
 from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.training.checkpoints import list_checkpoints, verify_checkpoint
 from robustness.warm import TORCHRUN, Command, Ended, call, run
 
 OPTIONS = {

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, help_if_asked
-from hf_urbanseg.config import AugmentationArguments, DataArguments, Options, TrainingOptions, option
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.parsing import find_option, parse_arguments
+from hf_urbanseg.options.config import AugmentationArguments, DataArguments, Options, TrainingOptions, option
+from hf_urbanseg.options.parsing import find_option, parse_arguments
+from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.ranges import Count, Seed, Whole
-from hf_urbanseg.recipe import load_recipe
 
 
 @dataclass

@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, Options, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
+from hf_urbanseg.options.config import DataArguments, Options, option
 from hf_urbanseg.ranges import ShareBelowOne
 
 logger = logging.getLogger(__name__)

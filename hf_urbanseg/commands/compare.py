@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, Options, check_device, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
+from hf_urbanseg.options.config import DataArguments, Options, check_device, option, required
 from hf_urbanseg.ranges import Count
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import Options, option, required
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
+from hf_urbanseg.options.config import Options, option, required
 from hf_urbanseg.ranges import Size
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, Options, PlanArguments, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.options.config import DataArguments, Options, PlanArguments, option
 from hf_urbanseg.ranges import Count, Workers
 
 

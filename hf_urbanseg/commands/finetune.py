@@ -5,7 +5,7 @@ import os
 import yaml
 
 from hf_urbanseg.command_line import command, help_if_asked
-from hf_urbanseg.config import (
+from hf_urbanseg.options.config import (
     RARE_TRAINING_OPTIONS,
     AugmentationArguments,
     DataArguments,
@@ -23,8 +23,8 @@ def main(argv: list[str]) -> None:
     usage = "finetune --recipe NAME --data_dir FOLDER [--option VALUE ...]"
     help_if_asked(argv, (*_OPTIONS, TrainingOptions), __doc__, usage, RARE_TRAINING_OPTIONS, _list_all)
     from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
+    from hf_urbanseg.options.training_arguments import resolve_recipe
     from hf_urbanseg.reports.run_report import print_run
-    from hf_urbanseg.training_arguments import resolve_recipe
 
     arguments = parse_finetuning(argv)
     if arguments.run.show:
@@ -36,6 +36,6 @@ def main(argv: list[str]) -> None:
 
 
 def _list_all() -> tuple[type, ...]:
-    from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+    from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
     return (*_OPTIONS, UrbanSegTrainingArguments)

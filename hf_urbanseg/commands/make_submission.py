@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import Options, PlanArguments, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.options.config import Options, PlanArguments, option
 
 
 @dataclass

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import Options, PlanArguments, option, required
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
+from hf_urbanseg.options.config import Options, PlanArguments, option, required
 from hf_urbanseg.ranges import Share
 
 logger = logging.getLogger(__name__)

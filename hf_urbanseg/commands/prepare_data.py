@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import DataArguments, Options, option, required
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import check_place, expand_home
 from hf_urbanseg.locks import locked
+from hf_urbanseg.options.config import DataArguments, Options, option, required
 
 
 @dataclass

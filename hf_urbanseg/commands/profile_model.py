@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import Options, check_device, device_option, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
+from hf_urbanseg.options.config import Options, check_device, device_option, option
 from hf_urbanseg.ranges import Batch, Seconds, Size, Whole, Width
 
 _SIZES = ("tiny", "b0", "b1", "b2", "b3", "b4", "b5")

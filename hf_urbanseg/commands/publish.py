@@ -20,10 +20,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import Options, option, required
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
+from hf_urbanseg.options.config import Options, option, required
 from hf_urbanseg.ranges import Seconds
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import yaml
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.config import Options, option
-from hf_urbanseg.recipe import describe_recipe, load_recipe, recipe_names
+from hf_urbanseg.options.config import Options, option
+from hf_urbanseg.options.recipe import describe_recipe, load_recipe, recipe_names
 
 
 @dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 from hf_urbanseg.command_line import command, help_if_asked
-from hf_urbanseg.config import DataArguments, Options, option
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.locks import locked
-from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.options.config import DataArguments, Options, option
+from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.ranges import Range, Seed
 
 _RUNGS = "1 imagenet, 2 cityscapes, 3 schedule, 4 class_balanced, 5 ohem, 6 multi_scale, 7 auxiliary"

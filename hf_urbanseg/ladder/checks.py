@@ -7,12 +7,12 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from hf_urbanseg.config import DataArguments, ModelArguments
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.ladder.plan import LadderRun
 from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.options.config import DataArguments, ModelArguments
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 

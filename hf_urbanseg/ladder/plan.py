@@ -6,13 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from hf_urbanseg.checkpoints import find_newest_checkpoint, list_checkpoints
-from hf_urbanseg.config import DataArguments, ModelArguments
 from hf_urbanseg.errors import CheckpointError, ConfigError, DataError, UrbanSegError
 from hf_urbanseg.finetuning import parse_finetuning
+from hf_urbanseg.options.config import DataArguments, ModelArguments
+from hf_urbanseg.options.training_arguments import resolve_recipe
 from hf_urbanseg.reports.ladder import RUNGS, RunResult
 from hf_urbanseg.runs.folder import METRICS, RunFolder
-from hf_urbanseg.training_arguments import resolve_recipe
+from hf_urbanseg.training.checkpoints import find_newest_checkpoint, list_checkpoints
 
 _OURS = ("recipe", "output_dir", "seed", "resume", "overwrite")
 NO_MATTER = frozenset({"output_dir", "num_overlays"})

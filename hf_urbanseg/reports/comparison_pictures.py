@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.reports.comparison import Comparison
 from hf_urbanseg.reports.overlays import find_classes
 from hf_urbanseg.reports.pages import embed_frame

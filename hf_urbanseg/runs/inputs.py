@@ -10,11 +10,12 @@ import numpy as np
 import yaml
 from datasets import DatasetDict
 
-from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 from hf_urbanseg.runs.folder import (
     CLASS_WEIGHTS,
     FRAMES,
@@ -25,7 +26,6 @@ from hf_urbanseg.runs.folder import (
     TRAINING_ARGUMENTS,
     RunFolder,
 )
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 
 _FREE = {
     # their effects are compared: frames, splits, classes and weights

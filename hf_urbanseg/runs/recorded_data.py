@@ -4,12 +4,12 @@ import contextlib
 import logging
 from dataclasses import asdict, fields, replace
 
-from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.models.loading import find_file
-from hf_urbanseg.parsing import parse_arguments
-from hf_urbanseg.recipe import load_recipe
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.runs.folder import LABEL_SPACE, RECIPE, SPLITS
 
 logger = logging.getLogger(__name__)

@@ -78,10 +78,10 @@ def test_main__counts_of_the_split(kitti, monkeypatch):
 
 def test_main__crops_are_those_of_training(kitti, monkeypatch):
     """The very samples, in the sheet's own place: rows are frames, columns epochs."""
-    from hf_urbanseg.config import AugmentationArguments
     from hf_urbanseg.data.loading import load_data
     from hf_urbanseg.data.preprocessing import TrainDataset
     from hf_urbanseg.data.transforms import build_train_transforms
+    from hf_urbanseg.options.config import AugmentationArguments
     from hf_urbanseg.reports.data_pages import show_sample
 
     shown = []

@@ -25,13 +25,13 @@ from transformers.utils import is_torchvision_available
 
 from hf_urbanseg import finetuning
 from hf_urbanseg.commands import finetune
-from hf_urbanseg.config import LossArguments, ModelArguments
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
-from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.options.config import LossArguments, ModelArguments
+from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

@@ -4,7 +4,7 @@ import pytest
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.finetuning import FinetuneArguments
-from hf_urbanseg.parsing import parse_arguments
+from hf_urbanseg.options.parsing import parse_arguments
 
 ALL = tuple(FinetuneArguments.__annotations__.values())
 

@@ -14,7 +14,6 @@ from PIL import Image
 from rendered_kitti import write_kitti
 
 from hf_urbanseg.commands import publish as publish_command
-from hf_urbanseg.config import DataArguments
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
@@ -26,6 +25,7 @@ from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.reports.run_report import write_split_files
 from hf_urbanseg.runs import recorded_data
 from hf_urbanseg.runs.folder import RunFolder

@@ -10,10 +10,10 @@ import yaml
 from run_options import ALL
 from torch import nn
 
-from hf_urbanseg.parsing import parse_arguments
-from hf_urbanseg.recipe import load_recipe, recipe_names
-from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import resolve_recipe
+from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.recipe import load_recipe, recipe_names
+from hf_urbanseg.options.training_arguments import resolve_recipe
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 FOLDER = Path(__file__).parents[2] / "hf_urbanseg" / "recipes"
 RUNGS = ("imagenet", "cityscapes", "schedule", "class_balanced", "ohem", "multi_scale", "auxiliary")

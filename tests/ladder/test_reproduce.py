@@ -21,7 +21,7 @@ from hf_urbanseg.ladder import checks, processes, running
 from hf_urbanseg.ladder.notes import describe_measurement, describe_options
 from hf_urbanseg.ladder.plan import plan_runs
 from hf_urbanseg.locks import locked
-from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 OPTIONS = {
     "init": "random", "size": "tiny", "crop_size": "64 64", "eval_size": "32 96", "train_scales": "1.0",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_urbanseg.recipe import recipe_names
+from hf_urbanseg.options.recipe import recipe_names
 from hf_urbanseg.reports.ladder import (
     RUNGS,
     RunResult,

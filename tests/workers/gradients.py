@@ -17,8 +17,8 @@ from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 WEIGHTS = torch.linspace(0.5, 1.5, CITYSCAPES.num_labels).tolist()
 LOSSES = {

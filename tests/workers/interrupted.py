@@ -9,7 +9,7 @@ import torch
 from gradients import build_arguments, build_trainer
 from transformers import TrainerCallback
 
-from hf_urbanseg.interruption import Interrupted, Interruption
+from hf_urbanseg.training.interruption import Interrupted, Interruption
 
 
 class Send(TrainerCallback):

@@ -16,7 +16,7 @@ from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.recipe import load_recipe
+from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.runs.scores import describe_scores
 
 NASTY = (

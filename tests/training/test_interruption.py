@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_urbanseg.checkpoints import list_checkpoints
 from hf_urbanseg.command_line import command
-from hf_urbanseg.interruption import SIGNALS, Interrupted, Interruption
+from hf_urbanseg.training.checkpoints import list_checkpoints
+from hf_urbanseg.training.interruption import SIGNALS, Interrupted, Interruption
 
-WORKERS = Path(__file__).parent / "workers"
+WORKERS = Path(__file__).parents[1] / "workers"
 OPTIONS = {
     "max_steps": 6, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2,
     "eval_strategy": "steps", "eval_steps": 2, "logging_steps": 2, "load_best_model_at_end": True,

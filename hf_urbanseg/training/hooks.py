@@ -1,20 +1,13 @@
 """What `UrbanSegTrainer` does at points of the loop where `Trainer` only offers callbacks."""
 
-import logging
-import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl
 
-from hf_urbanseg.checkpoints import find_best_checkpoint
+from hf_urbanseg.training.checkpointing import settle_best
 
 if TYPE_CHECKING:
-    from hf_urbanseg.trainer import UrbanSegTrainer
-
-
-logger = logging.getLogger(__name__)
+    from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 
 class TrainerHooks(TrainerCallback):
@@ -62,26 +55,3 @@ class TrainerHooks(TrainerCallback):
         sampler = self.trainer.train_sampler
         if sampler is not None:
             sampler.set_epoch(state.global_step // (len(sampler) // sampler.step_size))
-
-
-def settle_best(args: TrainingArguments, state: TrainerState) -> None:
-    """Makes the best checkpoint in `state` one that is complete, with a warning where that is another.
-
-    Its path is that in the run's present folder, which may have been moved since.
-    """
-    recorded, score = state.best_global_step, state.best_metric
-    if not recorded:
-        return
-    key = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-    scores = {entry["step"]: entry[key] for entry in state.log_history if isinstance(entry.get(key), float)}
-    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
-    # The first process decides: ranks with other weights would measure what is not exported.
-    (best,) = broadcast_object_list([find_best_checkpoint(args.output_dir, recorded, scores, args.greater_is_better)])
-    state.best_model_checkpoint = best and str(Path(args.output_dir) / f"checkpoint-{best}")
-    if best == recorded:
-        return
-    state.best_global_step, state.best_metric = best, scores.get(best)
-    if best is None:
-        logger.warning("no complete checkpoint with a score is left: a later one is the best, else the last step")
-    else:
-        logger.warning("the best is now checkpoint-%d, %s %.4f instead of %.4f", best, key, scores[best], score)

@@ -16,13 +16,13 @@ from transformers.models.segformer.modeling_segformer import SegformerLayer
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.models.compilation import run_once
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
-sys.path.insert(0, str(Path(__file__).parent / "workers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "workers"))
 from compiled import LAYOUTS, SMALL, compute_gradients
 from gradients import relative_error
 
-WORKERS = Path(__file__).parent / "workers"
+WORKERS = Path(__file__).parents[1] / "workers"
 # Neither needs a C++ compiler. The first traces alone, which decides how often a model is compiled; the second also
 # splits what was traced into forward and backward, as inductor does.
 TRACED = {"torch_compile": True, "torch_compile_backend": "eager"}

@@ -1,61 +1,38 @@
 """`UrbanSegTrainer`: transformers' Trainer with exact losses, whole checkpoints and streaming evaluation."""
 
-import contextlib
 import logging
 import math
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState, TrainerState
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, speed_metrics
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
-from hf_urbanseg.checkpoints import (
-    commit_checkpoint,
-    explain_failed_save,
-    find_newest_checkpoint,
-    load_weights,
-    reading_state,
-    remove_staging,
-    rotate_checkpoints,
-    staging_folder,
-)
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import normalize_batch
-from hf_urbanseg.divergence import DivergenceGuard
-from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
-from hf_urbanseg.interruption import Interruption
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.composition import WeightedSumLoss
 from hf_urbanseg.losses.log import LossLog
-from hf_urbanseg.manifest import verify_checkpoint
 from hf_urbanseg.metrics.mean_iou import compute_scores
-from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
-from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.optim import build_parameter_groups
-from hf_urbanseg.stock_options import build_schedule, check_supported, choose_data_seed
-from hf_urbanseg.trainer_hooks import TrainerHooks, settle_best
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.training.checkpointing import CheckpointingTrainer
+from hf_urbanseg.training.divergence import DivergenceGuard
+from hf_urbanseg.training.hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
 
 
-class UrbanSegTrainer(Trainer):
+class UrbanSegTrainer(CheckpointingTrainer):
     """Trains a segmentation model with a loss that is exact under any split of the batch.
 
     Differs from `transformers.Trainer` in what silently goes wrong there:
@@ -131,9 +108,6 @@ class UrbanSegTrainer(Trainer):
         self.guard = DivergenceGuard(self)
         self._step_batches: list[dict[str, Tensor]] = []
         self.first_step = 0  # that training began at, a checkpoint's if it was resumed
-        self.interruption: Interruption | None = None
-        """Ends training behind the step in which it receives a signal, on all ranks, with a checkpoint."""
-        self.stopping, self._saved_step = False, -1
         self._stop: tuple[Tensor, torch.Event | None] | None = None
         if args.torch_compile:
             run_once(self.model)
@@ -197,7 +171,7 @@ class UrbanSegTrainer(Trainer):
         # One more number in the message that every step sends: whether a rank was asked to stop.
         stop = self.interruption is not None and self.interruption.received is not None
         sums = torch.cat([torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])])
-        sums = self._sum_over_ranks(sums.to(device))
+        sums = self.sum_over_ranks(sums.to(device))
         if self.interruption is not None and self.args.world_size > 1:
             copied = sums[-1].to("cpu", non_blocking=True)
             self._stop = copied, None if device.type == "cpu" else torch.accelerator.current_stream().record_event()
@@ -211,9 +185,6 @@ class UrbanSegTrainer(Trainer):
         if copied is not None:
             copied.synchronize()  # with the copy, not with the step that the device has been given since
         return bool(stop)
-
-    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        return self.accelerator.reduce(tensor, "sum")
 
     @torch.no_grad()
     def collect_step(self) -> None:
@@ -244,7 +215,7 @@ class UrbanSegTrainer(Trainer):
                 self.loss.collect(outputs, batch["labels"])
         for buffer, saved in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(saved)
-        self.loss.settle(self._sum_over_ranks)
+        self.loss.settle(self.sum_over_ranks)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
@@ -265,7 +236,7 @@ class UrbanSegTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.loss_log.drain(self.state.global_step, self._sum_over_ranks)
+            logs |= self.loss_log.drain(self.state.global_step, self.sum_over_ranks)
             if self.guard.skips:
                 logs["skipped_steps"] = 1
         if "train_loss" in logs:  # stock counts the steps since a resume
@@ -364,165 +335,6 @@ class UrbanSegTrainer(Trainer):
         )
         self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
         return share.gather(names)
-
-    # Checkpoints
-
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(find_newest_checkpoint(self.args.output_dir))
-        elif resume_from_checkpoint:
-            verify_checkpoint(Path(resume_from_checkpoint))
-        if resume_from_checkpoint:
-            with reading_state(resume_from_checkpoint, TRAINER_STATE_NAME):
-                TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
-        if self.args.should_save:
-            remove_staging(self.args.output_dir)
-        with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
-            trained = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        return trained._replace(training_loss=trained.metrics["train_loss"])
-
-    def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step >= self.state.max_steps:
-            # Resumed behind its last step: stock would take one more.
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
-
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        if self.stopping:
-            # From here and not by the loop's own end, which measures off the cadence and loads the best model.
-            if self._saved_step != self.state.global_step and not self.guard.in_a_row:
-                self._save_checkpoint(None, None)
-            done = f"after step {self.state.global_step} of {self.state.max_steps}"
-            kept = f"checkpoint-{self._saved_step}" if self._saved_step > 0 else "the newest checkpoint"
-            self.interruption.end(f"{done}; the same command with `--resume` goes on from {kept}")
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
-        self.store_flos()
-        self.state.stateful_callbacks["loss"] = self._describe_loss()
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        staged = staging_folder(checkpoint)
-        if self.args.should_save:
-            shutil.rmtree(staged, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        with self._writing(checkpoint):
-            self._stage_checkpoint(checkpoint, staged)
-        with self._writing(checkpoint):
-            if self.args.should_save:
-                commit_checkpoint(staged, checkpoint)
-                rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
-        self._saved_step = self.state.global_step
-
-    @contextmanager
-    def _writing(self, checkpoint: Path) -> Iterator[None]:
-        """What one rank can't write ends all of them, with what is safe; also waits for all of them."""
-        failure, reason = None, None
-        try:
-            yield
-        # What torch raises on a full disk is a RuntimeError, and its errors of a device are such, too.
-        except (OSError, SafetensorError, RuntimeError, DataError) as error:
-            if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
-                raise
-            said = (getattr(error, name, None) for name in ("strerror", "found"))
-            failure, reason = error, next(filter(None, said), first_line(error))
-        reasons = [reason]
-        if self.args.world_size > 1:
-            reasons = [None] * self.args.world_size
-            torch.distributed.all_gather_object(reasons, reason)
-        if reason := next(filter(None, reasons), None):
-            if self.args.should_save:
-                shutil.rmtree(staging_folder(checkpoint), ignore_errors=True)
-            raise explain_failed_save(checkpoint, reason) from failure
-
-    def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:
-        self.save_model(str(staged), _internal_call=True)
-        if self.state.best_global_step:
-            best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
-            if best == checkpoint or best.exists():
-                self.state.best_model_checkpoint = str(best)
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(staged))
-            self._save_scaler(str(staged))
-            self._save_rng_state(str(staged))
-        if self.args.should_save:
-            save_auxiliary_head(self.model, staged)
-            if self.ema is not None:
-                self.ema.save(staged)
-            for callback in [*self.callback_handler.callbacks, self.control]:
-                if isinstance(callback, ExportableState):
-                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
-            write_json(staged / TRAINER_STATE_NAME, asdict(self.state))  # stock's own way writes NaN, no JSON
-
-    def _describe_loss(self) -> dict:
-        """The loss so far, so that what a resumed run logs is as if it had never been interrupted."""
-
-        def average(value: Tensor) -> Tensor:
-            return self._sum_over_ranks(value.double()) / self.args.world_size
-
-        return {
-            "sum": self._total_loss_scalar,
-            "since": float(average(self._tr_loss)),  # the last log line
-            "logged": self._globalstep_last_logged,
-            "log": self.loss_log.state(average),
-        }
-
-    def restore_loss(self) -> None:
-        saved = self.state.stateful_callbacks.get("loss")
-        if saved is not None:
-            self._total_loss_scalar, self._globalstep_last_logged = saved["sum"], saved["logged"]
-            self._tr_loss += saved["since"]
-            self.loss_log.load(saved["log"])
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        self.guard.check_weights()
-        super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        # Stock pickles all arguments here, the Hub token among them.
-        if self.args.should_save:
-            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        load_weights(self.model, resume_from_checkpoint, self.ema)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Moments and step of the checkpoint with the options of this start, such as a lower learning rate."""
-        groups = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
-        with reading_state(checkpoint, "optimizer.pt and scheduler.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        for group, options in zip(self.optimizer.param_groups, groups, strict=True):
-            if group.get("initial_lr"):
-                group["lr"] *= options["initial_lr"] / group["initial_lr"]  # along the schedule
-            group.update(options)
-        if hasattr(self.lr_scheduler, "base_lrs"):
-            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
-            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        with reading_state(checkpoint, "scaler.pt"):
-            super()._load_scaler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading_state(checkpoint, "random states"):
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        settle_best(self.args, self.state)
-        if self.state.best_model_checkpoint is not None:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def _determine_best_metric(self, metrics, trial) -> bool:
-        # A better score of a step that isn't saved is of no use: stock would remember it, load another step in the
-        # end, and let no saved one take its place.
-        if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
-            return False
-        metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        if metric.removeprefix("ema_").startswith("iou_") and f"eval_{metric}" not in metrics:
-            return False  # a class that is neither labelled nor predicted has no IoU this time
-        return super()._determine_best_metric(metrics, trial)
 
 
 class _IndexSampler(EpochSampler):

@@ -18,7 +18,7 @@ from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.optim import compute_polynomial_factor
 
-WORKERS = Path(__file__).parent / "workers"
+WORKERS = Path(__file__).parents[1] / "workers"
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,18 @@ import pytest
 import yaml
 from run_options import ALL, fails, parse
 
-from hf_urbanseg.config import (
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.inference.plan import PredictionPlan
+from hf_urbanseg.options.config import (
     AugmentationArguments,
     DataArguments,
     PlanArguments,
     check_device,
     option,
 )
-from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.parsing import parse_arguments
-from hf_urbanseg.recipe import load_recipe
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.recipe import load_recipe
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 
 
 def test_arguments__defaults_are_the_reports():

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hf_urbanseg.checkpoints import find_best_checkpoint, find_newest_checkpoint, load_weights
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.manifest import MANIFEST
+from hf_urbanseg.training.checkpoints import find_best_checkpoint, find_newest_checkpoint, load_weights
 
 SMALL = {
     "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2],

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_urbanseg import trainer as trainer_module
-from hf_urbanseg.checkpoints import MANIFEST, commit_checkpoint, list_checkpoints, verify_checkpoint
 from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.training import checkpointing as trainer_module
+from hf_urbanseg.training.checkpoints import MANIFEST, commit_checkpoint, list_checkpoints, verify_checkpoint
 
-WORKERS = Path(__file__).parent / "workers"
+WORKERS = Path(__file__).parents[1] / "workers"
 OPTIONS = {
     "max_steps": 6, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 3,
     "ema_decay": 0.9,

@@ -16,8 +16,8 @@ from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
 from hf_urbanseg.losses.dice import DiceLoss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.metrics.mean_iou import MeanIoU
-from hf_urbanseg.trainer import UrbanSegTrainer
-from hf_urbanseg.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 CLASSES = 5
 

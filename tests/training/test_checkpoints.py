@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_urbanseg import manifest
-from hf_urbanseg.checkpoints import (
+from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.manifest import MANIFEST, verify_checkpoint
+from hf_urbanseg.models.build import build_random_model
+from hf_urbanseg.models.loading import load_complete
+from hf_urbanseg.training.checkpoints import (
     check_export,
     commit_checkpoint,
     find_best_checkpoint,
@@ -23,11 +28,6 @@ from hf_urbanseg.checkpoints import (
     rotate_checkpoints,
     staging_folder,
 )
-from hf_urbanseg.errors import CheckpointError
-from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.manifest import MANIFEST, verify_checkpoint
-from hf_urbanseg.models.build import build_random_model
-from hf_urbanseg.models.loading import load_complete
 
 FILES = {
     "model.safetensors": b"weights" * 999,

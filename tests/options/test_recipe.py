@@ -7,11 +7,11 @@ from run_options import ALL, fails, parse
 from transformers import TrainingArguments
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.parsing import parse_arguments
-from hf_urbanseg.recipe import load_recipe, recipe_names
-from hf_urbanseg.training_arguments import resolve_recipe
+from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.recipe import load_recipe, recipe_names
+from hf_urbanseg.options.training_arguments import resolve_recipe
 
-FOLDER = Path(__file__).parents[1] / "hf_urbanseg" / "recipes"
+FOLDER = Path(__file__).parents[2] / "hf_urbanseg" / "recipes"
 
 
 def test_parse_arguments__recipe_wins_over_defaults_and_command_line_over_recipe():

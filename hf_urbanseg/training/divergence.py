@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hf_urbanseg.checkpoints import list_checkpoints
-from hf_urbanseg.config import TrainingOptions
 from hf_urbanseg.errors import DivergenceError
 from hf_urbanseg.models.loading import find_non_finite
+from hf_urbanseg.options.config import TrainingOptions
+from hf_urbanseg.training.checkpoints import list_checkpoints
 
 if TYPE_CHECKING:
-    from hf_urbanseg.trainer import UrbanSegTrainer
+    from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_urbanseg.checkpoints import list_checkpoints
 from hf_urbanseg.data.preprocessing import EpochSampler
 from hf_urbanseg.errors import DivergenceError, ModelError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.build import build_random_model
-from hf_urbanseg.trainer import UrbanSegTrainer
+from hf_urbanseg.training.checkpoints import list_checkpoints
+from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 SMALL = {"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 8}
 VALUES = (math.nan, -math.nan, math.inf, -math.inf)

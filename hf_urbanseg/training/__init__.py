@@ -1,0 +1,1 @@
+"""The Trainer, what it keeps, and how it ends."""

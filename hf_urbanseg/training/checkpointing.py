@@ -1,0 +1,240 @@
+"""`CheckpointingTrainer`: a Trainer that can be ended at any point and goes on as if it had not been."""
+
+import contextlib
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_utils import SaveStrategy
+
+from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import write_json
+from hf_urbanseg.losses.log import LossLog
+from hf_urbanseg.manifest import verify_checkpoint
+from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
+from hf_urbanseg.models.ema import ExponentialMovingAverage
+from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.training.checkpoints import (
+    commit_checkpoint,
+    explain_failed_save,
+    find_best_checkpoint,
+    find_newest_checkpoint,
+    load_weights,
+    reading_state,
+    remove_staging,
+    rotate_checkpoints,
+    staging_folder,
+)
+from hf_urbanseg.training.divergence import DivergenceGuard
+from hf_urbanseg.training.interruption import Interruption
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointingTrainer(Trainer):
+    """`transformers.Trainer` whose checkpoints are whole or absent, verified, complete and continued bit for bit.
+
+    A subclass fills in what is kept beside weights and optimiser.
+    """
+
+    ema: ExponentialMovingAverage | None
+    guard: DivergenceGuard
+    loss_log: LossLog
+    interruption: Interruption | None = None
+    """Ends training behind the step in which it receives a signal, on all ranks, with a checkpoint."""
+    stopping = False
+    _saved_step = -1
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, "sum")
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(find_newest_checkpoint(self.args.output_dir))
+        elif resume_from_checkpoint:
+            verify_checkpoint(Path(resume_from_checkpoint))
+        if resume_from_checkpoint:
+            with reading_state(resume_from_checkpoint, TRAINER_STATE_NAME):
+                TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        if self.args.should_save:
+            remove_staging(self.args.output_dir)
+        with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
+            trained = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return trained._replace(training_loss=trained.metrics["train_loss"])
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed behind its last step: stock would take one more.
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self.stopping:
+            # From here and not by the loop's own end, which measures off the cadence and loads the best model.
+            if self._saved_step != self.state.global_step and not self.guard.in_a_row:
+                self._save_checkpoint(None, None)
+            done = f"after step {self.state.global_step} of {self.state.max_steps}"
+            kept = f"checkpoint-{self._saved_step}" if self._saved_step > 0 else "the newest checkpoint"
+            self.interruption.end(f"{done}; the same command with `--resume` goes on from {kept}")
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
+        self.store_flos()
+        self.state.stateful_callbacks["loss"] = self._describe_loss()
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        staged = staging_folder(checkpoint)
+        if self.args.should_save:
+            shutil.rmtree(staged, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with self._writing(checkpoint):
+            self._stage_checkpoint(checkpoint, staged)
+        with self._writing(checkpoint):
+            if self.args.should_save:
+                commit_checkpoint(staged, checkpoint)
+                rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._saved_step = self.state.global_step
+
+    @contextmanager
+    def _writing(self, checkpoint: Path) -> Iterator[None]:
+        """What one rank can't write ends all of them, with what is safe; also waits for all of them."""
+        failure, reason = None, None
+        try:
+            yield
+        # What torch raises on a full disk is a RuntimeError, and its errors of a device are such, too.
+        except (OSError, SafetensorError, RuntimeError, DataError) as error:
+            if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
+                raise
+            said = (getattr(error, name, None) for name in ("strerror", "found"))
+            failure, reason = error, next(filter(None, said), first_line(error))
+        reasons = [reason]
+        if self.args.world_size > 1:
+            reasons = [None] * self.args.world_size
+            torch.distributed.all_gather_object(reasons, reason)
+        if reason := next(filter(None, reasons), None):
+            if self.args.should_save:
+                shutil.rmtree(staging_folder(checkpoint), ignore_errors=True)
+            raise explain_failed_save(checkpoint, reason) from failure
+
+    def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:
+        self.save_model(str(staged), _internal_call=True)
+        if self.state.best_global_step:
+            best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
+            if best == checkpoint or best.exists():
+                self.state.best_model_checkpoint = str(best)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(staged))
+            self._save_scaler(str(staged))
+            self._save_rng_state(str(staged))
+        if self.args.should_save:
+            save_auxiliary_head(self.model, staged)
+            if self.ema is not None:
+                self.ema.save(staged)
+            for callback in [*self.callback_handler.callbacks, self.control]:
+                if isinstance(callback, ExportableState):
+                    self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+            write_json(staged / TRAINER_STATE_NAME, asdict(self.state))  # stock's own way writes NaN, no JSON
+
+    def _describe_loss(self) -> dict:
+        """The loss so far, so that what a resumed run logs is as if it had never been interrupted."""
+
+        def average(value: Tensor) -> Tensor:
+            return self.sum_over_ranks(value.double()) / self.args.world_size
+
+        return {
+            "sum": self._total_loss_scalar,
+            "since": float(average(self._tr_loss)),  # the last log line
+            "logged": self._globalstep_last_logged,
+            "log": self.loss_log.state(average),
+        }
+
+    def restore_loss(self) -> None:
+        saved = self.state.stateful_callbacks.get("loss")
+        if saved is not None:
+            self._total_loss_scalar, self._globalstep_last_logged = saved["sum"], saved["logged"]
+            self._tr_loss += saved["since"]
+            self.loss_log.load(saved["log"])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.guard.check_weights()
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        # Stock pickles all arguments here, the Hub token among them.
+        if self.args.should_save:
+            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_weights(self.model, resume_from_checkpoint, self.ema)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Moments and step of the checkpoint with the options of this start, such as a lower learning rate."""
+        groups = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
+        with reading_state(checkpoint, "optimizer.pt and scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        for group, options in zip(self.optimizer.param_groups, groups, strict=True):
+            if group.get("initial_lr"):
+                group["lr"] *= options["initial_lr"] / group["initial_lr"]  # along the schedule
+            group.update(options)
+        if hasattr(self.lr_scheduler, "base_lrs"):
+            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "scaler.pt"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_state(checkpoint, "random states"):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        settle_best(self.args, self.state)
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        # A better score of a step that isn't saved is of no use: stock would remember it, load another step in the
+        # end, and let no saved one take its place.
+        if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
+            return False
+        metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if metric.removeprefix("ema_").startswith("iou_") and f"eval_{metric}" not in metrics:
+            return False  # a class that is neither labelled nor predicted has no IoU this time
+        return super()._determine_best_metric(metrics, trial)
+
+
+def settle_best(args: TrainingArguments, state: TrainerState) -> None:
+    """Makes the best checkpoint in `state` one that is complete, with a warning where that is another.
+
+    Its path is that in the run's present folder, which may have been moved since.
+    """
+    recorded, score = state.best_global_step, state.best_metric
+    if not recorded:
+        return
+    key = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+    scores = {entry["step"]: entry[key] for entry in state.log_history if isinstance(entry.get(key), float)}
+    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
+    # The first process decides: ranks with other weights would measure what is not exported.
+    (best,) = broadcast_object_list([find_best_checkpoint(args.output_dir, recorded, scores, args.greater_is_better)])
+    state.best_model_checkpoint = best and str(Path(args.output_dir) / f"checkpoint-{best}")
+    if best == recorded:
+        return
+    state.best_global_step, state.best_metric = best, scores.get(best)
+    if best is None:
+        logger.warning("no complete checkpoint with a score is left: a later one is the best, else the last step")
+    else:
+        logger.warning("the best is now checkpoint-%d, %s %.4f instead of %.4f", best, key, scores[best], score)
