@@ -94,7 +94,7 @@ class Interruption:
                 os.write(2, line.encode())
         elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or now - self._time > _SAME_SECONDS:
             signal.signal(number, self._before[signal.Signals(number)] or signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def _receive_in_child(self, number: int) -> None:
         """SIGTERM is also how Python ends children: it counts unless the parent has got one and goes on for now."""

@@ -1,12 +1,12 @@
 """SIGTERM, SIGINT and SIGUSR1: the step ends, a checkpoint is written, and the resumed run is the same to the bit."""
 
+import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -31,9 +31,9 @@ class Send(TrainerCallback):
     def _send(self, moment, state):
         if (moment, state.global_step, self.sent) == (self.moment, self.step, False):
             self.sent = True
-            for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
-                if "resource_tracker" not in " ".join(process.cmdline()):
-                    process.send_signal(self.number)
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, self.number)
+            signal.raise_signal(self.number)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._send("step", state)
@@ -111,15 +111,15 @@ def test_train__two_processes_stop_together(launch, tmp_path):
 
 def test_interruption__outside_of_training_it_raises_at_once():
     with pytest.raises(Interrupted, match="stopped by SIGUSR1: nothing yet") as caught, Interruption("nothing yet"):
-        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
     assert caught.value.status == 138
 
 
 def receive_twice(first: int, second: int, seconds_between: float = 0) -> None:
     with Interruption("") as interruption, interruption.deferring():
-        os.kill(os.getpid(), first)
+        signal.raise_signal(first)
         interruption._time -= seconds_between
-        os.kill(os.getpid(), second)
+        signal.raise_signal(second)
 
 
 def test_interruption__a_second_signal_is_not_held_back(monkeypatch):
@@ -152,7 +152,7 @@ def test_command__exits_with_the_signals_status(capsys):
     @command
     def main(argv):
         with Interruption("go on with `--resume`"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(SystemExit) as caught:
         main([])
