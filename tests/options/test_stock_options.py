@@ -19,7 +19,7 @@ from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 STOCK = {f.name: f for f in fields(TrainingArguments)}
 OURS = {f.name for f in fields(TrainingOptions)}
-# Shown here, in tests/test_trainer*.py or tests/commands to change what they should.
+# Shown here, in tests/training/test_trainer*.py or tests/commands to change what they should.
 SHOWN = """
     adam_beta1 adam_beta2 adam_epsilon optim optim_args lr_scheduler_kwargs gradient_accumulation_steps data_seed
     num_train_epochs bf16 fp16 eval_delay eval_on_start logging_strategy logging_first_step save_strategy
