@@ -115,7 +115,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     Raises:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; training has then saved a checkpoint behind the step it was in.
     """
-    with Interruption("training had not begun, and the folder is as it was") as interruption:
+    with Interruption("training had not begun; start it again") as interruption:
         _check_reporters(arguments.training)
         _prepare_process(arguments.training)
         with held_by_first_process(arguments.training.output_dir) as check_folder:
@@ -190,7 +190,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     # In fp32, whatever training used, so that anyone who loads the folder measures the same. And before the export,
     # which a model that can't be measured doesn't get.
     measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
-    weights = _export(trainer, run.path)
+    exported = _export(trainer, run.path)
     if args.should_save:
         training = {
             "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
@@ -204,7 +204,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
             "seed": args.seed,
         }
         constant = int(np.argmax(counts))
-        write_run_report(run, trainer, data, measured, constant, weights, training, arguments.run.num_overlays)
+        write_run_report(run, trainer, data, measured, constant, exported, training, arguments.run.num_overlays)
         write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
     trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
     trainer.accelerator.end_training()
@@ -273,7 +273,7 @@ class _Keeper(TrainerCallback):
         self.write(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save or control.should_log:  # a run that is asked to stop logs, and then saves
+        if control.should_save or control.should_log:
             self.check()
 
 

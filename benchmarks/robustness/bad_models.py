@@ -28,13 +28,15 @@ def _spoil_model(spoil, processor: bool = False) -> Kind:
     return kind
 
 
-def _config(change, name: str = "config.json") -> Kind:
+def _config(change, name: str = "config.json", new_head: bool = False) -> Kind:
+    """With `new_head`, what training takes: it makes a classifier of its own."""
+
     def spoil(model: Path, case: Case) -> None:
         content = json.loads((model / name).read_text())
         change(content, case.rng)
         (model / name).write_text(json.dumps(content))
 
-    return _spoil_model(spoil, processor=name != "config.json")
+    return _spoil_model(spoil, processor=new_head or name != "config.json")
 
 
 def _tensors(change) -> Kind:
@@ -86,7 +88,7 @@ KINDS |= {
     "config of 1e9 channels": _config(lambda content, rng: content.update(hidden_sizes=[10**9] * 4)),
     "config of -1 channels": _config(lambda content, rng: content.update(decoder_hidden_size=rng.choice((-1, 0, 1.5)))),
     "config of other classes": _config(
-        lambda content, rng: content.update(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
+        lambda content, rng: content.update(id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}), new_head=True
     ),
     "config of wrong id2label": _config(
         lambda content, rng: content.update(id2label=rng.choice((["a"], {"x": "a"}, 3)))

@@ -199,6 +199,8 @@ def _call(words: Sequence[str]) -> int:
     from hf_urbanseg.__main__ import main
 
     sys.argv = ["urbanseg", *words]
+    # The parent's streams know of the files that were there, and would seek in the pipes that are there now.
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     try:
         main(list(words))
         status = 0

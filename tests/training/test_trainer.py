@@ -107,6 +107,8 @@ def test_resume__bit_identical(worker, tmp_path, loss, num_workers, stop_at, mor
         "max_steps": 10, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
         "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False, "logging_steps": 2,
         "dataloader_num_workers": num_workers,
+        # Of a trainer that an error ended, torch waits 5 s for each persistent worker when it is collected.
+        "dataloader_persistent_workers": False,
     } | more  # fmt: skip
     whole = worker.build_trainer(worker.build_arguments(tmp_path / "whole", **options), loss)
     trained = whole.train()
