@@ -100,7 +100,7 @@ def check_lock(root: Path, data: Path, references: References, seed: int, rng: R
     all_options, trainings, begun = [], [], time.perf_counter()
     for number, (start, way) in enumerate(zip(starts, ways, strict=True)):
         way = {} if "max_steps" in way else way  # started as the first was
-        options = {"data_dir": data, "max_steps": 40, "save_steps": 10, "eval_steps": 10, "seed": number}
+        options = {"data_dir": data, "max_steps": 120, "save_steps": 30, "eval_steps": 30, "seed": number}
         all_options.append(options)
         while time.perf_counter() - begun < start:
             time.sleep(0.005)

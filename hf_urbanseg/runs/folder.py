@@ -120,7 +120,7 @@ class RunFolder:
     def read_label_space(self) -> LabelSpace | None:
         """The classes, and how label files spell them."""
         content = read_json(self.path / LABEL_SPACE)
-        return LabelSpace.from_dict(content, str(self.path / LABEL_SPACE)) if content else None
+        return None if content is None else LabelSpace.from_dict(content, str(self.path / LABEL_SPACE))
 
     def read_class_weights(self) -> dict | None:
         """`weights` and `counts` by class, `scheme`, `source`; None for an unweighted loss."""
@@ -128,8 +128,9 @@ class RunFolder:
 
     def read_counts(self, split: str) -> tuple[ImageCounts, dict] | None:
         """Pixels of each image of a split, and what is said about them: `protocol`, `data`."""
-        content = read_json(self.path / per_image(split))
-        return content and (ImageCounts.from_dict(content, str(self.path / per_image(split))), content)
+        path = self.path / per_image(split)
+        content = read_json(path)
+        return None if content is None else (ImageCounts.from_dict(content, str(path)), content)
 
     def list_counted_splits(self) -> list[str]:
         return sorted(file.stem.removeprefix("per_image_") for file in self.path.glob(per_image("*")))

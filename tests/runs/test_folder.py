@@ -8,10 +8,19 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data, per_class, per_image
+from hf_urbanseg.runs.folder import (
+    LABEL_SPACE,
+    METRICS,
+    RECIPE,
+    SPLITS,
+    RunFolder,
+    describe_data,
+    per_class,
+    per_image,
+)
 
 READERS = ("read_metrics", "read_recipe", "read_splits", "read_label_space", "read_class_weights", "read_frames")
 
@@ -72,6 +81,18 @@ def test_read__a_damaged_yaml_file_names_the_file(tmp_path, name, reader, conten
         getattr(RunFolder(tmp_path), reader)()
     assert str(caught.value).startswith(f"{tmp_path / name}: expected ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", "3", '{"a": 1}'])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [(per_image("test"), lambda run: run.read_counts("test")), (LABEL_SPACE, RunFolder.read_label_space)],
+)
+def test_read__a_damaged_json_file_names_the_file(tmp_path, name, read, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UrbanSegError) as caught:
+        read(RunFolder(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path / name}: expected ")
 
 
 def test_read_metrics__a_number_that_is_none(tmp_path):
