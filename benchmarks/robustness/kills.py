@@ -24,7 +24,8 @@ def check_kill(root: Path, data: Path, references: References, seed: int, rng: R
     if processes == 1 and workers and rng.random() < 0.3:
         training.kill(signal.SIGKILL, group=False)  # its workers have to notice
         when += ", main process alone"
-    elif processes == 2 and not fresh and rng.random() < 0.3:
+    elif processes == 2 and not fresh and (folder / "recipe.yaml").exists() and rng.random() < 0.3:
+        # Not before it trains: a rank that waits for the others' start waits long, and torchrun ends it.
         rng.choice(training.commands).send(signal.SIGKILL, group=True)
         when += ", one rank"
         if training.wait(60).status is None:

@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 FRESH = (sys.executable, "-m", "hf_urbanseg")
 TORCHRUN = (
@@ -136,8 +138,14 @@ class Command:
         return next(iter(self._text.values())).decode(errors="replace")
 
     def send(self, number: int, group: bool = False) -> None:
+        below = []
+        with suppress(psutil.NoSuchProcess):  # torchrun gives each rank a session of its own
+            below = psutil.Process(self.pid).children(recursive=True) if group else []
         with suppress(ProcessLookupError):
             (os.killpg if group else os.kill)(self.pid, number)
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def wait(self, seconds: float | None = None) -> Ended:
         """Until it ends, or for `seconds` (default: what is left of its limit) and then until it is killed."""
