@@ -150,7 +150,8 @@ def count_step(checkpoint: Path) -> int:
 def resume(folder: Path, options: Mapping, processes: int = 1, launcher=()) -> Ended:
     """As a user would: `--resume`, and without it if that says that there is nothing to resume from."""
     ended = train(folder, {**options, "resume": "true"}, processes, launcher)
-    if ended.status == 2 and not complete_checkpoints(folder):
+    refused = 1 if launcher and processes == 2 else 2  # torchrun has a status of its own
+    if ended.status == refused and not complete_checkpoints(folder):
         ended = train(folder, options, processes, launcher)
     return ended
 
