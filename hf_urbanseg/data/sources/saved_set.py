@@ -1,5 +1,6 @@
 """Sets written by `save_to_disk`, which is what `prepare_data` does."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
@@ -36,5 +37,24 @@ def load(request: DataRequest) -> FoundData:
     if isinstance(saved, datasets.Dataset):
         saved = {UNSPLIT: saved}
     splits, notes = normalise_columns(saved, request.image_column, request.label_column, where)
+    _check_places(splits, request.path)
     space = request.label_space or read_own_label_space(where)
     return FoundData(splits, space, request.path.resolve().name, notes, final_notes=read_source(where).get("notes"))
+
+
+def _check_places(splits: Mapping[str, datasets.Dataset], folder: Path) -> None:
+    """Pictures are in the set, where `save_to_disk` puts them, or in its folder: it must not name others' files."""
+    for split, rows in splits.items():
+        for kind in ("image", "label"):
+            named = (
+                chunk.field("path").filter(chunk.field("bytes").is_null()) for chunk in rows.data.column(kind).chunks
+            )
+            elsewhere = [path for paths in named for path in paths.to_pylist() if not _is_inside(path, folder)]
+            if elsewhere:
+                found = f"`{elsewhere[0]}` as {kind} of {split} (and {len(elsewhere) - 1} more elsewhere)"
+                fix = "save the set anew with `save_to_disk`, which puts them in"
+                raise DataError("pictures in the set's folder", found, fix, folder)
+
+
+def _is_inside(path: str | None, folder: Path) -> bool:
+    return path is None or Path(folder, path).resolve().is_relative_to(folder.resolve())

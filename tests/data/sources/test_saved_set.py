@@ -88,15 +88,31 @@ def test_load__a_fifo_in_it(rows, tmp_path, name):
         read(tmp_path / "set")
 
 
-def test_load__pictures_at_addresses(rows, tmp_path, monkeypatch):
-    """Written by hand: `save_to_disk` would fetch them."""
-    DatasetDict({"train": rows}).save_to_disk(tmp_path / "set")
-    (file,) = (tmp_path / "set" / "train").glob("*.arrow")
-    address = "http://127.0.0.1:9/a.png"
-    stored = {column: [{"bytes": None, "path": address}] * len(rows) for column in ("image", "label")}
+def write_with_paths(rows, folder, path) -> None:
+    """By hand, with paths in place of pictures: `save_to_disk` would read them."""
+    DatasetDict({"train": rows}).save_to_disk(folder)
+    (file,) = (folder / "train").glob("*.arrow")
+    stored = {column: [{"bytes": None, "path": path}] * len(rows) for column in ("image", "label")}
     table = pa.table({**stored, "name": list(rows["name"])}).cast(rows.features.arrow_schema)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/a.png", "train/../../a.png"])
+def test_load__pictures_elsewhere(rows, tmp_path, path):
+    write_with_paths(rows, tmp_path / "set", path)
+    with pytest.raises(DataError, match=f"pictures in the set's folder; found `{path}` as image of train"):
+        read(tmp_path / "set")
+
+
+def test_load__pictures_in_the_folder(rows, tmp_path):
+    write_with_paths(rows, tmp_path / "set", str(tmp_path / "set" / "a.png"))
+    assert len(read(tmp_path / "set").splits["train"]) == len(rows)
+
+
+def test_load__pictures_at_addresses(rows, tmp_path, monkeypatch):
+    address = "http://127.0.0.1:9/a.png"
+    write_with_paths(rows, tmp_path / "set", address)
     splits = DatasetDict(read(tmp_path / "set").splits)
     asked = []
     monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
