@@ -351,12 +351,13 @@ def _export(trainer: UrbanSegTrainer, output: Path) -> str | None:
     Returns the sha256 of the weights, on the process that saves.
     """
     staged, weights = output / ".staging-export", None
-    trainer.save_model(str(staged), _internal_call=True)
-    if trainer.args.should_save:
-        follow_umask(staged)
-        weights = check_export(trainer.model, staged)
-        for path in staged.iterdir():
-            os.replace(path, output / path.name)
-        staged.rmdir()
+    with trainer.writing(output / "model.safetensors", staged):
+        trainer.save_model(str(staged), _internal_call=True)
+        if trainer.args.should_save:
+            follow_umask(staged)
+            weights = check_export(trainer.model, staged)
+            for path in staged.iterdir():
+                os.replace(path, output / path.name)
+            staged.rmdir()
     trainer.accelerator.wait_for_everyone()
     return weights

@@ -99,17 +99,22 @@ class CheckpointingTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(staged, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        with self._writing(checkpoint):
+        with self.writing(checkpoint, staged):
             self._stage_checkpoint(checkpoint, staged)
-        with self._writing(checkpoint):
+        with self.writing(checkpoint, staged):
             if self.args.should_save:
                 commit_checkpoint(staged, checkpoint)
                 rotate_checkpoints(checkpoint, self.args.save_total_limit, self.state.best_model_checkpoint)
         self._saved_step = self.state.global_step
 
     @contextmanager
-    def _writing(self, checkpoint: Path) -> Iterator[None]:
-        """What one rank can't write ends all of them, with what is safe; also waits for all of them."""
+    def writing(self, target: Path, staged: Path) -> Iterator[None]:
+        """What one rank can't write ends all of them, with what is safe; also waits for all of them.
+
+        Args:
+            target: In the run's folder.
+            staged: What was begun for it, which is deleted.
+        """
         failure, reason = None, None
         try:
             yield
@@ -125,8 +130,8 @@ class CheckpointingTrainer(Trainer):
             torch.distributed.all_gather_object(reasons, reason)
         if reason := next(filter(None, reasons), None):
             if self.args.should_save:
-                shutil.rmtree(staging_folder(checkpoint), ignore_errors=True)
-            raise explain_failed_save(checkpoint, reason) from failure
+                shutil.rmtree(staged, ignore_errors=True)
+            raise explain_failed_save(target, reason) from failure
 
     def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:
         self.save_model(str(staged), _internal_call=True)

@@ -52,13 +52,13 @@ def commit_checkpoint(staged: Path, checkpoint: Path) -> None:
     _sync(checkpoint.parent)
 
 
-def explain_failed_save(checkpoint: Path, reason: str) -> CheckpointError:
-    """What to tell of a checkpoint that couldn't be written: why, what is safe, how to go on."""
-    free = shutil.disk_usage(checkpoint.parent).free if checkpoint.parent.is_dir() else 0
-    whole = [one.name for one in list_checkpoints(checkpoint.parent) if (one / MANIFEST).is_file()]
+def explain_failed_save(target: Path, reason: str) -> CheckpointError:
+    """What to tell of a checkpoint or model that couldn't be written: why, what is safe, how to go on."""
+    free = shutil.disk_usage(target.parent).free if target.parent.is_dir() else 0
+    whole = [one.name for one in list_checkpoints(target.parent) if (one / MANIFEST).is_file()]
     fix = f"{whole[-1]} is complete: go on from it with `--resume`" if whole else "none is complete yet: start again"
     found = f"{reason} ({free / 1e6:.0f} MB free)"
-    return CheckpointError("room for a checkpoint", found, f"mend the space or the permissions; {fix}", checkpoint)
+    return CheckpointError("room for it", found, f"mend the space or the permissions; {fix}", target)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_urbanseg.errors import CheckpointError
+from hf_urbanseg.finetuning import _export
 from hf_urbanseg.training import checkpointing as trainer_module
 from hf_urbanseg.training.checkpoints import MANIFEST, commit_checkpoint, list_checkpoints, verify_checkpoint
 
@@ -49,7 +50,7 @@ def limit_files():
 
 def check_end(worker, folder: Path, whole: dict, message: str) -> None:
     """The line says what is safe, and from there the run ends as the other did."""
-    assert "checkpoint-4: expected room for a checkpoint; found " in message
+    assert "checkpoint-4: expected room for it; found " in message
     assert "checkpoint-2 is complete: go on from it with `--resume`" in message
     assert "\n" not in message
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-2"]
@@ -93,12 +94,21 @@ def test_save_checkpoint__the_first_one_does_not_fit(worker, limit_files, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_export__does_not_fit(worker, limit_files, tmp_path):
+    """What safetensors raises is no OSError."""
+    trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
+    limit_files(10_000)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: expected room for it; found .*start again"):
+        _export(trainer, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_save_checkpoint__on_one_of_two_processes(launch, tmp_path):
     result = launch(WORKERS / "full_disk.py", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     said = [(tmp_path / f"said_{rank}").read_text() for rank in range(2)]
     assert said[0] == said[1]
-    assert "checkpoint-4: expected room for a checkpoint; found No space left on device" in said[0]
+    assert "checkpoint-4: expected room for it; found No space left on device" in said[0]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
 
 
