@@ -86,7 +86,8 @@ def _check_sizes(members: Mapping[str, zipfile.ZipInfo], archive: Path, cache: P
     for relative, info in members.items():
         # Of the others a few kilobytes may fill the memory at once.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise NotImplementedError(f"`{relative}` neither stored nor deflated")
+            found = f"`{relative}` neither"
+            raise DataError("files stored or deflated, as zips have them", found, "unpack it yourself", archive)
         if info.file_size > MOST_BYTES:
             found = f"`{relative}` of {info.file_size:,}"
             raise DataError(f"pictures of {MOST_BYTES:,} bytes at most", found, "leave it out", archive)
