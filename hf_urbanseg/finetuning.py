@@ -170,10 +170,13 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         trainer.add_callback(CompactProgress)
 
     def write_inputs(step: int) -> None:
-        if args.should_save:
+        def write() -> None:
             if differences:
                 run.write_changes(step, [str(one) for one in differences])
             _write_inputs(run, arguments, data, frames, counts, weights)
+
+        by_first_process(write)
+        interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
 
     def check() -> None:
         check_folder()
@@ -182,7 +185,6 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     trainer.add_callback(_Keeper(write_inputs, check))
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
     _describe(data, inspection, model, eval_size)
-    interruption.situation = f"training is complete; the same command with `--resume` measures and exports {run.path}"
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     check()
     if args.export_ema:
@@ -359,5 +361,4 @@ def _export(trainer: UrbanSegTrainer, output: Path) -> str | None:
             for path in staged.iterdir():
                 os.replace(path, output / path.name)
             staged.rmdir()
-    trainer.accelerator.wait_for_everyone()
     return weights

@@ -50,8 +50,9 @@ def locked(path: str | Path, *, inside: bool = True) -> Iterator[Callable[[], No
             error = file.read_text(encoding="utf-8", errors="replace").strip() or error
         fix = "wait for it, stop it or name another"
         raise ConfigError("no other process that writes there", f"one at work ({error})", fix, path) from None
-    except OSError as error:
-        raise DataError("a folder to write to", error.strerror or str(error), "choose another", path) from error
+    except (OSError, ValueError) as error:  # ValueError is a name with a null byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError("a folder to write to", reason, "choose another", path) from error
 
     def check() -> None:
         if not _is_at(descriptor, file):

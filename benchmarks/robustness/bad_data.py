@@ -179,8 +179,18 @@ def _make_bomb(case: Case) -> list:
     return case.use_data(archive)
 
 
+def _pack_otherwise(archive: Path, case: Case) -> None:
+    """Refused by decision: a few kilobytes of such a member may fill the memory at once."""
+    with zipfile.ZipFile(archive) as bundle:
+        members = {name: bundle.read(name) for name in bundle.namelist() if not name.endswith("/")}
+    with zipfile.ZipFile(archive, "w", case.rng.choice((zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2))) as bundle:
+        for name, content in members.items():
+            bundle.writestr(name, content)
+
+
 KINDS |= {
     "archive cut short": _spoil_archive(cut_short),
+    "archive packed by LZMA": _spoil_archive(_pack_otherwise),
     "archive of noise": _spoil_archive(lambda path, case: path.write_bytes(case.rng.randbytes(5000))),
     "archive empty": _spoil_archive(lambda path, case: path.write_bytes(b"PK\5\6" + bytes(18))),
     "archive with flipped bytes": _spoil_archive(_flip_content),

@@ -117,7 +117,6 @@ KINDS |= {
     "folder with a quote": _data(_move("it's [1] {x}")),
     "zip of one folder": _zip("data_semantics/"),
     "zip stored": _zip("", zipfile.ZIP_STORED),
-    "zip of LZMA": _zip("", zipfile.ZIP_LZMA),
     "data read-only": _data(lambda data, case: [path.chmod(0o444) for path in data.rglob("*.png")] and None),
     "path relative": lambda case: [
         *case.use_data(Path("data")),

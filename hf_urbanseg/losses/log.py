@@ -54,7 +54,6 @@ class LossLog:
         if void:
             logs["void_batches"] = void
         self._start()
-        self.step = step
         return logs
 
     def state(self, average: Callable[[Tensor], Tensor]) -> dict:

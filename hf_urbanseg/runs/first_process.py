@@ -23,7 +23,7 @@ def by_first_process(action: Callable[[], T]) -> T:
     if PartialState().is_main_process:
         try:
             outcome[0] = action()
-        except UrbanSegError as error:
+        except (UrbanSegError, OSError) as error:
             outcome[1] = error
     result, refusal = broadcast_object_list(outcome)
     if refusal is not None:

@@ -61,6 +61,10 @@ def find_differences(
 ) -> list[Difference]:
     """Of a run that is resumed, what was compared and is different; a ConfigError unless it is to be accepted."""
     differences = list(compared) if args.resume else []
+    for one in differences:
+        if one.expected.startswith(("`optim` ", "`lr_scheduler_type` ")):
+            fix = "resume with it, or train anew in another `--output_dir`: another can't go on from its state"
+            raise ConfigError(f"{one.expected}, as the run was started", one.found, fix, run.path / one.file)
     if differences and not args.accept_changes:
         first, others = differences[0], len(differences) - 1
         more = f" (and {others} more difference{'s' if others > 1 else ''})" if others else ""
@@ -130,7 +134,7 @@ def compare_frames(run: RunFolder, frames: Mapping[str, Mapping]) -> Iterator[Di
                 yield Difference(SPLITS, f"{len(before)} frames in {split}", f"`{name}` beside them")
     for split, found in frames.items():
         for name, digests in found.items():
-            before = recorded.get(split, {}).get(name, digests)
+            before = recorded.get(split, {}).get(name) or digests
             for kind, one, other in zip(("image", "label"), before, digests, strict=True):
                 if one != other:
                     yield Difference(FRAMES, f"the {kind} of `{name}` with SHA-256 {one:.12}...", f"{other:.12}...")

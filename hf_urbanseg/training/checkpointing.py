@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import CheckpointError, DataError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.manifest import verify_checkpoint
@@ -30,6 +30,7 @@ from hf_urbanseg.training.checkpoints import (
     explain_failed_save,
     find_best_checkpoint,
     find_newest_checkpoint,
+    list_checkpoints,
     load_weights,
     reading_state,
     remove_staging,
@@ -87,8 +88,9 @@ class CheckpointingTrainer(Trainer):
             if self._saved_step != self.state.global_step and not self.guard.in_a_row:
                 self._save_checkpoint(None, None)
             done = f"after step {self.state.global_step} of {self.state.max_steps}"
-            kept = f"checkpoint-{self._saved_step}" if self._saved_step > 0 else "the newest checkpoint"
-            self.interruption.end(f"{done}; the same command with `--resume` goes on from {kept}")
+            kept = list_checkpoints(self.args.output_dir)
+            fix = f"the same command with `--resume` goes on from {kept[-1].name}" if kept else "start it again"
+            self.interruption.end(f"{done}; {fix}")
 
     def _save_checkpoint(self, model, trial) -> None:
         """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
@@ -119,7 +121,7 @@ class CheckpointingTrainer(Trainer):
         try:
             yield
         # What torch raises on a full disk is a RuntimeError, and its errors of a device are such, too.
-        except (OSError, SafetensorError, RuntimeError, DataError) as error:
+        except (OSError, SafetensorError, RuntimeError, DataError, CheckpointError) as error:
             if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError):
                 raise
             said = (getattr(error, name, None) for name in ("strerror", "found"))
@@ -131,6 +133,8 @@ class CheckpointingTrainer(Trainer):
         if reason := next(filter(None, reasons), None):
             if self.args.should_save:
                 shutil.rmtree(staged, ignore_errors=True)
+            if isinstance(failure, CheckpointError):  # what was read back says more
+                raise failure
             raise explain_failed_save(target, reason) from failure
 
     def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:
@@ -199,6 +203,8 @@ class CheckpointingTrainer(Trainer):
             self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is None:
+            return  # saved in fp16, resumed without
         with reading_state(checkpoint, "scaler.pt"):
             super()._load_scaler(checkpoint)
 
@@ -217,6 +223,8 @@ class CheckpointingTrainer(Trainer):
         if not self.control.should_save and self.args.save_strategy != SaveStrategy.BEST:
             return False
         metric = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if metric.startswith("ema_") and not self.ema.step:
+            return False  # a scaler gave up all steps so far
         if metric.removeprefix("ema_").startswith("iou_") and f"eval_{metric}" not in metrics:
             return False  # a class that is neither labelled nor predicted has no IoU this time
         return super()._determine_best_metric(metrics, trial)

@@ -66,6 +66,8 @@ def reading_state(checkpoint: str | Path | None, what: str) -> Iterator[None]:
     """Inside, files of a checkpoint are read by transformers, which doesn't say what is wrong with them."""
     try:
         yield
+    except (torch.AcceleratorError, torch.OutOfMemoryError):  # the device's fault, not the file's
+        raise
     except Exception as error:  # on damaged or foreign bytes torch, pickle and an optimiser raise nearly anything
         fix = "delete the folder or resume from another"
         raise CheckpointError(f"the {what} of this run", explain(error), fix, checkpoint) from error

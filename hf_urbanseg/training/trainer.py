@@ -108,7 +108,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         self.guard = DivergenceGuard(self)
         self._step_batches: list[dict[str, Tensor]] = []
         self.first_step = 0  # that training began at, a checkpoint's if it was resumed
-        self._stop: tuple[Tensor, torch.Event | None] | None = None
+        self._stop: Tensor | None = None
         if args.torch_compile:
             run_once(self.model)
         self.add_callback(TrainerHooks(self))
@@ -173,18 +173,14 @@ class UrbanSegTrainer(CheckpointingTrainer):
         sums = torch.cat([torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])])
         sums = self.sum_over_ranks(sums.to(device))
         if self.interruption is not None and self.args.world_size > 1:
-            copied = sums[-1].to("cpu", non_blocking=True)
-            self._stop = copied, None if device.type == "cpu" else torch.accelerator.current_stream().record_event()
+            self._stop = sums[-1]
         return sums[:-1]
 
     def is_asked_to_stop(self) -> bool:
         """Whether training ends behind the present step; the same answer on every rank."""
         if self._stop is None:
             return self.interruption is not None and self.interruption.received is not None
-        stop, copied = self._stop
-        if copied is not None:
-            copied.synchronize()  # with the copy, not with the step that the device has been given since
-        return bool(stop)
+        return bool(self._stop)
 
     @torch.no_grad()
     def collect_step(self) -> None:
