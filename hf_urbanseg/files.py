@@ -86,14 +86,6 @@ def check_place(path: str | Path, *, folder: bool = False) -> Path:
     return path
 
 
-def make_folder(path: str | Path) -> Path:
-    """The folder at `path`, made if missing."""
-    check_place(path, folder=True)
-    with suppress(FileExistsError):
-        Path(path).mkdir(parents=True)
-    return Path(path)
-
-
 def follow_umask(folder: Path) -> None:
     """Gives the files of a new folder the mode that others' have; safetensors makes its own for the owner alone."""
     for path in folder.rglob("*"):

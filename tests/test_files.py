@@ -20,7 +20,6 @@ from hf_urbanseg.files import (
     check_name,
     check_place,
     expand_home,
-    make_folder,
     read_bytes,
     read_json,
     read_mapping,
@@ -133,8 +132,9 @@ def test_write_text__a_path_of_the_c_locale_and_one_that_is_no_text(tmp_path):
 
 def test_check_place__makes_nothing(tmp_path):
     assert check_place(tmp_path / "a" / "b.json") == tmp_path / "a" / "b.json"
-    assert make_folder(check_place(tmp_path / "a" / "b", folder=True)).is_dir()
-    assert tree(tmp_path) == {}
+    assert check_place(tmp_path / "a" / "b", folder=True) == tmp_path / "a" / "b"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "old").write_text("1")
     check_place(tmp_path / "a" / "b", folder=True)
     check_place(tmp_path / "a" / "b" / "old")
@@ -171,9 +171,8 @@ def test_check_place__a_disk_that_refuses(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
-    for place in (check_place, make_folder):
-        with pytest.raises(DataError, match=f"b: expected a .* to write to; found {os.strerror(number)}; name another"):
-            place(tmp_path / "a" / "b")
+    with pytest.raises(DataError, match=f"b: expected a .* to write to; found {os.strerror(number)}; name another"):
+        check_place(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
 
 

@@ -104,7 +104,7 @@ def test_locked__a_disk_without_locks_is_said(tmp_path, monkeypatch, caplog):
 
 def test_locked__where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300), tmp_path / "a\0b"):
         with pytest.raises(DataError, match="expected a folder to write to"), locked(path):
             pass
     (tmp_path / LOCK).symlink_to(tmp_path / "file")

@@ -44,10 +44,10 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
         with _opened(archive) as bundle:
             members = _wanted_members(bundle, archive, folders)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _check_sizes(members, archive, target.parent)
             # The lock is the kernel's, so it goes with its holder, and a partial folder seen under it is always stale.
             with FileLock(f"{target}.lock"):
                 if not target.is_dir():
+                    _check_sizes(members, archive, target.parent)
                     with written_whole(target, folder=True) as partial:
                         _extract(bundle, members, partial)
     except OSError as error:

@@ -23,7 +23,7 @@ from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
 from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import check_regular, written_whole
+from hf_urbanseg.files import read_bytes, written_whole
 from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
@@ -182,9 +182,13 @@ def _check_member(path: Path, bundle: zipfile.ZipFile, member: str, image: Path)
         raise DataError("a readable PNG", f"{type(error).__name__}: {error}", "write it again", where) from error
     if kind != "PNG" or mode != "L":
         raise DataError("a PNG of one 8-bit channel", f"{kind}, mode {mode}", "save the label ids as grey", where)
-    check_regular(image)
-    with Image.open(image) as original:
-        width, height = original.size
+    try:
+        with open_picture(read_bytes(image, MOST_BYTES), image) as original:
+            width, height = original.size
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError("a readable image", f"{type(error).__name__}: {error}", "replace it", image) from error
     if label_ids.shape != (height, width):
         found = f"{label_ids.shape[0]}x{label_ids.shape[1]}"
         raise DataError(f"its image's size, {height}x{width} (height x width)", found, "predict at native size", where)

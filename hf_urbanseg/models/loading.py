@@ -1,6 +1,5 @@
 """Models and image processors from a folder or the Hub: completely, or one line that says what is wrong.
 
-
 Nothing that comes with a model is ever run: the Auto classes and `from_pretrained` are called here alone, because their
 default is to ask on the terminal, and a "y" there runs code of the model's author.
 """
@@ -61,7 +60,8 @@ def load_complete(
     """
     find_file(name_or_path, "config.json", options.get("revision"), error_class)
     if read_step(Path(name_or_path)) is not None and (Path(name_or_path) / MANIFEST).exists():
-        verify_checkpoint(Path(name_or_path), [SAFE_WEIGHTS_NAME])
+        used = [SAFE_WEIGHTS_NAME, "config.json", PROCESSOR_FILE]
+        verify_checkpoint(Path(name_or_path), [one for one in used if (Path(name_or_path) / one).exists()])
     if "config" not in options:
         options["config"] = load_config(name_or_path, options.get("revision"), error_class)
     options |= {"trust_remote_code": False}
@@ -72,7 +72,7 @@ def load_complete(
             # doesn't.
             options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True} | options
             model, report = model_class.from_pretrained(name_or_path, **options)
-        if hasattr(model, "decode_head") and model.dtype == torch.float32:
+        if hasattr(model, "decode_head") and hasattr(model.config, "num_channels") and model.dtype == torch.float32:
             with torch.no_grad():  # strides and the like are in no tensor's shape, so that only a pass tells
                 model(torch.zeros(1, model.config.num_channels, 64, 64)).logits  # noqa: B018
     except Exception as error:  # whatever torch, pickle, safetensors or a layer run into on values from elsewhere

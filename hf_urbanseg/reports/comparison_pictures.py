@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
@@ -50,6 +51,7 @@ def draw_pictures(
         raise DataError("the classes that were measured", f"those of {data.name}", "say the data by its options")
     if comparison.split not in data.splits:
         raise DataError(f"a split {comparison.split}", ", ".join(data.splits), "say the data by its options")
+    inspect_pairs(data.splits, data.label_space, progress=False)  # from the cache, where it was trained on
     rows = data.splits[comparison.split]
     place = {name: row for row, name in enumerate(rows["name"])}
     predictors = {

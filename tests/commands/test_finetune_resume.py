@@ -150,6 +150,8 @@ def test_resume__on_other_classes(resume, tmp_path, change, said):
         ({"crop_size": "96 64"}, "`crop_size` [64, 64], as the run was started; found [96, 64];"),
         ({"max_steps": 6}, "`max_steps` 4"),
         ({"learning_rate": 1e-4}, "`learning_rate` 0.001"),
+        ({"optim": "adafactor", "accept_changes": "true"}, "`optim` adamw"),
+        ({"lr_scheduler_type": "linear", "accept_changes": "true"}, "`lr_scheduler_type` polynomial"),
         ({"lr_scheduler_type": "linear"}, "`lr_scheduler_type` polynomial"),
         ({"per_device_train_batch_size": 1}, "`per_device_train_batch_size` 2"),
         ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1"),

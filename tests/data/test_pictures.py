@@ -113,3 +113,5 @@ def test_open_picture__a_jpeg_that_goes_over_its_pixels_again_and_again():
     with pytest.raises(SyntaxError, match="more than 100 scans"):
         open_picture(usual[:-2] + 100 * scan + usual[-2:], "there")
     assert open_picture(usual, "there").load()
+    # A phone's motion photograph: a video behind the picture, in which those bytes occur by chance.
+    assert open_picture(usual + bytes(10_000_000) + 150 * b"\xff\xda", "there").load()

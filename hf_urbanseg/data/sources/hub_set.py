@@ -1,6 +1,7 @@
 """Data sets of the Hub, downloaded into the cache of `datasets` or streamed into memory; folders of the same kind."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,8 +72,11 @@ def _own_files(folder: Path) -> Iterator[None]:
     """Keeps `datasets` from other files than the folder's, which its README may name, at addresses of the web, too."""
     resolve = data_files.resolve_pattern
 
+    roots = [Path(os.path.abspath(folder)), folder.resolve()]
+
     def resolve_inside(pattern: str, base_path: str, *args, **options) -> list[str]:
-        if "://" in pattern or not Path(base_path, pattern).resolve().is_relative_to(folder.resolve()):
+        place = Path(os.path.abspath(Path(base_path, pattern)))  # by its words: links in the folder are its owner's
+        if "://" in pattern or not any(place.is_relative_to(root) for root in roots):
             fix = "correct the front matter of its README.md"
             raise DataError("the folder's own files as `data_files`", f"`{pattern}`", fix, folder)
         return resolve(pattern, base_path, *args, **options)

@@ -8,6 +8,7 @@ import datasets
 from hf_urbanseg.data.columns import normalise_columns
 from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.data.own_files import read_own_label_space, read_source
+from hf_urbanseg.data.pictures import ADDRESS
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_files
@@ -57,4 +58,4 @@ def _check_places(splits: Mapping[str, datasets.Dataset], folder: Path) -> None:
 
 
 def _is_inside(path: str | None, folder: Path) -> bool:
-    return path is None or Path(folder, path).resolve().is_relative_to(folder.resolve())
+    return path is None or (not ADDRESS.match(path) and Path(path).resolve().is_relative_to(folder.resolve()))

@@ -1,6 +1,7 @@
 """A Hub folder's SegFormer -> a .pth file under NVlabs' or MMSegmentation's names."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,9 @@ from hf_urbanseg.models.convert.keys import (
     nvlabs_decoder_rules,
 )
 from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, UNSEEN, Converted, find_size, stage_norms
-from hf_urbanseg.models.loading import PROCESSOR_FILE, find_file, load_complete, load_config, load_image_processor
+from hf_urbanseg.models.loading import load_complete, load_config, load_image_processor
+
+logger = logging.getLogger(__name__)
 
 _FIXED = (
     "num_channels", "num_encoder_blocks", "sr_ratios", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios",
@@ -104,12 +107,14 @@ def convert_from_hub(
 
 def describe_folder(config: SegformerConfig, folder: str | Path) -> dict:
     """What a folder says beside its tensors, in plain values, so that the way back makes the same folder of a file."""
-    said = {"config": {name: getattr(config, name) for name in UNSEEN}}
+    values = {name: getattr(config, name) for name in UNSEEN}
+    said = {"config": {name: value for name, value in values.items() if 0 <= value <= UNSEEN[name]}}
     try:
-        find_file(folder, PROCESSOR_FILE)
-    except ModelError:  # encoders are saved without one
+        processor = load_image_processor(folder)
+    except ModelError as error:  # encoders are saved without one, and others' may reduce labels
+        logger.info("no image processor is taken along: %s", error)
         return said
-    return said | {"image_processor": json.loads(load_image_processor(folder).to_json_string())}
+    return said | {"image_processor": json.loads(processor.to_json_string())}
 
 
 def save_checkpoint_file(

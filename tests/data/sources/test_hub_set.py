@@ -321,6 +321,18 @@ def test_load__a_folder_whose_readme_names_its_own_files(tmp_path):
     assert len(load_data(dataset=str(tmp_path / "mine"), validation_fraction=0).splits["train"]) == 6
 
 
+def test_load__a_folder_of_links(tmp_path):
+    """As a cache of the Hub has them, or a disk with room."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "train-0.parquet").write_bytes(shard())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").symlink_to(tmp_path / "disk")
+    (tmp_path / "mine" / "label_space.json").write_text(SPACE)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for name in ("mine", "link"):
+        assert len(load_data(dataset=str(tmp_path / name), validation_fraction=0).splits["train"]) == 6
+
+
 def test_load__a_folder_with_a_fifo(tmp_path):
     (tmp_path / "mine" / "train").mkdir(parents=True)
     make_fifo(tmp_path / "mine" / "train" / "a.png")

@@ -1,5 +1,5 @@
 import json
-import socket
+import re
 
 import pyarrow as pa
 import pytest
@@ -9,7 +9,6 @@ from made_pictures import write_pair
 
 from hf_urbanseg.data.image_files import build_dataset, pair_folders
 from hf_urbanseg.data.loading import load_data
-from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources import saved_set
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.errors import DataError
@@ -98,24 +97,15 @@ def write_with_paths(rows, folder, path) -> None:
         writer.write_table(table)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../other/a.png", "train/../../a.png"])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../other/a.png", "a.png", "http://127.0.0.1:9/a.png", "zip://a.png::/tmp/b.zip"]
+)
 def test_load__pictures_elsewhere(rows, tmp_path, path):
     write_with_paths(rows, tmp_path / "set", path)
-    with pytest.raises(DataError, match=f"pictures in the set's folder; found `{path}` as image of train"):
+    with pytest.raises(DataError, match=f"pictures in the set's folder; found `{re.escape(path)}` as image of train"):
         read(tmp_path / "set")
 
 
 def test_load__pictures_in_the_folder(rows, tmp_path):
     write_with_paths(rows, tmp_path / "set", str(tmp_path / "set" / "a.png"))
     assert len(read(tmp_path / "set").splits["train"]) == len(rows)
-
-
-def test_load__pictures_at_addresses(rows, tmp_path, monkeypatch):
-    address = "http://127.0.0.1:9/a.png"
-    write_with_paths(rows, tmp_path / "set", address)
-    splits = DatasetDict(read(tmp_path / "set").splits)
-    asked = []
-    monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
-    with pytest.raises(DataError, match=f"{address}: expected pictures on this machine; found an address"):
-        inspect_pairs(splits, CITYSCAPES)
-    assert asked == []
