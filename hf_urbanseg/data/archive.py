@@ -44,10 +44,13 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
         with _opened(archive) as bundle:
             members = _wanted_members(bundle, archive, folders)
             target.parent.mkdir(parents=True, exist_ok=True)
+            total = _check_sizes(members, archive)
             # The lock is the kernel's, so it goes with its holder, and a partial folder seen under it is always stale.
             with FileLock(f"{target}.lock"):
                 if not target.is_dir():
-                    _check_sizes(members, archive, target.parent)
+                    free = shutil.disk_usage(target.parent).free
+                    if total > free:
+                        raise OSError(errno.ENOSPC, f"{free:,} of {total:,} bytes free", str(target.parent))
                     with written_whole(target, folder=True) as partial:
                         _extract(bundle, members, partial)
     except OSError as error:
@@ -76,13 +79,9 @@ def _extract(bundle: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], ta
             shutil.copyfileobj(source, destination, 1 << 20)
 
 
-def _check_sizes(members: Mapping[str, zipfile.ZipInfo], archive: Path, cache: Path) -> None:
-    """Refuses what would fill the disk: pictures are compressed already, and hardly grow when unpacked."""
-    total, packed, free = (
-        sum(info.file_size for info in members.values()),
-        archive.stat().st_size,
-        shutil.disk_usage(cache).free,
-    )
+def _check_sizes(members: Mapping[str, zipfile.ZipInfo], archive: Path) -> int:
+    """The bytes when unpacked; refuses what grows: pictures are compressed already."""
+    total, packed = sum(info.file_size for info in members.values()), archive.stat().st_size
     for relative, info in members.items():
         # Of the others a few kilobytes may fill the memory at once.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -94,8 +93,7 @@ def _check_sizes(members: Mapping[str, zipfile.ZipInfo], archive: Path, cache: P
     if total > max(_MOST_GROWTH * packed, _HARMLESS):
         expected = f"at most {_MOST_GROWTH} times its {packed:,} bytes when unpacked"
         raise DataError(expected, f"{total:,}", "check where it comes from, or unpack it yourself", archive)
-    if total > free:
-        raise OSError(errno.ENOSPC, f"{free:,} of {total:,} bytes free", str(cache))
+    return total
 
 
 def _wanted_members(bundle: zipfile.ZipFile, archive: Path, folders: Sequence[str]) -> dict[str, zipfile.ZipInfo]:

@@ -324,7 +324,7 @@ def test_load__a_folder_whose_readme_names_its_own_files(tmp_path):
 def test_load__a_folder_of_links(tmp_path):
     """As a cache of the Hub has them, or a disk with room."""
     (tmp_path / "disk").mkdir()
-    (tmp_path / "disk" / "train-0.parquet").write_bytes(shard())
+    (tmp_path / "disk" / "train-00000-of-00001.parquet").write_bytes(shard())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data").symlink_to(tmp_path / "disk")
     (tmp_path / "mine" / "label_space.json").write_text(SPACE)
