@@ -16,16 +16,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from robustness import warm
+from robustness import kills, warm
 from robustness.campaign import Campaign
 from robustness.damage import check_damage
 from robustness.disks import check_disk
-from robustness.kills import check_kill
 from robustness.stops import check_lock, check_signal
 from robustness.tiny_runs import References, make_set
 
 CAMPAIGNS = {
-    "kills": (check_kill, 200, "kill -9 at random moments, then --resume"),
+    "kills": (kills.check_kill, 200, "kill -9 at random moments, then --resume"),
     "damage": (check_damage, 180, "files of the newest and the best checkpoint damaged, then --resume"),
     "lock": (check_lock, 20, "two to four runs started within 3 s in one folder"),
     "signals": (check_signal, 20, "SIGTERM, SIGINT, SIGUSR1, then --resume"),
@@ -38,9 +37,11 @@ def main() -> None:
     parser.add_argument("--what", choices=CAMPAIGNS, nargs="+", default=list(CAMPAIGNS))
     parser.add_argument("--cases", type=int, help="of each campaign; default: its full length")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, choices=[1, 2], help="kill runs of so many alone; default: both")
     parser.add_argument("--seconds", type=float, help="start no case of a campaign after so many")
     parser.add_argument("--folder", type=Path, help="on a disk with 1 GB to spare; default: a temporary one")
     args = parser.parse_args()
+    kills.VARIANTS[:] = [variant for variant in kills.VARIANTS if args.processes in (None, variant[-1])]
     warm.import_everything()
     good, root = True, Path(tempfile.mkdtemp(prefix="robustness-", dir=args.folder))
     os.environ["HF_URBANSEG_CACHE"], os.environ["HF_HOME"] = str(root / "cache"), str(root / "hub")
