@@ -1,4 +1,4 @@
-"""The campaign of kills in its short form, and its other half in `test_kills_more.py`: files are spread over workers."""
+"""The campaign of kills in its short form; the other half is in `test_kills_more.py`, for another worker."""
 
 from campaigns import run_campaign
 
