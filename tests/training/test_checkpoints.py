@@ -400,8 +400,12 @@ def test_load_weights__unreadable_or_missing(model, tmp_path):
 def test_load_complete__a_checkpoint_as_a_model_is_verified(model, tmp_path):
     """To predict, to measure or to start from."""
     checkpoint = save_model(model, tmp_path)
-    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + "\n")  # a person's change
     load_complete(type(model), checkpoint)
+    config = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(config + "\n")
+    with pytest.raises(CheckpointError, match=r"found config\.json with \d+ bytes instead of"):
+        load_complete(type(model), checkpoint)
+    (checkpoint / "config.json").write_text(config)
     flip_byte(checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"found model\.safetensors with another content"):
         load_complete(type(model), checkpoint)
