@@ -250,3 +250,15 @@ def test_save__no_pickled_arguments(worker, tmp_path):
     assert [path for path in files if b"hf_canary" in path.read_bytes() or path.name == "training_args.bin"] == []
     manifest = json.loads((tmp_path / "checkpoint-1" / "manifest.json").read_text())["files"]
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= set(manifest)
+
+
+def test_resume__cadences_are_those_of_the_new_start(worker, tmp_path):
+    """Stock's state brings back those of the start before."""
+    options = {"max_steps": 5, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_total_limit": 9}
+    cut = worker.build_trainer(worker.build_arguments(tmp_path, **options, save_steps=2))
+    cut.add_callback(Stop(3))
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut.train()
+    resumed = worker.build_trainer(worker.build_arguments(tmp_path, **options, save_steps=1))
+    resumed.train(resume_from_checkpoint=True)
+    assert (tmp_path / "checkpoint-3").is_dir()
