@@ -4,10 +4,15 @@ Every one says what was expected, what was found and what to do, on one line, an
 Commands print that line and exit with status 2; a traceback means the mistake is ours.
 """
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_urbanseg.escaping import flatten, shorten
 
+logger = logging.getLogger(__name__)
+
+_LISTED = 20
 _LONGEST = 1000  # characters of a line, which is to be read
 
 
@@ -57,3 +62,18 @@ class DivergenceError(UrbanSegError):
 
 class HubError(UrbanSegError):
     """The Hub is away, refuses, or must not get what it would be sent."""
+
+
+def log_faults(faults: Sequence[UrbanSegError], level: int = logging.ERROR) -> None:
+    """Logs the first `_LISTED` of several faults and how many more there are, so that one start shows them all."""
+    for fault in faults[:_LISTED]:
+        logger.log(level, "%s", fault)
+    if len(faults) > _LISTED:
+        logger.log(level, "... and %d more like these", len(faults) - _LISTED)
+
+
+def join_faults(faults: Sequence[UrbanSegError], kind: str, note: str = "") -> UrbanSegError:
+    """The first fault, with the number of others; `note` is put behind what to do."""
+    first, others = faults[0], len(faults) - 1
+    more = f" (and {others} more {kind}{'s' if others > 1 else ''})" if others else ""
+    return type(first)(first.expected, first.found + more, f"{first.fix}{note}", first.path)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import transformers
 from transformers import ProgressCallback, TrainerCallback, set_seed
-from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
@@ -34,7 +33,7 @@ from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
 from hf_urbanseg.options.recipe import load_recipe
-from hf_urbanseg.options.stock_options import choose_data_seed
+from hf_urbanseg.options.stock_options import check_effects, check_reporters, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.ranges import check_range
 from hf_urbanseg.reports.plots import plot_class_distribution
@@ -116,7 +115,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; training has then saved a checkpoint behind the step it was in.
     """
     with Interruption("training had not begun; start it again") as interruption:
-        _check_reporters(arguments.training)
+        check_reporters(arguments.training)
         _prepare_process(arguments.training)
         with held_by_first_process(arguments.training.output_dir) as check_folder:
             return _run(arguments, interruption, check_folder)
@@ -125,7 +124,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
 def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder: Callable[[], None]) -> RunFolder:
     start = time.time()
     args = arguments.training
-    _check_effects(args)
+    check_effects(args)
     run = RunFolder(args.output_dir)
     differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
     checkpoint = by_first_process(lambda: _check_output(run, args))
@@ -215,16 +214,6 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     return run
 
 
-def _check_reporters(args: UrbanSegTrainingArguments) -> None:
-    """Here and not with the other options: a recorded recipe is also read where nothing is reported."""
-    for name in args.report_to or ():
-        if name not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise ConfigError("a known `report_to`", name, f"one of {known} or none")
-        if name not in get_available_reporting_integrations():
-            raise ConfigError(f"the package of `--report_to {name}`", "none", "install it, or drop the option")
-
-
 def _prepare_process(args: UrbanSegTrainingArguments) -> None:
     """Logging from the first process only; the cores shared among the processes of a machine."""
     logging.getLogger("hf_urbanseg").setLevel(logging.INFO if args.should_log else logging.ERROR)
@@ -234,17 +223,6 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
         check_range(0, os.cpu_count() or 1, cpu_threads=args.cpu_threads)
         # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
         torch.set_num_threads(args.cpu_threads or max(1, cores // _LOCAL_PROCESSES))
-
-
-def _check_effects(args: UrbanSegTrainingArguments) -> None:
-    """What would not do what it says: on this machine, or in so short a run."""
-    if args.fp16 and args.device.type == "cpu":
-        raise ConfigError("a GPU for `fp16`", "a CPU, which would compute in fp32", "take `--bf16`, or leave it out")
-    if 0 < args.max_steps < args.warmup_steps:
-        logger.warning(
-            "the warm-up of %g steps is longer than the %d of the run: the learning rate stays below its peak; lower "
-            "`--warmup_steps`", args.warmup_steps, args.max_steps,
-        )  # fmt: skip
 
 
 def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> str | None:

@@ -10,13 +10,9 @@ from tqdm.auto import tqdm
 
 from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
 from hf_urbanseg.data.video import VIDEO_SUFFIXES, VideoInfo, inspect_video
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.files import check_name
 from hf_urbanseg.inference.images import read_image
-
-logger = logging.getLogger(__name__)
-
-_LISTED = 20
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
@@ -65,16 +61,11 @@ def check_inputs(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int] | Vi
         found = dict(zip(paths, tqdm(pool.map(inspect, paths), "checking", len(paths), unit="file"), strict=True))
     bad = [one for one in found.values() if isinstance(one, DataError)]
     if len(bad) > 1:
-        for error in bad[:_LISTED]:
-            logger.warning("%s", error)
-        if len(bad) > _LISTED:
-            logger.warning("... and %d more like these", len(bad) - _LISTED)
+        log_faults(bad, logging.WARNING)
     return {path: one for path, one in found.items() if not isinstance(one, DataError)}, bad
 
 
 def refuse_bad(bad: Sequence[DataError], total: int, outcome: str) -> None:
     """Raises one error for all that are `bad` of `total` files; `outcome` says what became of the others."""
     if bad:
-        first, listed = bad[0], f" (and {len(bad) - 1} more bad files)" if len(bad) > 1 else ""
-        fix = f"{first.fix}; {total - len(bad)} of {total} {outcome}"
-        raise DataError(first.expected, first.found + listed, fix, first.path)
+        raise join_faults(bad, "bad file", f"; {total - len(bad)} of {total} {outcome}")

@@ -1,6 +1,7 @@
 """What becomes of transformers' own options here: their ranges, those that are refused, an optimiser that can't be."""
 
 import copy
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 
@@ -8,11 +9,14 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.optim import build_polynomial_schedule
 from hf_urbanseg.ranges import Range, check_range
+
+logger = logging.getLogger(__name__)
 
 _REASONS = {
     "the losses here have none": "label_smoothing_factor",
@@ -129,3 +133,24 @@ def check_optimizer(args: TrainingArguments) -> None:
     for name, (value, _) in ignored.items():
         by = "lr_scheduler_type" if name in (*_POLYNOMIAL, "lr_scheduler_kwargs") else "optim"
         raise ConfigError(f"no `{name}`, which this `{by}` ignores", f"{value}", f"leave it out or take another `{by}`")
+
+
+def check_reporters(args: TrainingArguments) -> None:
+    """Asked where a run starts alone: a recorded recipe is also read where nothing is reported."""
+    for name in args.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ConfigError("a known `report_to`", name, f"one of {known} or none")
+        if name not in get_available_reporting_integrations():
+            raise ConfigError(f"the package of `--report_to {name}`", "none", "install it, or drop the option")
+
+
+def check_effects(args: TrainingArguments) -> None:
+    """What would not do what it says: on this machine, or in so short a run."""
+    if args.fp16 and args.device.type == "cpu":
+        raise ConfigError("a GPU for `fp16`", "a CPU, which would compute in fp32", "take `--bf16`, or leave it out")
+    if 0 < args.max_steps < args.warmup_steps:
+        logger.warning(
+            "the warm-up of %g steps is longer than the %d of the run: the learning rate stays below its peak; lower "
+            "`--warmup_steps`", args.warmup_steps, args.max_steps,
+        )  # fmt: skip

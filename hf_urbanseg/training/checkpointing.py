@@ -21,7 +21,6 @@ from transformers.trainer_utils import SaveStrategy
 from hf_urbanseg.errors import CheckpointError, DataError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.losses.log import LossLog
-from hf_urbanseg.manifest import verify_checkpoint
 from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line
@@ -63,8 +62,6 @@ class CheckpointingTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(find_newest_checkpoint(self.args.output_dir))
-        elif resume_from_checkpoint:
-            verify_checkpoint(Path(resume_from_checkpoint))
         if resume_from_checkpoint:
             with reading_state(resume_from_checkpoint, TRAINER_STATE_NAME):
                 TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))

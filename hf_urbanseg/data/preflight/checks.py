@@ -15,15 +15,12 @@ from tqdm.auto import tqdm
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.preflight.cache import compute_key, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
 
 _THREADS = min(2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1), 32)
-
-_LISTED = 19
-"""Faults that are logged beside the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +68,8 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
         `Inspection`; its warnings have been logged.
 
     Raises:
-        DataError: The first bad pair in the order of splits and rows, with the number of others, of which the first
-            `_LISTED` have been logged; or a fault of the whole set: an empty or entirely void split, a name twice, an
+        DataError: The first bad pair in the order of splits and rows, with the number of others, which have been
+            logged; or a fault of the whole set: an empty or entirely void split, a name twice, an
             image in two splits, train ids for label ids.
     """
     splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
@@ -170,16 +167,9 @@ def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: Lab
 
 
 def _refuse_all(errors: list[DataError], kind: str) -> None:
-    """Raises the first error, if any, with the number of others; logs these, so that one start shows them all."""
-    if not errors:
-        return
-    first, *others = errors
-    for error in others[:_LISTED]:
-        logger.error("%s", error)
-    if len(others) > _LISTED:
-        logger.error("... and %d more of them", len(others) - _LISTED)
-    more = f" (and {len(others)} more {kind}{'s' if len(others) > 1 else ''})" if others else ""
-    raise DataError(first.expected, f"{first.found}{more}", first.fix, first.path)
+    if errors:
+        log_faults(errors[1:])
+        raise join_faults(errors, kind)
 
 
 def _check_id_kind(seen: np.ndarray, label_space: LabelSpace) -> None:

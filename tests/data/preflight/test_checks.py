@@ -159,16 +159,16 @@ def test_inspect_pairs__first_of_several_faults_by_split_then_row(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("bad", "logged", "more"), [(1, 0, ""), (3, 2, "2 more bad pairs"), (25, 20, "24 more bad pairs")]
+    ("bad", "logged", "more"), [(1, 0, ""), (3, 2, "2 more bad pairs"), (25, 21, "24 more bad pairs")]
 )
-def test_inspect_pairs__every_fault_is_listed_up_to_twenty(tmp_path, caplog, bad, logged, more):
+def test_inspect_pairs__every_fault_is_listed_up_to_twenty_others(tmp_path, caplog, bad, logged, more):
     rows = [make_pair(tmp_path, f"f{index}", label=b"") for index in range(bad)]
     message = refusal(make_splits(train=rows))
     assert message.startswith(rows[0]["label"])
     assert more in message
     lines = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert [line.partition(":")[0] for line in lines[:19]] == [row["label"] for row in rows[1:20]]
-    assert lines[19:] == ["... and 5 more of them"] * (bad == 25)
+    assert [line.partition(":")[0] for line in lines[:20]] == [row["label"] for row in rows[1:21]]
+    assert lines[20:] == ["... and 4 more like these"] * (bad == 25)
     assert len(lines) == logged
 
 
