@@ -15,8 +15,9 @@ VARIANTS = list(itertools.product(PARTS, (0, 2), (1, 2)))
 
 def check_kill(root: Path, data: Path, references: References, seed: int, rng: Random):
     part, workers, processes = VARIANTS[seed % len(VARIANTS)]
-    options = PARTS[part] | {"data_dir": data, "dataloader_num_workers": workers}
-    reference = references.get(options, processes)
+    options = PARTS[part] | {"data_dir": data}
+    reference = references.get(options, processes)  # without workers, which change nothing
+    options["dataloader_num_workers"] = workers
     folder, fresh = fresh_folder(root / "cut"), rng.random() < 0.05
     launcher = (TORCHRUN if processes == 2 else FRESH) if fresh else ()
     training = Training(folder, options, processes, launcher)

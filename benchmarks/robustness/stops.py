@@ -97,14 +97,16 @@ def check_lock(root: Path, data: Path, references: References, seed: int, rng: R
     count, folder = rng.randint(2, 4), fresh_folder(root / "shared")
     starts = [0, *sorted(rng.uniform(0, 3) for _ in range(count - 1))]
     ways = [{}, *({rng.choice(("overwrite", "resume", "max_steps")): "true"} for _ in range(count - 1))]
+    fresh = [rng.random() < 0.1 for _ in ways]
+    steps = 600 if any(fresh[1:]) else 120  # such an interpreter imports for seconds before it comes to the folder
     all_options, trainings, begun = [], [], time.perf_counter()
     for number, (start, way) in enumerate(zip(starts, ways, strict=True)):
         way = {} if "max_steps" in way else way  # started as the first was
-        options = {"data_dir": data, "max_steps": 120, "save_steps": 30, "eval_steps": 30, "seed": number}
+        options = {"data_dir": data, "max_steps": steps, "save_steps": 30, "eval_steps": 30, "seed": number}
         all_options.append(options)
         while time.perf_counter() - begun < start:
             time.sleep(0.005)
-        trainings.append(Training(folder, options | way, launcher=FRESH if rng.random() < 0.1 else ()))
+        trainings.append(Training(folder, options | way, launcher=FRESH if fresh[number] else ()))
     ended = [training.wait() for training in trainings]
     row, won = f"{count} runs", [number for number, one in enumerate(ended) if one.status == 0]
     if len(won) != 1:
