@@ -123,6 +123,8 @@ class CheckpointingTrainer(Trainer):
                 raise
             said = (getattr(error, name, None) for name in ("strerror", "found"))
             failure, reason = error, next(filter(None, said), first_line(error))
+            if isinstance(error, CheckpointError):  # what was read back says more
+                reason = error
         reasons = [reason]
         if self.args.world_size > 1:
             reasons = [None] * self.args.world_size
@@ -130,8 +132,8 @@ class CheckpointingTrainer(Trainer):
         if reason := next(filter(None, reasons), None):
             if self.args.should_save:
                 shutil.rmtree(staged, ignore_errors=True)
-            if isinstance(failure, CheckpointError):  # what was read back says more
-                raise failure
+            if isinstance(reason, CheckpointError):
+                raise reason
             raise explain_failed_save(target, reason) from failure
 
     def _stage_checkpoint(self, checkpoint: Path, staged: Path) -> None:

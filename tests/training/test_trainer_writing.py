@@ -5,14 +5,17 @@ import os
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from safetensors.torch import load_file, save_file
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, TrainerCallback
 
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.finetuning import _export
 from hf_urbanseg.training import checkpointing as trainer_module
+from hf_urbanseg.training.checkpointing import CheckpointingTrainer
 from hf_urbanseg.training.checkpoints import MANIFEST, commit_checkpoint, list_checkpoints, verify_checkpoint
 
 WORKERS = Path(__file__).parents[1] / "workers"
@@ -112,6 +115,35 @@ def test_save_checkpoint__on_one_of_two_processes(launch, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
 
 
+def test_export__one_that_reads_back_as_another_ends_all_processes(monkeypatch, tmp_path):
+    """The first process alone reads it back, while the other waits for its word."""
+    config = SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8)
+    model, gathered, said = SegformerForSemanticSegmentation(config), [None, None], []
+
+    def save(folder, _internal_call):
+        model.save_pretrained(folder)
+        tensors = load_file(Path(folder, "model.safetensors"))
+        tensors["decode_head.classifier.bias"] += 1
+        save_file(tensors, Path(folder, "model.safetensors"), {"format": "pt"})
+
+    for rank in (0, 1):
+
+        def gather(reasons, reason, rank=rank):
+            gathered[rank] = reason
+            reasons[:] = gathered
+
+        monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+        args = SimpleNamespace(world_size=2, should_save=rank == 0)
+        trainer = SimpleNamespace(args=args, model=model, save_model=save if rank == 0 else lambda *_, **__: None)
+        trainer.writing = lambda *words, trainer=trainer: CheckpointingTrainer.writing(trainer, *words)
+        with pytest.raises(CheckpointError) as caught:
+            _export(trainer, tmp_path)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "expected the exported model as it is in memory; found 1 tensors with other numbers" in said[0]
+    assert not list(tmp_path.iterdir())
+
+
 class Pickled:
     def __init__(self, marker: Path):
         self.marker = marker
@@ -137,7 +169,11 @@ def damage(name: str, how: str, folder: Path, marker: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *((name, how) for name in ("optimizer.pt", "rng_state.pth") for how in ("pickled", "other", "garbage")),
+        *(
+            (name, how)
+            for name in ("optimizer.pt", "rng_state.pth", "scaler.pt")
+            for how in ("pickled", "other", "garbage")
+        ),
         ("scheduler.pt", "pickled"),  # transformers' schedules take whatever fields they are given
         ("trainer_state.json", "garbage"),
         ("trainer_state.json", "other"),
@@ -146,6 +182,7 @@ def damage(name: str, how: str, folder: Path, marker: Path) -> Path:
 def test_train__a_hostile_state_is_one_line(worker, whole, tmp_path, name, how):
     checkpoint = damage(name, how, whole[0], tmp_path / "ran")
     trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")  # fp16's
     with pytest.raises(CheckpointError) as caught:
         trainer.train(resume_from_checkpoint=str(checkpoint))
     assert str(caught.value).startswith(f"{checkpoint}: expected the ")
