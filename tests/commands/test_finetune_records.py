@@ -4,7 +4,11 @@ import json
 import shutil
 import sys
 
+import pytest
+
+from hf_urbanseg import finetuning
 from hf_urbanseg.commands import finetune
+from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
 from hf_urbanseg.hub import training
 
 
@@ -28,6 +32,26 @@ def test_records__where_a_resumed_run_began(words, kitti, run, tmp_path, monkeyp
     finetune.main()
     training = json.loads((output / "metrics.json").read_text())["training"]
     assert (training["resumed_from_step"], training["steps"]) == (2, 4)
+
+
+def test_records__what_the_first_process_can_not_write_ends_the_others(words, kitti, tmp_path, monkeypatch):
+    """Here is another process: it writes nothing, and gets what the first one met."""
+
+    def refuse(write):
+        raise OSError(28, "No space left on device")
+
+    def train(trainer, **_):
+        (keeper,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, finetuning._Keeper)]
+        with monkeypatch.context() as patch:
+            patch.setattr(type(trainer.args), "should_save", False)
+            patch.setattr(finetuning, "by_first_process", refuse)
+            keeper.on_train_begin(trainer.args, trainer.state, trainer.control)
+        raise AssertionError("it goes on alone")
+
+    monkeypatch.setattr(finetuning.UrbanSegTrainer, "train", train)
+    with pytest.raises(OSError, match="No space left on device"):
+        run_finetuning(parse_finetuning(words(data_dir=kitti, output_dir=tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_records__a_card_that_fails_costs_nothing(words, kitti, tmp_path, monkeypatch, caplog):
