@@ -107,10 +107,11 @@ class RunFolder:
     def read_frames(self) -> dict[str, dict[str, list[str]]] | None:
         """By split and frame name, the SHA-256 of the image's and of the label's file."""
         frames = read_json(self.path / FRAMES)
-        names = [] if frames is None else frames.values()
-        if not all(isinstance(one, dict) and {len(digests) for digests in one.values()} <= {0, 2} for one in names):
-            fix = "restore it, or delete it: then names alone are compared"
-            raise DataError("frames of each split with two digests", "something else", fix, self.path / FRAMES)
+        for split, names in (frames or {}).items():
+            counts = (0, 2) if split == TRAINED_BEFORE else (2,)  # of an older version's frames names alone are known
+            if not isinstance(names, dict) or not all(_are_digests(one, counts) for one in names.values()):
+                fix = "restore it, or delete it: then names alone are compared"
+                raise DataError("frames of each split with two digests", "something else", fix, self.path / FRAMES)
         return frames
 
     def read_changes(self) -> list[dict]:
@@ -162,6 +163,10 @@ class RunFolder:
 
     def _read_yaml(self, name: str, kind: str, words: bool = False) -> dict | None:
         return read_mapping(self.path / name, kind, words) if self.has(name) else None
+
+
+def _are_digests(value: object, counts: Sequence[int]) -> bool:
+    return isinstance(value, list) and len(value) in counts and all(isinstance(one, str) for one in value)
 
 
 def describe_data(data: LoadedData) -> dict:

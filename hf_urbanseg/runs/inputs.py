@@ -134,7 +134,7 @@ def compare_frames(run: RunFolder, frames: Mapping[str, Mapping]) -> Iterator[Di
                 yield Difference(SPLITS, f"{len(before)} frames in {split}", f"`{name}` beside them")
     for split, found in frames.items():
         for name, digests in found.items():
-            before = recorded.get(split, {}).get(name) or digests
+            before = recorded.get(split, {}).get(name, digests)
             for kind, one, other in zip(("image", "label"), before, digests, strict=True):
                 if one != other:
                     yield Difference(FRAMES, f"the {kind} of `{name}` with SHA-256 {one:.12}...", f"{other:.12}...")

@@ -218,6 +218,16 @@ def test_resume__of_a_damaged_record(resume, killed, name):
     assert str(path) in resume()
 
 
+@pytest.mark.parametrize("digests", [None, []])
+def test_resume__of_frames_whose_digests_are_gone(resume, killed, digests):
+    path = killed / "frames.json"
+    frames = json.loads(path.read_text())
+    frames["train"][next(iter(frames["train"]))] = digests
+    path.write_text(json.dumps(frames))
+    line = f"{path}: expected frames of each split with two digests; found something else; restore it, or delete it: "
+    assert resume() == f"{line}then names alone are compared."
+
+
 def test_resume__on_other_processes(resume, killed):
     path = killed / "training_arguments.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"world_size": 4}))

@@ -12,6 +12,7 @@ from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.runs.folder import (
+    FRAMES,
     LABEL_SPACE,
     METRICS,
     RECIPE,
@@ -93,6 +94,21 @@ def test_read__a_damaged_json_file_names_the_file(tmp_path, name, read, content)
     with pytest.raises(UrbanSegError) as caught:
         read(RunFolder(tmp_path))
     assert str(caught.value).startswith(f"{tmp_path / name}: expected ")
+
+
+@pytest.mark.parametrize(
+    "digests", ["null", "[]", "3", "{}", '"1f"', '["1f"]', "[1, 2]", '["1f", null]', '{"a": 1, "b": 2}']
+)
+def test_read_frames__without_two_digests(tmp_path, digests):
+    (tmp_path / FRAMES).write_text(f'{{"train": {{"a": ["1f", "2e"], "b": {digests}}}}}')
+    with pytest.raises(DataError, match=r"frames\.json: expected frames of each split with two digests; .*, or delete"):
+        RunFolder(tmp_path).read_frames()
+
+
+def test_read_frames__of_an_older_versions_start_names_alone_are_known(tmp_path):
+    frames = {"train": {"a": ["1f", "2e"]}, "trained_before": {"b": [], "c": ["1f", "2e"]}}
+    (tmp_path / FRAMES).write_text(json.dumps(frames))
+    assert RunFolder(tmp_path).read_frames() == frames
 
 
 def test_read_metrics__a_number_that_is_none(tmp_path):
