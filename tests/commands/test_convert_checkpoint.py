@@ -160,6 +160,17 @@ def test_convert_checkpoint__a_folder_comes_back_as_it_was(run, folder, tmp_path
         assert all(torch.equal(one[name], two[name]) for name in one | two)
 
 
+@pytest.mark.parametrize("key", ["do_reduce_labels", "reduce_labels"])
+def test_convert_checkpoint__a_processor_that_reduces_labels_stays_behind(run, folder, tmp_path, caplog, key):
+    """As the Hub's folders for ADE20K have it."""
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: True}))
+    assert run(folder, "--to", "nvlabs", "--output", tmp_path / "file.pth")[0] == 0
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]  # what a command shows
+    assert line.startswith(f"no image processor is taken along: {path}: expected `{key}` false; found true")
+    assert "image_processor" not in torch.load(tmp_path / "file.pth", weights_only=True)["meta"]["hf_urbanseg"]
+
+
 def test_convert_checkpoint__another_size_keeps_the_rest(run, folder, tmp_path):
     run(folder, "--to", "nvlabs", "--output", tmp_path / "file.pth")
     assert run(tmp_path / "file.pth", "--output", tmp_path / "back", *SIZE)[0] == 0
@@ -304,8 +315,10 @@ def test_convert_checkpoint__encoder_alone(run, checkpoint, model, tmp_path, cap
     state = model.state_dict()
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, state[name]) or name.startswith("decode_head.")
+    (tmp_path / "run" / "preprocessor_config.json").unlink()  # encoders of others may have none
+    caplog.clear()
     status, out, _ = run(tmp_path / "run", "--to", "mmsegmentation", "--output", tmp_path / "encoder.pth")
-    assert status == 0
+    assert (status, caplog.messages) == (0, [])
     assert "layers.0.0.projection.weight" in torch.load(tmp_path / "encoder.pth", weights_only=True)["state_dict"]
 
 

@@ -27,7 +27,7 @@ from hf_urbanseg.models.convert.keys import (
     nvlabs_decoder_rules,
 )
 from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, UNSEEN, Converted, find_size, stage_norms
-from hf_urbanseg.models.loading import load_complete, load_config, load_image_processor
+from hf_urbanseg.models.loading import PROCESSOR_FILE, find_file, load_complete, load_config, load_image_processor
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +110,13 @@ def describe_folder(config: SegformerConfig, folder: str | Path) -> dict:
     values = {name: getattr(config, name) for name in UNSEEN}
     said = {"config": {name: value for name, value in values.items() if 0 <= value <= UNSEEN[name]}}
     try:
+        find_file(folder, PROCESSOR_FILE)
+    except ModelError:  # encoders are saved without one
+        return said
+    try:
         processor = load_image_processor(folder)
-    except ModelError as error:  # encoders are saved without one, and others' may reduce labels
-        logger.info("no image processor is taken along: %s", error)
+    except ModelError as error:  # others' may reduce labels
+        logger.warning("no image processor is taken along: %s", error)
         return said
     return said | {"image_processor": json.loads(processor.to_json_string())}
 
