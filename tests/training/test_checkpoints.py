@@ -24,6 +24,7 @@ from hf_urbanseg.training.checkpoints import (
     find_newest_checkpoint,
     list_checkpoints,
     load_weights,
+    reading_state,
     remove_staging,
     rotate_checkpoints,
     staging_folder,
@@ -395,6 +396,13 @@ def test_load_weights__unreadable_or_missing(model, tmp_path):
     cut_to(500)(checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"found model\.safetensors with 500 bytes"):
         load_weights(copy_of(model), checkpoint)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("lost", 999)])
+def test_reading_state__the_devices_fault_is_not_the_files(error):
+    """To delete the checkpoint, as is said of a damaged one, would help nobody."""
+    with pytest.raises(type(error)), reading_state("checkpoint-1", "optimizer.pt"):
+        raise error
 
 
 def test_load_complete__a_checkpoint_as_a_model_is_verified(model, tmp_path):

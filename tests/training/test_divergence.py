@@ -223,6 +223,33 @@ def test_train__a_scaler_at_its_end_stops(build, monkeypatch):
         trainer.train()
 
 
+def test_train__a_scalers_state_is_verified_and_not_needed_without_fp16(build, monkeypatch, caplog):
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
+    trainer, _ = build(**options)
+    scale(trainer, monkeypatch, 2.0**14)
+    trainer.train()
+    one, two = list_checkpoints(trainer.args.output_dir)
+    (two / "scaler.pt").write_bytes((two / "scaler.pt").read_bytes()[:-1] + b"x")
+    monkeypatch.undo()
+    resumed, _ = build(**options)
+    resumed.train(resume_from_checkpoint=True)
+    assert f"passed over: {two}: expected a checkpoint as it was saved; found scaler.pt with another" in caplog.text
+    assert (resumed.first_step, resumed.state.global_step) == (1, 2)
+    assert [(checkpoint / "scaler.pt").exists() for checkpoint in (one, two)] == [True, False]
+
+
+def test_train__averages_select_once_a_step_was_taken_into_them(build, monkeypatch):
+    """Until then they aren't measured."""
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer, _ = build(
+        ruin("loss", {1: math.nan, 2: math.nan}), max_steps=3, metric_for_best_model="ema_mean_iou",
+        load_best_model_at_end=True, **options,
+    )  # fmt: skip
+    scale(trainer, monkeypatch, 2.0**14)
+    trainer.train()
+    assert trainer.state.best_global_step == 3
+
+
 def test_train__stock_arguments(tmp_path):
     args = TrainingArguments(tmp_path, max_steps=30, use_cpu=True, save_strategy="no", report_to="none", bf16=False)
     trainer = UrbanSegTrainer(build_random_model("tiny", CITYSCAPES, **SMALL), args, CrossEntropyLoss(19), Samples())
