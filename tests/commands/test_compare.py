@@ -1,12 +1,16 @@
 import json
 import re
 import shutil
+import socket
 import sys
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from hf_urbanseg.commands.compare import main
 from hf_urbanseg.data.loading import load_data
@@ -131,6 +135,27 @@ def test_main__pictures_of_other_labels_are_refused(runs, tmp_path, monkeypatch,
             path.write_text(json.dumps(content))
     run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
     assert "no pictures: expected the labels that were measured; found others for " in capsys.readouterr().out
+
+
+def test_main__pictures_at_addresses_are_not_asked_for(runs, tmp_path, monkeypatch, capsys):
+    """The run of others has a folder of files as its data, whose pictures are elsewhere."""
+    address, asked = "http://127.0.0.1:9/a.png", []
+    kinds = {"image": datasets.Image(), "label": datasets.Image(), "name": datasets.Value("string")}
+    (tmp_path / "set").mkdir()
+    for split, names in json.loads((runs / "splits.yaml").read_text()).items():
+        stored = [{"bytes": None, "path": address}] * len(names)
+        table = pa.table({"image": stored, "label": stored, "name": names})
+        parquet.write_table(table.cast(datasets.Features(kinds).arrow_schema), tmp_path / "set" / f"{split}.parquet")
+    recipe = {"dataset": str(tmp_path / "set"), "label_space": "cityscapes", "validation_fraction": 0.0}
+    for name in ("seed0", "seed1"):
+        shutil.copytree(runs / name, tmp_path / name)
+        (tmp_path / name / "recipe.yaml").write_text(json.dumps(recipe))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
+    run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
+    assert f"no pictures: {address}: expected pictures on this machine" in capsys.readouterr().out
+    assert asked == []
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,10 @@ def write_with_paths(rows, folder, path) -> None:
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../other/a.png", "a.png", "http://127.0.0.1:9/a.png", "zip://a.png::/tmp/b.zip"]
 )
-def test_load__pictures_elsewhere(rows, tmp_path, path):
+def test_load__pictures_elsewhere(rows, tmp_path, monkeypatch, path):
     write_with_paths(rows, tmp_path / "set", path)
+    if ":" in path:
+        monkeypatch.chdir(tmp_path / "set")  # where an address, taken for a file's name, would be inside
     with pytest.raises(DataError, match=f"pictures in the set's folder; found `{re.escape(path)}` as image of train"):
         read(tmp_path / "set")
 
