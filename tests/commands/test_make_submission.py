@@ -103,6 +103,29 @@ def test_main__check_refuses(run, tmp_path):
     refused(run("--data_dir", "data", "--check", "a.zip"), "a.zip: expected a readable .zip")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"no picture",
+        lambda content: content[:20] + b"\xff" + content[21:],
+        lambda content: content[:-30],
+    ],
+    ids=["noise", "header", "cut"],
+)
+def test_main__check_names_an_image_that_cannot_be_read(run, tmp_path, damage):
+    """Of the data, not of the zip, which would be written again for nothing."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
+        for index in range(3):
+            content = submission.encode_label_ids(np.full((40, 60 + index), 13, np.uint8))
+            bundle.writestr(f"semantic/{index:06d}_10.png", content)
+    assert run("--data_dir", "data", "--check", "a.zip")[0] == 0
+    path = tmp_path / "data/testing/image_2/000001_10.png"
+    path.write_bytes(damage(path.read_bytes()))
+    result = run("--data_dir", "data", "--check", "a.zip")
+    refused(result, "error: data/testing/image_2/000001_10.png: expected a readable image; found ", "; replace it.")
+    assert result[2].count("\n") == 1
+
+
 def test_main__a_model_of_other_classes(run, tmp_path):
     other = save_model(tmp_path / "other", CITYSCAPES.names[::-1])
     refused(run("--data_dir", "data", "--model", other), "expected a model for the 19 classes of Cityscapes in their")

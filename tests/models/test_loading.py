@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSemanticSegmentation
+from transformers import (
+    AutoModelForSemanticSegmentation,
+    ConvNextConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
 import hf_urbanseg
 from hf_urbanseg.commands import predict, profile_model
@@ -180,3 +185,16 @@ def test_load_complete__a_tensor_larger_than_memory(folder):
     torch.save(state | {"decode_head.classifier.weight": torch.zeros(1).expand(10**12)}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="of another shape"):
         Predictor.from_pretrained(folder)
+
+
+def test_load_complete__a_configuration_without_a_number_of_channels(tmp_path):
+    """UperNet's: that number is its backbone's."""
+    backbone = ConvNextConfig(
+        hidden_sizes=[4, 4, 8, 8], depths=[1] * 4, out_features=[f"stage{number}" for number in range(1, 5)]
+    )
+    config = UperNetConfig(backbone_config=backbone, hidden_size=8, auxiliary_channels=8, pool_scales=[1], num_labels=3)
+    model = UperNetForSemanticSegmentation(config)
+    assert not hasattr(model.config, "num_channels")
+    model.save_pretrained(tmp_path)
+    loaded = load_complete(AutoModelForSemanticSegmentation, tmp_path).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
