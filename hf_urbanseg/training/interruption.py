@@ -93,7 +93,10 @@ class Interruption:
                 line = f"\n{self.received.name}: a checkpoint follows this step; a second signal stops at once\n"
                 os.write(2, line.encode())
         elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or now - self._time > _SAME_SECONDS:
-            signal.signal(number, self._before[signal.Signals(number)] or signal.SIG_DFL)
+            before = self._before[signal.Signals(number)]
+            if before is signal.SIG_IGN:  # as shells set it for SIGINT in what they start in the background
+                before = None
+            signal.signal(number, before or signal.SIG_DFL)
             signal.raise_signal(number)
 
     def _receive_in_child(self, number: int) -> None:

@@ -122,12 +122,25 @@ def receive_twice(first: int, second: int, seconds_between: float = 0) -> None:
         signal.raise_signal(second)
 
 
-def test_interruption__a_second_signal_is_not_held_back(monkeypatch):
-    for processes, seconds in ((1, 0), (2, 4)):
-        monkeypatch.setenv("WORLD_SIZE", str(processes))
+@pytest.mark.parametrize(("processes", "seconds"), [(1, 0), (2, 4)])
+def test_interruption__a_second_signal_is_not_held_back(monkeypatch, processes, seconds):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where pytest runs in the background
+    try:
         with pytest.raises(KeyboardInterrupt) as caught:
             receive_twice(signal.SIGTERM, signal.SIGINT, seconds)
-        assert not isinstance(caught.value, Interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not isinstance(caught.value, Interrupted)
+
+
+def test_interruption__a_second_signal_stops_what_the_shell_keeps_from_it():
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        receive_twice(signal.SIGTERM, signal.SIGINT)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGINT
 
 
 def test_interruption__launchers_send_it_twice(monkeypatch):
