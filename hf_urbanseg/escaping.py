@@ -1,13 +1,15 @@
 """Text from data (names of classes, frames, files, runs), written so that it says what it says and does nothing.
 
-One function for each kind of place: `flatten` for terminals, pictures and HTML pages (whose templates escape `<` and
-quotes themselves), `escape_markdown`, `escape_cell` for CSV. YAML and JSON are written by their libraries.
+One function for each kind of place: `flatten` for terminals (tables: `build_console`), pictures and HTML pages (whose
+templates escape `<` and quotes themselves), `escape_markdown`, `escape_cell` for CSV. YAML and JSON are written by
+their libraries.
 """
 
 import logging
 import re
 
 from markupsafe import Markup
+from rich.console import Console
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _JOINERS = "\u200c\u200d"  # not printable by Python's word, but parts of emoji and of Persian words
@@ -56,6 +58,11 @@ class PlainFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return spell_out(super().formatMessage(record))
+
+
+def build_console() -> Console:
+    """A terminal for tables, on which neither `[red]` nor `:car:` means anything."""
+    return Console(markup=False, emoji=False)
 
 
 def escape_markdown(text: object) -> Markup:

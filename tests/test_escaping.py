@@ -39,6 +39,7 @@ NAMES = {
     "bytes": "stra\udcdfe",
     "half": "\ud83d car",
     "markup": "[red]car[/red] [/]",
+    "shortcode": ":car: ab",
     "chinese": "道路",
     "emoji": "\U0001f469\u200d\U0001f692 car",
     "hebrew": "שלום",

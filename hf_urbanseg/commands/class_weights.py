@@ -4,13 +4,11 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.escaping import flatten
+from hf_urbanseg.escaping import build_console, flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.options.config import DataArguments, Options, option
 from hf_urbanseg.ranges import ShareBelowOne
@@ -64,10 +62,10 @@ def main(argv: list[str]) -> None:
     save_class_weights(output, weights, data.label_space, scheme=args.scheme, counts=counts, source=source)
     chart = output.with_suffix(".png")
     plot_class_distribution(counts, data.label_space, chart, weights=weights, title=f"Labelled pixels: {source}")
-    table = Table("class", title=escape(flatten(f"{args.scheme} weights: {source}")))
+    table = Table("class", title=flatten(f"{args.scheme} weights: {source}"))
     for column in ("pixels", "share", "weight"):
         table.add_column(column, justify="right")
     for name, count, weight in zip(data.label_space.names, counts, weights, strict=True):
-        table.add_row(escape(flatten(name)), f"{count:,}", f"{count / counts.sum():.3%}", f"{weight:.8f}")
-    Console().print(table)
+        table.add_row(flatten(name), f"{count:,}", f"{count / counts.sum():.3%}", f"{weight:.8f}")
+    build_console().print(table)
     print(f"Wrote {output} and {chart}.")

@@ -14,13 +14,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.escaping import build_console, flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import Options, option, required
@@ -121,8 +120,8 @@ def _choose_target(args: PublishArguments, ledger) -> None:
 
 
 def _print_files(files: Mapping[str, Path | bytes], title: str) -> None:
-    table = Table(title=escape(title))
-    table.add_column("file")
+    table = Table(title=flatten(title))
+    table.add_column("file", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("changed on the way")
     total = 0
@@ -130,7 +129,7 @@ def _print_files(files: Mapping[str, Path | bytes], title: str) -> None:
         size = len(content) if isinstance(content, bytes) else Path(content).stat().st_size
         total += size
         # `collect_repository` gives content instead of a file where it took something out.
-        table.add_row(escape(path), decimal(size), "paths of this machine" if isinstance(content, bytes) else "")
+        table.add_row(flatten(path), decimal(size), "paths of this machine" if isinstance(content, bytes) else "")
     table.add_section()
     table.add_row(f"{len(files)} files", decimal(total))
-    Console().print(table)
+    build_console().print(table)

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from hf_urbanseg.escaping import flatten
+from hf_urbanseg.escaping import build_console, flatten
 from hf_urbanseg.models.complexity import CONVENTIONS
 
 _SHOWN = ("device", "threads", "fp32_matmul", "torch", "transformers", "python", "system")
@@ -22,7 +20,7 @@ def print_costs(rows: Sequence[Mapping], image_size: Sequence[int]) -> None:
         parameters = (row["parameters"][part] / 1e6 for part in ("total", "decode_head"))
         operations = (count / 1e9 for count in (*row["macs"].values(), row["torch_flops"]))
         numbers = (f"{number:.3f}" for number in (*parameters, *operations))
-        table.add_row(escape(flatten(row["name"])), str(row["decoder_hidden_size"]), *numbers)
+        table.add_row(flatten(row["name"]), str(row["decoder_hidden_size"]), *numbers)
     resize = sorted({f"{row['macs_by_part']['fvcore']['classifier_resize'] / 1e9:.3f}" for row in rows})
     notes = [f"{convention}: {meaning}." for convention, meaning in CONVENTIONS.items()]
     notes.append(f"The resize of the logits to the input size is {' or '.join(resize)} of fvcore and of report.")
@@ -38,7 +36,7 @@ def print_measured_costs(rows: Sequence[Mapping], precision: str, batch_size: in
     for row in rows:
         memory, (logits, label_map) = row["memory"], (row["latency"][stage] for stage in ("logits", "label_map"))
         table.add_row(
-            escape(flatten(row["name"])),
+            flatten(row["name"]),
             f"{memory['peak_bytes'] / 2**20:.0f}" if memory else "-",
             _digits(logits["median_ms"]),
             _digits(label_map["median_ms"]),
@@ -71,7 +69,7 @@ def _digits(milliseconds: float) -> str:
 
 
 def _start_table(title: str, headings: tuple[str, ...]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("model", overflow="fold", min_width=5)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -79,7 +77,7 @@ def _start_table(title: str, headings: tuple[str, ...]) -> Table:
 
 
 def _print(table: Table, notes: list[str]) -> None:
-    console = Console()
+    console = build_console()
     console.print(table)
     for note in notes:
-        console.print(escape(note), highlight=False)
+        console.print(note, highlight=False)

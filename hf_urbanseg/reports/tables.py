@@ -6,12 +6,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.escaping import escape_cell, escape_markdown, flatten
+from hf_urbanseg.escaping import build_console, escape_cell, escape_markdown, flatten
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.formats import format_count, format_percent
 
@@ -60,7 +58,7 @@ def _columns(result: Mapping) -> list[str]:
 def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> None:
     """Prints the table in percent, 80 columns wide; a class that does not occur is "-"; overall scores stand below."""
     table = Table(
-        title=escape(flatten(title)),
+        title=flatten(title),
         caption=f"Scores in percent. {_overall(result)}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -71,10 +69,10 @@ def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> N
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     *rows, mean = build_class_table(result, label_space)
     for row in rows:
-        table.add_row(*(escape(flatten(cell)) for cell in _cells(row)), style=None if row["pixels"] else "dim")
+        table.add_row(*map(flatten, _cells(row)), style=None if row["pixels"] else "dim")
     table.add_section()
     table.add_row(*_cells(mean), style="bold")
-    Console().print(table)
+    build_console().print(table)
 
 
 def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -45,6 +46,13 @@ def test_publish__dry_run_connects_to_nothing(hub_here, run, push):
     assert "20 files" in out
     assert not hub_here.requests
     assert not (run / "push.json").exists()
+
+
+def test_publish__long_names_are_listed_whole(run, push):
+    (run / "overlays" / f"{'scene' * 30}.jpg").write_bytes((run / "overlays" / "scene.png").read_bytes())
+    out = push(run, "user/name", "--dry_run")
+    listed = "".join(re.findall(r"^\S (\S+)", out, re.MULTILINE))  # the first column
+    assert f"{'scene' * 30}.jpg" in listed
 
 
 def test_publish__pictures_as_asked_and_remembered(hub_here, run, push):
