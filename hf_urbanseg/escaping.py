@@ -16,6 +16,7 @@ _JOINERS = "\u200c\u200d"  # not printable by Python's word, but parts of emoji 
 _ENTITIES = {character: f"&#{ord(character)};" for character in "\\|`$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _MARKDOWN = re.compile(r"[\\|`$&<>*\[\]~]|(?<![^\W_])_|_(?![^\W_])")
 _AT_START = re.compile(r"^(\d*)([-+#=]|(?<=\d)[.)](?=\s|$))")  # a list, a heading or a line under one
+_ADDRESS = re.compile(r"://|(?<![^\W_])www\.", re.IGNORECASE)  # what readers of Markdown make links of
 _LONGEST = 1000  # characters of one text; the Hub reads no card above 10 MB
 
 
@@ -73,7 +74,7 @@ def escape_markdown(text: object) -> Markup:
     if isinstance(text, Markup):
         return text
     text = _MARKDOWN.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), flatten(text))
-    text = text.replace("://", ":&#47;&#47;")  # or it would become a link
+    text = _ADDRESS.sub(lambda match: "".join(f"&#{ord(one)};" if one in "/." else one for one in match[0]), text)
     return Markup(_AT_START.sub(lambda match: f"{match[1]}&#{ord(match[2])};", text))
 
 

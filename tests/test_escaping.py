@@ -40,6 +40,7 @@ NAMES = {
     "half": "\ud83d car",
     "markup": "[red]car[/red] [/]",
     "shortcode": ":car: ab",
+    "www": "see www.x.y/z and WWW.X.Y",
     "chinese": "道路",
     "emoji": "\U0001f469\u200d\U0001f692 car",
     "hebrew": "שלום",

@@ -40,6 +40,8 @@ def test_escape_markdown__leaves_numbers_and_names_readable():
     # What the Hub reads beyond CommonMark: formulas between dollars, and addresses that become links by themselves.
     assert escape_markdown("$$x$$ costs $5") == "&#36;&#36;x&#36;&#36; costs &#36;5"
     assert escape_markdown("see https://x.y/z") == "see https:&#47;&#47;x.y/z"
+    assert escape_markdown("www.x.y or (WWW.x.y)") == "www&#46;x.y or (WWW&#46;x.y)"
+    assert escape_markdown("_www.x.y") == "\\_www&#46;x.y"
 
 
 def test_code__fences_and_spans_are_longer_than_what_is_inside():
