@@ -236,6 +236,27 @@ def test_write_evaluation_report__in_a_browser(browser, page, width, dark):
     assert background == ("rgb(18, 21, 26)" if dark else "rgb(246, 247, 249)")
 
 
+@pytest.mark.parametrize("width", [390, 1366])
+def test_write_evaluation_report__long_names_leave_room_in_a_browser(browser, tmp_path, width):
+    names = (" ".join(["a", "long", "name"] * 9)[:100], "n" * 100, "traffic light")
+    space = LabelSpace("long", names, EVIL.colors, {})
+    _write(tmp_path / "report.html", space, _measure(space, names=("f" * 200, "frame")))
+    browser.open(tmp_path / "report.html", width)
+    browser.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    boxes = "[...document.querySelectorAll('{}')].map((e) => e.getBoundingClientRect())"
+    assert (
+        browser.evaluate(f"Math.max(...{boxes.format('tbody .name, tbody .class-name')}.map((b) => b.width))")
+        < width / 2
+    )
+    assert browser.evaluate(
+        "[...document.querySelectorAll('tbody th')].every((e) => e.querySelector('.name, .class-name'))"
+    )
+    assert browser.evaluate(f"Math.max(...{boxes.format('.matrix thead th span')}.map((b) => b.height))") < 250
+    assert browser.evaluate(f"Math.max(...{boxes.format('.legend li')}.map((b) => b.right))") < width
+    lines = f"new Set({boxes.format('#classes .class-name')}.map((b) => b.height > 30)).size"
+    assert browser.evaluate(lines) == 2  # the usual name stays on one line
+
+
 def test_write_evaluation_report__tables_sort_in_a_browser(browser, page):
     path, columns = page
     at = columns.index("pixels")
