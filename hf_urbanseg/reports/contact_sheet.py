@@ -110,7 +110,13 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    return textwrap.wrap(flatten(text), int((width - 2 * _GAP) / font.getlength("n")))
+    text, room = flatten(text), width - 2 * _GAP
+    letters = int(room / font.getlength("n"))
+    lines = textwrap.wrap(text, letters)
+    while any(font.getlength(line) > room for line in lines):  # capitals and other alphabets are wider
+        letters -= 1
+        lines = textwrap.wrap(text, letters)
+    return lines
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

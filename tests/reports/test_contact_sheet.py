@@ -53,3 +53,9 @@ def test_save_contact_sheet__legend_and_title(tmp_path):
     assert sky[3] < stripes[1]
     assert cell[0] > 4 * 34  # the title takes several lines above
     assert sheet.shape[1] == 480
+
+
+def test_save_contact_sheet__wide_letters_stay_inside(tmp_path):
+    save_contact_sheet(tmp_path / "sheet.png", [(picture((255, 255, 255)), "")], 1, "W" * 100, note="MW " * 60)
+    ink = np.nonzero((colors_at(tmp_path / "sheet.png") < 200).all(-1))[1]
+    assert ink.max() < 480 - 14
