@@ -3,6 +3,7 @@
 A run is a folder written by `urbanseg finetune`, or by `urbanseg evaluate` with --output.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,6 @@ def main(argv: list[str]) -> None:
 def _compare(args: CompareArguments, data_args: DataArguments) -> None:
     import transformers
 
-    from hf_urbanseg.inference.predictor import build_label_space
     from hf_urbanseg.reports.comparison import compare_runs
     from hf_urbanseg.reports.comparison_files import (
         write_comparison_csv,
@@ -63,7 +63,7 @@ def _compare(args: CompareArguments, data_args: DataArguments) -> None:
     names = name_runs(args.runs)
     runs = [load_measurement(folder, split, name) for folder, name in zip(args.runs, names, strict=True)]
     comparison = compare_runs(runs, split)
-    label_space = build_label_space(dict(enumerate(comparison.first.counts.classes)))
+    label_space = _find_label_space(comparison)
     pictures, note = {}, None
     if args.show_images:
         try:
@@ -83,6 +83,20 @@ def _compare(args: CompareArguments, data_args: DataArguments) -> None:
     if note:
         print(f"no pictures: {note}")
     print(f"Wrote {output / 'comparison.html'} and beside it comparison.md, comparison.csv, miou_over_gmac.png.")
+
+
+def _find_label_space(comparison):
+    """The classes measured, in the colours that a run's other pictures have."""
+    from hf_urbanseg.inference.predictor import build_label_space
+    from hf_urbanseg.runs.folder import RunFolder
+
+    classes = comparison.first.counts.classes
+    for run in comparison.runs:
+        with suppress(UrbanSegError):
+            space = RunFolder(run.folder).read_label_space()
+            if space and space.names == classes:
+                return space
+    return build_label_space(dict(enumerate(classes)))
 
 
 def _print_summary(comparison) -> None:

@@ -16,6 +16,7 @@ from hf_urbanseg.commands.compare import main
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.runs.scores import describe_scores
@@ -95,6 +96,19 @@ def test_main__runs_by_name_and_without_pictures(runs, tmp_path, monkeypatch):
     assert "<h1>seed1 vs seed0</h1>" in page
     assert "<article>" not in page
     assert "There are no pictures" not in page
+
+
+def test_main__colours_of_the_run(runs, tmp_path, monkeypatch):
+    for name in ("seed0", "seed1"):
+        shutil.copytree(runs / name, tmp_path / name)
+    names = Predictor.from_pretrained(runs / "seed0").label_space.names
+    space = LabelSpace("mine", names, tuple((i, 1, 2) for i in range(19)), {})
+    (tmp_path / "seed0" / "label_space.json").write_text("{")  # a damaged one is passed over
+    write_json(tmp_path / "seed1" / "label_space.json", space.to_dict())
+    folders = tmp_path / "seed0", tmp_path / "seed1"
+    run(monkeypatch, *folders, "--output", tmp_path / "out", "--show_images", 0)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert re.findall(r"--class: rgb\((\d+) 1 2\)", page) == [str(i) for i in range(19)]
 
 
 @pytest.mark.parametrize(
