@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.labels import LabelSpace
@@ -128,7 +129,8 @@ def _draw_class_bars(
     axes.set_ylim(classes - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     for row, (width, text, there) in enumerate(zip(widths, texts, present, strict=True)):
-        style = {} if there else {"color": FAINT, "style": "italic"}
+        style = {"path_effects": [withStroke(linewidth=3, foreground="white")]}  # on the line of the mean
+        style |= {} if there else {"color": FAINT, "style": "italic"}
         axes.annotate(
             text if there else "absent", (width, row), (5, 0), textcoords="offset points", va="center", **style
         )

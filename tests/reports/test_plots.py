@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -125,6 +126,17 @@ def test_plot_class_iou__absent_is_not_zero(drawn, tmp_path):
     assert axes.get_title(loc="left") == "IoU per class: mean 25.00 % over 2 classes (dashed line)"
     assert [bar.get_width() for bar in axes.patches] == [50, 0, 0]
     _assert_inside(drawn[0])
+
+
+def test_plot_class_iou__numbers_stand_out_from_the_line_of_the_mean(drawn, tmp_path):
+    plot_class_iou([0.01, 0.02, 0.03], SPACE, tmp_path / "iou.png")
+    (line,) = drawn[0].axes[0].lines
+    red = np.array(to_rgb(line.get_color())) * 255
+    picture = np.asarray(Image.open(tmp_path / "iou.png").convert("RGB")).astype(int)
+    for text in drawn[0].axes[0].texts:
+        box = text.get_window_extent()
+        inside = picture[::-1][int(box.y0) + 4 : int(box.y1) - 4, int(box.x0) + 2 : int(box.x1) - 2]
+        assert np.abs(inside - red).sum(-1).min() > 60
 
 
 def test_plot_class_iou__none_present(drawn, tmp_path):
