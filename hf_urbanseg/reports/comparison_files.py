@@ -197,7 +197,9 @@ def _class_rows(comparison: Comparison) -> list[dict]:
 
 def _say_counts(change: Change) -> str:
     better, worse, equal = (int(which.sum()) for which in (change.images > 0, change.images < 0, change.images == 0))
-    return f"{better} images got better, {worse} worse" + (f", {equal} stayed equal" if equal else "")
+    return f"{better} image{'' if better == 1 else 's'} got better, {worse} worse" + (
+        f", {equal} stayed equal" if equal else ""
+    )
 
 
 def _say_classes(first: MeasuredRun, change: Change, index: int) -> str:

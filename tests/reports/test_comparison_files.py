@@ -70,7 +70,7 @@ def test_write_comparison_table__by_hand(comparison, tmp_path):
     low, high = 100 * result.interval.low, 100 * result.interval.high
     assert f"| +11.67 | {low:+.2f} to {high:+.2f} | {result.p_value:.2f} | 15.579 | 1.23 | single scale |" in row
     assert "| a&#124;b | 33.33 |" in text
-    assert "1 images got better, 1 worse." in text
+    assert "1 image got better, 1 worse." in text
     assert "With 2 images, intervals and p-values are coarse" in text
     gain = 100 * (np.mean([10 / 14, 6 / 10]) - np.mean([4 / 15, 5 / 16]))
     assert f"{gain:+.2f}" == f"{100 * comparison.changes[0].images[0]:+.2f}"
