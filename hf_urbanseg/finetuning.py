@@ -28,7 +28,12 @@ from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
-from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size, load_pretrained_model
+from hf_urbanseg.models.build import (
+    build_image_processor,
+    build_random_model,
+    choose_eval_size,
+    load_pretrained_model,
+)
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
@@ -267,14 +272,20 @@ def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tu
 
 def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
     overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
+    if (
+        args.architecture not in ("segformer", "swin_segformer")
+        and args.drop_path_rate == ModelArguments.drop_path_rate
+    ):
+        del overrides["drop_path_rate"]  # a default that nobody chose; what was chosen is refused
+    if args.init == "random" and args.decoder_hidden_size is not None:
+        overrides["decoder_hidden_size"] = args.decoder_hidden_size
     if args.init == "random":
-        if args.decoder_hidden_size is not None:
-            overrides["decoder_hidden_size"] = args.decoder_hidden_size
-        model = build_random_model(args.size, space, **overrides)
+        model = build_random_model(args.size, space, args.architecture, **overrides)
     elif args.model_name_or_path is None:
         raise ConfigError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
     else:
-        model = load_pretrained_model(args.model_name_or_path, space, args.model_revision, **overrides)
+        names = args.model_name_or_path, space, args.model_revision, args.architecture
+        model = load_pretrained_model(*names, **overrides)
     if not args.stock_decode_head:
         apply_fast_decode_head(model)
     if loss.auxiliary_head:

@@ -10,6 +10,7 @@ from transformers import SegformerForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.baselines.segmenter import Segmenter
 from hf_urbanseg.models.loading import check_finite, find_difference
 
 AUXILIARY_WEIGHTS = "auxiliary_head.safetensors"
@@ -79,28 +80,32 @@ class AuxiliaryHead(nn.Module):
 
 
 def attach_auxiliary_head(
-    model: SegformerForSemanticSegmentation, stage: int = 3, channels: int = 256, dropout: float = 0.1
+    model: SegformerForSemanticSegmentation | Segmenter, stage: int = 3, channels: int = 256, dropout: float = 0.1
 ) -> None:
     """Adds `model.auxiliary_head`; in training mode, outputs then have `auxiliary_logits` too.
 
-    Evaluation is unchanged, and so is what `save_pretrained` writes: a plain SegFormer. The class stays, because
+    Evaluation is unchanged, and so is what `save_pretrained` writes: the plain model. The class stays, because
     transformers converts key names by class. Everything happens inside the model's own forward, as DDP requires.
 
     Args:
-        stage: Encoder stage, from 1. The report's code uses the third (stride 16); its text says "second intermediate
-            layer", which is 2 (stride 8).
+        stage: Encoder stage, from 1; of a UNet, the deepest map is 1 and those of the upward steps follow. The report's
+            code uses SegFormer's third (stride 16); its text says "second intermediate layer", which is 2 (stride 8).
 
     Raises:
         ModelError: No such stage.
     """
-    config = model.config
-    if not 1 <= stage <= config.num_encoder_blocks:
-        raise ModelError(f"an encoder stage of 1..{config.num_encoder_blocks}", f"{stage}", "choose one of them")
-    head = AuxiliaryHead(config.hidden_sizes[stage - 1], config.num_labels, channels, dropout, stage)
+    stages, widths = (
+        (model.taps, model.feature_channels)
+        if isinstance(model, Segmenter)
+        else (model.segformer.stages, model.config.hidden_sizes)
+    )
+    if not 1 <= stage <= len(widths):
+        raise ModelError(f"an encoder stage of 1..{len(widths)}", f"{stage}", "choose one of them")
+    head = AuxiliaryHead(widths[stage - 1], model.config.num_labels, channels, dropout, stage)
     head.to(model.device, model.dtype).train(model.training)
     model.auxiliary_head = head
     model.register_forward_pre_hook(head._before_model)
-    model.segformer.stages[stage - 1].register_forward_hook(head._after_stage)
+    stages[stage - 1].register_forward_hook(head._after_stage)
     model.register_forward_hook(head._after_model, always_call=True)
     # An attribute of the instance; the class has None here.
     names = {f"{_NAME}.{name}" for name in head.state_dict()}
@@ -108,7 +113,7 @@ def attach_auxiliary_head(
 
 
 def split_state_dict(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The model's state as (plain SegFormer, auxiliary head), keys unchanged; the second is empty without a head."""
+    """The model's state as (plain model, auxiliary head), keys unchanged; the second is empty without a head."""
     state = model.state_dict()
     auxiliary = {key: value for key, value in state.items() if key.startswith(f"{_NAME}.")}
     return {key: value for key, value in state.items() if key not in auxiliary}, auxiliary

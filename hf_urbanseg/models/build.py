@@ -1,14 +1,26 @@
-"""SegFormer from the Hub, a folder or random weights, and the image processor that belongs to it."""
+"""Models from the Hub, a folder or random weights, and the image processor that belongs to them."""
 
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    ResNetBackbone,
+    SegformerForSemanticSegmentation,
+    SwinBackbone,
+)
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.models.baselines.deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
+from hf_urbanseg.models.baselines.encoder_decoder import EncoderDecoderForSemanticSegmentation
+from hf_urbanseg.models.baselines.pspnet import PSPNetForSemanticSegmentation
+from hf_urbanseg.models.baselines.swin_segformer import SwinSegformerForSemanticSegmentation
+from hf_urbanseg.models.baselines.unet import UNetForSemanticSegmentation
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 from hf_urbanseg.models.loading import SegformerImageProcessorPil, load_complete, load_config
 
@@ -25,50 +37,140 @@ SIZES: dict[str, dict] = {
 }
 """Xie et al. 2021, table 7; decoder widths of the Hub's checkpoints. `tiny` is ours, for the demo and tests."""
 
-_CLASSIFIER = "decode_head.classifier."
+_RESNETS: dict[str, dict] = {
+    "tiny": {"layer_type": "basic", "embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1]},
+    "resnet18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
+    "resnet50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
+    "resnet101": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 23, 3]},
+}
+"""He et al. 2016, table 1. From random weights with the deep stem, as the report's; with the Hub's, with the Hub's."""
+_RESNETS = {size: fields | {"deep_stem": True} for size, fields in _RESNETS.items()}
 
 
-def build_config(size: str, label_space: LabelSpace, **overrides) -> SegformerConfig:
-    """Configuration of a named size for these classes; `overrides` are fields of `SegformerConfig`."""
-    if size not in SIZES:
-        raise ModelError(f"a size of {', '.join(SIZES)}", f"`{size}`", "choose one with `--size`")
-    return SegformerConfig(**{**SIZES[size], **_label_fields(label_space), **overrides})
+@dataclass(frozen=True)
+class Architecture:
+    """A family of networks.
+
+    Args:
+        model_class: Of the whole.
+        sizes: Fields of its configuration, by name of a size.
+        encoder_class: transformers' own, whose weights fit those trained for classification.
+        encoder_new: Prefixes of its tensors that classification doesn't have.
+    """
+
+    model_class: type[PreTrainedModel]
+    sizes: Mapping[str, Mapping]
+    encoder_class: type[PreTrainedModel] | None = None
+    encoder_new: tuple[str, ...] = ()
+
+    @property
+    def model_type(self) -> str:
+        return self.model_class.config_class.model_type
+
+    @property
+    def encoder_type(self) -> str | None:
+        return self.encoder_class and self.encoder_class.config_class.model_type
 
 
-def build_random_model(size: str, label_space: LabelSpace, **overrides) -> SegformerForSemanticSegmentation:
-    """A SegFormer with random weights."""
-    return SegformerForSemanticSegmentation(build_config(size, label_space, **overrides))
+ARCHITECTURES: dict[str, Architecture] = {
+    "segformer": Architecture(SegformerForSemanticSegmentation, SIZES),
+    "encoder_decoder": Architecture(
+        EncoderDecoderForSemanticSegmentation,
+        {
+            "tiny": {"hidden_sizes": [16, 32, 64, 128], "bottleneck_channels": 128},
+            "tiny_unpooling": {
+                "hidden_sizes": [16, 32, 64, 128],
+                "bottleneck_channels": 128,
+                "upsampling": "unpooling",
+            },
+            "transposed": {},
+            "unpooling": {"upsampling": "unpooling"},
+        },
+    ),
+    "unet": Architecture(UNetForSemanticSegmentation, {"tiny": {"hidden_sizes": [8, 16, 32, 64, 128]}, "s5-d16": {}}),
+    "deeplabv3plus": Architecture(DeepLabV3PlusForSemanticSegmentation, _RESNETS, ResNetBackbone),
+    "pspnet": Architecture(PSPNetForSemanticSegmentation, _RESNETS, ResNetBackbone),
+    "swin_segformer": Architecture(
+        SwinSegformerForSemanticSegmentation,
+        {
+            "tiny": {"embed_dim": 24, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8], "decoder_hidden_size": 64},
+            "swin-tiny": {},
+        },
+        SwinBackbone,
+        ("hidden_states_norms.",),
+    ),
+}
+"""By the word of `--architecture`: SegFormer and the networks that the report compares it with."""
+
+WITH_DROP_PATH = ("segformer", "swin_segformer")
+
+_CLASSES = ("decode_head.classifier.", "decode_head.upsamplings.")
+"""Prefixes of what depends on the classes."""
+
+
+def build_config(size: str, label_space: LabelSpace, architecture: str = "segformer", **overrides) -> PretrainedConfig:
+    """Configuration of a named size for these classes; `overrides` are fields of the architecture's configuration."""
+    family = _find_architecture(architecture)
+    if size not in family.sizes:
+        fix = f"choose one with `--size`, or another `--architecture` than {architecture}"
+        raise ModelError(f"a size of {', '.join(family.sizes)}", f"`{size}`", fix)
+    fields = family.sizes[size] | _label_fields(label_space) | _check_fields(architecture, overrides)
+    return family.model_class.config_class(**fields)
+
+
+def build_random_model(
+    size: str, label_space: LabelSpace, architecture: str = "segformer", **overrides
+) -> PreTrainedModel:
+    """A model with random weights."""
+    config = build_config(size, label_space, architecture, **overrides)
+    return _find_architecture(architecture).model_class(config)
 
 
 def load_pretrained_model(
-    name_or_path: str, label_space: LabelSpace, revision: str | None = None, **overrides
-) -> SegformerForSemanticSegmentation:
-    """A SegFormer from the Hub or a folder, completely: every tensor is found, or it is an error.
+    name_or_path: str,
+    label_space: LabelSpace,
+    revision: str | None = None,
+    architecture: str = "segformer",
+    **overrides,
+) -> PreTrainedModel:
+    """A model from the Hub or a folder, completely: every tensor is found, or it is an error.
 
     The classifier is made anew (and the log says so) when the checkpoint's classes are others. A checkpoint of the
-    encoder alone (`nvidia/mit-b0`, trained on ImageNet) keeps its encoder and gets a new decode head.
+    encoder alone, trained on ImageNet, keeps its encoder and gets a new decode head: `nvidia/mit-b0` for a SegFormer,
+    `microsoft/resnet-50` for DeepLabV3+ and PSPNet, `microsoft/swin-tiny-patch4-window7-224` for Swin.
 
     Args:
         name_or_path: Hub id or local folder, keys in the old or the new layout of transformers.
-        overrides: Fields of `SegformerConfig`, for example `drop_path_rate`.
+        overrides: Fields of the architecture's configuration, for example `drop_path_rate`.
 
     Raises:
-        ModelError: Not found, not a SegFormer, damaged, or tensors missing, unexpected or of another shape.
+        ModelError: Not found, of another architecture, damaged, or tensors missing, unexpected or of another shape.
     """
-    config = load_config(name_or_path, revision)
-    if config.model_type != "segformer":
+    family, config = _find_architecture(architecture), load_config(name_or_path, revision)
+    fields = _label_fields(label_space) | _check_fields(architecture, overrides)
+    model_class = family.model_class
+    if config.model_type == family.encoder_type:
+        return _load_encoder(name_or_path, revision, family, config, fields)
+    if config.model_type != family.model_type:
         kept = config.model_type == SegformerConvDecoderConfig.model_type
-        fix = "convert its .pth file with `--decoder drop` and train a new decoder" if kept else "choose another model"
-        raise ModelError("a SegFormer", f"model type `{config.model_type}`", fix, name_or_path)
+        known = {one.model_type: name for name, one in ARCHITECTURES.items()}
+        fix = "choose another model"
+        if kept:
+            fix = "convert its .pth file with `--decoder drop` and train a new decoder"
+        elif config.model_type in known:
+            fix += f" or `--architecture {known[config.model_type]}`"
+        expected = "a SegFormer" if architecture == "segformer" else f"a `{architecture}`"
+        expected += f", or a `{family.encoder_type}` as its encoder" if family.encoder_type else ""
+        raise ModelError(expected, f"model type `{config.model_type}`", fix, name_or_path)
     same_classes = _same_classes(config.id2label, label_space)
     old_names = [config.id2label[key] for key in sorted(config.id2label)]
-    encoder_only = "SegformerForSemanticSegmentation" not in (config.architectures or [])
-    for name, value in {**_label_fields(label_space), **overrides}.items():
+    encoder_only = model_class.__name__ not in (config.architectures or [])
+    for name, value in fields.items():
         setattr(config, name, value)
     model = load_complete(
-        SegformerForSemanticSegmentation,
+        model_class,
         name_or_path,
-        new=("decode_head.",) if encoder_only else () if same_classes else (_CLASSIFIER,),
+        new=("decode_head.",) if encoder_only else () if same_classes else _CLASSES,
         unused=("classifier.",) if encoder_only else (),
         revision=revision,
         config=config,
@@ -76,13 +178,55 @@ def load_pretrained_model(
     if encoder_only:
         logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
     elif not same_classes:
-        torch.nn.init.normal_(model.decode_head.classifier.weight, std=model.config.initializer_range)
-        torch.nn.init.zeros_(model.decode_head.classifier.bias)
+        _reset_classes(model)
         logger.warning(
             "%s predicts %d classes (%s, ...), the data has %d (%s, ...): the classifier starts from random weights",
             name_or_path, len(old_names), old_names[0], label_space.num_labels, label_space.names[0],
         )  # fmt: skip
     return model
+
+
+def _load_encoder(
+    name_or_path: str, revision: str | None, family: Architecture, config: PretrainedConfig, fields: Mapping
+) -> PreTrainedModel:
+    """A new model whose encoder has the weights of a classifier's."""
+    own = {"id2label", "label2id", "num_labels", "architectures", "model_type", "out_features", "out_indices"}
+    shape = {key: value for key, value in config.to_dict().items() if key not in own}
+    config.out_features = config.stage_names[1:]
+    encoder = load_complete(
+        family.encoder_class,
+        name_or_path,
+        new=family.encoder_new,
+        unused=("classifier.",),
+        revision=revision,
+        config=config,
+    )
+    model = family.model_class(family.model_class.config_class(**shape | fields))
+    model.backbone.load_state_dict(encoder.state_dict(), strict=True)
+    logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
+    return model
+
+
+def _reset_classes(model: PreTrainedModel) -> None:
+    torch.nn.init.normal_(model.decode_head.classifier.weight, std=getattr(model.config, "initializer_range", 0.01))
+    torch.nn.init.zeros_(model.decode_head.classifier.bias)
+    for layer in getattr(model.decode_head, "upsamplings", ()):
+        layer.reset_parameters()
+
+
+def _find_architecture(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise ModelError(f"an architecture of {', '.join(ARCHITECTURES)}", f"`{name}`", "choose one of them")
+    return ARCHITECTURES[name]
+
+
+def _check_fields(architecture: str, overrides: Mapping) -> Mapping:
+    """The fields, each of which the architecture's configuration must have."""
+    config = ARCHITECTURES[architecture].model_class.config_class()
+    if unknown := [name for name in overrides if not hasattr(config, name)]:
+        found = f"`{unknown[0]}` with `{architecture}`"
+        raise ModelError("options that the architecture has", found, f"leave `{unknown[0]}` out")
+    return overrides
 
 
 def build_image_processor(size: tuple[int, int]) -> SegformerImageProcessorPil:

@@ -153,4 +153,4 @@ def _run(model: nn.Module, size: Sequence[int]) -> torch.Tensor:
 
 
 def _part(child: str) -> str:
-    return "encoder" if child == "segformer" else child
+    return "encoder" if child in ("segformer", "backbone") else child

@@ -1,9 +1,9 @@
 """SegFormer with MMSegmentation's decode head, which no weights of the Hub's head compute (see convert/decoder.py).
 
-Importing this module makes the Auto classes of transformers know the model. Plain transformers refuses its folders: the
-Auto classes and pipelines because they don't know the type, `SegformerForSemanticSegmentation` because the projections
-have the names of its files (`linear_c`) and not the shapes, (D, C_i, 1, 1) instead of (D, C_i). So does this model with
-folders of the Hub's. Names of our own would be made anew, at random, with no more than a warning.
+Plain transformers refuses its folders: the Auto classes and pipelines because they don't know the type,
+`SegformerForSemanticSegmentation` because the projections have the names of its files (`linear_c`) and not the shapes,
+(D, C_i, 1, 1) instead of (D, C_i). So does this model with folders of the Hub's. Names of our own would be made anew,
+at random, with no more than a warning.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoModelForSemanticSegmentation,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerModel,
@@ -90,9 +88,3 @@ class SegformerConvDecoderForSemanticSegmentation(SegformerForSemanticSegmentati
                 module.eps = config.layer_norm_eps
         self.decode_head = SegformerConvDecodeHead(config)
         self.post_init()
-
-
-AutoConfig.register(SegformerConvDecoderConfig.model_type, SegformerConvDecoderConfig, exist_ok=True)
-AutoModelForSemanticSegmentation.register(
-    SegformerConvDecoderConfig, SegformerConvDecoderForSemanticSegmentation, exist_ok=True
-)

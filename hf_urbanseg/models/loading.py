@@ -28,7 +28,6 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
-from hf_urbanseg.models import conv_decode_head  # noqa: F401  the Auto classes know its model once it is imported
 
 PROCESSOR_FILE = "preprocessor_config.json"
 _LARGEST = 1 << 15

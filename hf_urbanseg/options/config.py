@@ -110,16 +110,25 @@ class RunArguments(Options):
 
 @dataclass
 class ModelArguments(Options):
-    """Which SegFormer to start from."""
+    """Which model to start from."""
+
+    architecture: str = option(
+        "segformer", "SegFormer, or a network that the report compares it with.",
+        choices=["segformer", "encoder_decoder", "unet", "deeplabv3plus", "pspnet", "swin_segformer"],
+    )  # fmt: skip
 
     model_name_or_path: str | None = option(None, "Hub id or folder to start from.")
     model_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     init: str = option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
-    size: str = option("b0", "tiny, b0 ... b5: which, of a recipe for several sizes, or with --init random.")
-    decoder_hidden_size: Width | None = option(
-        None, "Width of the decode head for --init random. The report's decoders have 256 at every size."
+    size: str = option(
+        "b0",
+        "Which, of a recipe for several sizes, or with --init random: tiny, b0 ... b5; tiny, resnet18, resnet50, "
+        "resnet101 of DeepLabV3+ and PSPNet; `urbanseg profile-model --help` lists all.",
     )
-    drop_path_rate: ShareBelowOne = option(0.1, "Stochastic depth (report: 0.1).")
+    decoder_hidden_size: Width | None = option(
+        None, "Width of SegFormer's decode head for --init random. The report's have 256 at every size."
+    )
+    drop_path_rate: ShareBelowOne = option(0.1, "Stochastic depth, where there is any (report: 0.1; Swin 0.3).")
     classifier_dropout_prob: ShareBelowOne = option(0.1, "Dropout before the classifier (report: 0.1).")
     stock_decode_head: bool = option(False, _STOCK_DECODE_HEAD)
     eval_size: Size | None = option(

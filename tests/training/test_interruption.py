@@ -125,7 +125,7 @@ def receive_twice(first: int, second: int, seconds_between: float = 0) -> None:
 @pytest.mark.parametrize(("processes", "seconds"), [(1, 0), (2, 4)])
 def test_interruption__a_second_signal_is_not_held_back(monkeypatch, processes, seconds):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where pytest runs in the background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored if pytest is in the background
     try:
         with pytest.raises(KeyboardInterrupt) as caught:
             receive_twice(signal.SIGTERM, signal.SIGINT, seconds)

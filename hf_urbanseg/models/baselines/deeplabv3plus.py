@@ -1,0 +1,85 @@
+"""DeepLabV3+: dilated convolutions of several rates on the last feature map, refined by the first."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hf_urbanseg.models.baselines.resnet import DilatedResNet, DilatedResNetConfig
+from hf_urbanseg.models.baselines.segmenter import ConvBlock, Segmenter
+
+
+class DeepLabV3PlusConfig(DilatedResNetConfig):
+    """`DilatedResNetConfig` with the head's dilations and the width of its low-level branch.
+
+    Args:
+        head_dilations (defaults to 1, 12, 24, 36): of the parallel convolutions; 1 is a 1x1 convolution.
+        low_level_channels (`int`, *optional*): None is 3/16 of the first stage's, which is 48 for ResNet-50 and
+            ResNet-101 and 12 for ResNet-18, as in MMSegmentation.
+    """
+
+    model_type = "urbanseg_deeplabv3plus"
+    head_dilations: list[int] | tuple[int, ...] = (1, 12, 24, 36)
+    low_level_channels: int | None = None
+
+
+class DepthwiseSeparableBlock(nn.Sequential):
+    """A depthwise 3x3 and a 1x1 convolution, each with BatchNorm and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
+        super().__init__(
+            ConvBlock(in_channels, in_channels, 3, dilation=dilation, groups=in_channels),
+            ConvBlock(in_channels, out_channels, 1),
+        )
+
+
+class DeepLabV3PlusHead(nn.Module):
+    """Atrous spatial pyramid pooling, upsampling to the first stage, two separable convolutions, a classifier.
+
+    Shape:
+        features: maps of the backbone, of which the first (N, C_0, h, w) and the last are read.
+        returns: (N, num_labels, h, w).
+
+    Source: Chen et al. 2018 as MMSegmentation's `DepthwiseSeparableASPPHead`; dropout leaves out whole channels.
+    """
+
+    def __init__(self, config: DeepLabV3PlusConfig):
+        super().__init__()
+        first, last, width = config.hidden_sizes[0], config.hidden_sizes[-1], config.head_width
+        low_level = config.low_level_channels or first * 3 // 16
+        self.image_pool = ConvBlock(last, width, 1)
+        self.aspp = nn.ModuleList(
+            ConvBlock(last, width, 1) if dilation == 1 else DepthwiseSeparableBlock(last, width, dilation)
+            for dilation in config.head_dilations
+        )
+        self.bottleneck = ConvBlock((1 + len(self.aspp)) * width, width, 3)
+        self.low_level = ConvBlock(first, low_level, 1)
+        self.refinement = nn.Sequential(
+            DepthwiseSeparableBlock(width + low_level, width), DepthwiseSeparableBlock(width, width)
+        )
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        first, last = features[0], features[-1]
+        pooled = self.image_pool(last.mean((2, 3), keepdim=True)).expand(-1, -1, *last.shape[2:])
+        hidden = self.bottleneck(torch.cat([pooled, *(branch(last) for branch in self.aspp)], dim=1))
+        hidden = F.interpolate(hidden, first.shape[2:], mode="bilinear", align_corners=False)
+        hidden = self.refinement(torch.cat([hidden, self.low_level(first)], dim=1))
+        return self.classifier(self.dropout(hidden))
+
+
+class DeepLabV3PlusForSemanticSegmentation(Segmenter):
+    """DeepLabV3+ on a dilated ResNet; logits at stride 4. See `Segmenter`."""
+
+    config_class = DeepLabV3PlusConfig
+    config: DeepLabV3PlusConfig
+    pools_images = True
+
+    def __init__(self, config: DeepLabV3PlusConfig):
+        super().__init__(config)
+        self.backbone = DilatedResNet(config)
+        self.decode_head = DeepLabV3PlusHead(config)
+        self._build_taps(config.hidden_sizes)
+        self.post_init()
