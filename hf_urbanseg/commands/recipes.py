@@ -26,4 +26,4 @@ def main(argv: list[str]) -> None:
         print(yaml.safe_dump(load_recipe(args.recipe, args.size), sort_keys=False, allow_unicode=True), end="")
         return
     for name in recipe_names():
-        print(f"{name:<24}{describe_recipe(name)}")
+        print(f"{name:<33}{describe_recipe(name)}")

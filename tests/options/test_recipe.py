@@ -143,6 +143,7 @@ def test_load_recipe__every_shipped_recipe_parses(name):
     assert args.output_dir in (
         f"runs/{name}",
         f"runs/{name}".replace("ladder/", "ladder/b0_"),
+        f"runs/{name}_{model.size}",
         "runs/segformer_b0_kitti",
     )
     assert args.save_steps % args.eval_steps == 0
