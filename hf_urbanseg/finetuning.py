@@ -21,7 +21,7 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import build_train_transforms
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
@@ -31,6 +31,7 @@ from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import (
     build_image_processor,
     build_random_model,
+    check_input,
     choose_eval_size,
     load_pretrained_model,
 )
@@ -155,6 +156,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     set_seed(args.seed)
     model = _build_model(arguments.model, arguments.loss, data.label_space)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
+    _check_model(model, args, arguments.augmentation.crop_size, eval_size)
     image_processor = build_image_processor(eval_size)
     held_out = {
         split: EvalDataset(data.splits[split], data.label_space, image_processor)
@@ -291,6 +293,17 @@ def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
     if loss.auxiliary_head:
         attach_auxiliary_head(model, loss.auxiliary_stage, loss.auxiliary_channels)
     return model
+
+
+def _check_model(model, args: UrbanSegTrainingArguments, crop_size: list[int], eval_size: tuple[int, int]) -> None:
+    """Whether it can be trained as asked, before anything is written."""
+    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        found = f"a `{model.config.model_type}`, whose maps are kept"
+        raise ModelError("a Transformer with `gradient_checkpointing`", found, "leave it out")
+    synchronised = args.sync_batch_norm and args.world_size > 1 and args.device.type != "cpu"
+    alone = not args.freeze_batch_norm and not synchronised
+    check_input(model.config, "crop_size", tuple(crop_size), args.per_device_train_batch_size * alone)
+    check_input(model.config, "eval_size", eval_size)
 
 
 def _build_train_dataset(

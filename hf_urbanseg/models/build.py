@@ -22,7 +22,13 @@ from hf_urbanseg.models.baselines.pspnet import PSPNetForSemanticSegmentation
 from hf_urbanseg.models.baselines.swin_segformer import SwinSegformerForSemanticSegmentation
 from hf_urbanseg.models.baselines.unet import UNetForSemanticSegmentation
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
-from hf_urbanseg.models.loading import SegformerImageProcessorPil, load_complete, load_config
+from hf_urbanseg.models.loading import (
+    SegformerImageProcessorPil,
+    build_from_config,
+    first_line,
+    load_complete,
+    load_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +233,27 @@ def _check_fields(architecture: str, overrides: Mapping) -> Mapping:
         found = f"`{unknown[0]}` with `{architecture}`"
         raise ModelError("options that the architecture has", found, f"leave `{unknown[0]}` out")
     return overrides
+
+
+def check_input(config: PretrainedConfig, name: str, size: tuple[int, int], images: int = 0) -> None:
+    """Sends shapes alone through a model, so that an input it can't take is told before anything is written.
+
+    Args:
+        name: Of the option that decides `size` (height, width).
+        images: Train on so many at once, BatchNorm included; 0 is evaluation.
+
+    Raises:
+        ModelError: An input too small for the network, or batches of one value per channel for its BatchNorm.
+    """
+    with torch.device("meta"):
+        model = build_from_config(config).train(images > 0)
+    try:
+        model(torch.empty(images or 1, config.num_channels, *size, device="meta"))
+    except Exception as error:  # of any layer
+        reason = f"it takes {error.expected}" if isinstance(error, ModelError) else first_line(error)
+        found = f"{size[0]} {size[1]}{f' in batches of {images}' if images else ''} ({reason})"
+        fix = "take a larger one" + (", or larger batches (`--per_device_train_batch_size`)" if images else "")
+        raise ModelError(f"a `{name}` that `{config.model_type}` can take", found, fix) from error
 
 
 def build_image_processor(size: tuple[int, int]) -> SegformerImageProcessorPil:

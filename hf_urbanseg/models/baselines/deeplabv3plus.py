@@ -75,7 +75,6 @@ class DeepLabV3PlusForSemanticSegmentation(Segmenter):
 
     config_class = DeepLabV3PlusConfig
     config: DeepLabV3PlusConfig
-    pools_images = True
 
     def __init__(self, config: DeepLabV3PlusConfig):
         super().__init__(config)

@@ -52,7 +52,6 @@ class PSPNetForSemanticSegmentation(Segmenter):
 
     config_class = PSPNetConfig
     config: PSPNetConfig
-    pools_images = True
 
     def __init__(self, config: PSPNetConfig):
         super().__init__(config)

@@ -43,8 +43,6 @@ class Segmenter(PreTrainedModel):
     input_modalities = ("image",)
     smallest_side = 1
     """Of an input, in pixels."""
-    pools_images = False
-    """Whether a BatchNorm sees one value per image, so that training needs two images."""
 
     def _build_taps(self, feature_channels: Sequence[int]) -> None:
         self.feature_channels = tuple(feature_channels)
