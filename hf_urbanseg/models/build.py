@@ -62,12 +62,14 @@ class Architecture:
         sizes: Fields of its configuration, by name of a size.
         encoder_class: transformers' own, whose weights fit those trained for classification.
         encoder_new: Prefixes of its tensors that classification doesn't have.
+        encoder_unused: Prefixes of those that segmentation doesn't have.
     """
 
     model_class: type[PreTrainedModel]
     sizes: Mapping[str, Mapping]
     encoder_class: type[PreTrainedModel] | None = None
     encoder_new: tuple[str, ...] = ()
+    encoder_unused: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -104,6 +106,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         SwinBackbone,
         ("hidden_states_norms.",),
+        ("swin.layernorm.",),
     ),
 }
 """By the word of `--architecture`: SegFormer and the networks that the report compares it with."""
@@ -170,7 +173,7 @@ def load_pretrained_model(
         raise ModelError(expected, f"model type `{config.model_type}`", fix, name_or_path)
     same_classes = _same_classes(config.id2label, label_space)
     old_names = [config.id2label[key] for key in sorted(config.id2label)]
-    encoder_only = model_class.__name__ not in (config.architectures or [])
+    encoder_only = architecture == "segformer" and model_class.__name__ not in (config.architectures or [])
     for name, value in fields.items():
         setattr(config, name, value)
     model = load_complete(
@@ -208,7 +211,8 @@ def _load_encoder(
         config=config,
     )
     model = family.model_class(family.model_class.config_class(**shape | fields))
-    model.backbone.load_state_dict(encoder.state_dict(), strict=True)
+    state = {name: one for name, one in encoder.state_dict().items() if not name.startswith(family.encoder_unused)}
+    model.backbone.load_state_dict(state, strict=True)
     logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
     return model
 

@@ -1,5 +1,6 @@
 """Swin Transformer with SegFormer's decode head."""
 
+from torch import nn
 from transformers import SegformerConfig, SwinBackbone, SwinConfig
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
@@ -22,7 +23,14 @@ class SwinSegformerConfig(SwinConfig):
 
 
 class Swin(SwinBackbone):
-    """`SwinBackbone` that returns its maps alone, (N, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
+    """`SwinBackbone` that returns its maps alone, (N, C_i, h_i, w_i) at strides 4, 8, 16, 32.
+
+    Without the LayerNorm behind all stages, which only classification reads: DDP asks a gradient of every parameter.
+    """
+
+    def __init__(self, config: SwinSegformerConfig):
+        super().__init__(config)
+        self.swin.layernorm = nn.Identity()
 
     def forward(self, pixel_values):
         return super().forward(pixel_values).feature_maps
