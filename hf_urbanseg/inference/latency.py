@@ -40,7 +40,7 @@ def measure_latency(
         seconds: Limit for the warm-up and for the measurement, each; at least 1 and 3 passes are made all the same.
 
     Returns:
-        `logits` (to logits at a quarter of the input's size) and `label_map` (on to train ids at the input's size, what
+        `logits` (to logits at the network's own size) and `label_map` (on to train ids at the input's size, what
         a user waits for), of the same passes: `median_ms` and other milliseconds per batch, None for a percentile of
         too few passes; `images_per_second` at the median; `passes`. `warmup_passes`. `is_warm`: whether the medians of
         the first and the second half of the passes agree within 5 %; False says that the machine was busy, or the

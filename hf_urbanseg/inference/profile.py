@@ -4,28 +4,44 @@ import os
 from collections.abc import Sequence
 
 import torch
-from transformers import SegformerConfig
+from transformers import PretrainedConfig
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.latency import build_model, measure_latency, measure_peak_memory
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import ARCHITECTURES, build_config, name_architecture
 from hf_urbanseg.models.complexity import count_flops, count_operations, count_parameters
 from hf_urbanseg.models.loading import load_config
 
 
-def load_segformer_config(name: str) -> SegformerConfig:
-    """The configuration of a folder or Hub model, which must be a SegFormer."""
+def load_known_config(name: str) -> PretrainedConfig:
+    """The configuration of a folder or Hub model, which must be of one of our architectures."""
     config = load_config(name)
-    if config.model_type != "segformer":
-        raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", name)
+    if name_architecture(config.model_type) is None:
+        expected, found = f"a model of {', '.join(ARCHITECTURES)}", f"model type `{config.model_type}`"
+        raise ModelError(expected, found, "choose another model", name)
     return config
 
 
-def count_costs(name: str, config: SegformerConfig, image_size: Sequence[int]) -> dict:
+def build_named_configs(
+    architecture: str, sizes: Sequence[str] | None, num_labels: int, **overrides
+) -> dict[str, PretrainedConfig]:
+    """Configurations by size; without `sizes` those of the report."""
+    known = ["b0", "b2", "b5"] if architecture == "segformer" else ARCHITECTURES[architecture].sizes
+    configs = {}
+    for size in sizes or [size for size in known if not size.startswith("tiny")]:
+        configs[size] = build_config(size, CITYSCAPES, architecture, **overrides)
+        configs[size].num_labels = num_labels
+    return configs
+
+
+def count_costs(name: str, config: PretrainedConfig, image_size: Sequence[int]) -> dict:
     """Parameters and operations of a model on one image of (height, width)."""
     operations = count_operations(config, image_size)
     return {
         "name": name,
-        "decoder_hidden_size": config.decoder_hidden_size,
+        "model_type": config.model_type,
+        "decoder_hidden_size": getattr(config, "decoder_hidden_size", None),
         "num_labels": config.num_labels,
         "parameters": count_parameters(config),
         "macs": {convention: sum(parts.values()) for convention, parts in operations.items()},
@@ -35,7 +51,7 @@ def count_costs(name: str, config: SegformerConfig, image_size: Sequence[int]) -
 
 
 def measure_costs(
-    config: SegformerConfig, image_size: Sequence[int], batch_size: int, precision: str, device: str, **limits
+    config: PretrainedConfig, image_size: Sequence[int], batch_size: int, precision: str, device: str, **limits
 ) -> dict:
     """Memory and latency of a model with random weights; arguments as of `measure_latency`."""
     memory = measure_peak_memory(config, image_size, batch_size, precision, device)

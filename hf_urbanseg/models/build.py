@@ -111,17 +111,23 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """By the word of `--architecture`: SegFormer and the networks that the report compares it with."""
 
+
 WITH_DROP_PATH = ("segformer", "swin_segformer")
 
 _CLASSES = ("decode_head.classifier.", "decode_head.upsamplings.")
 """Prefixes of what depends on the classes."""
 
 
+def name_architecture(model_type: str | None) -> str | None:
+    """The word of `--architecture` for the model type of a configuration; None for models of others."""
+    return next((name for name, one in ARCHITECTURES.items() if one.model_type == model_type), None)
+
+
 def build_config(size: str, label_space: LabelSpace, architecture: str = "segformer", **overrides) -> PretrainedConfig:
     """Configuration of a named size for these classes; `overrides` are fields of the architecture's configuration."""
     family = _find_architecture(architecture)
     if size not in family.sizes:
-        fix = f"choose one with `--size`, or another `--architecture` than {architecture}"
+        fix = f"choose one of them, or another `--architecture` than {architecture}"
         raise ModelError(f"a size of {', '.join(family.sizes)}", f"`{size}`", fix)
     fields = family.sizes[size] | _label_fields(label_space) | _check_fields(architecture, overrides)
     return family.model_class.config_class(**fields)
@@ -162,12 +168,11 @@ def load_pretrained_model(
         return _load_encoder(name_or_path, revision, family, config, fields)
     if config.model_type != family.model_type:
         kept = config.model_type == SegformerConvDecoderConfig.model_type
-        known = {one.model_type: name for name, one in ARCHITECTURES.items()}
         fix = "choose another model"
         if kept:
             fix = "convert its .pth file with `--decoder drop` and train a new decoder"
-        elif config.model_type in known:
-            fix += f" or `--architecture {known[config.model_type]}`"
+        elif known := name_architecture(config.model_type):
+            fix += f" or `--architecture {known}`"
         expected = "a SegFormer" if architecture == "segformer" else f"a `{architecture}`"
         expected += f", or a `{family.encoder_type}` as its encoder" if family.encoder_type else ""
         raise ModelError(expected, f"model type `{config.model_type}`", fix, name_or_path)

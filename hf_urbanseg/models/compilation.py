@@ -38,7 +38,8 @@ def run_once(model: PreTrainedModel) -> None:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        model(pixel_values=torch.zeros(1, model.config.num_channels, 64, 64, device=model.device, dtype=model.dtype))
+        channels = getattr(model.config, "num_channels", 3)  # a UperNet's are its backbone's
+        model(pixel_values=torch.zeros(1, channels, 64, 64, device=model.device, dtype=model.dtype))
     finally:
         for module in training:
             module.training = True

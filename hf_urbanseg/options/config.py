@@ -50,6 +50,12 @@ def device_option():
     return option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
 
 
+def architecture_option():
+    """`--architecture`, a word of `models.build.ARCHITECTURES`."""
+    names = ["segformer", "encoder_decoder", "unet", "deeplabv3plus", "pspnet", "swin_segformer"]
+    return option("segformer", "SegFormer, or a network that the report compares it with.", choices=names)
+
+
 _STOCK_DECODE_HEAD = "Compute the decode head as transformers does; default: the same function, several times faster."
 
 
@@ -112,11 +118,7 @@ class RunArguments(Options):
 class ModelArguments(Options):
     """Which model to start from."""
 
-    architecture: str = option(
-        "segformer", "SegFormer, or a network that the report compares it with.",
-        choices=["segformer", "encoder_decoder", "unet", "deeplabv3plus", "pspnet", "swin_segformer"],
-    )  # fmt: skip
-
+    architecture: str = architecture_option()
     model_name_or_path: str | None = option(None, "Hub id or folder to start from.")
     model_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     init: str = option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])

@@ -1,6 +1,5 @@
 """mIoU over GMAC beside the report's systems, and two runs image by image."""
 
-from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.ticker import NullLocator
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.figures import FAINT, MOST, REPORT, build_axes
+from hf_urbanseg.reports.table_1 import REPORT_POINTS
 from hf_urbanseg.runs.measured import MeasuredRun
 
 COLORS = ("#2f72b8", "#c4561c", "#2f8f5b", "#8a4fb0", "#b3405e", "#6b7d1e")
@@ -21,30 +21,6 @@ BETTER, WORSE = COLORS[:2]
 _DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
 _GAPS = np.array((6, 10, 16, 24, 34, 46, 60))
 _LINE = {"color": "#b5b5b5", "linewidth": 1, "zorder": 1}
-
-
-# A system of the report's Table 1: mIoU in [0, 1] and G, as printed there.
-ReportPoint = namedtuple("ReportPoint", "name pretraining mean_iou gmac")
-REPORT_POINTS = (
-    ReportPoint("Baseline, 180 epochs", "none", 0.2760, 67.003),
-    ReportPoint("Baseline, 1000 epochs", "none", 0.4271, 67.003),
-    ReportPoint("UNet", "none", 0.4555, 356),
-    ReportPoint("DeepLabV3+ R18", "imagenet", 0.5682, 97.193),
-    ReportPoint("DeepLabV3+ R50", "imagenet", 0.6041, 316),
-    ReportPoint("DeepLabV3+ R101", "imagenet", 0.6063, 455),
-    ReportPoint("Swin-T", "imagenet", 0.5945, 79.472),
-    ReportPoint("Swin-T", "cityscapes", 0.7628, 79.472),
-    ReportPoint("SegFormer-B0", "imagenet", 0.5533, 15.579),
-    ReportPoint("SegFormer-B2", "imagenet", 0.6141, 50.633),
-    ReportPoint("SegFormer-B5", "imagenet", 0.6842, 150),
-    ReportPoint("SegFormer-B0", "cityscapes", 0.7460, 15.579),
-    ReportPoint("SegFormer-B2", "cityscapes", 0.7845, 50.633),
-    ReportPoint("SegFormer-B5", "cityscapes", 0.8018, 150),
-    ReportPoint("PSPNet R18", "imagenet", 0.5933, 97.213),
-    ReportPoint("PSPNet R101", "imagenet", 0.6370, 459),
-    ReportPoint("CWD: PSPNet R18", "imagenet", 0.5449, 99),
-)
-"""Source: Liu and Wang 2022 (arXiv:2206.12571), Table 1; its test split of 50 KITTI images."""
 
 _PRETRAINING = {
     "none": ("x", REPORT, "report: from scratch"),

@@ -1,12 +1,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
 from transformers import SegformerConfig
 
+from hf_urbanseg.commands import profile_model
 from hf_urbanseg.commands.profile_model import main
+from hf_urbanseg.inference.profile import build_named_configs
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import ARCHITECTURES, build_config
 
 torch.set_num_threads(1)
 
@@ -56,6 +61,59 @@ def test_main__a_folder_needs_its_configuration_only(monkeypatch, capsys, tmp_pa
     assert model["macs_by_part"]["report"]["classifier_resize"] == 4 * 5 * 65 * 97
 
 
+def test_main__the_reports_table(monkeypatch, capsys):
+    run(monkeypatch, "--table")
+    printed = capsys.readouterr().out
+    rows = [line.split("│")[1:-1] for line in printed.splitlines() if line.startswith("│")]
+    found = [(name.strip(), float(ours), float(percent)) for name, _, _, _, ours, percent in rows]
+    swin, psp = ("Swin-T", 79.432, -0.05), ("PSPNet R18", 97.198, -0.02)
+    segformers = [("SegFormer-B0", 15.579, 0), ("SegFormer-B2", 50.633, 0), ("SegFormer-B5", 149.964, -0.02)]
+    assert found == [
+        ("Baseline, 180 epochs", 67.005, 0), ("Baseline, 1000 epochs", 67.005, 0), ("UNet", 346.204, -2.75),
+        ("DeepLabV3+ R18", 97.185, -0.01), ("DeepLabV3+ R50", 316.070, 0.02), ("DeepLabV3+ R101", 455.320, 0.07),
+        swin, swin, *segformers, *segformers, psp, ("PSPNet R101", 458.963, -0.01), ("CWD: PSPNet R18", 97.198, -1.82),
+    ]  # fmt: skip
+    assert [cell.strip() for cell in rows[7][1:4]] == ["cityscapes", "76.28", "79.472"]
+    assert "UNet: less by its 1x1 convolutions" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_main__every_architecture(monkeypatch, capsys, tmp_path, architecture):
+    """Counted and timed, by the name of a size and of a folder."""
+    build_config("tiny", CITYSCAPES, architecture).save_pretrained(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hf_urbanseg.inference.profile.measure_peak_memory", lambda *_: None)  # takes a process
+    for words in (("--architecture", architecture, "--sizes", "tiny"), ("--model", "run")):
+        run(monkeypatch, *words, "--image_size", 48, 65, "--device", "cpu", "--repeats", 1, "--output", "out.json")
+        name = words[-1]
+        counted, timed = _cells(capsys.readouterr().out, name)
+        assert (len(counted), timed[-2]) == (8, "1")
+        (model,) = json.loads((tmp_path / "out.json").read_text())["models"]
+        assert model["model_type"] == ARCHITECTURES[architecture].model_type
+        assert model["parameters"]["encoder"] + model["parameters"]["decode_head"] == model["parameters"]["total"]
+        assert (model["decoder_hidden_size"] is None) == (counted[1] == "-")
+        assert (counted[1] == "-") == ("segformer" not in architecture)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [("segformer", ["b0", "b2", "b5"]), ("pspnet", ["resnet18", "resnet50", "resnet101"]),
+     ("encoder_decoder", ["transposed", "unpooling"])],
+)  # fmt: skip
+def test_build_named_configs__the_reports_by_default(architecture, sizes):
+    configs = build_named_configs(architecture, None, 7)
+    assert list(configs) == sizes
+    assert {config.num_labels for config in configs.values()} == {7}
+
+
+def test_help__lists_every_size():
+    rows = [line.split() for line in profile_model.__doc__.splitlines() if line.startswith("  ")]
+    assert {name: sizes for name, *sizes in rows} == {name: [*one.sizes] for name, one in ARCHITECTURES.items()}
+    choices = next(f for f in fields(profile_model.ProfileArguments) if f.name == "architecture").metadata["choices"]
+    assert choices == [*ARCHITECTURES]
+
+
 def test_script__measures_a_tiny_model(tmp_path):
     words = (
         "--sizes", "tiny", "--num_labels", "4", "--image_size", "64", "96", "--batch_size", "2", "--precision", "bf16",
@@ -97,7 +155,16 @@ def test_script__measures_a_tiny_model(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sizes", "b7"], "invalid choice: 'b7'"),
+        (["--sizes", "b7"], "expected a size of tiny, b0, b1, b2, b3, b4, b5; found `b7`; choose one of them, or an"),
+        (
+            ["--architecture", "pspnet", "--sizes", "b0"],
+            "expected a size of tiny, resnet18, resnet50, resnet101; fo",
+        ),
+        (["--architecture", "vit"], "invalid choice: 'vit' (choose from"),
+        (["--architecture", "pspnet", "--decoder_hidden_size", "256"], "found `decoder_hidden_size` with `pspnet`; le"),
+        (["--architecture", "pspnet", "--model", "x"], "expected `--architecture` with `--sizes`; found `--model`"),
+        (["--table", "--image_size", "32", "64"], "expected `--table` alone; found `--image_size`; drop one."),
+        (["--architecture", "encoder_decoder", "--image_size", "32", "64"], "inputs of 33 pixels a side at least"),
         (["--sizes", "b0", "--model", "x"], "expected either `--model` or `--sizes`; found both"),
         (["--model", "x", "--decoder_hidden_size", "256"], "expected `--decoder_hidden_size` with `--sizes`"),
         (["--image_size", "375"], "expected `image_size` as height and width of 32..16,384; found [375]"),
@@ -107,7 +174,7 @@ def test_script__measures_a_tiny_model(tmp_path):
         (["--precision", "fp8"], "invalid choice: 'fp8'"),
         (["--device", "quantum"], "expected a `--device` of this machine; found quantum"),
         (["--model", "run"], "run/config.json: expected config.json in a model folder; found none"),
-        (["--model", "bert"], "bert: expected a SegFormer; found model type `bert`"),
+        (["--model", "bert"], "bert: expected a model of segformer, encoder_decoder, unet, deeplabv3plus, pspnet, s"),
         (["--model", "broken"], "broken/config.json: expected the configuration of a model"),
     ],
 )
@@ -118,7 +185,7 @@ def test_main__bad_options_end_in_one_line(monkeypatch, capsys, tmp_path, words,
         if content:
             (tmp_path / folder / "config.json").write_text(content)
     with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, *words, "--counts_only")
+        run(monkeypatch, *words, *[] if "--table" in words else ["--counts_only"])
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
