@@ -59,13 +59,14 @@ def recognise_data(name: str) -> str | None:
     return next((key for key in ("camvid", "kitti", "cityscapes") if key in name), None)
 
 
-def choose_licence(base: str | None, base_is_hub: bool, data: str) -> Licence:
+def choose_licence(base: str | None, base_is_hub: bool, data: str, architecture: str = "segformer") -> Licence:
     """The strictest reading: weights are taken for a derivative of what they started from and were trained on.
 
-    `base` is a Hub id or a folder, None for random weights; `data` the data set's name.
+    `base` is a Hub id or a folder, None for random weights; `data` the data set's name. Only a SegFormer can have
+    started from NVIDIA's weights, whatever a folder is called.
     """
     unknown = ("unknown", None, f"The terms of the data set {data} are not known to this card.")
-    terms = [_terms_of_base(base, base_is_hub), _TERMS_OF_DATA.get(recognise_data(data), unknown)]
+    terms = [_terms_of_base(base, base_is_hub, architecture), _TERMS_OF_DATA.get(recognise_data(data), unknown)]
     reasons = tuple(reason for *_, reason in terms)
     names = [name for name, *_ in terms]
     binding = tuple((name, link) for name, link, _ in terms if name not in ("apache-2.0", "unknown"))
@@ -114,10 +115,11 @@ def choose_data_licence(
     return Licence(license, None, None, (reason,), ((license, link),) if link else ())
 
 
-def _terms_of_base(base: str | None, is_hub: bool) -> tuple[str, str | None, str]:
+def _terms_of_base(base: str | None, is_hub: bool, architecture: str) -> tuple[str, str | None, str]:
     if base is None:
         return "apache-2.0", None, "The weights started from random numbers, so no earlier weights bind them."
-    if re.search(r"^nvidia/|(segformer|mit)[-_]b[0-5]", base if is_hub else last_name(base), re.IGNORECASE):
+    name = base if is_hub else last_name(base)
+    if architecture == "segformer" and re.search(r"^nvidia/|(segformer|mit)[-_]b[0-5]", name, re.IGNORECASE):
         reason = (
             "The weights started from NVIDIA's SegFormer weights, whose licence (NVIDIA Source Code License for "
             "SegFormer) allows research and evaluation only, also of what is derived from them."

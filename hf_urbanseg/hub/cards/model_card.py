@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hf_urbanseg import __version__
 from hf_urbanseg.files import write_text
-from hf_urbanseg.hub.cards.citations import choose_citations, read_bibtex
+from hf_urbanseg.hub.cards.citations import choose_citations, find_paper, read_bibtex
 from hf_urbanseg.hub.cards.front_matter import build_front_matter, slugify
 from hf_urbanseg.hub.cards.markdown import render_markdown
 from hf_urbanseg.hub.cards.run_summary import RunSummary
@@ -34,10 +34,12 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     scores = summary.splits.get(split) or {}
     named = repo_id or f"user/{slugify(summary.folder)}"
     data = summary.metrics.get("data") or {}
+    architecture = summary.architecture
     used = dict(summary.recipe) | ({} if summary.weights else {"class_weights": None})
     context = {
         "run": summary,
         "repo_id": named,
+        "paper": find_paper(architecture),
         "split": split,
         "scores": scores,
         "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
@@ -50,7 +52,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "known_training": {"learning_rate", "loss", "max_steps", "crop_size", "train_scales"} <= summary.recipe.keys(),
         "bibtex": "\n".join(
             read_bibtex()[key]
-            for key in choose_citations(used, summary.data_kind, summary.base, "boundary_iou" in scores)
+            for key in choose_citations(architecture, used, summary.data_kind, summary.base, "boundary_iou" in scores)
         ),
         "version": __version__,
     }

@@ -12,7 +12,7 @@ from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_loc
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.models.build import SIZES
+from hf_urbanseg.models.build import ARCHITECTURES, name_architecture
 from hf_urbanseg.runs.folder import METRICS, RunFolder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -99,7 +99,7 @@ class RunSummary:
 
     @property
     def licence(self) -> Licence:
-        return choose_licence(self.base, self.base_is_hub, self.data_name)
+        return choose_licence(self.base, self.base_is_hub, self.data_name, self.architecture)
 
     @property
     def base(self) -> str | None:
@@ -118,9 +118,30 @@ class RunSummary:
         return not Path(base).parent.exists() and not base.startswith("runs/")
 
     @property
+    def architecture(self) -> str:
+        """The word of `--architecture`."""
+        return name_architecture(self.config.get("model_type")) or "segformer"
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether transformers alone loads the model."""
+        return self.config.get("model_type", "segformer") == "segformer"
+
+    @property
     def model_name(self) -> str:
-        """`SegFormer-B0`, by the shape of the encoder."""
-        for size, known in SIZES.items():
-            if all(known[key] == self.config.get(key) for key in ("hidden_sizes", "depths")):
-                return f"SegFormer-{size if size == 'tiny' else size.upper()}"
-        return "SegFormer"
+        """`SegFormer-B0`, `PSPNet (ResNet-18)`: by the type, and the shape of the encoder."""
+        architecture, shape = self.architecture, ("hidden_sizes", "depths")
+        sizes = ARCHITECTURES[architecture].sizes.items()
+        size = next((one for one, known in sizes if all(known.get(k) == self.config.get(k) for k in shape)), "")
+        match architecture:
+            case "deeplabv3plus" | "pspnet":
+                name = "PSPNet" if architecture == "pspnet" else "DeepLabV3+"
+                return f"{name} ({size.replace('resnet', 'ResNet-')})" if size else name
+            case "swin_segformer":
+                is_tiny = (self.config.get("embed_dim"), self.config.get("depths")) == (96, [2, 2, 6, 2])
+                return f"{'Swin-T' if is_tiny else 'Swin'} + SegFormer head"
+            case "unet":
+                return "UNet"
+            case "encoder_decoder":
+                return "Encoder-decoder baseline"
+        return f"SegFormer-{size if size == 'tiny' else size.upper()}".rstrip("-")

@@ -16,6 +16,7 @@ from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.models.build import ARCHITECTURES, build_config
 from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.runs.scores import describe_scores
 
@@ -43,7 +44,13 @@ def build_images(count: int, names: tuple[str, ...], space: LabelSpace) -> tuple
 
 
 def build_card_run(
-    folder: Path, space=None, data="kitti", splits=("test", "validation"), images=None, **recipe
+    folder: Path,
+    space=None,
+    data="kitti",
+    splits=("test", "validation"),
+    images=None,
+    architecture="segformer",
+    **recipe,
 ) -> Path:
     """A run's folder without weights, its numbers made up but consistent."""
     space = space or build_space()
@@ -69,6 +76,9 @@ def build_card_run(
     weights["counts"] = {name: 0 if i == 1 else 1000 * i for i, name in enumerate(space.names)}
     write_json(folder / "class_weights.json", weights)
     shape = {"hidden_sizes": [32, 64, 160, 256], "depths": [2, 2, 2, 2], "model_type": "segformer"}
+    if architecture != "segformer":
+        shape = json.loads(build_config("tiny", space, architecture).to_json_string())
+        shape["architectures"] = [ARCHITECTURES[architecture].model_class.__name__]
     write_json(folder / "config.json", shape | {"id2label": {str(k): v for k, v in space.id2label.items()}})
     write_json(folder / "preprocessor_config.json", {"do_resize": True, "size": {"height": 64, "width": 192}})
     (folder / "overlays").mkdir(exist_ok=True)

@@ -19,10 +19,10 @@ from hf_urbanseg.models.build import build_image_processor, build_random_model
 def build_published(hub_here, tmp_path):
     """A run with weights, on the Hub with its card; gives the folder and the card's two blocks of Python."""
 
-    def build(space):
+    def build(space, architecture="segformer"):
         torch.manual_seed(0)
-        run = build_card_run(tmp_path / "run", space)
-        model = build_random_model("tiny", space).eval()
+        run = build_card_run(tmp_path / "run", space, architecture=architecture)
+        model = build_random_model("tiny", space, architecture).eval()
         torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
         model.save_pretrained(run)
         build_image_processor((96, 320)).save_pretrained(run)
@@ -63,6 +63,23 @@ def test_card__its_code_whatever_classes_and_images_are(build_published, run_wit
     image.save(tmp_path / "street.png")
     run_with_hub("\n".join([*blocks, SAVE]), home="stranger", OMP_NUM_THREADS=1)
     check(run, space, image.convert("RGB"), tmp_path / "found.npz")
+
+
+def test_card__its_code_for_a_network_of_ours(build_published, run_with_hub, tmp_path):
+    """With the package's import; without it transformers refuses the model in its own words."""
+    run, (first, second) = build_published(CITYSCAPES, "pspnet")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 333, 3), np.uint8))
+    image.save(tmp_path / "street.png")
+    save = "\n".join(line for line in SAVE.splitlines() if not line.startswith("assert"))
+    run_with_hub("\n".join([first, second, save]), home="stranger", OMP_NUM_THREADS=1)
+    check(run, CITYSCAPES, image, tmp_path / "found.npz")
+    about, line, *rest = first.splitlines()
+    assert about.startswith("#")
+    assert "pip install" in about
+    assert line.startswith("import hf_urbanseg.models")
+    done = run_with_hub("\n".join(rest), home="stranger", check=False)
+    assert done.returncode == 1
+    assert "has model type `urbanseg_pspnet` but Transformers does not recognize this architecture" in done.stderr
 
 
 def test_card__its_code_where_the_pipeline_chooses_a_device(build_published, run_with_hub, tmp_path):

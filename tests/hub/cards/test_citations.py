@@ -11,16 +11,37 @@ from hf_urbanseg.hub.cards.model_card import build_model_card
 
 def test_choose_citations__what_the_recipe_used():
     always = ["segformer", "report"]
-    assert choose_citations({}, None, None, False) == always
+    assert choose_citations("segformer", {}, None, None, False) == always
     recipe = {"loss": "ohem", "add_losses": ["dice=0.5", "lovasz=1"], "class_weights": "effective_number"}
-    assert choose_citations(recipe, "kitti", "nvidia/segformer-b0-finetuned-cityscapes-768-768", True) == [
+    assert choose_citations("segformer", recipe, "kitti", "nvidia/segformer-b0-finetuned-cityscapes-768-768", True) == [
         *always, "kitti", "cityscapes", "ohem", "dice", "lovasz", "effective_number", "boundary_iou"]  # fmt: skip
-    assert choose_citations({"loss": "focal", "class_weights": "inverse_log"}, "camvid", None, False) == [
+    recipe = {"loss": "focal", "class_weights": "inverse_log"}
+    assert choose_citations("segformer", recipe, "camvid", None, False) == [
         *always, "camvid", "focal"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cited", "paper"),
+    [
+        ("segformer", ["xie2021segformer"], "2105.15203"),
+        ("encoder_decoder", [], None),
+        ("unet", ["ronneberger2015unet"], "1505.04597"),
+        ("deeplabv3plus", ["chen2018encoder", "he2016deep"], "1802.02611"),
+        ("pspnet", ["zhao2017pyramid", "he2016deep"], "1612.01105"),
+        ("swin_segformer", ["liu2021swin", "xie2021segformer"], "2103.14030"),
+    ],
+)
+def test_build_model_card__cites_its_network(tmp_path, architecture, cited, paper):
+    run = build_card_run(tmp_path / "run", architecture=architecture, data="synthetic", init="random", loss="dice")
+    card = build_model_card(run)
+    keys = re.findall(r"^@\w+\{(\w+),", read_block(card, "bibtex"), re.MULTILINE)
+    assert keys == [*cited, "liu2022cv", "milletari2016vnet", "cheng2021boundary"]
+    assert re.findall(r"\(\[paper\]\(https://arxiv.org/abs/([\d.]+)\)\)", card) == [paper] * bool(paper)
 
 
 def test_read_bibtex__has_a_word_of_every_recipe():
     words = {"kitti", "cityscapes", "camvid", "ohem", "focal", "dice", "lovasz", "effective_number", "enet"}
+    words |= {"deeplabv3plus", "pspnet", "resnet", "swin", "unet"}
     assert {"segformer", "report", "boundary_iou", "median_frequency", *words} == set(read_bibtex())
 
 

@@ -32,6 +32,19 @@ def test_build_model_card__model_index_holds_every_split(tmp_path):
     assert read_front_matter(card.content)["base_model_relation"] == "finetune"
 
 
+def test_build_model_card__a_network_of_ours_is_none_of_transformers(tmp_path, hub_here):
+    run = build_card_run(tmp_path / "run", architecture="pspnet", model_name_or_path="microsoft/resnet-18")
+    card = build_model_card(run, "user/name")
+    front = read_front_matter(card)
+    assert front["library_name"] == "hf_urbanseg"
+    assert front["tags"] == ["pspnet", "semantic-segmentation", "kitti", "hf_urbanseg"]
+    assert front["base_model"] == "microsoft/resnet-18"
+    assert front["license_name"] == "terms-of-microsoft-resnet-18-and-cc-by-nc-sa-3.0"
+    assert "NVIDIA" not in card
+    assert "transformers" not in card.partition("\n---\n")[0]
+    accept(hub_here, card)
+
+
 def test_build_model_card__folders_are_no_base_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()

@@ -50,6 +50,14 @@ def test_choose_licence__copies_of_nvidias_weights_by_their_names(name, size):
     assert licence.name == "nvidia-source-code-license-for-segformer"
 
 
+def test_choose_licence__no_other_network_has_nvidias_weights():
+    """A run's folder may be called after the recipe that it was trained by."""
+    licence = choose_licence("runs/segformer_b0_kitti", False, "synthetic", "pspnet")
+    reason = "The weights started from the folder segformer_b0_kitti, whose terms this card doesn't know."
+    assert (licence.id, licence.reasons[0]) == ("unknown", reason)
+    assert choose_licence("microsoft/resnet-50", True, "synthetic", "pspnet").name == "terms-of-microsoft-resnet-50"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("KITTI", "kitti"), ("user/kitti-48", "kitti"), ("camvid_as_cityscapes", "camvid"), ("cityscapes", "cityscapes"),

@@ -119,6 +119,17 @@ def test_build_model_card__needs_a_finished_run(tmp_path):
         build_model_card(run)
 
 
+def test_build_model_card__steps_of_a_recipe_of_epochs(tmp_path):
+    card = build_model_card(build_card_run(tmp_path / "run", max_steps=-1, num_train_epochs=180, warmup_steps=0))
+    assert "| steps | 1,000 in 180 epochs, polynomial, warm-up 0 |" in card
+
+
+@pytest.mark.parametrize(("optim", "name"), [(None, "AdamW"), ("adamw_torch_fused", "AdamW"), ("sgd", "SGD")])
+def test_build_model_card__optimiser_of_the_recipe(tmp_path, optim, name):
+    card = build_model_card(build_card_run(tmp_path / "run", optim=optim))
+    assert f"| optimiser | {name}, learning rate 1e-05, x10 outside the encoder |" in card
+
+
 # ---- names from data ----
 
 

@@ -1,5 +1,6 @@
 """What a run's folder says about itself, and what older or broken ones leave out."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import SIZES
+from hf_urbanseg.models.build import SIZES, build_config
 
 
 def test_read__what_a_run_has(tmp_path):
@@ -63,6 +64,30 @@ def test_model_name__by_the_shape_of_the_encoder(tmp_path, size):
     shape = {key: list(SIZES[size][key]) for key in ("hidden_sizes", "depths")}
     assert replace(summary, config=shape).model_name == f"SegFormer-{size if size == 'tiny' else size.upper()}"
     assert replace(summary, config=shape | {"depths": [1, 1, 1, 1]}).model_name == "SegFormer"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "name"),
+    [
+        ("encoder_decoder", "unpooling", "Encoder-decoder baseline"),
+        ("unet", "s5-d16", "UNet"),
+        ("deeplabv3plus", "resnet50", "DeepLabV3+ (ResNet-50)"),
+        ("pspnet", "resnet18", "PSPNet (ResNet-18)"),
+        ("pspnet", "resnet101", "PSPNet (ResNet-101)"),
+        ("pspnet", "tiny", "PSPNet (tiny)"),
+        ("swin_segformer", "swin-tiny", "Swin-T + SegFormer head"),
+        ("swin_segformer", "tiny", "Swin + SegFormer head"),
+    ],
+)
+def test_model_name__by_the_type_of_the_model(tmp_path, architecture, size, name):
+    config = build_config(size, CITYSCAPES, architecture)
+    summary = RunSummary.read(build_card_run(tmp_path / "run"))
+    assert summary.is_stock
+    summary = replace(summary, config=json.loads(config.to_json_string()))
+    assert (summary.model_name, summary.architecture, summary.is_stock) == (name, architecture, False)
+    config.depths = [1, 2, 3, 4]
+    summary = replace(summary, config=json.loads(config.to_json_string()))
+    assert summary.model_name == name.partition(" (")[0].replace("Swin-T", "Swin")
 
 
 def test_size__none_where_images_keep_theirs(tmp_path):
