@@ -39,7 +39,10 @@ from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, re
 # A command that stands on two pages runs once.
 COMMANDS = list({(one.words, one.environment): one for page in reversed(PAGES) for one in read_commands(page)}.values())
 PYTHON = [(page, line, code) for page in PAGES for line, code in read_blocks(page, "python")]
-ON_THE_HUB = re.compile(r"nvidia/(mit-b[0-5]|segformer-b[0-5]-finetuned-cityscapes-(768-768|1024-1024))")
+ON_THE_HUB = re.compile(
+    r"nvidia/(mit-b[0-5]|segformer-b[0-5]-finetuned-cityscapes-(768-768|1024-1024))"
+    r"|microsoft/(resnet-(18|50|101)|swin-tiny-patch4-window7-224)"
+)
 WRITTEN = {"runs", "prepared", "converted"}
 """What of the miniature commands write into; the rest they only read."""
 README = ROOT / "README.md"
@@ -47,7 +50,7 @@ README = ROOT / "README.md"
 
 @pytest.fixture(scope="module")
 def capped():
-    """Trainings of a step on a tiny model, nvidia's checkpoints without a network, timings of a moment."""
+    """Trainings of a step on a tiny model, the Hub's checkpoints without a network, timings of a moment."""
     with pytest.MonkeyPatch.context() as patch:
         cap(patch)
         yield patch
@@ -66,11 +69,11 @@ def cap(patch: pytest.MonkeyPatch) -> None:
         arguments.model.size, arguments.run.num_overlays = "tiny", min(arguments.run.num_overlays, 1)
         return run(arguments)
 
-    def load_tiny(name, space, revision=None, **options):
+    def load_tiny(name, space, revision=None, architecture="segformer", **options):
         if Path(name).is_dir():
-            return load(name, space, revision, **options)
+            return load(name, space, revision, architecture, **options)
         assert ON_THE_HUB.fullmatch(name), f"{name}: not a checkpoint that the pages may name"
-        return build_random_model("tiny", space, **options)
+        return build_random_model("tiny", space, architecture, **options)
 
     def measure_briefly(config, image_size, *args, **limits):
         return measure(config, (32, 64), *args, **limits | {"repeats": 1, "warmup": 1, "seconds": 0.1})

@@ -262,6 +262,15 @@ def test_convert_checkpoint__kept_decoder_there_and_back(run, kept, tmp_path):
     assert encoder.keys() == network.backbone.state_dict().keys()
 
 
+def test_convert_checkpoint__other_networks_are_one_line(run, tmp_path):
+    with quiet_transformers():
+        build_random_model("tiny", CITYSCAPES, "pspnet").save_pretrained(tmp_path / "pspnet")
+    status, _, err = run(tmp_path / "pspnet", "--to", "mmsegmentation", "--output", tmp_path / "out.pth")
+    found = "expected a SegFormer; found model type `urbanseg_pspnet`; choose another model."
+    assert (status, err) == (2, f"error: {tmp_path}/pspnet: {found}\n")
+    assert not (tmp_path / "out.pth").exists()
+
+
 def test_convert_checkpoint__kept_decoder_without_this_package(kept):
     # In a process that never imports hf_urbanseg: every Auto class and pipeline begins with the configuration.
     code = "import sys, transformers; transformers.AutoConfig.from_pretrained(sys.argv[1])"

@@ -46,6 +46,7 @@ def build_miniature(root: Path) -> None:
     main(["prepare-data", "--data_dir", "data_semantics.zip", "--output", "prepared/kitti"])
 
     torch.manual_seed(0)
+    build_random_model("tiny", CITYSCAPES, "pspnet").save_pretrained(root / "runs" / "pspnet")
     model = build_random_model("tiny", CITYSCAPES)
     save_checkpoint_file(convert_from_hub(model, "nvlabs"), root / "nvlabs.pth", CITYSCAPES.colors)
     widths, depths = SIZES["tiny"]["hidden_sizes"], SIZES["tiny"]["depths"]
