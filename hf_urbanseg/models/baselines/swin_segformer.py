@@ -46,6 +46,7 @@ class SwinSegformerForSemanticSegmentation(Segmenter):
     config_class = SwinSegformerConfig
     config: SwinSegformerConfig
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
 
     def __init__(self, config: SwinSegformerConfig):
         super().__init__(config)
