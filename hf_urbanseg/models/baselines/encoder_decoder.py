@@ -128,10 +128,11 @@ class EncoderDecoderForSemanticSegmentation(Segmenter):
 
     config_class = EncoderDecoderConfig
     config: EncoderDecoderConfig
-    smallest_side = 33  # for the unpadded 3x3 convolution behind four pools
 
     def __init__(self, config: EncoderDecoderConfig):
         super().__init__(config)
+        if config.upsampling == "transposed":
+            self.smallest_side = 33  # for the unpadded 3x3 convolution behind four pools
         self.backbone = PlainEncoder(config)
         head = TransposedDecodeHead if config.upsampling == "transposed" else UnpoolingDecodeHead
         self.decode_head = head(config)
