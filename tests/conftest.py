@@ -22,7 +22,17 @@ ROOT = Path(__file__).parents[1]
 WORKERS = ROOT / "tests" / "workers"
 
 # The loopback Hub and what several tests of a room share: plain modules, without a package.
-_ROOMS = ("common", "loopback_hub", "hub", "hub/cards", "commands", "data", "models/convert", "documentation")
+_ROOMS = (
+    "common",
+    "loopback_hub",
+    "hub",
+    "hub/cards",
+    "commands",
+    "data",
+    "models/convert",
+    "models/baselines",
+    "documentation",
+)
 sys.path[:0] = [str(ROOT / "tests" / room) for room in _ROOMS]
 from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
 
