@@ -5,13 +5,27 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from baseline_models import RESNET, SMALL, SWIN, build, draw_images
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
+from segformer_references import randomize
+from transformers import (
+    BertConfig,
+    ResNetBackbone,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SwinBackbone,
+    SwinConfig,
+    SwinForImageClassification,
+)
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from hf_urbanseg.models.build import (
+    ARCHITECTURES,
     SIZES,
     build_config,
     build_image_processor,
@@ -20,9 +34,10 @@ from hf_urbanseg.models.build import (
     load_pretrained_model,
 )
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
+from hf_urbanseg.models.loading import quiet_transformers
 
 TWO = LabelSpace("two", ("road", "rest"), ((1, 1, 1), (2, 2, 2)), {0: 0, 1: 1})
-SMALL = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
+SEGFORMER = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
 WEIGHTS = "model.safetensors"
 
 
@@ -30,7 +45,7 @@ WEIGHTS = "model.safetensors"
 def saved(tmp_path_factory):
     """(folder, tensors by their live names) of a model with 19 classes and no two equal tensors."""
     torch.manual_seed(0)
-    model = SegformerForSemanticSegmentation(build_config("tiny", CITYSCAPES, **SMALL))
+    model = SegformerForSemanticSegmentation(build_config("tiny", CITYSCAPES, **SEGFORMER))
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
@@ -201,7 +216,7 @@ def test_load_pretrained_model__placeholder_names_of_the_right_number_are_truste
 def test_load_pretrained_model__encoder_only_keeps_the_encoder(tmp_path, caplog):
     # nvidia/mit-b0: an image classifier on ImageNet.
     torch.manual_seed(3)
-    classifier = SegformerForImageClassification(SegformerConfig(**SMALL, num_labels=10))
+    classifier = SegformerForImageClassification(SegformerConfig(**SEGFORMER, num_labels=10))
     classifier.save_pretrained(tmp_path)
     model = load_pretrained_model(str(tmp_path), CITYSCAPES)
     expected = classifier.segformer.state_dict()
@@ -214,7 +229,7 @@ def test_load_pretrained_model__encoder_only_keeps_the_encoder(tmp_path, caplog)
 
 
 def test_load_pretrained_model__encoder_only_must_be_complete_too(tmp_path):
-    SegformerForImageClassification(SegformerConfig(**SMALL, num_labels=10)).save_pretrained(tmp_path)
+    SegformerForImageClassification(SegformerConfig(**SEGFORMER, num_labels=10)).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / WEIGHTS)
     tensors.pop("segformer.encoder.block.1.0.layer_norm_1.weight")
     save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
@@ -316,6 +331,229 @@ def test_build_image_processor__refuses_other_than_multiples_of_32(size):
 
 
 def test_load_pretrained_model__a_kept_decoder_is_not_trained(tmp_path):
-    SegformerConvDecoderConfig(**SMALL).save_pretrained(tmp_path)
+    SegformerConvDecoderConfig(**SEGFORMER).save_pretrained(tmp_path)
     text = fails(str(tmp_path), CITYSCAPES)
     assert "found model type `segformer_conv_decoder`; convert its .pth file with `--decoder drop`" in text
+
+
+def replace_tensors(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory):
+    """Folder and tensors of each of the small baselines."""
+    root, saved = tmp_path_factory.mktemp("baselines"), {}
+    for name in SMALL:
+        model = build(name)
+        with quiet_transformers():
+            model.save_pretrained(root / name)
+        saved[name] = root / name, model.state_dict()
+    return saved
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_load_pretrained_model__baseline_comes_back_completely(baselines, caplog, name):
+    folder, tensors = baselines[name]
+    model = load_pretrained_model(str(folder), CITYSCAPES, architecture=SMALL[name][0], classifier_dropout_prob=0.25)
+    assert_equal_tensors(model, tensors)
+    assert model.config.id2label == CITYSCAPES.id2label
+    assert model.decode_head.dropout.p == 0.25
+    assert not [record for record in caplog.records if record.name.startswith("hf_urbanseg")]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_load_pretrained_model__baseline_with_tensors_that_do_not_fit(baselines, tmp_path, name):
+    for part in ("backbone.", "decode_head."):
+        key = next(key for key in baselines[name][1] if key.startswith(part) and key.endswith("weight"))
+        for word, change in (
+            ("missing", lambda tensors: tensors.pop(key)),  # noqa: B023
+            ("unexpected", lambda tensors: tensors.update({f"{key}_old": torch.ones(1)})),  # noqa: B023
+            ("of another shape", lambda tensors: tensors.update({key: torch.ones(1)})),  # noqa: B023
+        ):
+            folder = shutil.copytree(baselines[name][0], tmp_path / part / word)
+            replace_tensors(folder, change)
+            line = fails(str(folder), CITYSCAPES, architecture=SMALL[name][0])
+            assert line.startswith(f"{folder}: expected weights for every tensor of the model and no others; found 1 ")
+            assert f"found 1 {word} ({key}" in line
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_load_pretrained_model__baseline_for_other_classes(baselines, caplog, name):
+    folder, tensors = baselines[name]
+    swapped = LabelSpace("swapped", CITYSCAPES.names[::-1], CITYSCAPES.colors, CITYSCAPES.label_ids)
+    new = [key for key in tensors if key.startswith(("decode_head.classifier.", "decode_head.upsamplings."))]
+    assert len(new) == (5 if name == "transposed" else 2)
+    for space in (TWO, swapped):
+        caplog.clear()
+        model = load_pretrained_model(str(folder), space, architecture=SMALL[name][0])
+        assert_equal_tensors(model, tensors, but=new)
+        assert "the classifier starts from random weights" in caplog.text
+        head = model.decode_head
+        assert head.classifier.out_channels == space.num_labels
+        assert not head.classifier.bias.any()
+        assert 0 < head.classifier.weight.abs().max() < 0.1
+        for layer in getattr(head, "upsamplings", ()):
+            assert layer.weight.shape == (space.num_labels, space.num_labels, 4, 4)
+            assert 0.9 < layer.weight.abs().max() * (16 * space.num_labels) ** 0.5 <= 1  # torch's own
+        with torch.no_grad():
+            assert model(draw_images(1, 3, 40, 40)).logits.shape[1] == space.num_labels
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_load_pretrained_model__baseline_as_another_architecture(baselines, name):
+    folder, own = baselines[name][0], SMALL[name][0]
+    for architecture in ARCHITECTURES.keys() - {own}:
+        line = fails(str(folder), CITYSCAPES, architecture=architecture)
+        assert f"found model type `urbanseg_{own}`; choose another model or `--architecture {own}`" in line
+
+
+@pytest.fixture(scope="module", params=["basic", "bottleneck"])
+def resnet(request, tmp_path_factory):
+    """An image classifier, as microsoft/resnet-18 and resnet-50 are."""
+    config = ResNetConfig(**RESNET, layer_type=request.param, num_labels=10)
+    classifier = randomize(ResNetForImageClassification(config))
+    folder = tmp_path_factory.mktemp(request.param)
+    with quiet_transformers():
+        classifier.save_pretrained(folder)
+    keys = load_file(folder / WEIGHTS).keys()
+    # The names of the Hub's files.
+    assert {"resnet.embedder.embedder.convolution.weight", "classifier.1.bias"} <= keys
+    assert "resnet.encoder.stages.3.layers.0.layer.1.normalization.running_var" in keys
+    return folder, classifier
+
+
+@pytest.mark.parametrize("architecture", ["deeplabv3plus", "pspnet"])
+def test_load_pretrained_model__starts_from_a_resnet(resnet, caplog, architecture):
+    folder, classifier = resnet
+    torch.manual_seed(0)
+    model = load_pretrained_model(str(folder), CITYSCAPES, architecture=architecture).eval()
+    assert_equal_tensors(model.backbone, {
+        name.removeprefix("resnet."): tensor
+        for name, tensor in classifier.state_dict().items() if name.startswith("resnet.")
+    })  # fmt: skip
+    assert type(model) is ARCHITECTURES[architecture].model_class
+    assert (model.config.deep_stem, model.config.layer_type) == (False, classifier.config.layer_type)
+    assert (model.config.num_labels, model.config.id2label) == (19, CITYSCAPES.id2label)
+    assert model.config.semantic_loss_ignore_index == IGNORE_INDEX
+    assert model.decode_head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.3)
+    assert "holds an encoder only: the decode head starts from random weights" in caplog.text
+    images = draw_images(2, 3, 61, 90)
+    with quiet_transformers():
+        stock = ResNetBackbone.from_pretrained(folder, out_features=["stage1", "stage2"]).eval()
+    with torch.no_grad():
+        maps, expected = model.backbone(images), stock(images).feature_maps
+    assert [one.shape[2:] for one in maps] == [(16, 23), (8, 12), (8, 12), (8, 12)]
+    # Behind them, dilation plays a part.
+    assert all(torch.equal(*pair) for pair in zip(maps[:2], expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def swin():
+    return randomize(SwinForImageClassification(SwinConfig(**SWIN, image_size=48, num_labels=10)))
+
+
+@pytest.fixture(params=["old", "new"])
+def swin_folder(swin, request, tmp_path):
+    """With its tensors as the Hub's files name them, which hold indices too, or as the live model does."""
+    with quiet_transformers():
+        swin.save_pretrained(tmp_path)
+    if request.param == "new":
+        save_file(swin.state_dict(), tmp_path / WEIGHTS, {"format": "pt"})
+        return tmp_path
+    block = "swin.encoder.layers.2.blocks.1"
+    indices = {f"{block}.attention.self.relative_position_index": torch.zeros(9, 9, dtype=torch.int64)}
+    replace_tensors(tmp_path, lambda tensors: tensors.update(indices))
+    keys = load_file(tmp_path / WEIGHTS).keys()
+    assert {f"{block}.attention.self.query.weight", f"{block}.attention.output.dense.bias"} <= keys
+    assert {f"{block}.attention.self.relative_position_bias_table", f"{block}.intermediate.dense.weight"} <= keys
+    assert {f"{block}.output.dense.weight", "swin.layernorm.weight", "classifier.weight"} <= keys
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"path_norm": True}))
+    return tmp_path
+
+
+def test_load_pretrained_model__starts_from_a_swin(swin, swin_folder, caplog):
+    fields = {"architecture": "swin_segformer", "decoder_hidden_size": 24, "drop_path_rate": 0.3}
+    model = load_pretrained_model(str(swin_folder), CITYSCAPES, **fields).eval()
+    expected = {name: tensor for name, tensor in swin.state_dict().items() if not name.startswith("classifier.")}
+    norms = {name for name in model.backbone.state_dict() if name.startswith("hidden_states_norms.")}
+    found = {name: tensor for name, tensor in model.backbone.state_dict().items() if name not in norms}
+    # The norm behind the last stage is for the classifier.
+    assert expected.keys() - found.keys() == {"swin.layernorm.weight", "swin.layernorm.bias"}
+    assert found.keys() <= expected.keys()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in found.items())
+    # Norms of the maps, which segmentation brings along, start as such.
+    assert len(norms) == 8
+    assert all((model.backbone.state_dict()[name] == name.endswith("weight")).all() for name in norms)
+    assert (model.config.decoder_hidden_size, model.config.drop_path_rate, model.config.num_labels) == (24, 0.3, 19)
+    drops = [float(one.drop_prob) for one in model.modules() if type(one).__name__ == "SwinDropPath"]
+    assert drops == pytest.approx([0.3 * n / 4 for n in range(1, 5)])
+    assert "holds an encoder only: the decode head starts from random weights" in caplog.text
+    with quiet_transformers():
+        stock = SwinBackbone.from_pretrained(swin_folder, out_features=["stage1", "stage2", "stage3", "stage4"])
+    images = draw_images(2, 3, 61, 90)
+    with torch.no_grad():
+        maps = zip(model.backbone(images), stock.eval()(images).feature_maps, strict=True)
+    assert all(torch.allclose(one, two, rtol=0, atol=1e-5) for one, two in maps)
+
+
+@pytest.mark.parametrize(
+    ("word", "change"),
+    [
+        ("missing", lambda tensors, key: tensors.pop(key)),
+        ("unexpected", lambda tensors, key: tensors.update({f"{key}_old": torch.ones(1)})),
+        ("of another shape", lambda tensors, key: tensors.update({key: torch.ones(1)})),
+    ],
+)
+def test_load_pretrained_model__encoders_must_be_complete(resnet, swin, tmp_path, word, change):
+    folder = shutil.copytree(resnet[0], tmp_path / "resnet")
+    key = "resnet.encoder.stages.2.layers.1.layer.0.convolution.weight"
+    replace_tensors(folder, lambda tensors: change(tensors, key))
+    line = fails(str(folder), CITYSCAPES, architecture="pspnet")
+    assert f"found 1 {word} (" in line
+    assert key.removeprefix("resnet.") in line
+    with quiet_transformers():
+        swin.save_pretrained(tmp_path / "swin")
+    norm = "swin.encoder.layers.2.downsample.norm.weight"
+    replace_tensors(tmp_path / "swin", lambda tensors: change(tensors, norm))
+    line = fails(str(tmp_path / "swin"), CITYSCAPES, architecture="swin_segformer")
+    assert f"found 1 {word} (" in line
+    assert norm.removeprefix("swin.") in line
+
+
+@pytest.mark.parametrize("architecture", ["segformer", "encoder_decoder", "unet", "swin_segformer"])
+def test_load_pretrained_model__encoder_of_another_architecture(resnet, architecture):
+    line = fails(str(resnet[0]), CITYSCAPES, architecture=architecture)
+    expected = {"segformer": "a SegFormer", "swin_segformer": "a `swin_segformer`, or a `swin` as its encoder"}
+    assert f"expected {expected.get(architecture, f'a `{architecture}`')}; found model type `resnet`; choose" in line
+
+
+def test_build_config__of_a_baseline():
+    config = build_config("resnet50", TWO, "pspnet", classifier_dropout_prob=0.2)
+    assert (config.model_type, config.layer_type, config.depths) == ("urbanseg_pspnet", "bottleneck", [3, 4, 6, 3])
+    assert (config.num_labels, config.id2label, config.classifier_dropout_prob) == (2, {0: "road", 1: "rest"}, 0.2)
+    assert (config.semantic_loss_ignore_index, config.deep_stem) == (IGNORE_INDEX, True)
+    assert build_config("swin-tiny", TWO, "swin_segformer", drop_path_rate=0.3).drop_path_rate == 0.3
+    with pytest.raises(ModelError, match="a size of tiny, resnet18, resnet50, resnet101; found `b0`"):
+        build_config("b0", CITYSCAPES, "pspnet")
+    with pytest.raises(ModelError, match=r"an architecture of segformer, encoder_decoder, .*; found `fcn`; choose one"):
+        build_config("b0", CITYSCAPES, "fcn")
+    with pytest.raises(ModelError, match="found `drop_path_rate` with `unet`; leave `drop_path_rate` out"):
+        build_config("tiny", CITYSCAPES, "unet", drop_path_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "millions"),
+    [
+        # He et al. 2016 by torchvision: 11.18, 23.51, 42.50 without the classifier. The deep stem has 0.02 more.
+        ("pspnet", "resnet18", 11.20), ("pspnet", "resnet50", 23.53), ("pspnet", "resnet101", 42.52),
+        ("swin_segformer", "swin-tiny", 27.52),  # Liu et al. 2021: 28.3 with 0.77 of the classifier
+    ],
+)  # fmt: skip
+def test_build_random_model__parameters_of_the_published_encoders(architecture, size, millions):
+    with torch.device("meta"):
+        model = build_random_model(size, CITYSCAPES, architecture)
+    assert sum(one.numel() for one in model.backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.012)
