@@ -5,6 +5,8 @@ import weakref
 
 import pytest
 import torch
+from baseline_models import SMALL as BASELINES
+from baseline_models import build as build_baseline
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
@@ -395,3 +397,68 @@ def test_load_auxiliary_head__damaged_file(tmp_path):
     assert refuses(load_auxiliary_head, build(3), tmp_path).startswith(
         f"{path}: expected the weights of the auxiliary head; found"
     )
+
+
+def build_baseline_with_head(name, stage):
+    model = build_baseline(name)
+    attach_auxiliary_head(model, stage, channels=12)
+    return model
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_attach_auxiliary_head__stages_of_a_baseline(pixel_values, name):
+    for stage in range(1, len(build_baseline(name).taps) + 1):
+        model = without_dropout(build_baseline_with_head(name, stage))
+        outputs = model(pixel_values, output_hidden_states=True)
+        feature_map = outputs.hidden_states[stage - 1]
+        assert model.auxiliary_head.conv.in_channels == feature_map.shape[1] == model.feature_channels[stage - 1]
+        assert torch.equal(outputs.auxiliary_logits, model.auxiliary_head(feature_map))
+        assert outputs.auxiliary_logits.shape == (2, 19, *feature_map.shape[2:])
+        assert torch.equal(model.eval()(pixel_values).logits, outputs.logits)
+    line = refuses(attach_auxiliary_head, build_baseline(name), stage + 1)
+    assert line == f"expected an encoder stage of 1..{stage}; found {stage + 1}; choose one of them."
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_attach_auxiliary_head__gradient_of_a_baseline_reaches_the_backbone_alone(pixel_values, name):
+    first, third = (without_dropout(build_baseline_with_head(name, stage)) for stage in (1, 3))
+    reached = []
+    for model in (first, third):
+        model(pixel_values).auxiliary_logits.square().sum().backward()
+        keys = {key for key, one in model.named_parameters() if one.grad is not None and one.grad.abs().max() > 0}
+        assert {key for key, _ in model.named_parameters() if key.startswith("auxiliary_head.")} < keys
+        assert not any(key.startswith("decode_head.") for key in keys)
+        # Swin's norm of a stage's map is that map's alone.
+        reached.append({key for key in keys if key.startswith("backbone.") and "hidden_states_norms" not in key})
+    assert reached[0] < reached[1]  # what comes later has none
+    assert reached[1] < {key for key, _ in third.named_parameters()}
+    entry = next(key for key, _ in third.backbone.named_parameters())
+    assert f"backbone.{entry}" in reached[0]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_attach_auxiliary_head__evaluation_of_a_baseline_is_unchanged(pixel_values, name):
+    plain, model = build_baseline(name), build_baseline_with_head(name, 3)
+    with torch.no_grad():
+        expected, outputs = plain(pixel_values), model(pixel_values)
+    assert list(outputs.keys()) == list(expected.keys()) == ["logits"]
+    assert type(outputs) is type(expected)
+    assert torch.equal(outputs.logits, expected.logits)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_save_auxiliary_head__beside_a_plain_baseline(pixel_values, tmp_path, name):
+    model = build_baseline_with_head(name, 3).train()
+    model(pixel_values)
+    model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == build_baseline(name).state_dict().keys()
+    save_auxiliary_head(model, tmp_path)
+    loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    torch.manual_seed(9)
+    attach_auxiliary_head(loaded, 3, channels=12)
+    load_auxiliary_head(loaded, tmp_path)
+    state = loaded.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
+    assert loaded.auxiliary_head.batch_norm.num_batches_tracked == 1

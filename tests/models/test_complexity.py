@@ -1,9 +1,14 @@
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
+from baseline_models import SMALL
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import build_config
+from hf_urbanseg.models.baselines.unet import UNet
+from hf_urbanseg.models.build import build_config, build_random_model
 from hf_urbanseg.models.complexity import (
     CONVENTIONS,
     count_flops,
@@ -152,3 +157,84 @@ def test_count_parameters__by_part():
     }
     # Xie et al. 2021, tables 1 and 6: 3.7 M for B0 (decoder 0.4), 84.7 M for B5, with 150 and 19 classes
     assert [round(count_parameters(_config(size))["total"] / 1e6, 1) for size in ("b0", "b5")] == [3.7, 84.6]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "giga"),
+    [
+        ("encoder_decoder", "transposed", 67.003),
+        ("deeplabv3plus", "resnet18", 97.193),
+        ("deeplabv3plus", "resnet50", 316),
+        ("deeplabv3plus", "resnet101", 455),
+        ("pspnet", "resnet18", 97.213),
+        ("pspnet", "resnet101", 459),
+        ("swin_segformer", "swin-tiny", 79.472),
+    ],
+)
+def test_count_macs__baselines_of_the_reports_table(architecture, size, giga):
+    assert count_macs(build_config(size, CITYSCAPES, architecture)) / 1e9 == pytest.approx(giga, rel=0.005)
+
+
+def _upsample_first(self, pixel_values):
+    """`UNet.forward` in the original order."""
+    hidden, skipped = pixel_values, []
+    for stage in self.stages:
+        hidden = stage(F.max_pool2d(hidden, 2) if skipped else hidden)
+        skipped.append(hidden)
+    maps = [skipped.pop()]
+    for projection, norm, fusion in zip(self.projections, self.norms, self.fusions, strict=True):
+        skip = skipped.pop()
+        hidden = projection(F.interpolate(maps[-1], skip.shape[2:], mode="bilinear", align_corners=False))
+        maps.append(fusion(torch.cat([skip, norm(hidden).relu()], dim=1)))
+    return maps
+
+
+def test_count_operations__unet_saves_three_quarters_of_its_1x1_convolutions(monkeypatch):
+    config = build_config("s5-d16", CITYSCAPES, "unet")
+    even = (384, 1248)
+    ours, ours_even = count_macs(config), count_operations(config, even)
+    assert ours / 1e9 == pytest.approx(346.2, abs=0.05)
+    monkeypatch.setattr(UNet, "forward", _upsample_first)
+    # The report's table. The original takes multiples of 16 alone, and these are the nearest to 375x1242.
+    assert f"{count_macs(config, (368, 1248)) / 1e9:.0f}" == "356"
+    original = count_operations(config, even)
+    widths = config.hidden_sizes
+    steps = [(384 * 1248 // 4**n, deep, wide) for n, (wide, deep) in enumerate(itertools.pairwise(widths))]
+    convs = sum(positions * deep * wide for positions, deep, wide in steps)
+    assert 4 * (original["plain"]["encoder"] - ours_even["plain"]["encoder"]) == 3 * convs
+    assert original["plain"]["decode_head"] == ours_even["plain"]["decode_head"]
+    # fvcore counts 4 of each upsampled value, too, of which the original has twice as many.
+    resizes = sum(4 * positions * (deep - wide) for positions, deep, wide in steps)
+    assert 4 * (original["fvcore"]["encoder"] - ours_even["fvcore"]["encoder"] - resizes) == 3 * convs
+
+
+def test_count_operations__encoder_decoder_written_out():
+    config = build_config("transposed", CITYSCAPES, "encoder_decoder")
+    counts = count_operations(config)
+    stages = [375 * 1242, 188 * 621, 94 * 311, 47 * 156]
+    encoder = 9 * sum((stages[0] * (3 + 64) * 64, stages[1] * 64 * 128, stages[2] * 128 * 256, stages[3] * 256 * 512))
+    head = 22 * 76 * (9 * 512 * 2048 + 2048 * 2048 + 2048 * 19)
+    # A transposed convolution multiplies each value that it takes, not each that it gives.
+    head += 19 * 19 * 16 * (22 * 76 + 47 * 155 + 96 * 312)
+    assert counts["plain"] == {"encoder": encoder, "decode_head": head, "classifier_resize": 0}
+    # Once to the input's size by the model, once by the measurement, as by MMSegmentation's.
+    assert counts["fvcore"] == {"encoder": encoder, "decode_head": head, "classifier_resize": 8 * 19 * 375 * 1242}
+    assert counts["report"] == counts["fvcore"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_count_flops__baselines_are_two_per_plain_multiply_accumulate(name):
+    architecture, size, fields = SMALL[name]
+    config = build_config(size, CITYSCAPES, architecture, **fields)
+    assert count_flops(config, (97, 161)) == 2 * count_macs(config, (97, 161), "plain")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_count_parameters__baselines_by_part(name):
+    architecture, size, fields = SMALL[name]
+    model = build_random_model(size, CITYSCAPES, architecture, **fields)
+    assert count_parameters(model.config) == {
+        "encoder": sum(p.numel() for p in model.backbone.parameters()),
+        "decode_head": sum(p.numel() for p in model.decode_head.parameters()),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
