@@ -35,13 +35,34 @@ def test_gradient__same_for_any_accumulation(worker, reference_gradients, tmp_pa
             assert worker.relative_error(gradients, expected) < 2e-6, (loss, batch_size, accumulation)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "size", "error"),
+    [
+        ("encoder_decoder", "tiny", 2e-6),
+        # Where two values of a pool are almost the same, rounding decides which has the gradient: 1e-7 to 3e-5.
+        ("encoder_decoder", "tiny_unpooling", 2e-4),
+        ("unet", "tiny", 2e-4),
+        ("deeplabv3plus", "tiny", 2e-6),
+        ("pspnet", "tiny", 2e-6),
+        ("swin_segformer", "tiny", 2e-6),
+    ],
+)
+def test_gradient__of_a_baseline_same_for_any_accumulation(worker, tmp_path, architecture, size, error):
+    together, one_by_one = (
+        worker.compute_gradients(tmp_path, *layout, "auxiliary", architecture, size) for layout in ((4, 1), (1, 4))
+    )
+    assert len(together) > 20
+    assert worker.relative_error(one_by_one, together) < error
+
+
 def test_gradient__same_on_two_processes(worker, reference_gradients, launch, tmp_path):
     result = launch(WORKERS / "gradients.py", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    for loss, expected in reference_gradients.items():
+    for name, case in worker.TWO_PROCESS_CASES.items():
+        expected = reference_gradients.get(name) or worker.compute_gradients(tmp_path, 8, 1, *case)
         for batch_size, accumulation in worker.TWO_PROCESS_LAYOUTS:
-            gradients = torch.load(tmp_path / f"{loss}_{batch_size}_{accumulation}.pt")
-            assert worker.relative_error(gradients, expected) < 1e-6, (loss, batch_size, accumulation)
+            gradients = torch.load(tmp_path / f"{name}_{batch_size}_{accumulation}.pt")
+            assert worker.relative_error(gradients, expected) < 1e-6, (name, batch_size, accumulation)
 
 
 def test_gradient__losses_differ(worker, reference_gradients):
@@ -94,15 +115,18 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("loss", "num_workers", "stop_at", "more"),
+    ("loss", "num_workers", "stop_at", "more", "architecture"),
     [
-        ("weighted_valid_pixels", 0, 5, {}),
-        ("auxiliary", 2, 8, {"ema_decay": 0.9}),
-        ("ohem_top", 0, 5, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}),
+        ("weighted_valid_pixels", 0, 5, {}, "segformer"),
+        ("auxiliary", 2, 8, {"ema_decay": 0.9}, "segformer"),
+        ("ohem_top", 0, 5, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}, "segformer"),
+        ("auxiliary_ohem", 0, 5, {"ema_decay": 0.9}, "deeplabv3plus"),
     ],
 )
-def test_resume__bit_identical(worker, tmp_path, loss, num_workers, stop_at, more):
+def test_resume__bit_identical(worker, tmp_path, monkeypatch, loss, num_workers, stop_at, more, architecture):
     """Dropout and stochastic depth on; 4 steps an epoch, saved every 3, so the resumes start in mid-epoch."""
+    everything = {**worker.LOSSES["auxiliary"], **worker.LOSSES["ohem_top"]}
+    monkeypatch.setitem(worker.LOSSES, "auxiliary_ohem", everything)
     options = {
         "max_steps": 10, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
         "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False, "logging_steps": 2,
@@ -110,14 +134,14 @@ def test_resume__bit_identical(worker, tmp_path, loss, num_workers, stop_at, mor
         # Of a trainer that an error ended, torch waits 5 s for each persistent worker when it is collected.
         "dataloader_persistent_workers": False,
     } | more  # fmt: skip
-    whole = worker.build_trainer(worker.build_arguments(tmp_path / "whole", **options), loss)
+    whole = worker.build_trainer(worker.build_arguments(tmp_path / "whole", **options), loss, architecture=architecture)
     trained = whole.train()
 
-    cut = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options), loss)
+    cut = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options), loss, architecture=architecture)
     cut.add_callback(Stop(stop_at))
     with pytest.raises(RuntimeError, match="power cut"):
         cut.train()
-    resumed = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options), loss)
+    resumed = worker.build_trainer(worker.build_arguments(tmp_path / "cut", **options), loss, architecture=architecture)
     assert resumed.train(resume_from_checkpoint=True).training_loss == trained.training_loss
 
     assert resumed.state.global_step == 10

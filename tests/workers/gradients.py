@@ -15,7 +15,7 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
-from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.models.build import WITH_DROP_PATH, build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.trainer import UrbanSegTrainer
@@ -35,6 +35,8 @@ LOSSES = {
     "bare": {},
 }
 TWO_PROCESS_LAYOUTS = ((4, 1), (2, 2))
+# By name: loss and architecture. Swin's tensors are of both kinds, a transformer's and of convolutions with BatchNorm.
+TWO_PROCESS_CASES = {loss: (loss, "segformer") for loss in LOSSES} | {"swin": ("auxiliary", "swin_segformer")}
 
 
 class KeepGradients(TrainerCallback):
@@ -75,7 +77,13 @@ def build_arguments(output_dir, **options) -> UrbanSegTrainingArguments:
 
 
 def build_trainer(
-    args, loss="weighted_valid_pixels", num_images=8, num_eval_images=5, auxiliary_dropout=0.1, **model_options
+    args,
+    loss="weighted_valid_pixels",
+    num_images=8,
+    num_eval_images=5,
+    auxiliary_dropout=0.1,
+    size="tiny",
+    **model_options,
 ) -> UrbanSegTrainer:
     """A tiny trainer on rendered streets; crops reach beyond the image, so void differs between samples."""
     torch.set_num_threads(1)
@@ -83,7 +91,7 @@ def build_trainer(
     rows: DatasetDict = build_synthetic_splits(train=num_images, validation=num_eval_images, test=1, size=(64, 96))
     transforms = build_train_transforms((64, 64), ["0.5-1.0"])
     image_processor = build_image_processor((64, 96))
-    model = build_random_model("tiny", CITYSCAPES, **model_options)
+    model = build_random_model(size, CITYSCAPES, **model_options)
     apply_fast_decode_head(model)
     if "auxiliary_weight" in LOSSES[loss]:
         attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
@@ -102,7 +110,9 @@ def build_trainer(
     )
 
 
-def compute_gradients(output_dir, batch_size: int, accumulation: int, loss: str) -> dict[str, torch.Tensor]:
+def compute_gradients(
+    output_dir, batch_size: int, accumulation: int, loss: str, architecture: str = "segformer", size: str = "tiny"
+) -> dict[str, torch.Tensor]:
     args = build_arguments(
         output_dir,
         per_device_train_batch_size=batch_size,
@@ -110,7 +120,10 @@ def compute_gradients(output_dir, batch_size: int, accumulation: int, loss: str)
         freeze_batch_norm=True,
     )
     # The same seed draws other dropout masks in other layouts; that is not what is compared here.
-    trainer = build_trainer(args, loss, auxiliary_dropout=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0)
+    options = {"drop_path_rate": 0.0} if architecture in WITH_DROP_PATH else {}
+    trainer = build_trainer(
+        args, loss, auxiliary_dropout=0.0, size=size, architecture=architecture, classifier_dropout_prob=0.0, **options
+    )
     keep = KeepGradients()
     trainer.add_callback(keep)
     trainer.train()
@@ -125,11 +138,11 @@ def relative_error(gradients, reference):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for loss in LOSSES:
+    for name, case in TWO_PROCESS_CASES.items():
         for batch_size, accumulation in TWO_PROCESS_LAYOUTS:
-            gradients = compute_gradients(folder, batch_size, accumulation, loss)
+            gradients = compute_gradients(folder, batch_size, accumulation, *case)
             if torch.distributed.get_rank() == 0:
-                torch.save(gradients, folder / f"{loss}_{batch_size}_{accumulation}.pt")
+                torch.save(gradients, folder / f"{name}_{batch_size}_{accumulation}.pt")
     # Trainers that are collected after it, or a process that is still at work, can end in an abort (torch 2.13, gloo).
     gc.collect()
     torch.distributed.barrier()
