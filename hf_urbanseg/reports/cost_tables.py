@@ -8,7 +8,7 @@ from hf_urbanseg.escaping import build_console, flatten
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_config
 from hf_urbanseg.models.complexity import CONVENTIONS, count_macs
-from hf_urbanseg.reports.table_1 import REPORT_POINTS
+from hf_urbanseg.reports.systems import REPORT_POINTS
 
 _SHOWN = ("device", "threads", "fp32_matmul", "torch", "transformers", "python", "system")
 

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 OURS, BEST, REPORT, FAINT = "#1f5fa8", "#c0392b", "#8a8a8a", "#777777"
+LINE = {"color": "#b5b5b5", "linewidth": 1, "zorder": 1}  # a thin one behind points
 MOST = 40
 """Characters of a name in a figure; longer ones would leave the axes no room."""
 

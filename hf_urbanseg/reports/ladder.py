@@ -3,7 +3,7 @@
 from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 from markupsafe import Markup
@@ -11,6 +11,7 @@ from markupsafe import Markup
 from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.reports.figures import OURS, REPORT, build_axes
 from hf_urbanseg.reports.formats import format_percent, format_seconds
+from hf_urbanseg.reports.seeds import RunResult, describe_score, describe_seeds, summarise_seeds
 from hf_urbanseg.reports.tables import build_markdown_table
 
 # `name` as in the names of the recipes, what it `adds` to the one before, and the mIoU in [0, 1] that the report gives
@@ -27,10 +28,6 @@ RUNGS = (
 )
 
 
-# What a finished run measured: mIoU in [0, 1], `iou` by class name (None where it does not occur), wall time.
-RunResult = namedtuple("RunResult", "mean_iou iou seconds")
-
-
 def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[int]) -> list[dict]:
     """One entry per rung, for `ladder.json`; what was not run is None, never a number.
 
@@ -41,38 +38,26 @@ def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[i
         seeds: Those asked for.
 
     Returns:
-        Per rung `number`, `name`, `adds`, `status` (`run`, `partly run`, `not run`), `seeds` (finished),
-        `report_mean_iou`; `mean_iou` (`mean`, `std` (sample, None for one seed), `min`, `max`, `values`), `iou` (mean
-        by class), `seconds` (`mean`, `total`), `change` (`from`, `seeds`, `mean_iou`, `iou`, `same_sign`).
+        Per rung `number`, `name`, `adds`, `report_mean_iou`; `status`, `seeds`, `mean_iou`, `seconds` as of
+        `summarise_seeds`; `iou` (mean by class), `change` (`from`, `seeds`, `mean_iou`, `iou`, `same_sign`).
     """
     ladder = []
     for rung in RUNGS:
         finished = {seed: results[rung.number, seed] for seed in seeds if (rung.number, seed) in results}
         below = [lower["number"] for lower in ladder if lower["seeds"]]
+        summary = summarise_seeds(finished, seeds)
         entry = {
             "number": rung.number,
             "name": rung.name,
             "adds": rung.adds,
-            "status": "run" if len(finished) == len(seeds) else "partly run" if finished else "not run",
-            "seeds": list(finished),
+            "status": summary["status"],
+            "seeds": summary["seeds"],
             "report_mean_iou": rung.report,
-            **dict.fromkeys(("mean_iou", "iou", "seconds", "change")),
+            "mean_iou": summary["mean_iou"],
+            "iou": _mean_by_class(result.iou for result in finished.values()) if finished else None,
+            "seconds": summary["seconds"],
+            "change": _change(results, below[-1], rung.number, seeds) if finished and below else None,
         }
-        if finished:
-            values = [result.mean_iou for result in finished.values()]
-            seconds = [result.seconds for result in finished.values()]
-            entry |= {
-                "mean_iou": {
-                    "mean": fmean(values),
-                    "std": stdev(values) if len(values) > 1 else None,
-                    "min": min(values),
-                    "max": max(values),
-                    "values": {str(seed): result.mean_iou for seed, result in finished.items()},
-                },
-                "iou": _mean_by_class(result.iou for result in finished.values()),
-                "seconds": {"mean": fmean(seconds), "total": sum(seconds)},
-                "change": _change(results, below[-1], rung.number, seeds) if below else None,
-            }
         ladder.append(entry)
     return ladder
 
@@ -112,13 +97,12 @@ def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, not
     rows, before = [], None
     for entry in ladder:
         score, change, report = entry["mean_iou"], entry["change"], entry["report_mean_iou"]
-        others = " (others not run)" if entry["status"] == "partly run" else ""
         skipped = f" against {change['from']}" if change and change["from"] != entry["number"] - 1 else ""
         spread = f"{format_percent(score['min'])} .. {format_percent(score['max'])}" if score else ""
         rows.append([
             f"{entry['number']} {entry['name']}",
             entry["adds"],
-            ", ".join(map(str, entry["seeds"])) + others,
+            describe_seeds(entry),
             describe_score(entry),
             "one seed" if len(entry["seeds"]) == 1 else spread,
             format_percent(change["mean_iou"], sign="+") + skipped if change else "",
@@ -130,14 +114,6 @@ def write_ladder_table(ladder: Sequence[dict], path: str | Path, title: str, not
     table = build_markdown_table([*heads, Markup("*its change*"), "time per run"], rows, words=range(3))
     lines = [f"# {escape_markdown(title)}", "", *table, "", *(f"- {note}" for note in notes), *_class_lines(ladder)]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def describe_score(entry: dict) -> str:
-    """`55.50 ± 1.25`, without spread for one seed, or `not run`."""
-    score = entry["mean_iou"]
-    if score is None:
-        return "not run"
-    return format_percent(score["mean"]) + ("" if score["std"] is None else f" ± {format_percent(score['std'])}")
 
 
 def _class_lines(ladder: Sequence[dict]) -> list[str]:

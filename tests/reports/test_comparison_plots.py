@@ -9,7 +9,7 @@ from PIL import Image
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.comparison import compare_runs
 from hf_urbanseg.reports.comparison_plots import plot_image_scores, plot_miou_over_gmac
-from hf_urbanseg.reports.table_1 import REPORT_POINTS
+from hf_urbanseg.reports.systems import REPORT_POINTS
 from hf_urbanseg.runs.measured import MeasuredRun
 
 

@@ -5,12 +5,11 @@ from PIL import Image
 from hf_urbanseg.options.recipe import recipe_names
 from hf_urbanseg.reports.ladder import (
     RUNGS,
-    RunResult,
     build_ladder,
-    describe_score,
     plot_ladder,
     write_ladder_table,
 )
+from hf_urbanseg.reports.seeds import RunResult, describe_score
 
 # Rung 1 with seeds 0 and 1, rung 2 not run, rung 3 with seed 1 alone, rung 4 with both.
 RESULTS = {
