@@ -31,10 +31,10 @@ from hf_urbanseg.commands import finetune
 from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.inference import profile
-from hf_urbanseg.ladder import checks, running
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.options import config
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.reproduction import checks, running
 
 # A command that stands on two pages runs once.
 COMMANDS = list({(one.words, one.environment): one for page in reversed(PAGES) for one in read_commands(page)}.values())
@@ -96,12 +96,12 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(checks, "try_to_load_from_cache", find_in_cache)
     patch.setattr(synthetic, "build_synthetic_splits", partial(build_synthetic_splits, 6, 2, 2, (48, 96)))
     patch.setattr(running, "start_finetune", copy_finished_run)
-    climb = running.run_ladder
-    patch.setattr(running, "run_ladder", lambda *ladder: climb(*ladder[:-1], report=str))  # reported once, at the end
+    run_all = running.run_all
+    patch.setattr(running, "run_all", lambda *runs: run_all(*runs[:-1], report=str))  # reported once, at the end
 
 
 def copy_finished_run(launcher, words, log, what) -> int:
-    """In place of the ladder's processes: reads their command line, and leaves a run that has ended."""
+    """In place of the processes of `reproduce`: reads their command line, and leaves a run that has ended."""
     if launcher:
         script, argv = parse_launch([*launcher, "-m", "hf_urbanseg", "finetune", *words])
         assert (script, argv[0]) == ("hf_urbanseg", "finetune")

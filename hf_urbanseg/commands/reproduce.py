@@ -46,18 +46,18 @@ class ReproduceArguments(Options):
 @command
 def main(argv: list[str]) -> None:
     args, words = _parse(argv)
-    from hf_urbanseg.ladder.plan import plan_runs
-    from hf_urbanseg.ladder.running import check_ladder, run_ladder, write_ladder_report
+    from hf_urbanseg.reproduction.ladder import plan_ladder, write_ladder_report
+    from hf_urbanseg.reproduction.running import check_runs, run_all
 
     output = Path(args.output_dir or f"runs/ladder_{args.size}")
-    plan = plan_runs(args.size, args.seeds, output, words)
+    plan = plan_ladder(args.size, args.seeds, output, words)
     chosen = [plan[rung, seed] for rung in args.rungs for seed in args.seeds]
 
     def report() -> str:
         return write_ladder_report(output, plan, args.seeds, words)
 
     with locked(output):
-        run_ladder(chosen, check_ladder(chosen, output), output, shlex.split(args.launcher or ""), report)
+        run_all(chosen, check_runs(chosen, output, "ladder"), output, shlex.split(args.launcher or ""), report)
         print(report())
 
 

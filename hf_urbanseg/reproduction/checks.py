@@ -1,4 +1,4 @@
-"""What runs of a ladder lack before the first is started: data and weights."""
+"""What runs lack before the first is started: data and weights."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,14 +10,14 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
-from hf_urbanseg.ladder.plan import LadderRun
 from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.options.config import DataArguments, ModelArguments
+from hf_urbanseg.reproduction.plan import PlannedRun
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def find_problems(runs: Iterable[LadderRun]) -> list[UrbanSegError]:
+def find_problems(runs: Iterable[PlannedRun]) -> list[UrbanSegError]:
     """What these runs lack: data (every pair is read) and weights."""
     runs = list(runs)
     checks = [(_check_data, data) for data in {repr(run.data): run.data for run in runs}.values()]

@@ -1,15 +1,17 @@
-"""Sentences on a ladder: what its numbers are, and whether they can be compared."""
+"""Sentences on runs: what their numbers are, and whether they can be compared."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hf_urbanseg.hub.cards.markdown import code_span
-from hf_urbanseg.ladder.plan import NO_MATTER, LadderRun
+from hf_urbanseg.reproduction.plan import NO_MATTER, PlannedRun
+from hf_urbanseg.reproduction.results import Finished
 from hf_urbanseg.runs.folder import RunFolder
 
 
-def describe_measurement(runs: Mapping, metrics: Mapping, split: str) -> list[str]:
-    """Sentences on what the numbers of finished runs are and whether they can be compared."""
+def describe_measurement(finished: Finished, report: str) -> list[str]:
+    """What the numbers of finished runs are and whether they can be compared; `report` says it of the report's."""
+    runs, metrics, split = finished.runs, finished.metrics, finished.split
     if not runs:
         return ["Nothing is finished yet."]
     first = next(iter(metrics.values()))
@@ -18,8 +20,7 @@ def describe_measurement(runs: Mapping, metrics: Mapping, split: str) -> list[st
         f"Ours: mIoU of `{split}` ({first['splits'][split]['num_images']} images), one scale, no flip; exported "
         f"checkpoint by: {selections}. Seeds differ in random weights, order and augmentation, not in the split; std "
         "is the sample's.",
-        "*The report's* numbers (arXiv:2206.12571) are SegFormer-B2's, on a 150/50 split that is not published, with "
-        "the checkpoint selected on test and, from rung 6 on, multi-scale testing: not the same measurement.",
+        report,
     ]
     if split != "test":
         notes.append("There is no test split: these are scores of `validation`, which also selected the checkpoints.")
@@ -34,24 +35,16 @@ def describe_measurement(runs: Mapping, metrics: Mapping, split: str) -> list[st
     return notes
 
 
-def describe_model(run: LadderRun) -> str:
-    """`SegFormer-B2`, or what the options of all runs put in its place."""
-    if run.model.init == "random":
-        return f"SegFormer-{run.model.size}, random at the start,"
-    size = run.model.size
-    return f"SegFormer-{size if size == 'tiny' else size.upper()}"
+def describe_options(words: Sequence[str]) -> list[str]:
+    """The options of all runs."""
+    return [f"Options of every run: {code_span(shlex.join(words))}."] if words else []
 
 
-def describe_options(plan: Mapping[tuple[int, int], LadderRun], words: Sequence[str]) -> list[str]:
-    """Sentences on the options of all runs, and on rungs that add nothing under them."""
-    notes = [f"Options of every run: {code_span(shlex.join(words))}."] if words else []
-    by_rung = {number: run for (number, _), run in reversed(plan.items())}
-    for number, run in sorted(by_rung.items()):
-        if number - 1 in by_rung and _what_counts(run) == _what_counts(by_rung[number - 1]):
-            notes.append(f"With these options rung {number} is the same as rung {number - 1}: it adds nothing.")
-    return notes
+def are_the_same(one: PlannedRun, other: PlannedRun) -> bool:
+    """Whether nothing that counts tells them apart."""
+    return _what_counts(one) == _what_counts(other)
 
 
-def _what_counts(run: LadderRun) -> dict:
+def _what_counts(run: PlannedRun) -> dict:
     ignored = NO_MATTER | ({"model_name_or_path", "model_revision"} if run.model.init == "random" else set())
     return {key: value for key, value in run.recipe.items() if key not in ignored}

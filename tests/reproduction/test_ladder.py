@@ -1,11 +1,9 @@
 """The ladder as one command: runs, interruption, continuation, and what it says before it starts."""
 
-import contextlib
 import json
 import shutil
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,22 +12,16 @@ import yaml
 from PIL import Image
 from rendered_kitti import write_kitti
 from safetensors.torch import load_file
+from started_runs import TINY, Starts, metrics_of, read_failure, reproduce_here
 
-from hf_urbanseg.commands import finetune, reproduce
+from hf_urbanseg.commands import reproduce
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.ladder import checks, processes, running
-from hf_urbanseg.ladder.notes import describe_measurement, describe_options
-from hf_urbanseg.ladder.plan import plan_runs
 from hf_urbanseg.locks import locked
+from hf_urbanseg.reproduction import checks, processes
+from hf_urbanseg.reproduction.ladder import describe_equal_rungs, plan_ladder
+from hf_urbanseg.reproduction.notes import describe_measurement, describe_options
+from hf_urbanseg.reproduction.results import Finished
 from hf_urbanseg.training.trainer import UrbanSegTrainer
-
-OPTIONS = {
-    "init": "random", "size": "tiny", "crop_size": "64 64", "eval_size": "32 96", "train_scales": "1.0",
-    "max_steps": 2, "warmup_steps": 0, "eval_steps": 1, "save_steps": 1, "logging_steps": 1,
-    "per_device_train_batch_size": 2, "learning_rate": 1e-3, "ohem_min_kept": 10, "dataloader_num_workers": 0,
-    "cpu_threads": 1, "num_overlays": 0,
-}  # fmt: skip
-TINY = [word for key, value in OPTIONS.items() for word in (f"--{key}", *str(value).split())]
 
 
 @pytest.fixture(scope="module")
@@ -37,50 +29,14 @@ def kitti(tmp_path_factory):
     return write_kitti(tmp_path_factory.mktemp("data") / "kitti", range(8), (64, 160), vary=False)
 
 
-def finetune_here(words) -> int:
-    """finetune in this process: a new one would take seconds to import torch."""
-    try:
-        finetune.main(words)
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
-class Starts:
-    """In place of `start_finetune`; remembers what was started."""
-
-    def __init__(self):
-        self.words = []
-
-    def __call__(self, launcher, words, log, what):
-        assert launcher == []
-        self.words.append(list(words))
-        log.parent.mkdir(exist_ok=True)
-        with log.open("a") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
-            return finetune_here(words)
-
-    @property
-    def names(self):
-        return [Path(words[words.index("--output_dir") + 1]).name for words in self.words]
-
-
 def run(monkeypatch, data, output, *words, extra=TINY, starts=None, rungs=(4, 5), seeds=(0, 1)) -> Starts:
-    starts = starts or Starts()
-    monkeypatch.setattr(running, "start_finetune", starts)
     argv = ["ladder", "--data_dir", data, "--output_dir", output, "--rungs", *rungs, "--seeds", *seeds, *words]
-    reproduce.main([str(word) for word in [*argv, "--", *extra]])
-    return starts
+    return reproduce_here(monkeypatch, argv, extra, starts)
 
 
 def fails(monkeypatch, capsys, *arguments, status=2, **options) -> tuple[str, list[str]]:
     """The last error line and the problems listed before it."""
-    with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, *arguments, **options)
-    assert stop.value.code == status
-    lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1
-    return errors[0], [line for line in lines if line.startswith("problem: ")]
+    return read_failure(capsys, lambda: run(monkeypatch, *arguments, **options), status)
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +49,6 @@ def ladder(kitti, tmp_path_factory):
         "4_class_balanced_seed0", "4_class_balanced_seed1", "5_ohem_seed0", "5_ohem_seed1",
     ]  # fmt: skip
     return output
-
-
-def metrics_of(output, name):
-    return json.loads((output / name / "metrics.json").read_text())
 
 
 def test_reproduce__table_holds_what_the_runs_measured(ladder):
@@ -254,7 +206,7 @@ def test_reproduce__everything_missing_is_named_before_the_first_run(tmp_path, m
 def test_reproduce__weights_in_a_folder_or_the_cache(kitti, ladder, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "model"
     folder.mkdir()
-    plan = plan_runs("b0", [0], tmp_path, ["--data_dir", str(kitti), "--model_name_or_path", str(folder)])
+    plan = plan_ladder("b0", [0], tmp_path, ["--data_dir", str(kitti), "--model_name_or_path", str(folder)])
     (problem,) = checks.find_problems([plan[1, 0], plan[2, 0]])
     assert str(problem).startswith(f"{folder}: expected a model folder with config.json and weights")
     for name in ("config.json", "model.safetensors"):
@@ -263,7 +215,7 @@ def test_reproduce__weights_in_a_folder_or_the_cache(kitti, ladder, tmp_path, mo
 
     cached = {"config.json", "pytorch_model.bin"}
     monkeypatch.setattr(checks, "try_to_load_from_cache", lambda _, f, revision: f"/cache/{f}" if f in cached else None)
-    plan = plan_runs("b0", [0], tmp_path, ["--data_dir", str(kitti)])
+    plan = plan_ladder("b0", [0], tmp_path, ["--data_dir", str(kitti)])
     assert checks.find_problems([plan[1, 0]]) == []
     cached.discard("pytorch_model.bin")
     (problem,) = checks.find_problems([plan[1, 0]])  # the tests are offline
@@ -313,22 +265,24 @@ def test_reproduce__output_that_is_a_single_run(ladder, kitti, monkeypatch, caps
 
 
 def test_describe_measurement__without_a_test_split(ladder, tmp_path, kitti):
-    plan = plan_runs("b0", [0, 1], ladder, ["--data_dir", str(kitti), *TINY])
+    plan = plan_ladder("b0", [0, 1], ladder, ["--data_dir", str(kitti), *TINY])
     runs = {key: plan[key] for key in ((4, 0), (5, 0))}
     metrics = {key: metrics_of(ladder, run.name) for key, run in runs.items()}
-    assert not any("There is no test split" in note for note in describe_measurement(runs, metrics, "test"))
+    assert not any(
+        "There is no test split" in note for note in describe_measurement(Finished(runs, metrics, "test", {}, []), "")
+    )
     metrics[5, 0]["training"]["processes"] = 4
-    notes = " ".join(describe_measurement(runs, metrics, "validation"))
+    notes = " ".join(describe_measurement(Finished(runs, metrics, "validation", {}, []), ""))
     assert "There is no test split: these are scores of `validation`, which also selected" in notes
     assert "1 process or 4 processes" in notes
     assert "different batches" in notes
 
 
-def test_describe_options__rungs_that_add_nothing(tmp_path):
-    assert describe_options(plan_runs("b2", [0], tmp_path, []), []) == []
+def test_describe_equal_rungs__that_add_nothing(tmp_path):
+    assert describe_options([]) == describe_equal_rungs(plan_ladder("b2", [0], tmp_path, [])) == []
     words = ["--class_weights", "none", "--loss", "cross_entropy"]
-    assert describe_options(plan_runs("b2", [0], tmp_path, words), words) == [
-        "Options of every run: `--class_weights none --loss cross_entropy`.",
+    assert describe_options(words) == ["Options of every run: `--class_weights none --loss cross_entropy`."]
+    assert describe_equal_rungs(plan_ladder("b2", [0], tmp_path, words)) == [
         "With these options rung 4 is the same as rung 3: it adds nothing.",
         "With these options rung 5 is the same as rung 4: it adds nothing.",
     ]

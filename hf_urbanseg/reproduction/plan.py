@@ -1,4 +1,4 @@
-"""The runs of a ladder: what each one is told, what of it exists, and what it measured."""
+"""A run of a recipe with a seed: what it is told, and what of it exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from hf_urbanseg.errors import CheckpointError, ConfigError, DataError, UrbanSegError
+from hf_urbanseg.errors import CheckpointError, ConfigError, UrbanSegError
 from hf_urbanseg.finetuning import parse_finetuning
 from hf_urbanseg.options.config import DataArguments, ModelArguments
 from hf_urbanseg.options.training_arguments import resolve_recipe
-from hf_urbanseg.reports.ladder import RUNGS, RunResult
-from hf_urbanseg.runs.folder import METRICS, RunFolder
+from hf_urbanseg.runs.folder import RunFolder
 from hf_urbanseg.training.checkpoints import find_newest_checkpoint, list_checkpoints
 
 _OURS = ("recipe", "output_dir", "seed", "resume", "overwrite")
@@ -20,8 +19,8 @@ NO_MATTER = frozenset({"output_dir", "num_overlays"})
 
 
 @dataclass(frozen=True)
-class LadderRun:
-    """One rung with one seed."""
+class PlannedRun:
+    """One recipe with one seed."""
 
     folder: Path
     words: tuple[str, ...]  # the command line of finetune, without `--resume`
@@ -34,29 +33,27 @@ class LadderRun:
         return self.folder.name
 
 
-def plan_runs(size: str, seeds: Sequence[int], output: Path, words: Sequence[str]) -> dict[tuple[int, int], LadderRun]:
-    """Every rung with every seed, by both, rungs outside.
-
-    Raises:
-        ConfigError: An option that finetune doesn't take, or one that tells the runs apart.
-    """
+def check_words(words: Sequence[str]) -> None:
+    """Refuses (ConfigError) options for all runs that tell the runs apart."""
     for word in words:
         if word.startswith("--") and word[2:].split("=")[0].replace("-", "_") in _OURS:
             raise ConfigError("options for all runs after `--`", f"`{word}`, which every run has its own of", "drop it")
-    runs = {}
-    for rung in RUNGS:
-        for seed in seeds:
-            folder = output / f"{rung.number}_{rung.name}_seed{seed}"
-            own = ["--recipe", f"ladder/{rung.number}_{rung.name}", "--size", size, "--output_dir", str(folder)]
-            own += ["--seed", str(seed), *words]
-            # `--use_cpu` is not recorded, and keeps this process from taking memory on a GPU.
-            arguments = parse_finetuning([*own, "--use_cpu"])
-            recipe = resolve_recipe(*arguments)
-            runs[rung.number, seed] = LadderRun(folder, tuple(own), recipe, arguments.data, arguments.model)
-    return runs
 
 
-def find_state(run: LadderRun) -> str:
+def plan_run(folder: Path, recipe: str, size: str | None, seed: int, words: Sequence[str]) -> PlannedRun:
+    """A run of a recipe, of a size where it has several, in a folder; a `--size` among the words wins.
+
+    Raises:
+        ConfigError: An option that finetune doesn't take.
+    """
+    own = ["--recipe", recipe, *(["--size", size] if size else []), "--output_dir", str(folder)]
+    own += ["--seed", str(seed), *words]
+    # `--use_cpu` is not recorded, and keeps this process from taking memory on a GPU.
+    arguments = parse_finetuning([*own, "--use_cpu"])
+    return PlannedRun(folder, tuple(own), resolve_recipe(*arguments), arguments.data, arguments.model)
+
+
+def find_state(run: PlannedRun) -> str:
     """`finished`, `started` (to be resumed) or `new`.
 
     Raises:
@@ -81,24 +78,7 @@ def find_state(run: LadderRun) -> str:
     return "finished" if finished else "started"
 
 
-def read_metrics(run: LadderRun) -> dict:
-    """Metrics of a finished run; DataError where they are damaged, or not what training wrote."""
-    metrics = RunFolder(run.folder).read_metrics() or {}
-    missing = [key for key in ("splits", "selection", "training", "environment") if not metrics.get(key)]
-    if missing:
-        fix = "restore it, or delete the run's folder to train it again"
-        raise DataError("the metrics of a training run", f"no {', '.join(missing)}", fix, run.folder / METRICS)
-    return metrics
-
-
-def read_result(metrics: dict, split: str, seconds: float) -> RunResult:
-    """What a finished run measured on `split`; `seconds` is its wall time, if that is known to be longer."""
-    scores = metrics["splits"][split]
-    # The run itself only knows the time since it was resumed.
-    return RunResult(scores["mean_iou"], scores["iou"], max(seconds, metrics["training"]["seconds"]))
-
-
-def _differences(run: LadderRun) -> str:
+def _differences(run: PlannedRun) -> str:
     try:
         recorded, splits = RunFolder(run.folder).read_recipe() or {}, RunFolder(run.folder).read_splits() or {}
     except UrbanSegError as error:

@@ -1,0 +1,70 @@
+"""What the finished ones of several runs measured, and how long they took."""
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hf_urbanseg.errors import DataError, UrbanSegError
+from hf_urbanseg.files import write_json
+from hf_urbanseg.reports.seeds import RunResult
+from hf_urbanseg.reproduction.plan import PlannedRun, find_state
+from hf_urbanseg.runs.folder import METRICS, RunFolder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Runs that are finished, by the keys of their plan."""
+
+    runs: dict[Hashable, PlannedRun]
+    metrics: dict[Hashable, dict]
+    split: str  # of which they all have scores
+    results: dict[Hashable, RunResult]
+    left_out: list[str]  # what is in the way of others, as sentences
+
+    @property
+    def data(self) -> str:
+        return next((content["data"]["name"] for content in self.metrics.values()), "no data yet")
+
+
+def read_finished(output: Path, plan: Mapping[Hashable, PlannedRun]) -> Finished:
+    left_out, runs, metrics = [], {}, {}
+    for key, run in plan.items():
+        try:
+            if find_state(run) == "finished":
+                metrics[key], runs[key] = _read_metrics(run), run
+        except UrbanSegError as error:  # of a run that was not asked for
+            left_out.append(f"Left out: {error}")
+    split = "test" if all("test" in content["splits"] for content in metrics.values()) else "validation"
+    times = _read_times(output)
+    results = {key: _read_result(metrics[key], split, sum(times.get(run.name, []))) for key, run in runs.items()}
+    return Finished(runs, metrics, split, results, left_out)
+
+
+def add_time(output: Path, name: str, seconds: float) -> None:
+    """Of one start of a run; those of all its starts are added."""
+    times = _read_times(output)
+    times[name] = [*times.get(name, []), round(seconds, 1)]
+    write_json(output / "logs" / "seconds.json", times)
+
+
+def _read_metrics(run: PlannedRun) -> dict:
+    """Metrics of a finished run; DataError where they are damaged, or not what training wrote."""
+    metrics = RunFolder(run.folder).read_metrics() or {}
+    missing = [key for key in ("splits", "selection", "training", "environment") if not metrics.get(key)]
+    if missing:
+        fix = "restore it, or delete the run's folder to train it again"
+        raise DataError("the metrics of a training run", f"no {', '.join(missing)}", fix, run.folder / METRICS)
+    return metrics
+
+
+def _read_result(metrics: dict, split: str, seconds: float) -> RunResult:
+    """What a finished run measured on `split`; `seconds` is its wall time, if that is known to be longer."""
+    scores = metrics["splits"][split]
+    # The run itself only knows the time since it was resumed.
+    return RunResult(scores["mean_iou"], scores["iou"], max(seconds, metrics["training"]["seconds"]))
+
+
+def _read_times(output: Path) -> dict[str, list[float]]:
+    path = output / "logs" / "seconds.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
