@@ -31,10 +31,11 @@ from hf_urbanseg.commands import finetune
 from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.inference import profile
+from hf_urbanseg.inference.latency import measure_latency
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.options import config
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
-from hf_urbanseg.reproduction import checks, running
+from hf_urbanseg.reproduction import checks, running, table1
 
 # A command that stands on two pages runs once.
 COMMANDS = list({(one.words, one.environment): one for page in reversed(PAGES) for one in read_commands(page)}.values())
@@ -78,6 +79,9 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     def measure_briefly(config, image_size, *args, **limits):
         return measure(config, (32, 64), *args, **limits | {"repeats": 1, "warmup": 1, "seconds": 0.1})
 
+    def time_briefly(model, image_size, **limits):
+        return measure_latency(model, (32, 64), repeats=1, warmup=1)
+
     def find_in_cache(name, *rest, **options):
         return name if ON_THE_HUB.fullmatch(name) else cached(name, *rest, **options)
 
@@ -92,6 +96,7 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(finetuning, "run_finetuning", run_capped)
     patch.setattr(finetuning, "load_pretrained_model", load_tiny)
     patch.setattr(profile, "measure_costs", measure_briefly)
+    patch.setattr(table1, "measure_latency", time_briefly)
     patch.setattr(profile, "measure_peak_memory", lambda *_: None)  # as where it can't be measured; takes a process
     patch.setattr(checks, "try_to_load_from_cache", find_in_cache)
     patch.setattr(synthetic, "build_synthetic_splits", partial(build_synthetic_splits, 6, 2, 2, (48, 96)))

@@ -5,7 +5,9 @@ Options behind `--` go to every run: `urbanseg reproduce ladder --data_dir data_
 
 import os
 import shlex
+import textwrap
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +17,33 @@ from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments, Options, option
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.ranges import Range, Seed
+from hf_urbanseg.reports.systems import ROWS
 
 _RUNGS = "1 imagenet, 2 cityscapes, 3 schedule, 4 class_balanced, 5 ohem, 6 multi_scale, 7 auxiliary"
+_TABLE = f"""Runs rows of the report's Table 1, seed by seed, and sets our numbers beside the report's.
+
+Options behind `--` go to every run, and a `--size` there replaces every row's own:
+`urbanseg reproduce table --data_dir data_semantics.zip --rows unet pspnet_resnet18 -- --size tiny`.
+
+{textwrap.fill(f"Rows: {', '.join(ROWS)}.", 120)}"""
+
+
+def _launcher():
+    return option(None, "What starts a module on several processes, such as `accelerate launch --num_processes 4`.")
+
+
+class _Runs(Options):
+    """What the options of several runs have in common."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.seeds = list(dict.fromkeys(self.seeds))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("one process that starts the others", "several", "name the launcher by `--launcher`")
 
 
 @dataclass
-class ReproduceArguments(Options):
+class LadderArguments(_Runs):
     """Which part of the ladder, and how its runs are started."""
 
     size: str = option(
@@ -31,43 +54,70 @@ class ReproduceArguments(Options):
     rungs: list[Annotated[int, Range(1, 7)]] = option([1, 2, 3, 4, 5, 6, 7], f"Rungs to run: {_RUNGS}.")
     seeds: list[Seed] = option([0, 1, 2], "Each rung is run once with each.")
     output_dir: str | None = option(None, "Folder of all runs and of the table and plot. Default: runs/ladder_<size>.")
-    launcher: str | None = option(
-        None, "What starts a module on several processes, such as `accelerate launch --num_processes 4`."
-    )
+    launcher: str | None = _launcher()
 
     def __post_init__(self):
         super().__post_init__()
         self.rungs = sorted(set(self.rungs))
-        self.seeds = list(dict.fromkeys(self.seeds))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("one process that starts the others", "several", "name the launcher by `--launcher`")
+
+
+@dataclass
+class TableArguments(_Runs):
+    """Which part of the table, and how its runs are started."""
+
+    rows: list[str] | None = option(
+        None, "Rows to run, see above. Default: all; swin_cityscapes with `--swin_cityscapes`.", choices=ROWS
+    )
+    seeds: list[Seed] = option([0], "Each row is run once with each; the report has one.")
+    swin_cityscapes: str | None = option(None, "Folder or Hub id that this row starts from: the Hub has none.")
+    latency: bool = option(True, "Measure the latency of every row that was run, at the end, on this machine.")
+    output_dir: str = option("runs/table", "Folder of all runs and of the table and plot.")
+    launcher: str | None = _launcher()
+
+    def __post_init__(self):
+        super().__post_init__()
+        wanted = self.rows or [row for row in ROWS if row != "swin_cityscapes" or self.swin_cityscapes]
+        self.rows = [row for row in ROWS if row in wanted]
 
 
 @command
 def main(argv: list[str]) -> None:
     args, words = _parse(argv)
-    from hf_urbanseg.reproduction.ladder import plan_ladder, write_ladder_report
     from hf_urbanseg.reproduction.running import check_runs, run_all
 
-    output = Path(args.output_dir or f"runs/ladder_{args.size}")
-    plan = plan_ladder(args.size, args.seeds, output, words)
-    chosen = [plan[rung, seed] for rung in args.rungs for seed in args.seeds]
+    if isinstance(args, LadderArguments):
+        from hf_urbanseg.reproduction.ladder import plan_ladder, write_ladder_report
 
-    def report() -> str:
-        return write_ladder_report(output, plan, args.seeds, words)
+        what, output = "ladder", Path(args.output_dir or f"runs/ladder_{args.size}")
+        plan = plan_ladder(args.size, args.seeds, output, words)
+        chosen = [plan[rung, seed] for rung in args.rungs for seed in args.seeds]
+        report = last = partial(write_ladder_report, output, plan, args.seeds, words)
+    else:
+        from hf_urbanseg.reproduction.table1 import plan_table, write_table_report
 
+        what, output = "table", Path(args.output_dir)
+        plan = plan_table(args.rows, args.seeds, output, words, args.swin_cityscapes)
+        chosen = [plan[row, seed] for row in args.rows for seed in args.seeds]
+        report = partial(write_table_report, output, plan, args.seeds, words)
+        last = partial(report, latency=args.latency)
     with locked(output):
-        run_all(chosen, check_runs(chosen, output, "ladder"), output, shlex.split(args.launcher or ""), report)
-        print(report())
+        run_all(chosen, check_runs(chosen, output, what), output, shlex.split(args.launcher or ""), report)
+        print(last())
 
 
-def _parse(argv: list[str]) -> tuple[ReproduceArguments, list[str]]:
+def _parse(argv: list[str]) -> tuple[LadderArguments | TableArguments, list[str]]:
     """Our options, and the words that every run gets."""
     own, extra = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    types = (ReproduceArguments, DataArguments)
-    help_if_asked(own, types, __doc__, "reproduce ladder [--option VALUE ...] [-- --option-of-finetune VALUE ...]")
-    if own[:1] != ["ladder"]:
-        raise ConfigError("`ladder`, what to reproduce, as the first word", f"`{' '.join(own[:1])}`", "add it")
+    kinds = {"ladder": (LadderArguments, __doc__), "table": (TableArguments, _TABLE)}
+    kind = own[0] if own[:1] and own[0] in kinds else None
+    types, said = (kinds[kind or "ladder"][0], DataArguments), kinds[kind or "ladder"][1]
+    if kind is None:
+        said += "\n`urbanseg reproduce table --help`: the systems of its Table 1 instead."
+    usage = f"{kind or 'ladder|table'} [--option VALUE ...] [-- --option-of-finetune VALUE ...]"
+    help_if_asked(own, types, said, f"reproduce {usage}")
+    if kind is None:
+        expected = "`ladder` or `table`, what to reproduce, as the first word"
+        raise ConfigError(expected, f"`{' '.join(own[:1])}`", "add it")
     args, data = parse_arguments(types, own[1:])
     words = []
     for f in fields(DataArguments):
@@ -75,6 +125,6 @@ def _parse(argv: list[str]) -> tuple[ReproduceArguments, list[str]]:
         if value != f.default:
             words += [f"--{f.name}", *map(str, value if isinstance(value, list) else [value])]
     if any(word.partition("=")[0] == "--hub_token" for word in extra):
-        # It would stand in the ladder's files and in the list of processes.
+        # It would stand in the files written here and in the list of processes.
         raise ConfigError("options without a token", "`--hub_token`", "put it into HF_TOKEN, or use `hf auth login`")
     return args, words + extra

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 # Where a text may stand around its point, the best liked first, and how far from it in points.
 _DIRECTIONS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
-_GAPS = np.array((6, 10, 16, 24, 34, 46, 60))
+_GAPS = np.array((6, 10, 16, 24, 34, 46, 60, 76, 94, 114, 136))
 
 
 def fix_layout(figure: Figure) -> None:

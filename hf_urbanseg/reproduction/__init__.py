@@ -1,1 +1,1 @@
-"""The report again: its ladder of tricks as runs, what they lack, how they are started, and what they say."""
+"""The report again: its ladder of tricks and its Table 1 as runs, what they lack, how they start, what they say."""

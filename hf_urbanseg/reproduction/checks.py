@@ -10,6 +10,8 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
+from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.models.build import build_config
 from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.options.config import DataArguments, ModelArguments
 from hf_urbanseg.reproduction.plan import PlannedRun
@@ -21,11 +23,13 @@ def find_problems(runs: Iterable[PlannedRun]) -> list[UrbanSegError]:
     """What these runs lack: data (every pair is read) and weights."""
     runs = list(runs)
     checks = [(_check_data, data) for data in {repr(run.data): run.data for run in runs}.values()]
-    models = [run.model for run in runs if run.model.init == "pretrained"]
-    checks += [
-        (_check_weights, model)
-        for model in {(model.model_name_or_path, model.model_revision): model for model in models}.values()
-    ]
+    models = {
+        (run.model.model_name_or_path, run.model.model_revision)
+        if run.model.init == "pretrained"
+        else (run.model.architecture, run.model.size): run.model
+        for run in runs
+    }
+    checks += [(_check_model, model) for model in models.values()]
     problems = []
     for check, subject in checks:
         try:
@@ -44,10 +48,15 @@ def _check_data(options: DataArguments) -> None:
             raise DataError(expected, found, "name it in `--split_file`", data.name)
 
 
-def _check_weights(options: ModelArguments) -> None:
+def _check_model(options: ModelArguments) -> None:
+    if options.init == "random":
+        build_config(options.size, CITYSCAPES, options.architecture)
+        return
     name, revision = options.model_name_or_path, options.model_revision
     if name is None:
-        raise ModelError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
+        # Of the package's recipes, the one of this row alone names none.
+        expected = "a model that the row `swin_cityscapes` starts from"
+        raise ModelError(expected, "none", "name a folder or Hub id by `--swin_cityscapes`, or leave the row out")
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file() or not any((folder / file).is_file() for file in _WEIGHTS):

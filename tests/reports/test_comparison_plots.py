@@ -92,14 +92,6 @@ def test_plot_miou_over_gmac__runs_of_one_cost_stand_side_by_side(tmp_path):
     assert x == pytest.approx([4 / 1.06**0.5, 4 * 1.06**0.5, 40])
 
 
-def test_report_points__are_the_report_s_table():
-    found = {(point.name, point.pretraining): (point.mean_iou, point.gmac) for point in REPORT_POINTS}
-    assert len(found) == len(REPORT_POINTS) == 17
-    assert found["SegFormer-B2", "cityscapes"] == (0.7845, 50.633)
-    assert found["UNet", "none"] == (0.4555, 356)
-    assert max(found, key=found.get) == ("SegFormer-B5", "cityscapes")
-
-
 def test_plot_image_scores__a_point_per_image_on_its_side_of_the_diagonal(tmp_path):
     comparison = build_comparison(tmp_path, ("a", 4, 0.5), ("b", 4, 0.52), images=12)
     figure = plot_image_scores(comparison.first, comparison.changes[0])

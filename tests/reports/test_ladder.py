@@ -9,7 +9,7 @@ from hf_urbanseg.reports.ladder import (
     plot_ladder,
     write_ladder_table,
 )
-from hf_urbanseg.reports.seeds import RunResult, describe_score
+from hf_urbanseg.reports.seeds import RunResult
 
 # Rung 1 with seeds 0 and 1, rung 2 not run, rung 3 with seed 1 alone, rung 4 with both.
 RESULTS = {
@@ -117,8 +117,3 @@ def test_plot_ladder__blue_for_ours_and_grey_for_the_report(tmp_path, results):
     grey = (np.abs(pixels - 0x8A).sum(2) < 10).sum()
     assert (blue > 100) == bool(results)
     assert grey > 200
-
-
-def test_describe_score__one_seed_has_no_spread():
-    ladder = build_ladder(RESULTS, [0, 1])
-    assert [describe_score(entry) for entry in ladder[:3]] == ["52.00 ± 2.83", "not run", "60.00"]

@@ -1,0 +1,119 @@
+"""The report's Table 1: its runs, and the table of them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.files import write_json
+from hf_urbanseg.inference.latency import build_model, measure_latency
+from hf_urbanseg.inference.profile import describe_device
+from hf_urbanseg.models.complexity import count_macs, count_parameters
+from hf_urbanseg.models.loading import load_config
+from hf_urbanseg.reports.seeds import describe_score
+from hf_urbanseg.reports.systems import SYSTEMS
+from hf_urbanseg.reports.table1 import Network, build_table, plot_table, write_table
+from hf_urbanseg.reproduction.notes import are_the_same, describe_measurement, describe_options
+from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
+from hf_urbanseg.reproduction.results import read_finished
+
+_IMAGE_SIZE = (375, 1242)
+_REPORT = (
+    "*The report's* numbers (arXiv:2206.12571) are on a 150/50 split that is not published, with the checkpoint "
+    "selected on test and, for its final entry at least, multi-scale testing: not the same measurement."
+)
+_COSTS = (
+    "GMAC: multiply-accumulates of one pass at 375x1242, ours by the report's convention. Its SegFormers have a "
+    "256-channel decoder, the Hub's B2 and B5 one of 768."
+)
+
+
+def plan_table(
+    rows: Collection[str], seeds: Sequence[int], output: Path, words: Sequence[str], swin_cityscapes: str | None = None
+) -> dict[tuple[str, int], PlannedRun]:
+    """Every row with every seed, by both, rows outside, in the report's order.
+
+    Args:
+        rows: Those to be run. Others, which the table shows if they were run before, are left out where they don't take
+            the words.
+        words: For every run; a `--size` among them replaces every row's own.
+        swin_cityscapes: Model that the row of this name starts from.
+
+    Raises:
+        ConfigError: An option that finetune doesn't take, or one that tells the runs apart.
+    """
+    check_words(words)
+    plan = {}
+    for system in SYSTEMS:
+        if system.recipe is None:
+            continue
+        own = ["--model_name_or_path", swin_cityscapes] if system.word == "swin_cityscapes" and swin_cityscapes else []
+        for seed in seeds:
+            folder = output / f"{system.word}_seed{seed}"
+            try:
+                plan[system.word, seed] = plan_run(folder, system.recipe, system.size, seed, [*own, *words])
+            except UrbanSegError:
+                if system.word in rows:
+                    raise
+    return plan
+
+
+def write_table_report(
+    output: Path,
+    plan: Mapping[tuple[str, int], PlannedRun],
+    seeds: Sequence[int],
+    words: Sequence[str],
+    latency: bool = False,
+) -> str:
+    """table.json, table.md and table.png from whatever is finished; returns what to print at the end.
+
+    Args:
+        latency: Measure it, which takes seconds a row.
+    """
+    finished = read_finished(output, plan)
+    notes = [*describe_measurement(finished, _REPORT), _COSTS]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    networks, unsteady = {}, []
+    for row, run in {row: run for (row, _), run in reversed(finished.runs.items())}.items():
+        config, median = load_config(run.folder), None
+        if latency:
+            timing = measure_latency(build_model(config, "fp32").to(device), _IMAGE_SIZE, seconds=20)
+            median = timing["label_map"]["median_ms"]
+            unsteady += [] if timing["is_warm"] else [row]
+        macs, parameters = count_macs(config, _IMAGE_SIZE), count_parameters(config)["total"]
+        networks[row] = Network(run.model.size, run.model.init, macs / 1e9, parameters, median)
+    if latency and networks:
+        where = ", ".join(f"{name} {value}" for name, value in describe_device(device).items())
+        notes.append(
+            "Latency: median of one image at 375x1242 from pixels to label map, fp32, transformers' own layers; "
+            f"{where}." + (f" Not steady when measured: {', '.join(sorted(unsteady))}." if unsteady else "")
+        )
+    table = build_table(finished.results, seeds, networks)
+    notes += [f"{entry['system']} can't be trained here yet." for entry in table if entry["recipe"] is None]
+    notes += [*describe_options(words), *_describe_equal_rows(plan), *finished.left_out]
+    data, split = finished.data, finished.split
+    content = {"data": data, "split": split, "options": list(words), "notes": notes, "rows": table}
+    write_json(output / "table.json", content)
+    write_table(table, output / "table.md", f"The report's Table 1 on {data}, {split} mIoU", notes)
+    bars = "; bars: standard deviation over seeds" if any((one["mean_iou"] or {}).get("std") for one in table) else ""
+    ours = ", ".join(["blue", *sorted({word for entry in table for word in entry["instead"]})])
+    plot_table(table, output / "table.png", f"Ours ({ours}): {split} of {data}{bars}")
+    lines = [f"{split} mIoU in %, beside the report's:"]
+    for entry in table:
+        report = "-" if entry["report_mean_iou"] is None else f"{100 * entry['report_mean_iou']:.2f}"
+        lines.append(f"  {entry['row']:<25}{describe_score(entry):<18}{report}")
+    return "\n".join([*lines, f"Table, plot and numbers: {output}/table.md, .png, .json"])
+
+
+def _describe_equal_rows(plan: Mapping[tuple[str, int], PlannedRun]) -> list[str]:
+    """Sentences on rows that the options of all runs make the same."""
+    groups: list[list[tuple[str, PlannedRun]]] = []
+    for row, run in {row: run for (row, _), run in plan.items()}.items():
+        group = next((group for group in groups if are_the_same(group[0][1], run)), None)
+        if group is None:
+            groups.append([(row, run)])
+        else:
+            group.append((row, run))
+    names = [", ".join(row for row, _ in group) for group in groups if len(group) > 1]
+    return [f"With these options these rows are the same: {rows}." for rows in names]
