@@ -38,6 +38,7 @@ OPAQUE = "dataPassWord-1"
         (publish.main, ["run", "user/name", "--token", OPAQUE]),
         (reproduce.main, ["ladder", "--", "--hub_token", OPAQUE]),
         (reproduce.main, ["ladder", "--", f"--hub_token={OPAQUE}"]),
+        (reproduce.main, ["table", "--", "--hub_token", OPAQUE]),
     ],
 )
 def test_run_command__a_misplaced_token_is_not_repeated(main, words, fails, monkeypatch, tmp_path):

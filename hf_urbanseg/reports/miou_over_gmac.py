@@ -28,7 +28,7 @@ def draw_miou_over_gmac(ours: Sequence[OurPoint], title: str, path: str | Path |
     """The report's figure with ours in it, labels where they hide nothing; `path` is a picture to write as well."""
     figure, axes = build_axes(8.2, 5.4, dpi=180)
     lines = draw_report_points(axes)
-    text_size = 9 if len(ours) <= 6 else 7.5  # of many, all find a place
+    size = 9 if len(ours) <= 6 else 7.5  # a crowd of large labels would stand far from its points
     labels, bars, values = [], [], [100 * point.mean_iou for point in REPORT_POINTS]
     for x, point in zip(_spread_equal([point.gmac for point in ours]), ours, strict=True):
         y, low, high = 100 * point.mean_iou, 100 * point.low, 100 * point.high
@@ -39,9 +39,7 @@ def draw_miou_over_gmac(ours: Sequence[OurPoint], title: str, path: str | Path |
             markeredgecolor="white" if point.pretraining == "cityscapes" else point.color,
             markeredgewidth=0.8 if point.pretraining == "cityscapes" else 1.6, elinewidth=1.6, capsize=3.5, zorder=4,
         )  # fmt: skip
-        labels.append(
-            (x, y, flatten(point.name, MOST), {"color": point.color, "fontsize": text_size, "weight": "bold"})
-        )
+        labels.append((x, y, flatten(point.name, MOST), {"color": point.color, "fontsize": size, "weight": "bold"}))
         bars.append([(x, low), (x, high)])
         values += [low, high]
     labels += [(p.gmac, 100 * p.mean_iou, p.name, {"color": FAINT, "fontsize": 7}) for p in REPORT_POINTS]

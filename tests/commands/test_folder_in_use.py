@@ -26,6 +26,7 @@ def snapshot(folder: Path) -> dict:
         ("browse_data", "--dataset synthetic --output {folder}", True),
         ("publish", "{folder} user/name", True),
         ("reproduce", "ladder --size tiny --dataset synthetic --output_dir {folder} -- --init random", True),
+        ("reproduce", "table --rows unet --dataset synthetic --output_dir {folder} -- --size tiny", True),
         ("prepare_data", "--dataset synthetic --output {folder}", False),
         ("prepare_data", "--dataset synthetic --output {folder} --overwrite", False),
         ("convert_checkpoint", "model.pth --output {folder}", False),
