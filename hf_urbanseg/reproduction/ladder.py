@@ -6,7 +6,7 @@ from pathlib import Path
 from hf_urbanseg.files import write_json
 from hf_urbanseg.reports.ladder import RUNGS, build_ladder, plot_ladder, write_ladder_table
 from hf_urbanseg.reports.seeds import describe_score
-from hf_urbanseg.reproduction.notes import are_the_same, describe_measurement, describe_options
+from hf_urbanseg.reproduction.notes import describe_measurement, describe_options, what_counts
 from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
 from hf_urbanseg.reproduction.results import read_finished
 
@@ -68,5 +68,5 @@ def describe_equal_rungs(plan: Mapping[tuple[int, int], PlannedRun]) -> list[str
     return [
         f"With these options rung {number} is the same as rung {number - 1}: it adds nothing."
         for number, run in sorted(by_rung.items())
-        if number - 1 in by_rung and are_the_same(run, by_rung[number - 1])
+        if number - 1 in by_rung and what_counts(run) == what_counts(by_rung[number - 1])
     ]

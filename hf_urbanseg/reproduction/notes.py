@@ -40,11 +40,7 @@ def describe_options(words: Sequence[str]) -> list[str]:
     return [f"Options of every run: {code_span(shlex.join(words))}."] if words else []
 
 
-def are_the_same(one: PlannedRun, other: PlannedRun) -> bool:
-    """Whether nothing that counts tells them apart."""
-    return _what_counts(one) == _what_counts(other)
-
-
-def _what_counts(run: PlannedRun) -> dict:
+def what_counts(run: PlannedRun) -> dict:
+    """The options of a run that can change its numbers."""
     ignored = NO_MATTER | ({"model_name_or_path", "model_revision"} if run.model.init == "random" else set())
     return {key: value for key, value in run.recipe.items() if key not in ignored}

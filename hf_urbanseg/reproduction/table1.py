@@ -14,7 +14,7 @@ from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.reports.seeds import describe_score
 from hf_urbanseg.reports.systems import SYSTEMS
 from hf_urbanseg.reports.table1 import Network, build_table, plot_table, write_table
-from hf_urbanseg.reproduction.notes import are_the_same, describe_measurement, describe_options
+from hf_urbanseg.reproduction.notes import describe_measurement, describe_options, what_counts
 from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
 from hf_urbanseg.reproduction.results import read_finished
 
@@ -108,12 +108,6 @@ def write_table_report(
 
 def _describe_equal_rows(plan: Mapping[tuple[str, int], PlannedRun]) -> list[str]:
     """Sentences on rows that the options of all runs make the same."""
-    groups: list[list[tuple[str, PlannedRun]]] = []
-    for row, run in {row: run for (row, _), run in plan.items()}.items():
-        group = next((group for group in groups if are_the_same(group[0][1], run)), None)
-        if group is None:
-            groups.append([(row, run)])
-        else:
-            group.append((row, run))
-    names = [", ".join(row for row, _ in group) for group in groups if len(group) > 1]
-    return [f"With these options these rows are the same: {rows}." for rows in names]
+    rows = {row: repr(what_counts(run)) for (row, _), run in plan.items()}
+    groups = [", ".join(row for row in rows if rows[row] == one) for one in dict.fromkeys(rows.values())]
+    return [f"With these options these rows are the same: {group}." for group in groups if "," in group]
