@@ -32,9 +32,10 @@ def draw_miou_over_gmac(ours: Sequence[OurPoint], title: str, path: str | Path |
     labels, bars, values = [], [], [100 * point.mean_iou for point in REPORT_POINTS]
     for x, point in zip(_spread_equal([point.gmac for point in ours]), ours, strict=True):
         y, low, high = 100 * point.mean_iou, 100 * point.low, 100 * point.high
+        reach = np.maximum([[y - low], [high - y]], 0) if low < high else None
         open_ring = point.pretraining == "imagenet"
         axes.errorbar(
-            x, y, yerr=np.maximum([[y - low], [high - y]], 0) if low < high else None, fmt=_PRETRAINING[point.pretraining][0],
+            x, y, yerr=reach, fmt=_PRETRAINING[point.pretraining][0],
             color=point.color, markersize=7.5, markerfacecolor="white" if open_ring else point.color,
             markeredgecolor="white" if point.pretraining == "cityscapes" else point.color,
             markeredgewidth=0.8 if point.pretraining == "cityscapes" else 1.6, elinewidth=1.6, capsize=3.5, zorder=4,
