@@ -237,6 +237,9 @@ class TrainingOptions:
     max_steps: Annotated[int, Range(1, 10**9, also=-1)] = option(
         10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5)."
     )
+    num_train_epochs: Annotated[float, Range(0, 10**9, above=True)] | None = option(
+        None, "Length in epochs instead, with --max_steps -1; default there: 3."
+    )
     lr_scheduler_type: str = option("polynomial", "`polynomial` is the report's; others are stock transformers'.")
     lr_power: Amount = option(1.0, "Power of the polynomial (report: 1.0).")
     lr_end: Share = option(0.0, "Share of the learning rate that is left at the end (report: 0).")

@@ -53,7 +53,6 @@ _LEFT_TO_STOCK = {"do_train", "do_eval", "do_predict", "remove_unused_columns", 
 STOCK_RANGES: Mapping[str, Range] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), Range(0, 1, below=True)),
     **dict.fromkeys(("adam_epsilon", "eval_delay"), Range(0)),
-    "num_train_epochs": Range(0, 10**9, above=True),
     "gradient_accumulation_steps": Range(1, 4096),
     "torch_empty_cache_steps": Range(1, 10**9),
     "data_seed": Range(0, 2**32 - 1),

@@ -67,7 +67,9 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
         if self.accept_changes and not self.resume:
             raise ConfigError("`resume` with `accept_changes`", "none", "add it or leave the other out")
-        if self.num_train_epochs != TrainingArguments.num_train_epochs and self.max_steps > 0:
+        if self.num_train_epochs is None:  # our default, so that 3 epochs aren't nobody's wish
+            self.num_train_epochs = TrainingArguments.num_train_epochs
+        elif self.max_steps > 0:
             found = f"`num_train_epochs` {self.num_train_epochs} and `max_steps` {self.max_steps}, which would win"
             raise ConfigError("a length in steps or in epochs", found, "add `--max_steps -1` to train by epochs")
         try:
@@ -108,6 +110,8 @@ def resolve_recipe(*arguments) -> dict:
     for instance in arguments:
         chosen = find_chosen(instance, stock - REFUSED.keys())
         for f, value in _plain_values(instance):
+            if f.name == "num_train_epochs" and instance.max_steps > 0:
+                continue  # whatever it is, steps count
             if f.name not in _NOT_RECORDED and (f.name not in stock or f.name in chosen):
                 recipe[f.name] = value
     return recipe

@@ -77,8 +77,9 @@ def test_arguments__values_that_do_not_fit(words, line):
 
 
 def test_training_arguments__steps_and_epochs_conflict():
-    line = fails("--num_train_epochs", 5)
-    assert "`num_train_epochs` 5.0 and `max_steps` 10000" in line
+    for epochs in (5, 3):  # the latter is stock's default
+        line = fails("--num_train_epochs", epochs)
+        assert f"`num_train_epochs` {epochs}.0 and `max_steps` 10000" in line
     assert line.endswith("add `--max_steps -1` to train by epochs.")
     args = parse("--num_train_epochs", 5, "--max_steps", -1)[-1]
     assert (args.num_train_epochs, args.max_steps) == (5.0, -1)
