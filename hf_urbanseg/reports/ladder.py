@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from hf_urbanseg.escaping import escape_markdown
-from hf_urbanseg.reports.figures import OURS, REPORT, build_axes
+from hf_urbanseg.reports.figures import OURS, REPORT, build_axes, save_figure
 from hf_urbanseg.reports.formats import format_percent, format_seconds
 from hf_urbanseg.reports.seeds import RunResult, describe_score, describe_seeds, summarise_seeds
 from hf_urbanseg.reports.tables import build_markdown_table
@@ -182,4 +182,4 @@ def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
     axes.set_ylabel("mIoU (%)")
     axes.set_title(title, loc="left", parse_math=False)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from hf_urbanseg.escaping import flatten
-from hf_urbanseg.reports.figures import FAINT, LINE, MOST, REPORT, build_axes
+from hf_urbanseg.reports.figures import FAINT, LINE, MOST, REPORT, build_axes, save_figure
 from hf_urbanseg.reports.label_places import boxes_around, fix_layout, place_labels, points_along
 from hf_urbanseg.reports.systems import REPORT_POINTS
 
@@ -58,7 +58,7 @@ def draw_miou_over_gmac(ours: Sequence[OurPoint], title: str, path: str | Path |
     obstacles += [np.add(to_pixels(ends), [(-8, -2), (8, 2)]).reshape(1, 4) for ends in bars]
     place_labels(axes, labels, np.vstack(obstacles))
     if path is not None:
-        figure.savefig(path)
+        save_figure(figure, path)
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.reports.figures import BEST, FAINT, MOST, OURS, build_axes
+from hf_urbanseg.reports.figures import BEST, FAINT, MOST, OURS, build_axes, save_figure
 from hf_urbanseg.reports.formats import format_percent
 
 
@@ -54,7 +54,7 @@ def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
     else:
         _say_nothing_logged(score_axes, "no evaluation was logged")
     score_axes.set(ylabel="validation (%)", xlabel="step")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_class_distribution(
@@ -94,7 +94,7 @@ def plot_class_distribution(
             axes.text(1.12, row, f"{float(weight):.4f}", **across)
     axes.set_xlabel("pixels (log axis)")
     axes.set_title(flatten(title, 3 * MOST), loc="left", pad=8 if weights is None else 22, parse_math=False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: str | Path) -> None:
@@ -114,7 +114,7 @@ def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: s
         title += f": mean {format_percent(mean)} % over {present.sum()} classes (dashed line)"
     axes.set(xlim=(0, 108), xticks=range(0, 101, 20), xlabel="IoU (%)")
     axes.set_title(title, loc="left")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_class_bars(

@@ -27,6 +27,7 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
 from hf_urbanseg.models.loading import SegformerImageProcessorPil
+from hf_urbanseg.options import stock_options
 from hf_urbanseg.options.config import LossArguments, ModelArguments
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
@@ -281,7 +282,7 @@ def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, c
 
 
 def test_finetune__a_reporter_that_is_not_installed(words, kitti, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(finetuning, "get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(stock_options, "get_available_reporting_integrations", lambda: [])
     options = {"data_dir": kitti, "output_dir": tmp_path / "out", "report_to": "wandb"}
     assert "wandb" in _fails(monkeypatch, capsys, words(**options))
 
