@@ -11,7 +11,6 @@ import argparse
 import statistics
 import time
 
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 
@@ -27,6 +26,8 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=2, default=(368, 368))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    import segmentation_models_pytorch as smp  # no requirement of ours
+
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     pixels = torch.randn(2, 3, *args.crop)
