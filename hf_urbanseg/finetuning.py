@@ -33,6 +33,7 @@ from hf_urbanseg.models.build import (
     build_random_model,
     check_input,
     choose_eval_size,
+    has_field,
     load_pretrained_model,
 )
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
@@ -274,11 +275,9 @@ def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tu
 
 def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
     overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
-    if (
-        args.architecture not in ("segformer", "swin_segformer")
-        and args.drop_path_rate == ModelArguments.drop_path_rate
-    ):
-        del overrides["drop_path_rate"]  # a default that nobody chose; what was chosen is refused
+    is_default = args.drop_path_rate == ModelArguments.drop_path_rate
+    if is_default and not has_field(args.architecture, "drop_path_rate"):
+        del overrides["drop_path_rate"]  # that nobody chose; what was chosen is refused
     if args.init == "random" and args.decoder_hidden_size is not None:
         overrides["decoder_hidden_size"] = args.decoder_hidden_size
     if args.init == "random":

@@ -112,8 +112,6 @@ ARCHITECTURES: dict[str, Architecture] = {
 """By the word of `--architecture`: SegFormer and the networks that the report compares it with."""
 
 
-WITH_DROP_PATH = ("segformer", "swin_segformer")
-
 _CLASSES = ("decode_head.classifier.", "decode_head.upsamplings.")
 """Prefixes of what depends on the classes."""
 
@@ -235,10 +233,14 @@ def _find_architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
+def has_field(architecture: str, name: str) -> bool:
+    """Whether the architecture's configuration has a field of this name."""
+    return hasattr(_find_architecture(architecture).model_class.config_class(), name)
+
+
 def _check_fields(architecture: str, overrides: Mapping) -> Mapping:
     """The fields, each of which the architecture's configuration must have."""
-    config = ARCHITECTURES[architecture].model_class.config_class()
-    if unknown := [name for name in overrides if not hasattr(config, name)]:
+    if unknown := [name for name in overrides if not has_field(architecture, name)]:
         found = f"`{unknown[0]}` with `{architecture}`"
         raise ModelError("options that the architecture has", found, f"leave `{unknown[0]}` out")
     return overrides

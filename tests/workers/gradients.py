@@ -15,7 +15,7 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
-from hf_urbanseg.models.build import WITH_DROP_PATH, build_image_processor, build_random_model
+from hf_urbanseg.models.build import build_image_processor, build_random_model, has_field
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.trainer import UrbanSegTrainer
@@ -120,7 +120,7 @@ def compute_gradients(
         freeze_batch_norm=True,
     )
     # The same seed draws other dropout masks in other layouts; that is not what is compared here.
-    options = {"drop_path_rate": 0.0} if architecture in WITH_DROP_PATH else {}
+    options = {"drop_path_rate": 0.0} if has_field(architecture, "drop_path_rate") else {}
     trainer = build_trainer(
         args, loss, auxiliary_dropout=0.0, size=size, architecture=architecture, classifier_dropout_prob=0.0, **options
     )
