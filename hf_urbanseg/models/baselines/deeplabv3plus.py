@@ -1,11 +1,13 @@
 """DeepLabV3+: dilated convolutions of several rates on the last feature map, refined by the first."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hf_urbanseg.models.baselines.depthwise import DepthwiseConv2d
 from hf_urbanseg.models.baselines.resnet import DilatedResNet, DilatedResNetConfig
 from hf_urbanseg.models.baselines.segmenter import ConvBlock, Segmenter
 
@@ -29,7 +31,13 @@ class DepthwiseSeparableBlock(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
         super().__init__(
-            ConvBlock(in_channels, in_channels, 3, dilation=dilation, groups=in_channels),
+            nn.Sequential(
+                OrderedDict(
+                    conv=DepthwiseConv2d(in_channels, dilation),
+                    batch_norm=nn.BatchNorm2d(in_channels),
+                    activation=nn.ReLU(inplace=True),
+                )
+            ),
             ConvBlock(in_channels, out_channels, 1),
         )
 

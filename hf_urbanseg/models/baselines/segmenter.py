@@ -14,14 +14,9 @@ from hf_urbanseg.errors import ModelError
 class ConvBlock(nn.Sequential):
     """Convolution without bias, BatchNorm, ReLU; what is padded keeps height and width at stride 1."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
         super().__init__()
-        padding = dilation * (kernel_size // 2)
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
         self.batch_norm = nn.BatchNorm2d(out_channels)
         self.activation = nn.ReLU(inplace=True)
 

@@ -54,12 +54,12 @@ def folders(models, tmp_path_factory):
 
 
 def test_conv_block__by_hand():
-    block = ConvBlock(1, 1, 3, stride=2, dilation=2).eval()
+    block = ConvBlock(1, 1, 3, stride=2).eval()
     nn.init.ones_(block.conv.weight)
     block.batch_norm.running_mean.fill_(1.0), block.batch_norm.running_var.fill_(4 - 1e-5)
     image = torch.tensor([[1.0, 0, 2, 0, 3], [9, 9, 9, 9, 9], [4, 0, -5, 0, 6], [9, 9, 9, 9, 9], [7, 0, 8, 0, -30]])
-    # Every second value alone; sums of neighbours, 2 3 3 / 18 26 14, less 1, halved, and negative ones cut off.
-    sums = torch.tensor([[2.0, 11, 6], [17, -4, -16], [14, -10, -21]])
+    # Sums of nine around every second value, less 1, halved, and negative ones cut off.
+    sums = torch.tensor([[19.0, 29, 21], [40, 49, 42], [25, 35, -12]])
     assert torch.equal(block(image[None, None])[0, 0], ((sums - 1) / 2).clamp(min=0))
     assert block.conv.bias is None
 
