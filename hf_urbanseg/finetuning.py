@@ -38,6 +38,7 @@ from hf_urbanseg.models.build import (
 )
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
+from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
 from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.options.stock_options import check_effects, check_reporters, choose_data_seed
@@ -52,6 +53,7 @@ from hf_urbanseg.runs.inputs import (
     compare_classes,
     compare_frames,
     compare_options,
+    compare_teacher,
     compare_weights,
     describe_frames,
     find_differences,
@@ -60,6 +62,7 @@ from hf_urbanseg.runs.inputs import (
 )
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.training.interruption import Interruption
+from hf_urbanseg.training.teaching import prepare_teaching
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class FinetuneArguments(NamedTuple):
     model: ModelArguments
     augmentation: AugmentationArguments
     loss: LossArguments
+    distillation: DistillationArguments
     training: UrbanSegTrainingArguments
 
 
@@ -152,12 +156,20 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         data, inspection = leave_out_trained(run, data, inspection)
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
     frames = describe_frames(inspection)
-    content = chain(compare_frames(run, frames), compare_weights(run, data.label_space, weights, counts))
-    differences += find_differences(run, args, content)
+    crop_size = tuple(arguments.augmentation.crop_size)
+    teaching = prepare_teaching(arguments.distillation, data.label_space, frames["train"], crop_size, args.device)
+    differences += find_differences(
+        run, args,
+        chain(
+            compare_frames(run, frames),
+            compare_weights(run, data.label_space, weights, counts),
+            compare_teacher(run, teaching.record),
+        ),
+    )  # fmt: skip
     set_seed(args.seed)
     model = _build_model(arguments.model, arguments.loss, data.label_space)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
-    _check_model(model, args, arguments.augmentation.crop_size, eval_size)
+    _check_model(model, args, crop_size, eval_size)
     image_processor = build_image_processor(eval_size)
     held_out = {
         split: EvalDataset(data.splits[split], data.label_space, image_processor)
@@ -167,10 +179,11 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     trainer = UrbanSegTrainer(
         model,
         args,
-        arguments.loss.build(data.label_space.num_labels, weights),
-        _build_train_dataset(arguments.augmentation, args, data, inspection),
+        arguments.loss.build(data.label_space.num_labels, weights, teaching.parts),
+        _build_train_dataset(arguments.augmentation, args, data, inspection, teaching.cache),
         held_out.get("validation"),  # selection never sees test
         image_processor,
+        teacher=teaching.teacher,
     )
     trainer.interruption = interruption
     if trainer.pop_callback(ProgressCallback):
@@ -180,7 +193,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         def write() -> None:
             if differences:
                 run.write_changes(step, [str(one) for one in differences])
-            _write_inputs(run, arguments, data, frames, counts, weights)
+            _write_inputs(run, arguments, data, frames, counts, weights, teaching.record)
 
         by_first_process(write)
         interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
@@ -209,6 +222,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
             "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
+            **({"teacher": teaching.record} if teaching.record else {}),
             "processes": args.world_size,
             "seed": args.seed,
         }
@@ -294,24 +308,28 @@ def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
     return model
 
 
-def _check_model(model, args: UrbanSegTrainingArguments, crop_size: list[int], eval_size: tuple[int, int]) -> None:
+def _check_model(model, args: UrbanSegTrainingArguments, crop_size: tuple[int, int], eval_size: tuple[int, int]):
     """Whether it can be trained as asked, before anything is written."""
     if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
         found = f"a `{model.config.model_type}`, whose maps are kept"
         raise ModelError("a Transformer with `gradient_checkpointing`", found, "leave it out")
     synchronised = args.sync_batch_norm and args.world_size > 1 and args.device.type != "cpu"
     alone = not args.freeze_batch_norm and not synchronised
-    check_input(model.config, "crop_size", tuple(crop_size), args.per_device_train_batch_size * alone)
+    check_input(model.config, "crop_size", crop_size, args.per_device_train_batch_size * alone)
     check_input(model.config, "eval_size", eval_size)
 
 
 def _build_train_dataset(
-    augmentation: AugmentationArguments, args: UrbanSegTrainingArguments, data: LoadedData, inspection: Inspection
+    augmentation: AugmentationArguments,
+    args: UrbanSegTrainingArguments,
+    data: LoadedData,
+    inspection: Inspection,
+    teacher,
 ) -> TrainDataset:
     transforms = build_train_transforms(**asdict(augmentation))
     rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
     cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES)
-    return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache)
+    return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache, teacher)
 
 
 def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> None:
@@ -326,7 +344,9 @@ def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[
     logger.info("model: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
 
 
-def _write_inputs(run: RunFolder, arguments: FinetuneArguments, data: LoadedData, frames, counts, weights) -> None:
+def _write_inputs(
+    run: RunFolder, arguments: FinetuneArguments, data: LoadedData, frames, counts, weights, teacher: Mapping | None
+) -> None:
     """What went into the run, before its first step."""
     args = arguments.training
     if args.resume:
@@ -337,7 +357,7 @@ def _write_inputs(run: RunFolder, arguments: FinetuneArguments, data: LoadedData
         for name in (METRICS, CHANGES):
             (run.path / name).unlink(missing_ok=True)
     training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
-    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames)
+    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, teacher)
     if weights is None:
         (run.path / CLASS_WEIGHTS).unlink(missing_ok=True)
     else:

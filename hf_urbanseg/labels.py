@@ -1,6 +1,6 @@
 """Classes: label ids in files, train ids in the model, names and colours."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -191,3 +191,33 @@ CITYSCAPES = LabelSpace(
     tuple(category for *_, category in _CITYSCAPES),
 )
 """The 19 classes of Cityscapes and KITTI, for files of *labelIds* (0..33)."""
+
+
+def match_classes(theirs: Sequence[str], ours: Sequence[str], name: str) -> list[tuple[int, int]]:
+    """(their index, our index) of the classes in common, in our order: by name, never by position.
+
+    Case, underscores and the synonyms after a comma ("road, route") don't matter.
+
+    Raises:
+        ConfigError: None in common, or two of theirs for one of ours.
+    """
+    known: dict[str, list[int]] = {}
+    for index, label in enumerate(theirs):
+        for word in {_plain(word) for word in str(label).split(",")} | {_plain(label)}:
+            known.setdefault(word, []).append(index)
+    pairs = []
+    for train_id, label in enumerate(ours):
+        found = known.get(_plain(label), [])
+        if len(found) > 1:
+            which = " and ".join(f"`{theirs[index]}`" for index in found)
+            raise ConfigError(f"one class of the teacher's for `{label}`", which, "rename one in its config.json", name)
+        pairs += [(index, train_id) for index in found]
+    if not pairs:
+        some = ", ".join(map(str, theirs[:3]))
+        expected = f"a teacher with classes of the data's ({', '.join(ours[:3])}, ...), by name"
+        raise ConfigError(expected, f"{some}, ...", "choose another, or rename its classes in config.json", name)
+    return pairs
+
+
+def _plain(label: object) -> str:
+    return str(label).strip().lower().replace("_", " ")

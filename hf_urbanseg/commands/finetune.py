@@ -14,8 +14,9 @@ from hf_urbanseg.options.config import (
     RunArguments,
     TrainingOptions,
 )
+from hf_urbanseg.options.distillation import DistillationArguments
 
-_OPTIONS = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments)
+_OPTIONS = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, DistillationArguments)
 
 
 @command

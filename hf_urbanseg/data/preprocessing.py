@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
+from hf_urbanseg.data.teacher_cache import TeacherCache
 from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
 from hf_urbanseg.labels import LabelSpace
 
@@ -28,15 +29,25 @@ class TrainDataset(torch.utils.data.Dataset):
         transforms: From `build_train_transforms`.
         seed: Of the run.
         cache: The same rows decoded already, *optional*; changes nothing but the time.
+        teacher: What a teacher said of the same rows, *optional*.
 
     Shape:
         [(epoch, index)] -> pixel_values: (3, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
-        rows and columns that are not padding. `normalize_batch` makes a model's input of a batch of them.
+        rows and columns that are not padding; with `teacher` its scores, as `TeacherCache.cut` gives them.
+        `normalize_batch` makes a model's input of a batch of them.
     """
 
-    def __init__(self, rows: Dataset, label_space: LabelSpace, transforms: TrainTransforms, seed: int, cache=None):
+    def __init__(
+        self,
+        rows: Dataset,
+        label_space: LabelSpace,
+        transforms: TrainTransforms,
+        seed: int,
+        cache: DecodedCache | None = None,
+        teacher: TeacherCache | None = None,
+    ):
         self.rows, self.table, self.transforms, self.seed = rows, label_space.train_id_table, transforms, seed
-        self.cache: DecodedCache | None = cache
+        self.cache, self.teacher = cache, teacher
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +67,10 @@ class TrainDataset(torch.utils.data.Dataset):
         seed_transforms(self.transforms, (self.seed, epoch, index))
         sample = self.transforms(image=image, mask=label)
         names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
-        return {key: torch.from_numpy(sample[name]) for key, name in names.items()}
+        tensors = {key: torch.from_numpy(sample[name]) for key, name in names.items()}
+        if self.teacher is not None:
+            tensors["teacher"] = self.teacher.cut(index, sample["view"], self.transforms.size)
+        return tensors
 
 
 InputSizes = Callable[[tuple[int, int]], list[tuple[int, int]]]

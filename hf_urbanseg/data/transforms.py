@@ -159,6 +159,16 @@ def _table(factor: float, shift: float) -> np.ndarray:
     return np.clip(np.arange(256) * factor + shift, 0, 255).astype(np.uint8)
 
 
+class View(NamedTuple):
+    """Which part of an image a crop shows: of the image resized to `size`, from (top, left), then mirrored if so."""
+
+    size: tuple[int, int]
+    top: int
+    left: int
+    mirrored: bool
+    extent: tuple[int, int]
+
+
 class TrainTransforms(A.Compose):
     """Transforms on bytes, then padding; what is normalised is left to the model's device (`normalize_batch`).
 
@@ -169,20 +179,31 @@ class TrainTransforms(A.Compose):
     Shape:
         image: (H, W, 3) uint8 RGB, mask: (H, W) uint8 train ids ->
         image: (3, *size) uint8, 0 where padded; mask: (*size) uint8, `IGNORE_INDEX` where padded; extent: (2,) int64,
-        rows and columns that are not padding.
+        rows and columns that are not padding; view: `View`, where the image's own coordinates went.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform], size: tuple[int, int]):
-        super().__init__(list(transforms))
+        super().__init__(list(transforms), save_applied_params=True)
         self.size = tuple(size)
 
     def __call__(self, *args, **data) -> dict[str, np.ndarray]:
+        size = data["mask"].shape
         sample = super().__call__(*args, **data)
         image, mask = sample["image"], sample["mask"]
         height, width = mask.shape
+        top, left, mirrored = 0, 0, False
+        for name, params in sample["applied_transforms"]:
+            match name:
+                case RandomScale.__name__:
+                    size = params["size"]
+                case BalancedRandomCrop.__name__:
+                    top, left = (side.start for side in params["window"])
+                case A.HorizontalFlip.__name__:
+                    mirrored = not mirrored
+        view = View(size, top, left, mirrored, (height, width))
         planes, padded = np.zeros((3, *self.size), np.uint8), np.full(self.size, IGNORE_INDEX, np.uint8)
         planes[:, :height, :width], padded[:height, :width] = cv2.split(image), mask
-        return {"image": planes, "mask": padded, "extent": np.array([height, width])}
+        return {"image": planes, "mask": padded, "extent": np.array([height, width]), "view": view}
 
 
 def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -192,7 +213,8 @@ def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Shape:
         pixel_values: (N, 3, h, w) uint8, labels: (N, h, w) uint8, extent: (N, 2) int64 ->
-        pixel_values: (N, 3, h, w) float32, 0 (the mean colour) where padded; labels: (N, h, w) int64.
+        pixel_values: (N, 3, h, w) float32, 0 (the mean colour) where padded; labels: (N, h, w) int64;
+        inside: (N, h, w) bool, what isn't padding.
 
     Source: equals albumentations' `Normalize` and `PadIfNeeded` bit for bit.
     """
@@ -204,9 +226,9 @@ def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     )
     heights, widths = rest.pop("extent").T[..., None]
     rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[2:])
-    inside = ((rows < heights)[:, :, None] & (columns < widths)[:, None, :])[:, None]
-    values = (pixels.float() - center).mul_(width.reciprocal()).mul_(inside)
-    return rest | {"pixel_values": values, "labels": batch["labels"].long()}
+    inside = (rows < heights)[:, :, None] & (columns < widths)[:, None, :]
+    values = (pixels.float() - center).mul_(width.reciprocal()).mul_(inside[:, None])
+    return rest | {"pixel_values": values, "labels": batch["labels"].long(), "inside": inside}
 
 
 def build_train_transforms(

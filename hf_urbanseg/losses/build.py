@@ -1,6 +1,6 @@
 """From names and numbers to the loss of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -26,6 +26,7 @@ def build_loss(
     ohem_min_kept: int = 100_000,
     loss_scope: str = "process",
     focal_gamma: float = 2.0,
+    further: Mapping[str, LossPart] | None = None,
 ) -> WeightedSumLoss:
     """The main loss, any further ones, and the auxiliary head's cross-entropy, as one weighted sum.
 
@@ -34,6 +35,7 @@ def build_loss(
         class_weights, normalizer: For every part but dice and lovasz, which balance classes by themselves.
         add_losses: `name=weight` words.
         auxiliary_weight: Weight of plain weighted cross-entropy on `auxiliary_logits`; None leaves it out.
+        further: Parts that are built already.
     """
 
     def build(name: str) -> nn.Module:
@@ -66,4 +68,4 @@ def build_loss(
     if auxiliary_weight is not None:
         auxiliary = CrossEntropyLoss(num_labels, class_weights, normalizer)
         parts["auxiliary"] = LossPart(auxiliary, auxiliary_weight, "auxiliary_logits")
-    return WeightedSumLoss(parts)
+    return WeightedSumLoss({**parts, **(further or {})})

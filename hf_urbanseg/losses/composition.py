@@ -10,11 +10,13 @@ from hf_urbanseg.ranges import Range
 
 
 class LossPart(NamedTuple):
-    """One term of a `WeightedSumLoss`: a loss, its weight, and the model output it is computed from."""
+    """One term of a `WeightedSumLoss`: a loss, its weight, the model output it is computed from, and what else of the
+    outputs it reads, by keyword, where it is there."""
 
     loss: nn.Module
     weight: float = 1.0
     output: str = "logits"
+    reads: tuple[str, ...] = ()
 
 
 class WeightedSumLoss(nn.Module):
@@ -44,6 +46,7 @@ class WeightedSumLoss(nn.Module):
         self.losses = nn.ModuleDict({name: part.loss for name, part in parts.items()})
         self.weights = {name: float(part.weight) for name, part in parts.items()}
         self.outputs = {name: part.output for name, part in parts.items()}
+        self.reads = {name: part.reads for name, part in parts.items()}
 
     def compute_normalizer(self, labels: Tensor) -> dict[str, Tensor]:
         """One fp64 scalar per part; sums over micro-batches and ranks give the global normalisers."""
@@ -54,7 +57,13 @@ class WeightedSumLoss(nn.Module):
     ) -> dict[str, Tensor]:
         normalizer = normalizer or self.compute_normalizer(labels)
         return {
-            name: self.weights[name] * loss(self._logits(name, outputs), labels, normalizer[name])
+            name: self.weights[name]
+            * loss(
+                self._logits(name, outputs),
+                labels,
+                normalizer[name],
+                **{key: outputs[key] for key in self.reads[name] if key in outputs},
+            )
             for name, loss in self.losses.items()
         }
 

@@ -208,14 +208,14 @@ class LossArguments(Options):
             raise ConfigError(expected, f"`{self.class_weights}`", "choose one of them")
         self.build(num_labels=2)
 
-    def build(self, num_labels: int, class_weights=None):
-        """The loss these options describe, which checks them."""
+    def build(self, num_labels: int, class_weights=None, further=None):
+        """The loss these options describe, which checks them; `further` as in `build_loss`."""
         from hf_urbanseg.losses.build import build_loss
 
         auxiliary_weight = self.auxiliary_weight if self.auxiliary_head else None
         return build_loss(
             self.loss, num_labels, class_weights, self.normalizer, self.add_losses, auxiliary_weight,
-            self.ohem_threshold, self.ohem_min_kept, self.loss_scope, self.focal_gamma,
+            self.ohem_threshold, self.ohem_min_kept, self.loss_scope, self.focal_gamma, further,
         )  # fmt: skip
 
 

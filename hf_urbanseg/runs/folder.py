@@ -24,6 +24,7 @@ CLASS_DISTRIBUTION = "class_distribution.png"
 FRAMES = "frames.json"
 TRAINED_BEFORE = "trained_before"
 """In `FRAMES`, beside the splits: frames of earlier starts that are no longer in train."""
+TEACHER = "teacher.json"
 CHANGES = "changes.json"
 # What came out of it.
 METRICS = "metrics.json"
@@ -127,6 +128,10 @@ class RunFolder:
         """`weights` and `counts` by class, `scheme`, `source`; None for an unweighted loss."""
         return read_json(self.path / CLASS_WEIGHTS)
 
+    def read_teacher(self) -> dict | None:
+        """Who taught the run, and what tells that teacher from others; None of a run without."""
+        return read_json(self.path / TEACHER)
+
     def read_counts(self, split: str) -> tuple[ImageCounts, dict] | None:
         """Pixels of each image of a split, and what is said about them: `protocol`, `data`."""
         path = self.path / per_image(split)
@@ -137,7 +142,12 @@ class RunFolder:
         return sorted(file.stem.removeprefix("per_image_") for file in self.path.glob(per_image("*")))
 
     def write_inputs(
-        self, recipe: Mapping, training_arguments: Mapping, data: LoadedData, frames: Mapping[str, Mapping]
+        self,
+        recipe: Mapping,
+        training_arguments: Mapping,
+        data: LoadedData,
+        frames: Mapping[str, Mapping],
+        teacher: Mapping | None = None,
     ) -> None:
         """What went into a run, so that it can be repeated, and a resume be compared with it."""
         write_yaml(self.path / RECIPE, recipe)
@@ -145,6 +155,10 @@ class RunFolder:
         write_split_file(self.path / SPLITS, data.splits)
         write_json(self.path / LABEL_SPACE, data.label_space.to_dict())
         write_json(self.path / FRAMES, frames, indent=None)
+        if teacher:
+            write_json(self.path / TEACHER, teacher)
+        else:
+            (self.path / TEACHER).unlink(missing_ok=True)
 
     def write_changes(self, step: int, differences: Sequence[str]) -> None:
         changes = [*self.read_changes(), {"step": step, "differences": list(differences)}]

@@ -22,14 +22,15 @@ from hf_urbanseg.runs.folder import (
     LABEL_SPACE,
     RECIPE,
     SPLITS,
+    TEACHER,
     TRAINED_BEFORE,
     TRAINING_ARGUMENTS,
     RunFolder,
 )
 
 _FREE = {
-    # their effects are compared: frames, splits, classes and weights
-    *(f.name for f in fields(DataArguments)), "class_weights",
+    # their effects are compared: frames, splits, classes, weights and who teaches
+    *(f.name for f in fields(DataArguments)), "class_weights", "teacher", "teacher_revision",
     # where things go, and what is said and shown
     "output_dir", "num_overlays", "report_to", "run_name", "project", "disable_tqdm", "log_level", "log_level_replica",
     "log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter",
@@ -153,6 +154,18 @@ def compare_weights(
             pair = one.get(name), other.get(name)
             if not all(isinstance(value, int | float) for value in pair) or not math.isclose(*pair, rel_tol=1e-9):
                 yield Difference(CLASS_WEIGHTS, f"{what} of `{name}` {pair[0]}", f"{pair[1]}")
+
+
+def compare_teacher(run: RunFolder, now: Mapping | None) -> Iterator[Difference]:
+    """Who teaches, by the bytes of its weights or of what it wrote down."""
+    if not run.has(RECIPE):
+        return
+    one, other = (
+        f"a teacher with SHA-256 {record['sha256']:.12}..." if record else "no teacher"
+        for record in (run.read_teacher(), now)
+    )
+    if one != other:
+        yield Difference(TEACHER, one, other)
 
 
 def describe_frames(inspection: Inspection) -> dict[str, dict[str, list[str]]]:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
+from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
@@ -54,6 +56,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
         eval_dataset: Images with labels of native size, or any data set as for training; a dict of them is measured one
             by one. None switches off the evaluation and the choice of the best that are on by default.
         processing_class: Image processor saved with the model.
+        teacher: Asked about every batch that doesn't bring scores of a teacher itself, for a part of the loss that
+            reads `teacher`. In no checkpoint.
 
     Shape:
         Samples of a data set of one's own, each image of its own size in evaluation:
@@ -76,6 +80,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         eval_dataset: EvalDataset | Dataset | dict[str, EvalDataset | Dataset] | None = None,
         processing_class=None,
         callbacks: list[TrainerCallback] | None = None,
+        teacher: Teacher | None = None,
     ):
         if args.push_to_hub:
             # Stock's push needs the Hub at start, hides failures, can hang at the end, and uploads the token.
@@ -101,6 +106,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         # number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self.loss = loss.to(self.args.device)
+        self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.train_sampler: EpochSampler | None = None
         self.loss_log = LossLog(self.args.device)
         ema_decay = getattr(args, "ema_decay", 0)
@@ -220,7 +226,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         normalizer = None
         if num_items_in_batch is not None:
             normalizer = dict(zip(self.loss.weights, num_items_in_batch, strict=True))
-        parts = self.loss(outputs, labels, normalizer)
+        parts = self.loss(self._add_teacher(outputs, inputs), labels, normalizer)
         self.loss_log.add(parts, self.loss.diagnostics, void=(labels == IGNORE_INDEX).all())
         loss = sum(parts.values())
         if num_items_in_batch is not None:
@@ -229,6 +235,17 @@ class UrbanSegTrainer(CheckpointingTrainer):
         # A loss that isn't finite has no finite gradient, so that every rank learns of it.
         loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return (loss, outputs) if return_outputs else loss
+
+    def _add_teacher(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The outputs, and the scores that the batch brings or the teacher gives."""
+        if "teacher" in inputs:
+            scores = inputs["teacher"]
+        elif self.teacher is not None:
+            scores = self.teacher(inputs["pixel_values"]).logits
+        else:
+            return outputs
+        inside = {"inside": inputs["inside"]} if "inside" in inputs else {}
+        return {**outputs, **inside, "teacher": scores}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

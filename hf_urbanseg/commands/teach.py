@@ -1,0 +1,120 @@
+"""Writes down what a teacher says of the training frames, so that learning from it costs a training step nothing.
+
+Give the folder to `urbanseg finetune` as --teacher. Scores are cut, scaled and mirrored with their frames.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from hf_urbanseg.command_line import command, parse_command_line
+from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.files import check_place, expand_home
+from hf_urbanseg.locks import locked
+from hf_urbanseg.options.config import DataArguments, Options, PlanArguments, option, required
+from hf_urbanseg.ranges import Range, Size
+
+
+@dataclass
+class TeachArguments(Options):
+    """Who teaches, and how exactly it is written down."""
+
+    teacher: str = required("Folder or Hub id of the model, as --teacher of `urbanseg finetune`.")
+    output: str = required("Folder to write.")
+    overwrite: bool = option(False, "Replace an earlier one at --output.")
+    teacher_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
+    teacher_precision: str = option("fp32", "Of its weights and pass.", choices=["fp32", "bf16"])
+    input_size: Size | None = option(
+        None, "Height and width that it sees frames in. Default: the commonest size, in multiples of 32."
+    )
+    top_k: Annotated[int, Range(1, 255)] = option(4, "Classes kept at each place; of the others, their mean.")
+    bits: int = option(8, "Of each score: 8 (a probability within 3 %) or 16 (within 0.02 %).", choices=[8, 16])
+
+
+@command
+def main(argv: list[str]) -> None:
+    usage = "teach --teacher MODEL --data_dir FOLDER --output FOLDER [--option VALUE ...]"
+    types = (TeachArguments, DataArguments, PlanArguments)
+    options, data_args, plan_args = parse_command_line(types, argv, __doc__, usage)
+    output = expand_home(options.output).absolute()
+    with locked(output, inside=False):
+        _teach(options, data_args, plan_args, output)
+
+
+def _teach(options: TeachArguments, data_args: DataArguments, plan_args: PlanArguments, output) -> None:
+    import torch
+
+    from hf_urbanseg.data.loading import load_data
+    from hf_urbanseg.data.preflight.checks import inspect_pairs
+    from hf_urbanseg.data.teacher_cache import is_teacher_cache, write_teacher_cache
+    from hf_urbanseg.models.build import build_image_processor, choose_eval_size
+    from hf_urbanseg.models.teacher import load_teacher
+
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
+        if not is_teacher_cache(output):
+            fix = "choose another `--output`; `--overwrite` replaces what a teacher wrote down only"
+            raise DataError("a new folder to write", "something else there already", fix, output)
+        if not options.overwrite:
+            raise DataError(
+                "a new folder to write", "one written before", "choose another or add `--overwrite`", output
+            )
+    check_place(output.parent, folder=True)
+    data = load_data(**asdict(data_args))
+    rows, space = data.get_split("train"), data.label_space
+    inspection = inspect_pairs(data.splits, space)
+    device = plan_args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = load_teacher(
+        options.teacher, space.names, options.teacher_revision, options.teacher_precision, device,
+        plan_args.stock_decode_head,
+    )  # fmt: skip
+    size, plan = tuple(options.input_size or choose_eval_size(inspection.sizes("train"))), plan_args.build_plan()
+    processor = build_image_processor(size)
+    teacher.try_out(plan.window or size)
+    description = {**teacher.describe(), "scores_of": plan.describe(size), "frames": len(rows), "data": data.name}
+    digests = [pair.file_digests[0] for pair in inspection.pairs["train"]]
+    frames = _score(teacher, rows, space, processor, size, plan, plan_args.batch_size, device)
+    described = ((name, digest, scores) for (name, scores), digest in zip(frames, digests, strict=True))
+    write_teacher_cache(output, described, description, options.top_k, options.bits)
+    megabytes = sum(one.stat().st_size for one in output.iterdir()) / 1e6
+    what = f"{len(rows)} frames, {len(teacher.names)} of {space.num_labels} classes"
+    print(f"{what}, {megabytes:.1f} MB: {plan.describe(size)}")
+    print(f"written to {options.output}; learn from it with --teacher {options.output}")
+
+
+def _score(teacher, rows, space, processor, size, plan, batch_size: int, device) -> Iterator:
+    """Name and scores (M, h, w) of each frame: as they come from one pass, or the logarithm of several's mean."""
+    from functools import partial
+
+    import torch.nn.functional as F
+    from tqdm import tqdm
+
+    from hf_urbanseg.data.preprocessing import EvalDataset
+    from hf_urbanseg.data.teacher_cache import CELL
+    from hf_urbanseg.inference.evaluation import build_eval_loader
+    from hf_urbanseg.inference.multi_scale import predict_probabilities
+
+    sizes = None if plan.is_plain else partial(plan.input_sizes, None if plan.window else size)
+    dataset = EvalDataset(rows, space, processor, sizes)
+    names = dataset.names
+    bar = tqdm(total=len(names), desc="Teacher", unit="frame", file=sys.stderr, disable=None)
+    for batch in build_eval_loader(dataset, batch_size, 0, 0, 1, device):
+        chosen = [names[index] for index in batch["index"]]
+        if plan.is_plain:
+            results = teacher(batch["views"][0].to(device)).logits
+            full = size
+        else:
+            targets = [tuple(one.shape) for one in batch["labels"]]
+            results = predict_probabilities(teacher, batch["views"], targets, plan, device, names=chosen)
+        for name, target, scores in zip(chosen, batch["labels"], results, strict=True):
+            full = size if plan.is_plain else target.shape
+            grid = [min(-(-side // CELL), there) for side, there in zip(full, scores.shape[1:], strict=True)]
+            if tuple(grid) != tuple(scores.shape[1:]):
+                scores = F.adaptive_avg_pool2d(scores, grid)
+            if not plan.is_plain:
+                scores = scores.clamp_min(1e-12).log()
+            if not bool(scores.isfinite().all()):
+                raise ModelError("scores that are finite numbers", f"others for {name}", "choose another", teacher.name)
+            yield name, scores
+            bar.update()
+    bar.close()

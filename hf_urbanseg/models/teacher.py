@@ -1,0 +1,177 @@
+"""A network that teaches: any segmentation model of transformers, asked for scores of the student's classes."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.files import read_json
+from hf_urbanseg.labels import match_classes
+from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.loading import PROCESSOR_FILE, explain, find_file, load_complete, load_config
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Teacher(nn.Module):
+    """Frozen, in evaluation mode; `logits` of the classes in `taught`, the student's train ids, in their order.
+
+    Args:
+        model: Gives `logits` (N, K, h, w), or class and mask logits of queries (Mask2Former, MaskFormer, EoMT).
+        class_names: K, of the model.
+        label_space_names: The student's.
+        processor: Options of its image processor: mean and deviation that it was trained with, channel order.
+        name: For messages.
+
+    Shape:
+        pixel_values: (N, 3, H, W) float, normalised with ImageNet's mean and deviation.
+        logits: (N, len(taught), h, w) float32, at the model's own resolution, each pixel up to a constant. Of queries,
+            the logarithm of their class probabilities weighted by their masks, summed, as transformers'
+            `post_process_semantic_segmentation`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        class_names: Sequence[str],
+        label_space_names: Sequence[str],
+        processor: Mapping | None = None,
+        name: str = "teacher",
+    ):
+        super().__init__()
+        pairs = match_classes(class_names, label_space_names, name)
+        self.model, self.name, self.taught = model.eval().requires_grad_(False), name, tuple(own for _, own in pairs)
+        self.names = tuple(label_space_names[own] for own in self.taught)
+        self.input_size: tuple[int, int] | None = None
+        self.register_buffer("columns", torch.tensor([their for their, _ in pairs]), persistent=False)
+        processor = processor or {}
+        normalised = processor.get("do_normalize", True)
+        mean = processor.get("image_mean") or IMAGENET_DEFAULT_MEAN if normalised else (0.0,) * 3
+        std = processor.get("image_std") or IMAGENET_DEFAULT_STD if normalised else (1.0,) * 3
+        ours, theirs = (
+            torch.tensor(one, dtype=torch.float32).view(2, 3, 1, 1)
+            for one in ((IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (mean, std))
+        )
+        # x std + mean, then - their mean, / their std
+        scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+        self.same_pixels = torch.equal(ours, theirs)
+        self.flips_channels = bool(processor.get("do_flip_channel_order", False))
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor) -> SemanticSegmenterOutput:
+        pixels = pixel_values.float()
+        if not self.same_pixels:
+            pixels = pixels * self.scale + self.shift
+        if self.flips_channels:
+            pixels = pixels.flip(1)
+        if self.input_size is not None:
+            pixels = F.interpolate(pixels, self.input_size, mode="bilinear", align_corners=False, antialias=True)
+        with torch.autocast(pixels.device.type, enabled=False):
+            outputs = self.model(pixel_values=pixels.to(self.model.dtype))
+            logits = outputs.get("logits")
+            if logits is None:
+                logits = _sum_queries(outputs)
+        return SemanticSegmenterOutput(logits=logits.float()[:, self.columns])
+
+    def try_out(self, size: tuple[int, int]) -> float:
+        """Multiply-accumulates of one input of `size` (height, width), counted by running one.
+
+        A model that takes one size only (EoMT) gets every input resized to that.
+
+        Raises:
+            ModelError: It doesn't take such an input, gives no scores for classes, or none that are finite.
+        """
+        pixels = torch.zeros(1, 3, *size, device=self.scale.device)
+        counter = FlopCounterMode(display=False)
+        try:
+            try:
+                with counter:
+                    logits = self(pixels).logits
+            except Exception:
+                side = getattr(self.model.config, "image_size", None)
+                if not isinstance(side, int) or (side, side) == tuple(size):
+                    raise
+                self.input_size = (side, side)
+                with counter:
+                    logits = self(pixels).logits
+            if logits.ndim != 4 or not bool(logits.isfinite().all()):
+                raise ValueError("scores that are no numbers, or not one for each class and place")
+        except Exception as error:  # of any model
+            expected = f"a teacher that segments {size[0]}x{size[1]} (height x width)"
+            raise ModelError(expected, explain(error), "choose another", self.name) from error
+        return counter.get_total_flops() / 2
+
+    def describe(self) -> dict:
+        """For the record: name, taught classes, parameters, precision, and what tells its weights from others."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return {
+            "name": self.name,
+            "classes": list(self.names),
+            "parameters": sum(one.numel() for one in self.model.parameters()),
+            "precision": {one: name for name, one in PRECISIONS.items()}[self.model.dtype],
+            "sha256": digest.hexdigest(),
+        }
+
+
+def _sum_queries(outputs: Mapping[str, Tensor]) -> Tensor:
+    classes = outputs["class_queries_logits"].float().softmax(-1)[..., :-1]  # the last is "no object"
+    masks = outputs["masks_queries_logits"].float().sigmoid()
+    return torch.einsum("nqc,nqhw->nchw", classes, masks).clamp_min(1e-12).log()
+
+
+def load_teacher(
+    name_or_path: str,
+    label_space_names: Sequence[str],
+    revision: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    device: torch.device | str = "cpu",
+    stock_decode_head: bool = False,
+) -> Teacher:
+    """A model from a folder or the Hub as a teacher: strictly loaded, finite, its classes found by name.
+
+    Raises:
+        ModelError: Not found, damaged, no model for segmentation, or without a class in common.
+    """
+    config = load_config(name_or_path, revision)
+    auto_classes = (AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation)
+    auto_class = next((one for one in auto_classes if type(config) in one._model_mapping), None)
+    if auto_class is None:
+        found = f"a `{config.model_type}`"
+        raise ModelError("a teacher for semantic or universal segmentation", found, "choose another", name_or_path)
+    names = [config.id2label[key] for key in sorted(config.id2label)]
+    match_classes(names, label_space_names, name_or_path)  # before the weights are read
+    # Of training alone: a loss's weights of classes.
+    unused = ("criterion.",)
+    model = load_complete(auto_class, name_or_path, revision=revision, dtype=PRECISIONS[precision], unused=unused)
+    if config.model_type == "segformer" and not stock_decode_head:
+        apply_fast_decode_head(model)
+    teacher = Teacher(model, names, label_space_names, _read_processor(name_or_path, revision), str(name_or_path))
+    return teacher.to(device)
+
+
+def _read_processor(name_or_path: str | Path, revision: str | None) -> Mapping:
+    try:
+        return read_json(find_file(name_or_path, PROCESSOR_FILE, revision)) or {}
+    except ModelError:
+        logger.warning("%s has no %s: its images are taken to be normalised as ours", name_or_path, PROCESSOR_FILE)
+        return {}

@@ -1,0 +1,77 @@
+"""From the options of distillation to a teacher, or what it wrote down, and the part of the loss that listens."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hf_urbanseg.data.teacher_cache import TeacherCache, is_teacher_cache
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.losses.composition import LossPart
+from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES
+from hf_urbanseg.models.teacher import Teacher, load_teacher
+from hf_urbanseg.options.distillation import DistillationArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a run needs to be taught; nothing of it if nobody teaches.
+
+    Args:
+        teacher: Asked about every batch; None if `cache` answers.
+        cache: What it said of the frames.
+        parts: Of the loss.
+        record: Who teaches what, for the run's folder; its `sha256` tells a teacher from others.
+    """
+
+    teacher: Teacher | None = None
+    cache: TeacherCache | None = None
+    parts: Mapping[str, LossPart] | None = None
+    record: Mapping | None = None
+
+
+def prepare_teaching(
+    args: DistillationArguments,
+    space: LabelSpace,
+    frames: Mapping[str, list[str]],
+    crop_size: tuple[int, int],
+    device,
+) -> Teaching:
+    """Loads and tries the teacher, before anything of a run is written.
+
+    Args:
+        frames: Of the training split, name -> SHA-256 of image and label.
+        crop_size: (height, width) that the teacher will be shown.
+    """
+    if args.teacher is None:
+        return Teaching()
+    teacher = cache = None
+    if is_teacher_cache(args.teacher):
+        for name in ("teacher_revision", "teacher_precision"):
+            if getattr(args, name) is not None:
+                expected, fix = f"no `{name}` with what a teacher wrote down", "leave it out"
+                raise ConfigError(expected, f"`{getattr(args, name)}`", fix, args.teacher)
+        cache = TeacherCache(args.teacher, space.names, {name: digests[0] for name, digests in frames.items()})
+        taught, record = cache.taught, {"cached": True, **cache.description}
+        cost = "its scores come with the frames"
+    else:
+        precision = args.teacher_precision or "fp32"
+        teacher = load_teacher(args.teacher, space.names, args.teacher_revision, precision, device)
+        macs = teacher.try_out(crop_size)
+        taught, record = teacher.taught, {"cached": False, **teacher.describe(), "gmac_per_crop": macs / 1e9}
+        cost = f"{macs / 1e9:.1f} G multiply-accumulates a crop, in {precision}"
+    logger.info("teacher: %s, %.2f M parameters; %s", record["name"], record["parameters"] / 1e6, cost)
+    untaught = [name for train_id, name in enumerate(space.names) if train_id not in taught]
+    if untaught:
+        logger.warning(
+            "the teacher has %d of %d classes; it says nothing of %s",
+            len(taught),
+            space.num_labels,
+            ", ".join(untaught),
+        )
+    loss = DISTILLATION_LOSSES[args.kind](space.num_labels, taught, args.temperature, args.distill_void)
+    parts = {"distillation": LossPart(loss, args.weight, reads=("teacher", "inside"))}
+    record |= {"loss": args.kind, "weight": args.weight, "temperature": args.temperature, "void": args.distill_void}
+    return Teaching(teacher, cache, parts, record)
