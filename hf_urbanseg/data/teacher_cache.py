@@ -50,7 +50,7 @@ def compress_scores(scores: Tensor, top_k: int, bits: int) -> Scores:
         distances.append((values[0] - others)[None])
     kind = {8: np.uint8, 16: np.uint16}[bits]
     most = np.iinfo(kind).max
-    below = (torch.cat(distances) * (most / RANGE)).round().clamp(0, most)
+    below = (torch.cat(distances) * (most / RANGE)).round().clamp(1, most)  # the best stays the best
     return Scores(
         values[0].cpu().numpy().astype(np.float16),
         classes.cpu().numpy().astype(np.uint8),

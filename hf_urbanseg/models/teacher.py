@@ -111,6 +111,8 @@ class Teacher(nn.Module):
                 self.input_size = (side, side)
                 with counter:
                     logits = self(pixels).logits
+                if size[0] != size[1]:
+                    logger.warning("%s takes %dx%d alone: %dx%d is stretched to it", self.name, *self.input_size, *size)
             if logits.ndim != 4 or not bool(logits.isfinite().all()):
                 raise ValueError("scores that are no numbers, or not one for each class and place")
         except Exception as error:  # of any model

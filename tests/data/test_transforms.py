@@ -323,10 +323,16 @@ def test_normalize_batch__as_albumentations_bit_for_bit():
     for size in ((48, 64), (40, 50), (48, 3), (1, 1)):
         pair = {"image": rng.integers(0, 256, (*size, 3), np.uint8), "mask": rng.integers(0, 19, size, np.uint8)}
         expected.append(usual(**pair))
-        sample = {key: torch.from_numpy(value) for key, value in ours(**pair).items()}
-        samples.append({"pixel_values": sample["image"], "labels": sample["mask"], "extent": sample["extent"]})
+        sample = ours(**pair)
+        names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
+        samples.append({key: torch.from_numpy(sample[name]) for key, name in names.items()})
     batch = normalize_batch(collate_train(samples))
-    assert {key: value.dtype for key, value in batch.items()} == {"pixel_values": torch.float32, "labels": torch.int64}
+    assert {key: value.dtype for key, value in batch.items()} == {
+        "pixel_values": torch.float32, "labels": torch.int64, "inside": torch.bool,
+    }  # fmt: skip
+    for inside, (height, width) in zip(batch["inside"], ((48, 64), (40, 50), (48, 3), (1, 1)), strict=True):
+        assert inside[:height, :width].all()
+        assert inside.sum() == height * width
     for index, one in enumerate(expected):
         assert np.array_equal(batch["pixel_values"][index].numpy(), one["image"].transpose(2, 0, 1))
         assert np.array_equal(batch["labels"][index].numpy(), one["mask"])

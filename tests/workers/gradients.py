@@ -4,19 +4,24 @@ import gc
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
 
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.synthetic import build_synthetic_splits
+from hf_urbanseg.data.teacher_cache import TeacherCache, write_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
+from hf_urbanseg.losses.composition import LossPart
+from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model, has_field
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
@@ -31,6 +36,9 @@ LOSSES = {
     "ohem_threshold": {"loss": "ohem", "ohem_threshold": 0.02, "ohem_min_kept": 700, "loss_scope": "global"},
     "dice": {"loss": "cross_entropy", "add_losses": ["dice=0.5"], "loss_scope": "global"},
     "lovasz": {"loss": "focal", "add_losses": ["lovasz=0.5"]},
+    # A teacher asked about every batch, and one that wrote its scores down; it lacks a class.
+    "distilled_soft": {"loss": "cross_entropy", "further": "soft"},
+    "distilled_cwd": {"loss": "cross_entropy", "further": "cwd"},
     # The loss alone instead of a weighted sum, and samples that know of no epoch.
     "bare": {},
 }
@@ -95,11 +103,20 @@ def build_trainer(
     apply_fast_decode_head(model)
     if "auxiliary_weight" in LOSSES[loss]:
         attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
+    options, teacher = dict(LOSSES[loss]), None
     train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
+    if "further" in options:
+        teacher = build_teacher()
+        distillation = DISTILLATION_LOSSES[options["further"]](
+            19, teacher.taught, teach_void=options["further"] == "soft"
+        )
+        if options["further"] == "cwd":
+            train.teacher, teacher = write_down(teacher, train, Path(args.output_dir)), None
+        options["further"] = {"distillation": LossPart(distillation, 2.0, reads=("teacher", "inside"))}
     if bare := loss == "bare":
         criterion = OhemCrossEntropyLoss(CITYSCAPES.num_labels, WEIGHTS, min_kept=300, scope="global")
     else:
-        criterion = build_loss(num_labels=CITYSCAPES.num_labels, **LOSSES[loss])
+        criterion = build_loss(num_labels=CITYSCAPES.num_labels, **options)
     return UrbanSegTrainer(
         model,
         args,
@@ -107,7 +124,27 @@ def build_trainer(
         PlainSamples(train) if bare else train,
         EvalDataset(rows["validation"], CITYSCAPES, image_processor),
         image_processor,
+        teacher=teacher,
     )
+
+
+def build_teacher() -> Teacher:
+    """Of other random weights than the student, and the first class by another name."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = build_random_model("tiny", CITYSCAPES)
+        torch.nn.init.normal_(model.decode_head.classifier.weight)
+    return Teacher(model, ["unknown", *CITYSCAPES.names[1:]], CITYSCAPES.names)
+
+
+def write_down(teacher: Teacher, train: TrainDataset, folder: Path) -> TeacherCache:
+    folder = folder / f"teacher_{torch.distributed.get_rank() if torch.distributed.is_initialized() else 0}"
+    images = [np.asarray(row["image"].convert("RGB")) for row in train.rows]
+    pixels = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
+    scores = teacher(pixels).logits
+    frames = ((name, name, one) for name, one in zip(train.names, scores, strict=True))
+    write_teacher_cache(folder, frames, {"classes": list(teacher.names)}, top_k=4, bits=8)
+    return TeacherCache(folder, CITYSCAPES.names, {name: name for name in train.names})
 
 
 def compute_gradients(
