@@ -24,6 +24,7 @@ from hf_urbanseg.runs.folder import (
     RECIPE,
     REPORT,
     SPLITS,
+    TEACHER,
     TRAINING_ARGUMENTS,
     TRAINING_CURVES,
     RunFolder,
@@ -41,7 +42,7 @@ _MODEL = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
     "preprocessor_config.json",
 )  # fmt: skip
-_INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION)
+_INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION, TEACHER)
 # Made from the data's images, which have a licence of their own.
 _PICTURES = (REPORT, f"{FAILURES}/*.html")
 _PICTURES += tuple(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg"))

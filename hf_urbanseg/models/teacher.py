@@ -121,13 +121,14 @@ class Teacher(nn.Module):
         return counter.get_total_flops() / 2
 
     def describe(self) -> dict:
-        """For the record: name, taught classes, parameters, precision, and what tells its weights from others."""
+        """For the record: name (of a folder the last part), taught classes, parameters, precision, and what tells its
+        weights from others."""
         digest = hashlib.sha256()
         for key, tensor in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
-            "name": self.name,
+            "name": Path(self.name).resolve().name if Path(self.name).exists() else self.name,
             "classes": list(self.names),
             "parameters": sum(one.numel() for one in self.model.parameters()),
             "precision": {one: name for name, one in PRECISIONS.items()}[self.model.dtype],

@@ -3,8 +3,8 @@
 from collections import namedtuple
 
 # `word` names the row; `mean_iou` in [0, 1] and `gmac` as printed in the report (None: not in it); `recipe` with `size`
-# trains it (None: it can't be trained here yet), `architecture` and `size` are our words for its network.
-System = namedtuple("System", "word name pretraining mean_iou gmac recipe architecture size")
+# trains it, `architecture` and `size` are our words for its network; `teacher` is the row that teaches it.
+System = namedtuple("System", "word name pretraining mean_iou gmac recipe architecture size teacher", defaults=[None])
 # fmt: off
 SYSTEMS = (
     System("baseline_180", "Baseline, 180 epochs", "none", 0.2760, 67.003,
@@ -42,11 +42,10 @@ SYSTEMS = (
     System("pspnet_resnet101", "PSPNet R101", "imagenet", 0.6370, 459,
            "table/pspnet", "pspnet", "resnet101"),
     System("cwd_pspnet_resnet18", "CWD: PSPNet R18", "imagenet", 0.5449, 99,
-           None, "pspnet", "resnet18"),
+           "table/cwd_pspnet", "pspnet", "resnet18", "pspnet_resnet101"),
 )
 # fmt: on
 """Source: Liu and Wang 2022 (arXiv:2206.12571), Table 1; its test split of 50 KITTI images."""
 
 REPORT_POINTS = tuple(system for system in SYSTEMS if system.mean_iou is not None)
-ROWS = tuple(system.word for system in SYSTEMS if system.recipe is not None)
-"""Rows that can be run."""
+ROWS = tuple(system.word for system in SYSTEMS)

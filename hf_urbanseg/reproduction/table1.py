@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.latency import build_model, measure_latency
 from hf_urbanseg.inference.profile import describe_device
@@ -17,6 +17,7 @@ from hf_urbanseg.reports.table1 import Network, build_table, plot_table, write_t
 from hf_urbanseg.reproduction.notes import describe_measurement, describe_options, what_counts
 from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
 from hf_urbanseg.reproduction.results import read_finished
+from hf_urbanseg.runs.folder import RunFolder
 
 _IMAGE_SIZE = (375, 1242)
 _REPORT = (
@@ -41,22 +42,30 @@ def plan_table(
         swin_cityscapes: Model that the row of this name starts from.
 
     Raises:
-        ConfigError: An option that finetune doesn't take, or one that tells the runs apart.
+        ConfigError: An option that finetune doesn't take, one that tells the runs apart, or a row without its teacher.
     """
     check_words(words)
     plan = {}
     for system in SYSTEMS:
-        if system.recipe is None:
-            continue
+        if system.word in rows and system.teacher not in (None, *rows):
+            for seed in seeds:
+                if not RunFolder(folder := _folder(output, system.teacher, seed)).is_finished:
+                    expected = f"the row {system.teacher}, which teaches {system.word}"
+                    raise ConfigError(expected, "no finished run of it", "add it to `--rows`", folder)
         own = ["--model_name_or_path", swin_cityscapes] if system.word == "swin_cityscapes" and swin_cityscapes else []
         for seed in seeds:
-            folder = output / f"{system.word}_seed{seed}"
+            teacher = ["--teacher", str(_folder(output, system.teacher, seed))] if system.teacher else []
+            own_words, folder = [*own, *teacher, *words], _folder(output, system.word, seed)
             try:
-                plan[system.word, seed] = plan_run(folder, system.recipe, system.size, seed, [*own, *words])
+                plan[system.word, seed] = plan_run(folder, system.recipe, system.size, seed, own_words)
             except UrbanSegError:
                 if system.word in rows:
                     raise
     return plan
+
+
+def _folder(output: Path, row: str, seed: int) -> Path:
+    return output / f"{row}_seed{seed}"
 
 
 def write_table_report(
@@ -90,7 +99,6 @@ def write_table_report(
             f"{where}." + (f" Not steady when measured: {', '.join(sorted(unsteady))}." if unsteady else "")
         )
     table = build_table(finished.results, seeds, networks)
-    notes += [f"{entry['system']} can't be trained here yet." for entry in table if entry["recipe"] is None]
     notes += [*describe_options(words), *_describe_equal_rows(plan), *finished.left_out]
     data, split = finished.data, finished.split
     content = {"data": data, "split": split, "options": list(words), "notes": notes, "rows": table}

@@ -11,7 +11,8 @@ ALL = tuple(FinetuneArguments.__annotations__.values())
 
 def parse(*words, recipe=None):
     """(model, augmentation, loss, training) of a command line over a recipe."""
-    return parse_arguments(ALL, [str(word) for word in words], recipe, "mine.yaml")[2:]
+    arguments = FinetuneArguments(*parse_arguments(ALL, [str(word) for word in words], recipe, "mine.yaml"))
+    return arguments.model, arguments.augmentation, arguments.loss, arguments.training
 
 
 def fails(*words, recipe=None) -> str:

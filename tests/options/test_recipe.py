@@ -113,7 +113,7 @@ def test_parse_arguments__options_of_python_win_over_the_recipe():
     recipe = {"model_name_or_path": "nvidia/mit-b0", "max_steps": 5, "flip": 0.1}
     options = {"model_name_or_path": None, "max_steps": 7, "train_scales": [0.5, "1.0"], "output_dir": Path("runs/x")}
     arguments = parse_arguments(ALL, ["--seed", "3"], recipe, "mine.yaml", options)
-    model, augmentation, args = arguments[2], arguments[3], arguments[5]
+    model, augmentation, args = arguments[2], arguments[3], arguments[-1]
     assert (model.model_name_or_path, args.max_steps, args.seed, args.output_dir) == (None, 7, 3, "runs/x")
     assert (augmentation.flip, augmentation.train_scales) == (0.1, ["0.5", "1.0"])
     for wrong, line in (

@@ -12,13 +12,15 @@ def test_report_points__are_the_report_s_table():
 
 def test_systems__each_has_a_row_and_a_recipe_for_its_size():
     assert len({system.word for system in SYSTEMS}) == len(SYSTEMS) == 18
-    assert [system.word for system in SYSTEMS if system.word not in ROWS] == ["cwd_pspnet_resnet18"]
+    assert [(system.word, system.teacher) for system in SYSTEMS if system.teacher] == [
+        ("cwd_pspnet_resnet18", "pspnet_resnet101")]  # fmt: skip
+    assert ROWS.index("pspnet_resnet101") < ROWS.index("cwd_pspnet_resnet18")  # runs are started in this order
     assert [system.word for system in SYSTEMS if system not in REPORT_POINTS] == ["pspnet_resnet50"]
     for system in SYSTEMS:
-        if system.recipe:
-            recipe = load_recipe(system.recipe, system.size)
-            assert (recipe.get("architecture", "segformer"), recipe["size"]) == (system.architecture, system.size)
-            scratch = recipe.get("init") == "random"
-            assert scratch == (system.pretraining == "none"), system.word
-            if system.pretraining == "cityscapes":
-                assert "cityscapes" in (recipe["model_name_or_path"] or "cityscapes: to be named")
+        recipe = load_recipe(system.recipe, system.size)
+        assert (recipe.get("architecture", "segformer"), recipe["size"]) == (system.architecture, system.size)
+        scratch = recipe.get("init") == "random"
+        assert scratch == (system.pretraining == "none"), system.word
+        assert ("teacher" in recipe) == (system.teacher is not None)
+        if system.pretraining == "cityscapes":
+            assert "cityscapes" in (recipe["model_name_or_path"] or "cityscapes: to be named")

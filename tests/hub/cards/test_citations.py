@@ -15,7 +15,10 @@ def test_choose_citations__what_the_recipe_used():
     recipe = {"loss": "ohem", "add_losses": ["dice=0.5", "lovasz=1"], "class_weights": "effective_number"}
     assert choose_citations("segformer", recipe, "kitti", "nvidia/segformer-b0-finetuned-cityscapes-768-768", True) == [
         *always, "kitti", "cityscapes", "ohem", "dice", "lovasz", "effective_number", "boundary_iou"]  # fmt: skip
-    recipe = {"loss": "focal", "class_weights": "inverse_log"}
+    for distill, word in ((None, "soft"), ("soft", "soft"), ("cwd", "cwd")):
+        taught = {"teacher": "runs/b5", "distill": distill}
+        assert choose_citations("segformer", taught, None, None, False) == [*always, word]
+    recipe = {"loss": "focal", "class_weights": "inverse_log", "distill": "cwd"}
     assert choose_citations("segformer", recipe, "camvid", None, False) == [
         *always, "camvid", "focal"]  # fmt: skip
 
@@ -41,7 +44,7 @@ def test_build_model_card__cites_its_network(tmp_path, architecture, cited, pape
 
 def test_read_bibtex__has_a_word_of_every_recipe():
     words = {"kitti", "cityscapes", "camvid", "ohem", "focal", "dice", "lovasz", "effective_number", "enet"}
-    words |= {"deeplabv3plus", "pspnet", "resnet", "swin", "unet"}
+    words |= {"soft", "cwd", "deeplabv3plus", "pspnet", "resnet", "swin", "unet"}
     assert {"segformer", "report", "boundary_iou", "median_frequency", *words} == set(read_bibtex())
 
 
