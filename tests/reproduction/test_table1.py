@@ -211,7 +211,7 @@ def test_reproduce_table__a_size_that_a_row_lacks(kitti, tmp_path, monkeypatch, 
         (["--rows", "unet", "unnet"], "'unnet' (choose from "),
         (
             ["--rows", "cwd_pspnet_resnet18"],
-            "pspnet_resnet101_seed0: expected the row pspnet_resnet101, which teaches cwd_pspnet_resnet18; found no fin",
+            "pspnet_resnet101_seed0: expected the row pspnet_resnet101, which teaches cwd_pspnet_resnet18; found",
         ),
         (["--seeds", "-1"], "`seeds` of 0..4,294,967,295; found [-1]"),
         (["--rungs", "1"], "--rungs"),
