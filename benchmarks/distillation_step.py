@@ -23,7 +23,7 @@ from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.composition import LossPart
-from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES
+from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES, READS
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.teacher import Teacher
@@ -78,7 +78,7 @@ def _build_step(way: str, rows, teacher: Teacher, cache: TeacherCache, args, fol
     further = None
     if source:
         loss = DISTILLATION_LOSSES[kind](19, teacher.taught)
-        further = {"distillation": LossPart(loss, 1.0, reads=("teacher", "inside"))}
+        further = {"distillation": LossPart(loss, 1.0, reads=READS["output"])}
     transforms = build_train_transforms(args.crop, ["0.5-1.75"])
     data = TrainDataset(rows, CITYSCAPES, transforms, args.seed, teacher=cache if source == "written down" else None)
     options = {"per_device_train_batch_size": args.batch, "dataloader_num_workers": 0, "max_steps": 1000}

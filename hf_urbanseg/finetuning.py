@@ -37,6 +37,7 @@ from hf_urbanseg.models.build import (
     load_pretrained_model,
 )
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
@@ -168,6 +169,8 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     )  # fmt: skip
     set_seed(args.seed)
     model = _build_model(arguments.model, arguments.loss, data.label_space)
+    if teaching.feature_channels:
+        attach_feature_adapter(model, teaching.feature_channels)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
     _check_model(model, args, crop_size, eval_size)
     image_processor = build_image_processor(eval_size)

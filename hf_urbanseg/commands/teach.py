@@ -71,7 +71,10 @@ def _teach(options: TeachArguments, data_args: DataArguments, plan_args: PlanArg
     size, plan = tuple(options.input_size or choose_eval_size(inspection.sizes("train"))), plan_args.build_plan()
     processor = build_image_processor(size)
     teacher.try_out(plan.window or size)
-    description = {**teacher.describe(), "scores_of": plan.describe(size), "frames": len(rows), "data": data.name}
+    description = {
+        **teacher.describe(), "scores_of": plan.describe(size), "averaged": not plan.is_plain,
+        "frames": len(rows), "data": data.name,
+    }  # fmt: skip
     digests = [pair.file_digests[0] for pair in inspection.pairs["train"]]
     frames = _score(teacher, rows, space, processor, size, plan, plan_args.batch_size, device)
     described = ((name, digest, scores) for (name, scores), digest in zip(frames, digests, strict=True))

@@ -1,6 +1,7 @@
 """A training loss as a sum of named, weighted parts."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -11,12 +12,12 @@ from hf_urbanseg.ranges import Range
 
 class LossPart(NamedTuple):
     """One term of a `WeightedSumLoss`: a loss, its weight, the model output it is computed from, and what else of the
-    outputs it reads, by keyword, where it is there."""
+    outputs it reads, keyword -> name, where it is there."""
 
     loss: nn.Module
     weight: float = 1.0
     output: str = "logits"
-    reads: tuple[str, ...] = ()
+    reads: Mapping[str, str] = MappingProxyType({})
 
 
 class WeightedSumLoss(nn.Module):
@@ -62,7 +63,7 @@ class WeightedSumLoss(nn.Module):
                 self._logits(name, outputs),
                 labels,
                 normalizer[name],
-                **{key: outputs[key] for key in self.reads[name] if key in outputs},
+                **{key: outputs[one] for key, one in self.reads[name].items() if one in outputs},
             )
             for name, loss in self.losses.items()
         }

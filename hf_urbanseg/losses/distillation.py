@@ -23,22 +23,22 @@ from hf_urbanseg.ranges import Range
 class SoftDistillationLoss(nn.Module):
     """Kullback-Leibler divergence of the teacher's softened class probabilities from the student's, times T squared.
 
-    Where a pixel has a label, the teacher is heard if its best class is that label, and never against it. Classes that
-    it doesn't have are left out of both distributions.
+    The teacher never speaks against a label: where its best class is another, the two classes change their
+    probabilities. Classes that it doesn't have are left out of both distributions, and so are their pixels.
 
     Args:
         taught (`Sequence[int]`): train ids that the teacher has scores of, in the order of its scores.
         temperature (`float`, defaults to 1.0): T; scores are divided by it.
         teach_void (`bool`, defaults to `False`): also listen where the label is silent (never on padding).
 
-    Shape: see the module. A place of the logits counts by its pixels that are heard. The normaliser is the number of
-        labelled pixels, heard or not; with `teach_void` of all pixels, padding included, which no batch is without.
+    Shape: see the module. Every pixel listens to the place nearest to it. The normaliser is the number of labelled
+        pixels; with `teach_void` of all pixels, padding included, which no batch is without.
 
     Attributes:
-        diagnostics: After `forward`, `heard_share`: of the labelled pixels, those where the teacher agrees.
+        diagnostics: After `forward`, `agreement`: of the pixels with a taught label, those where it is the teacher's.
 
-    Source: Hinton et al. 2015 (arXiv:1503.02531); at the resolution of the logits as in CIRKD (arXiv:2204.06986).
-        Theirs listens everywhere.
+    Source: Hinton et al. 2015 (arXiv:1503.02531); at the resolution of the logits as in CIRKD (arXiv:2204.06986); the
+        exchange is the "probability shift" of Wen et al. 2019 (arXiv:1911.07471).
     """
 
     name = "soft"
@@ -75,28 +75,33 @@ class SoftDistillationLoss(nn.Module):
         normalizer = self.compute_normalizer(labels) if normalizer is None else normalizer
         with torch.autocast(logits.device.type, enabled=False):
             student, scores = _bring_together(logits, teacher, self.taught)
-            best = self.taught[scores.argmax(1)].to(labels.dtype)
-            heard = F.interpolate(best[:, None].float(), labels.shape[1:], mode="nearest")[:, 0] == labels
-            labelled = labels != self.ignore_index
-            self.diagnostics = {"heard_share": heard.sum() / labelled.sum().clamp_min(1)}
+            own, log_target = ((one / self.temperature).log_softmax(1) for one in (student, scores))
+            target, best = log_target.exp(), scores.argmax(1, keepdim=True)
+            void = labels == self.ignore_index
+            void = void if inside is None else void & inside
+            pixels = _count_labels(labels, self.taught, logits.shape[2:]).to(target.dtype)
+            agreeing = pixels.gather(1, best)
+            self.diagnostics = {"agreement": agreeing.sum() / pixels.sum().clamp_min(1)}
+            heard = pixels.sum(1, keepdim=True)
             if self.teach_void:
-                heard = heard | (~labelled if inside is None else inside & ~labelled)
-            target = (scores / self.temperature).log_softmax(1)
-            divergence = F.kl_div(
-                (student / self.temperature).log_softmax(1), target, reduction="none", log_target=True
-            )
-            total = (divergence.sum(1) * _count_pixels(heard, logits.shape[2:])).sum(dtype=torch.float64)
-            return divide((total * self.temperature**2).to(student.dtype), normalizer)
+                heard = heard + _count_pixels(void, logits.shape[2:])[:, None].to(heard.dtype)
+            # Probabilities times pixels. The exchange permutes them, so that their entropy stays.
+            shifted = pixels * (target.gather(1, best) - target)
+            summed = target * heard + shifted
+            summed.scatter_add_(1, best, -shifted.sum(1, keepdim=True))
+            divergence = (target * log_target).sum(1, keepdim=True) * heard - (summed * own).sum(1, keepdim=True)
+            total = divergence.sum(dtype=torch.float64) * self.temperature**2
+            return divide(total.to(student.dtype), normalizer)
 
 
 class ChannelWiseDistillationLoss(nn.Module):
     """Kullback-Leibler divergence, class by class, of where the teacher sees it from where the student does.
 
     Scores of a class are a distribution over the places of an image (softmax at temperature T); their divergence times
-    T squared is averaged over classes and images.
+    T squared is averaged over classes and images. Channels of feature maps may stand in for classes.
 
     Args:
-        taught (`Sequence[int]`): as in `SoftDistillationLoss`.
+        taught (`Sequence[int]`): as in `SoftDistillationLoss`; of feature maps all channels.
         temperature (`float`, defaults to 4.0): T, the paper's.
         teach_void (`bool`, defaults to `False`): of all places, as in the paper, and not of those with a label alone;
             never of padding.
@@ -155,6 +160,11 @@ class ChannelWiseDistillationLoss(nn.Module):
 
 
 DISTILLATION_LOSSES = {one.name: one for one in (SoftDistillationLoss, ChannelWiseDistillationLoss)}
+READS = {
+    "output": {"teacher": "teacher", "inside": "inside"},
+    "features": {"teacher": "teacher_features", "inside": "inside"},
+}
+"""What `UrbanSegTrainer` adds to the outputs for them, as `LossPart.reads`."""
 
 
 def _bring_together(logits: Tensor, teacher: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,6 +174,26 @@ def _bring_together(logits: Tensor, teacher: Tensor, taught: Tensor) -> tuple[Te
     if scores.shape[2:] != logits.shape[2:]:
         scores = F.interpolate(scores, logits.shape[2:], mode="bilinear", align_corners=False)
     return logits.to(dtype).index_select(1, taught), scores
+
+
+def _count_labels(labels: Tensor, taught: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Pixels of each taught class at each place of a coarser map.
+
+    Shape: labels: (N, H, W). returns: (N, len(taught), *size) int64.
+    """
+    (count, height, width), kinds = labels.shape, len(taught)
+    table = torch.full((256,), kinds, device=labels.device)
+    table[taught] = torch.arange(kinds, device=labels.device)
+    rows, columns = _owners(height, size[0], labels.device), _owners(width, size[1], labels.device)
+    places = torch.arange(count, device=labels.device)[:, None, None] * size[0] + rows[:, None]
+    index = (places * size[1] + columns) * (kinds + 1) + table[labels]
+    found = torch.bincount(index.flatten(), minlength=count * size[0] * size[1] * (kinds + 1))
+    return found.view(count, *size, kinds + 1)[..., :kinds].permute(0, 3, 1, 2)
+
+
+def _owners(pixels: int, places: int, device: torch.device) -> Tensor:
+    """The place that each pixel belongs to, the nearest: (pixels,) int64."""
+    return torch.arange(pixels, device=device) * places // pixels
 
 
 def _count_pixels(chosen: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -176,8 +206,7 @@ def _count_pixels(chosen: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
         pixels = counts.shape[dimension]
         if pixels == places:
             continue
-        owners = F.interpolate(torch.arange(places, dtype=torch.float32)[None, None], pixels, mode="nearest")[0, 0]
         shape = list(counts.shape)
         shape[dimension] = places
-        counts = counts.new_zeros(shape).index_add_(dimension, owners.long().to(counts.device), counts)
+        counts = counts.new_zeros(shape).index_add_(dimension, _owners(pixels, places, counts.device), counts)
     return counts

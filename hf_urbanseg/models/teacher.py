@@ -35,6 +35,10 @@ class Teacher(nn.Module):
         processor: Options of its image processor: mean and deviation that it was trained with, channel order.
         name: For messages.
 
+    Attributes:
+        with_features: Give the encoder's last map, too, as `hidden_states[-1]`; `try_out` then finds how many
+            `feature_channels` it has.
+
     Shape:
         pixel_values: (N, 3, H, W) float, normalised with ImageNet's mean and deviation.
         logits: (N, len(taught), h, w) float32, at the model's own resolution, each pixel up to a constant. Of queries,
@@ -55,6 +59,7 @@ class Teacher(nn.Module):
         self.model, self.name, self.taught = model.eval().requires_grad_(False), name, tuple(own for _, own in pairs)
         self.names = tuple(label_space_names[own] for own in self.taught)
         self.input_size: tuple[int, int] | None = None
+        self.with_features, self.feature_channels = False, 0
         self.register_buffer("columns", torch.tensor([their for their, _ in pairs]), persistent=False)
         processor = processor or {}
         normalised = processor.get("do_normalize", True)
@@ -84,11 +89,15 @@ class Teacher(nn.Module):
         if self.input_size is not None:
             pixels = F.interpolate(pixels, self.input_size, mode="bilinear", align_corners=False, antialias=True)
         with torch.autocast(pixels.device.type, enabled=False):
-            outputs = self.model(pixel_values=pixels.to(self.model.dtype))
+            options = {"output_hidden_states": True} if self.with_features else {}
+            outputs = self.model(pixel_values=pixels.to(self.model.dtype), **options)
             logits = outputs.get("logits")
             if logits is None:
                 logits = _sum_queries(outputs)
-        return SemanticSegmenterOutput(logits=logits.float()[:, self.columns])
+        maps = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") if self.with_features else None
+        return SemanticSegmenterOutput(
+            logits=logits.float()[:, self.columns], hidden_states=maps and (maps[-1].float(),)
+        )
 
     def try_out(self, size: tuple[int, int]) -> float:
         """Multiply-accumulates of one input of `size` (height, width), counted by running one.
@@ -103,18 +112,23 @@ class Teacher(nn.Module):
         try:
             try:
                 with counter:
-                    logits = self(pixels).logits
+                    outputs = self(pixels)
             except Exception:
                 side = getattr(self.model.config, "image_size", None)
                 if not isinstance(side, int) or (side, side) == tuple(size):
                     raise
                 self.input_size = (side, side)
                 with counter:
-                    logits = self(pixels).logits
+                    outputs = self(pixels)
                 if size[0] != size[1]:
                     logger.warning("%s takes %dx%d alone: %dx%d is stretched to it", self.name, *self.input_size, *size)
-            if logits.ndim != 4 or not bool(logits.isfinite().all()):
+            if outputs.logits.ndim != 4 or not bool(outputs.logits.isfinite().all()):
                 raise ValueError("scores that are no numbers, or not one for each class and place")
+            if self.with_features:
+                maps = outputs.hidden_states
+                if maps is None or maps[-1].ndim != 4:
+                    raise ValueError("no feature map of its encoder; `--distill_from output` needs none")
+                self.feature_channels = maps[-1].shape[1]
         except Exception as error:  # of any model
             expected = f"a teacher that segments {size[0]}x{size[1]} (height x width)"
             raise ModelError(expected, explain(error), "choose another", self.name) from error

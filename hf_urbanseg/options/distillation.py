@@ -7,8 +7,12 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.options.config import Options, option
 from hf_urbanseg.ranges import Amount, Range
 
-DEFAULTS = {"soft": {"weight": 1.0, "temperature": 1.0}, "cwd": {"weight": 3.0, "temperature": 4.0}}
-"""By the word of `--distill`: of CIRKD's comparison, and of Shu et al. 2021."""
+DEFAULTS = {
+    ("soft", "output"): {"weight": 1.0, "temperature": 1.0},
+    ("cwd", "output"): {"weight": 3.0, "temperature": 4.0},
+    ("cwd", "features"): {"weight": 50.0, "temperature": 4.0},
+}
+"""By the words of `--distill` and `--distill_from`: of CIRKD's comparison, and of Shu et al. 2021."""
 
 
 @dataclass
@@ -31,7 +35,13 @@ class DistillationArguments(Options):
         "the image it sees each class (report: Shu et al. 2021).",
         choices=["soft", "cwd"],
     )
-    distill_weight: Amount | None = option(None, "Weight of that loss. Default: 1 of soft, 3 of cwd.")
+    distill_from: str | None = option(
+        None,
+        "What cwd compares: the `output` (default), or the last `features` of both encoders, the student's behind a "
+        "1x1 convolution that is not exported.",
+        choices=["output", "features"],
+    )
+    distill_weight: Amount | None = option(None, "Weight of that loss. Default: 1 of soft, 3 of cwd, 50 of features.")
     distill_temperature: Annotated[float, Range(0, 1000, above=True)] | None = option(
         None, "Temperature of both distributions. Default: 1 of soft, 4 of cwd."
     )
@@ -44,14 +54,24 @@ class DistillationArguments(Options):
                 fix = "name one, or leave the other out"
                 raise ConfigError(f"a `teacher` with `{one.name}`", "none", fix)
 
+        if (self.kind, self.source) not in DEFAULTS:
+            expected, fix = "`distill` cwd with `distill_from` features", "add `--distill cwd`, or leave it out"
+            raise ConfigError(expected, f"`{self.kind}`", fix)
+
     @property
     def kind(self) -> str:
         return self.distill or "soft"
 
     @property
+    def source(self) -> str:
+        return self.distill_from or "output"
+
+    @property
     def weight(self) -> float:
-        return DEFAULTS[self.kind]["weight"] if self.distill_weight is None else self.distill_weight
+        usual = DEFAULTS[self.kind, self.source]["weight"]
+        return usual if self.distill_weight is None else self.distill_weight
 
     @property
     def temperature(self) -> float:
-        return DEFAULTS[self.kind]["temperature"] if self.distill_temperature is None else self.distill_temperature
+        usual = DEFAULTS[self.kind, self.source]["temperature"]
+        return usual if self.distill_temperature is None else self.distill_temperature

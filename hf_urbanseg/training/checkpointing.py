@@ -21,9 +21,9 @@ from transformers.trainer_utils import SaveStrategy
 from hf_urbanseg.errors import CheckpointError, DataError
 from hf_urbanseg.files import write_json
 from hf_urbanseg.losses.log import LossLog
-from hf_urbanseg.models.auxiliary_head import save_auxiliary_head
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.models.training_branch import save_branches
 from hf_urbanseg.training.checkpoints import (
     commit_checkpoint,
     explain_failed_save,
@@ -147,7 +147,7 @@ class CheckpointingTrainer(Trainer):
             self._save_scaler(str(staged))
             self._save_rng_state(str(staged))
         if self.args.should_save:
-            save_auxiliary_head(self.model, staged)
+            save_branches(self.model, staged)
             if self.ema is not None:
                 self.ema.save(staged)
             for callback in [*self.callback_handler.callbacks, self.control]:

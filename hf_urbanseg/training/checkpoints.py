@@ -14,9 +14,9 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.files import follow_umask, hash_file
 from hf_urbanseg.manifest import MANIFEST, PREFIX, list_files, read_step, verify_checkpoint, write_manifest
-from hf_urbanseg.models.auxiliary_head import load_auxiliary_head, split_state_dict
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import explain, load_complete
+from hf_urbanseg.models.training_branch import load_branches, split_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def load_weights(model: PreTrainedModel, folder: str | Path, ema: ExponentialMov
     # An auxiliary head is no part of the saved SegFormer and comes back from its own file, or not at all.
     _, auxiliary = split_state_dict(model)
     model.load_state_dict(saved.state_dict() | auxiliary, strict=True)
-    load_auxiliary_head(model, folder)
+    load_branches(model, folder)
     if ema is not None:
         ema.load(folder)
 

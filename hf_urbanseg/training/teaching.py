@@ -8,7 +8,8 @@ from hf_urbanseg.data.teacher_cache import TeacherCache, is_teacher_cache
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.composition import LossPart
-from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES
+from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES, READS
+from hf_urbanseg.models.feature_adapter import FeatureAdapter
 from hf_urbanseg.models.teacher import Teacher, load_teacher
 from hf_urbanseg.options.distillation import DistillationArguments
 
@@ -22,12 +23,14 @@ class Teaching:
     Args:
         teacher: Asked about every batch; None if `cache` answers.
         cache: What it said of the frames.
+        feature_channels: Of its feature maps that the student's are to be made alike; 0 where its output is.
         parts: Of the loss.
         record: Who teaches what, for the run's folder; its `sha256` tells a teacher from others.
     """
 
     teacher: Teacher | None = None
     cache: TeacherCache | None = None
+    feature_channels: int = 0
     parts: Mapping[str, LossPart] | None = None
     record: Mapping | None = None
 
@@ -49,16 +52,22 @@ def prepare_teaching(
         return Teaching()
     teacher = cache = None
     if is_teacher_cache(args.teacher):
-        for name in ("teacher_revision", "teacher_precision"):
-            if getattr(args, name) is not None:
-                expected, fix = f"no `{name}` with what a teacher wrote down", "leave it out"
+        for name, usual in (("teacher_revision", None), ("teacher_precision", None), ("distill_from", "output")):
+            if getattr(args, name) not in (None, usual):
+                expected = f"no `{name}` with what a teacher wrote down"
+                fix = "leave it out, or name the teacher itself"
                 raise ConfigError(expected, f"`{getattr(args, name)}`", fix, args.teacher)
         cache = TeacherCache(args.teacher, space.names, {name: digests[0] for name, digests in frames.items()})
+        if args.kind == "cwd" and cache.description.get("averaged"):
+            expected, found = "scores of one pass for cwd", "the mean of several passes' probabilities"
+            fix = "run `urbanseg teach` without `--multi_scale`, `--ratios`, `--flip` and windows"
+            raise ConfigError(expected, found, fix, args.teacher)
         taught, record = cache.taught, {"cached": True, **cache.description}
         cost = "its scores come with the frames"
     else:
         precision = args.teacher_precision or "fp32"
         teacher = load_teacher(args.teacher, space.names, args.teacher_revision, precision, device)
+        teacher.with_features = args.source == "features"
         macs = teacher.try_out(crop_size)
         taught, record = teacher.taught, {"cached": False, **teacher.describe(), "gmac_per_crop": macs / 1e9}
         cost = f"{macs / 1e9:.1f} G multiply-accumulates a crop, in {precision}"
@@ -71,7 +80,9 @@ def prepare_teaching(
             space.num_labels,
             ", ".join(untaught),
         )
-    loss = DISTILLATION_LOSSES[args.kind](space.num_labels, taught, args.temperature, args.distill_void)
-    parts = {"distillation": LossPart(loss, args.weight, reads=("teacher", "inside"))}
-    record |= {"loss": args.kind, "weight": args.weight, "temperature": args.temperature, "void": args.distill_void}
-    return Teaching(teacher, cache, parts, record)
+    channels = teacher.feature_channels if args.source == "features" else 0
+    heard, output = (range(channels), FeatureAdapter.field) if channels else (taught, "logits")
+    loss = DISTILLATION_LOSSES[args.kind](space.num_labels, heard, args.temperature, args.distill_void)
+    parts = {"distillation": LossPart(loss, args.weight, output, READS[args.source])}
+    record |= {"loss": args.kind, "from": args.source, "weight": args.weight, "temperature": args.temperature}
+    return Teaching(teacher, cache, channels, parts, record | {"void": args.distill_void})

@@ -239,13 +239,15 @@ class UrbanSegTrainer(CheckpointingTrainer):
     def _add_teacher(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The outputs, and the scores that the batch brings or the teacher gives."""
         if "teacher" in inputs:
-            scores = inputs["teacher"]
+            said = {"teacher": inputs["teacher"]}
         elif self.teacher is not None:
-            scores = self.teacher(inputs["pixel_values"]).logits
+            answer = self.teacher(inputs["pixel_values"])
+            said = {"teacher": answer.logits}
+            if answer.hidden_states:
+                said["teacher_features"] = answer.hidden_states[-1]
         else:
             return outputs
-        inside = {"inside": inputs["inside"]} if "inside" in inputs else {}
-        return {**outputs, **inside, "teacher": scores}
+        return {**outputs, **said} | {key: inputs[key] for key in ("inside",) if key in inputs}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -70,6 +70,17 @@ def test_run_that_is_taught(run, frames, words, tmp_path, capsys):
     assert "teacher" not in RunFolder(output).read_metrics()["training"]
 
 
+def test_features_are_adapted_and_not_exported(run, frames, words, tmp_path):
+    options = PLAIN | {"data_dir": frames, "teacher": run, "distill": "cwd", "distill_from": "features"}
+    assert min(start(words, tmp_path / "run", **options)) > 1e-3
+    assert load_file(tmp_path / "run" / "model.safetensors").keys() == load_file(run / "model.safetensors").keys()
+    adapter = load_file(tmp_path / "run" / "checkpoint-4" / "feature_adapter.safetensors")
+    assert {name: tuple(one.shape) for name, one in adapter.items()} == {
+        "conv.weight": (128, 128, 1, 1), "conv.bias": (128,),
+    }  # fmt: skip
+    assert RunFolder(tmp_path / "run").read_teacher()["from"] == "features"
+
+
 def test_several_passes_are_averaged(run, frames, tmp_path):
     more = ["--ratios", 0.5, 1, "--flip", "--top_k", 19, "--bits", 16]
     cache = write_down(run, frames, tmp_path / "cache", *more)
@@ -123,6 +134,11 @@ def test_what_is_refused_leaves_nothing(run, frames, kitti, words, tmp_path, fai
     cache = write_down(run, frames, tmp_path / "cache")
     assert "no `teacher_precision` with what a teacher wrote down" in refuse(teacher=cache, teacher_precision="bf16")
     assert "scores of every training frame" in refuse(teacher=cache, data_dir=kitti)
+    features = {"distill": "cwd", "distill_from": "features"}
+    assert "no `distill_from` with what a teacher wrote down" in refuse(teacher=cache, **features)
+    assert "`distill` cwd with `distill_from` features; found `soft`" in refuse(teacher=run, distill_from="features")
+    averaged = write_down(run, frames, tmp_path / "averaged", "--flip")
+    assert "of one pass for cwd; found the mean of several" in refuse(teacher=averaged, distill="cwd")
     (tmp_path / "cache" / "scores.arrow").write_bytes(b"")
     assert "scores.arrow: expected the scores that were written with it" in refuse(teacher=cache)
 

@@ -13,17 +13,12 @@ from transformers import SegformerForSemanticSegmentation
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.auxiliary_head import (
-    AUXILIARY_WEIGHTS,
-    AuxiliaryHead,
-    attach_auxiliary_head,
-    load_auxiliary_head,
-    save_auxiliary_head,
-    split_state_dict,
-)
+from hf_urbanseg.models.auxiliary_head import AuxiliaryHead, attach_auxiliary_head
 from hf_urbanseg.models.build import build_config
+from hf_urbanseg.models.training_branch import load_branches, save_branches, split_state_dict
 from hf_urbanseg.optim import build_parameter_groups
 
+AUXILIARY_WEIGHTS = "auxiliary_head.safetensors"
 SIZES = [8, 16, 24, 32]
 SMALL = {"hidden_sizes": SIZES, "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
 HEAD_KEYS = {
@@ -202,7 +197,7 @@ def test_attach_auxiliary_head__holds_no_activations_afterwards(pixel_values):
     model = build(3).train()
     outputs = model(pixel_values)
     kept = weakref.ref(outputs.auxiliary_logits)
-    assert model.auxiliary_head._logits is None
+    assert model.auxiliary_head._result is None
     del outputs
     gc.collect()
     assert kept() is None
@@ -212,13 +207,13 @@ def test_attach_auxiliary_head__holds_no_activations_after_an_error(pixel_values
     model = build(3).train()
 
     def fail(module, args):
-        assert model.auxiliary_head._logits is not None
+        assert model.auxiliary_head._result is not None
         raise ArithmeticError
 
     handle = model.decode_head.register_forward_pre_hook(fail)
     with pytest.raises(ArithmeticError):
         model(pixel_values)
-    assert model.auxiliary_head._logits is None
+    assert model.auxiliary_head._result is None
     handle.remove()
     assert model(pixel_values).auxiliary_logits is not None
 
@@ -226,7 +221,7 @@ def test_attach_auxiliary_head__holds_no_activations_after_an_error(pixel_values
 def test_attach_auxiliary_head__the_encoder_alone_does_not_run_the_head(pixel_values):
     model = build(3).train()
     model.segformer(pixel_values)
-    assert model.auxiliary_head._logits is None
+    assert model.auxiliary_head._result is None
     assert model.auxiliary_head.batch_norm.num_batches_tracked == 0
 
 
@@ -325,14 +320,14 @@ def test_split_state_dict__exports_a_plain_segformer(pixel_values, tmp_path, giv
     assert torch.equal(loaded.eval()(pixel_values).logits, model.eval()(pixel_values).logits)
 
 
-def test_save_auxiliary_head__comes_back_exactly(pixel_values, tmp_path):
+def test_save_branches__comes_back_exactly(pixel_values, tmp_path):
     model = build(3).train()
     model(pixel_values)
-    save_auxiliary_head(model, tmp_path)
+    save_branches(model, tmp_path)
     torch.manual_seed(9)
     other = SegformerForSemanticSegmentation(model.config)
     attach_auxiliary_head(other, 3, channels=12)
-    load_auxiliary_head(other, tmp_path)
+    load_branches(other, tmp_path)
     assert set(load_file(tmp_path / AUXILIARY_WEIGHTS)) == {key.removeprefix("auxiliary_head.") for key in HEAD_KEYS}
     expected = split_state_dict(model)[1]
     for name, tensor in split_state_dict(other)[1].items():
@@ -340,19 +335,19 @@ def test_save_auxiliary_head__comes_back_exactly(pixel_values, tmp_path):
     assert other.auxiliary_head.batch_norm.num_batches_tracked == 1
 
 
-def test_save_auxiliary_head__nothing_without_a_head(tmp_path):
+def test_save_branches__nothing_without_a_head(tmp_path):
     model = build(None)
-    save_auxiliary_head(model, tmp_path)
-    load_auxiliary_head(model, tmp_path)
+    save_branches(model, tmp_path)
+    load_branches(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_load_auxiliary_head__on_one_side_only(tmp_path):
+def test_load_branches__on_one_side_only(tmp_path):
     path = tmp_path / AUXILIARY_WEIGHTS
-    line = refuses(load_auxiliary_head, build(3), tmp_path)
+    line = refuses(load_branches, build(3), tmp_path)
     assert line.startswith(f"{path}: expected the weights of the auxiliary head; found FileNotFoundError")
-    save_auxiliary_head(build(3), tmp_path)
-    line = refuses(load_auxiliary_head, build(None), tmp_path)
+    save_branches(build(3), tmp_path)
+    line = refuses(load_branches, build(None), tmp_path)
     assert line.startswith(f"{path}: expected a model with the auxiliary head that was saved; found one without")
 
 
@@ -372,29 +367,29 @@ def test_load_auxiliary_head__on_one_side_only(tmp_path):
         ),
     ],
 )
-def test_load_auxiliary_head__different_tensors_change_nothing(tmp_path, change, words):
+def test_load_branches__different_tensors_change_nothing(tmp_path, change, words):
     model = build(3)
     before = {name: tensor.clone() for name, tensor in split_state_dict(model)[1].items()}
     tensors = {name: tensor + 1 for name, tensor in model.auxiliary_head.state_dict().items()}
     change(tensors)
     save_file(tensors, tmp_path / AUXILIARY_WEIGHTS, {"format": "pt", "stage": "3"})
-    assert words in refuses(load_auxiliary_head, model, tmp_path)
+    assert words in refuses(load_branches, model, tmp_path)
     for name, tensor in split_state_dict(model)[1].items():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_load_auxiliary_head__another_stage(tmp_path):
+def test_load_branches__another_stage(tmp_path):
     # The same shapes at both stages: only the record tells them apart.
     wide = {"hidden_sizes": [8, 24, 24, 32], "num_attention_heads": [1, 2, 2, 4]}
-    save_auxiliary_head(build(2, **wide), tmp_path)
-    assert "a head of stage 3; found one of stage 2" in refuses(load_auxiliary_head, build(3, **wide), tmp_path)
+    save_branches(build(2, **wide), tmp_path)
+    assert "the auxiliary head of stage 3; found that of stage 2" in refuses(load_branches, build(3, **wide), tmp_path)
 
 
-def test_load_auxiliary_head__damaged_file(tmp_path):
-    save_auxiliary_head(build(3), tmp_path)
+def test_load_branches__damaged_file(tmp_path):
+    save_branches(build(3), tmp_path)
     path = tmp_path / AUXILIARY_WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
-    assert refuses(load_auxiliary_head, build(3), tmp_path).startswith(
+    assert refuses(load_branches, build(3), tmp_path).startswith(
         f"{path}: expected the weights of the auxiliary head; found"
     )
 
@@ -447,17 +442,17 @@ def test_attach_auxiliary_head__evaluation_of_a_baseline_is_unchanged(pixel_valu
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_save_auxiliary_head__beside_a_plain_baseline(pixel_values, tmp_path, name):
+def test_save_branches__beside_a_plain_baseline(pixel_values, tmp_path, name):
     model = build_baseline_with_head(name, 3).train()
     model(pixel_values)
     model.save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == build_baseline(name).state_dict().keys()
-    save_auxiliary_head(model, tmp_path)
+    save_branches(model, tmp_path)
     loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     torch.manual_seed(9)
     attach_auxiliary_head(loaded, 3, channels=12)
-    load_auxiliary_head(loaded, tmp_path)
+    load_branches(loaded, tmp_path)
     state = loaded.state_dict()
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())

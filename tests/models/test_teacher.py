@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    BeitConfig,
+    BeitForSemanticSegmentation,
     EomtConfig,
     EomtForUniversalSegmentation,
     Mask2FormerConfig,
@@ -17,7 +19,7 @@ from transformers import (
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.errors import ModelError, UrbanSegError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.models.teacher import Teacher, load_teacher
@@ -135,6 +137,30 @@ def test_load_teacher__one_that_takes_one_size_only(tmp_path, pixels, caplog):
     assert "takes 32x32 alone: 64x96 is stretched to it" in caplog.text
     assert "no preprocessor_config.json" in caplog.text
     assert teacher(pixels).logits.shape == (2, 19, 8, 8)
+
+
+def test_try_out__feature_maps(mask2former, pixels, tmp_path):
+    """The last of an encoder's stages, of whatever model has maps; a transformer's tokens are none."""
+    names = list(CITYSCAPES.names)
+    model = segformer(names)
+    teacher = Teacher(model, names, names)
+    teacher.with_features = True
+    teacher.try_out((64, 96))
+    assert teacher.feature_channels == 16
+    with torch.no_grad():
+        expected = model(pixels, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(teacher(pixels).hidden_states[-1], expected)
+    teacher = load_teacher(str(mask2former), names)
+    teacher.with_features = True
+    teacher.try_out((64, 96))
+    assert teacher(pixels).hidden_states[-1].shape[:2] == (2, teacher.feature_channels)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BeitConfig(**sizes, image_size=64, out_indices=[1, 2, 3, 4], **labels(names))
+    teacher = Teacher(BeitForSemanticSegmentation(config), names, names)
+    assert teacher.try_out((64, 64)) > 0
+    teacher.with_features = True
+    with pytest.raises(ModelError, match="no feature map of its encoder"):
+        teacher.try_out((64, 64))
 
 
 def test_load_teacher__half_precision(tmp_path, pixels):

@@ -79,7 +79,7 @@ def test_save_checkpoint__a_file_that_does_not_fit(worker, whole, limit_files, t
     check_end(worker, tmp_path, whole[1], str(caught.value))
 
 
-@pytest.mark.parametrize(("name", "error"), [("save_auxiliary_head", errno.EIO), ("commit_checkpoint", errno.EDQUOT)])
+@pytest.mark.parametrize(("name", "error"), [("save_branches", errno.EIO), ("commit_checkpoint", errno.EDQUOT)])
 def test_save_checkpoint__a_disk_that_fails(worker, whole, tmp_path, monkeypatch, name, error):
     trainer = worker.build_trainer(worker.build_arguments(tmp_path, **OPTIONS))
     trainer.add_callback(AtStep(4, lambda: monkeypatch.setattr(trainer_module, name, lambda *args: refuse(error))))

@@ -16,11 +16,12 @@ from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.composition import LossPart
-from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES
+from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES, READS, ChannelWiseDistillationLoss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model, has_field
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.trainer import UrbanSegTrainer
@@ -39,6 +40,7 @@ LOSSES = {
     # A teacher asked about every batch, and one that wrote its scores down; it lacks a class.
     "distilled_soft": {"loss": "cross_entropy", "further": "soft"},
     "distilled_cwd": {"loss": "cross_entropy", "further": "cwd"},
+    "distilled_features": {"loss": "cross_entropy", "further": "features"},
     # The loss alone instead of a weighted sum, and samples that know of no epoch.
     "bare": {},
 }
@@ -107,12 +109,19 @@ def build_trainer(
     train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
     if "further" in options:
         teacher = build_teacher()
-        distillation = DISTILLATION_LOSSES[options["further"]](
-            19, teacher.taught, teach_void=options["further"] == "soft"
-        )
-        if options["further"] == "cwd":
+        kind = options["further"]
+        if kind == "features":
+            teacher.with_features = True
+            teacher.try_out((64, 64))
+            attach_feature_adapter(model, teacher.feature_channels)
+            part = ChannelWiseDistillationLoss(19, range(teacher.feature_channels))
+            part = LossPart(part, 2.0, "adapted_features", READS["features"])
+        else:
+            part = DISTILLATION_LOSSES[kind](19, teacher.taught, teach_void=kind == "soft")
+            part = LossPart(part, 2.0, reads=READS["output"])
+        options["further"] = {"distillation": part}
+        if kind == "cwd":
             train.teacher, teacher = write_down(teacher, train, Path(args.output_dir)), None
-        options["further"] = {"distillation": LossPart(distillation, 2.0, reads=("teacher", "inside"))}
     if bare := loss == "bare":
         criterion = OhemCrossEntropyLoss(CITYSCAPES.num_labels, WEIGHTS, min_kept=300, scope="global")
     else:

@@ -1,0 +1,135 @@
+"""Modules that look at an encoder stage to help training: hooked to the model, saved in checkpoints, never exported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import SegformerForSemanticSegmentation
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from hf_urbanseg.errors import ModelError
+from hf_urbanseg.models.baselines.segmenter import Segmenter
+from hf_urbanseg.models.loading import check_finite, find_difference
+
+
+@dataclass
+class BranchedSegmenterOutput(SemanticSegmenterOutput):
+    """`SemanticSegmenterOutput` with what branches made of their stages, (N, channels, h, w) at its resolution.
+
+    Declared fields, not just further keys: DDP takes outputs apart and builds them anew from their type.
+    """
+
+    auxiliary_logits: Tensor | None = None
+    adapted_features: Tensor | None = None
+
+
+class TrainingBranch(nn.Module):
+    """Gets the map of an encoder stage in training mode; what it makes of it becomes `field` of the model's outputs.
+
+    Args:
+        stage: From 1; recorded when saved.
+    """
+
+    name: str
+    """Of the attribute of the model, and of the file in checkpoints."""
+    field: str
+
+    def __init__(self, stage: int):
+        super().__init__()
+        self.stage = stage
+        self._awaited = False
+        self._result: Tensor | None = None
+
+    # Hooks. As methods of this module they are copied and pickled with the model, bound to the copy.
+
+    def _before_model(self, model, args) -> None:
+        self._awaited = model.training
+
+    def _after_stage(self, stage, args, output: Tensor) -> None:
+        # Here and not after the model: what accelerate wraps into autocast is the model's `forward`, without hooks.
+        if self._awaited:
+            self._result = self(output)
+
+    def _after_model(self, model, args, output):
+        # Also called when the forward raised (output None), so that nothing is held on to.
+        result, self._result, self._awaited = self._result, None, False
+        if result is None or output is None:
+            return output
+        if isinstance(output, tuple):
+            return (*output, result)
+        # accelerate has brought the outputs of `forward` to fp32 by now.
+        return BranchedSegmenterOutput(**output, **{self.field: result.to(output.logits.dtype)})
+
+
+BRANCHES = ("auxiliary_head", "feature_adapter")
+
+
+def find_stages(model: SegformerForSemanticSegmentation | Segmenter) -> tuple[nn.ModuleList, list[int]]:
+    """The encoder's stages and how wide their maps are."""
+    if isinstance(model, Segmenter):
+        return model.taps, list(model.feature_channels)
+    return model.segformer.stages, list(model.config.hidden_sizes)
+
+
+def attach_branch(model: SegformerForSemanticSegmentation | Segmenter, branch: TrainingBranch) -> None:
+    """Adds `model.<name of the branch>`; in training mode, outputs then have its field too.
+
+    Evaluation is unchanged, and so is what `save_pretrained` writes: the plain model. The class stays, because
+    transformers converts key names by class. Everything happens inside the model's own forward, as DDP requires.
+    """
+    branch.to(model.device, model.dtype).train(model.training)
+    setattr(model, branch.name, branch)
+    model.register_forward_pre_hook(branch._before_model)
+    find_stages(model)[0][branch.stage - 1].register_forward_hook(branch._after_stage)
+    model.register_forward_hook(branch._after_model, always_call=True)
+    # An attribute of the instance; the class has None here.
+    names = {f"{branch.name}.{name}" for name in branch.state_dict()}
+    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *names}
+
+
+def split_state_dict(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's state as (plain model, branches), keys unchanged; the second is empty without a branch."""
+    state = model.state_dict()
+    branches = {key: value for key, value in state.items() if key.startswith(tuple(f"{one}." for one in BRANCHES))}
+    return {key: value for key, value in state.items() if key not in branches}, branches
+
+
+def save_branches(model: nn.Module, folder: str | Path) -> None:
+    """Writes each branch of `model` to `folder/<name>.safetensors`; nothing if it has none."""
+    for name in BRANCHES:
+        if (branch := getattr(model, name, None)) is not None:
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in branch.state_dict().items()}
+            # One entry: safetensors writes two in random order, and the same branch would have other bytes each time.
+            save_file(tensors, Path(folder) / f"{name}.safetensors", {"stage": str(branch.stage)})
+
+
+def load_branches(model: nn.Module, folder: str | Path) -> None:
+    """Puts the saved branches of `folder` into those attached to `model`; nothing if neither has one.
+
+    Raises:
+        ModelError: A branch on one side only, of another stage, shape or precision, or an unreadable file.
+    """
+    for name in BRANCHES:
+        _load(getattr(model, name, None), name.replace("_", " "), Path(folder) / f"{name}.safetensors")
+
+
+def _load(branch: TrainingBranch | None, what: str, path: Path) -> None:
+    fix = "use the options the run was started with"
+    if branch is None and path.is_file():
+        raise ModelError(f"a model with the {what} that was saved", "one without", fix, path)
+    if branch is None:
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            stage = file.metadata().get("stage")
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not iterable itself)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the weights of the {what}", f"{type(error).__name__}: {error}", fix, path) from error
+    if stage != str(branch.stage):
+        raise ModelError(f"the {what} of stage {branch.stage}", f"that of stage {stage}", fix, path)
+    if different := find_difference(branch.state_dict(), saved, same_precision=True):
+        raise ModelError(f"the tensors of this {what}", different, fix, path)
+    check_finite(saved.items(), path)
+    branch.load_state_dict(saved, strict=True)
