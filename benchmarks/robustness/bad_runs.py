@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from robustness.bad_data import cut_short
 from robustness.cases import Case, Kind
+from robustness.damage import flip_bit
 
 KINDS: dict[str, Kind] = {}
 
@@ -189,3 +190,48 @@ def _same_names(case: Case) -> list[Path]:
         found.append(case.folder / folder / "a.png")
         shutil.copy(case.pick(case.base / "kitti", "training/image_2/*.png"), found[-1])
     return found
+
+
+# What a teacher wrote down
+
+
+def _taught(spoil) -> Kind:
+    def kind(case: Case) -> list:
+        folder = case.copy("taught")
+        options = spoil(folder, case)
+        return case.finetune(teacher=folder, **(options if isinstance(options, dict) else {}))
+
+    return kind
+
+
+def _describe(change):
+    return _json("teacher.json", change)
+
+
+KINDS |= {
+    "taught, scores cut short": _taught(lambda folder, case: cut_short(folder / "scores.arrow", case)),
+    "taught, scores missing": _taught(lambda folder, case: (folder / "scores.arrow").unlink()),
+    "taught, scores of noise": _taught(lambda folder, case: (folder / "scores.arrow").write_bytes(b"x" * 999)),
+    "taught, a bit of the scores": _taught(lambda folder, case: flip_bit(folder / "scores.arrow", case.rng)),
+    "taught, description no JSON": _taught(_text("teacher.json", "{", "", "[]", "3", "{}")),
+    "taught, description spoilt": _taught(
+        _describe(
+            lambda content, rng: content.update(
+                {rng.choice(("classes", "bits", "sha256")): rng.choice((None, "x", [], [1], {}, 4, 16, -1))}
+            )
+        )
+    ),
+    "taught, other classes": _taught(_describe(lambda content, rng: content.update(classes=["a", "b", "c"]))),
+    "taught, fewer classes": _taught(_describe(lambda content, rng: content.update(classes=content["classes"][:3]))),
+    "taught, other frames": lambda case: case.finetune(
+        data_dir=case.base / "kitti", teacher=case.copy("taught"), validation_fraction=0
+    ),
+    "taught, with what it can't do": _taught(
+        lambda folder, case: case.rng.choice(
+            ({"teacher_precision": "bf16"}, {"distill": "cwd", "distill_from": "features"}, {"teacher_revision": "v1"})
+        )
+    ),
+    "nobody teaches": lambda case: case.finetune(
+        **case.rng.choice(({"distill": "cwd"}, {"distill_weight": 2}, {"distill_void": "true"}))
+    ),
+}

@@ -17,7 +17,8 @@ class Case:
 
     Args:
         folder: Empty, its own.
-        base: Good inputs to copy and spoil: kitti/, kitti.zip, set/, run/, model.pth, classes.json, weights.json.
+        base: Good inputs to copy and spoil: kitti/, kitti.zip, set/, run/, taught/, model.pth, classes.json,
+            weights.json.
     """
 
     folder: Path
@@ -75,6 +76,8 @@ class Case:
             ["evaluate", "--model", model, "--data_dir", self.base / "kitti", "--output", self.out],
             self.finetune(init="pretrained", model_name_or_path=model),
             ["convert-checkpoint", model, "--to", "nvlabs", "--output", self.folder / "out.pth"],
+            self.finetune(teacher=model),
+            ["teach", "--teacher", model, "--data_dir", self.base / "kitti", "--output", self.out],
         ]
         return self.rng.choice(ways[:2] if processor else ways)
 
@@ -102,6 +105,7 @@ def make_base(folder: Path) -> Path:
         ["prepare-data", "--data_dir", folder / "kitti", "--output", folder / "set"],
         Case(folder, folder, Random(0)).finetune(output_dir=folder / "run", cpu_threads=1),
         ["convert-checkpoint", folder / "run", "--to", "nvlabs", "--output", folder / "model.pth"],
+        ["teach", "--teacher", folder / "run", "--data_dir", folder / "kitti", "--output", folder / "taught"],
     ):
         ended = run(words, folder)
         if ended.status != 0:

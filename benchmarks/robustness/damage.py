@@ -21,7 +21,7 @@ from robustness.tiny_runs import (
 )
 
 
-def _flip_bit(path: Path, rng: Random) -> None:
+def flip_bit(path: Path, rng: Random) -> None:
     content = bytearray(path.read_bytes())
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
@@ -33,7 +33,7 @@ def _take_other_steps(path: Path, rng: Random) -> None:
 
 
 WAYS = {
-    "a bit flipped": _flip_bit,
+    "a bit flipped": flip_bit,
     "zeroed": lambda path, rng: path.write_bytes(bytes(path.stat().st_size)),
     "noise": lambda path, rng: path.write_bytes(rng.randbytes(path.stat().st_size)),
     "half": lambda path, rng: os.truncate(path, path.stat().st_size // 2),

@@ -115,6 +115,10 @@ class TeacherCache:
         self._columns, self.taught = [their for their, _ in pairs], tuple(own for _, own in pairs)
         self._file: pa.ipc.RecordBatchFileReader | None = None
         self._batches = self._find(frames)
+        try:
+            expand_scores(self.read(0), len(self.names))
+        except (IndexError, ValueError) as error:
+            raise DataError("scores as it describes them", str(error), _AGAIN, self.path / TEACHER_FILE) from error
 
     def _find(self, frames: Mapping[str, str]) -> list[int]:
         try:
@@ -147,7 +151,10 @@ class TeacherCache:
         size, kind = (row["rows"], row["columns"]), {8: np.uint8, 16: np.uint16}[self.description["bits"]]
         best = np.frombuffer(row["best"], np.float16).reshape(size)
         classes = np.frombuffer(row["classes"], np.uint8).reshape(-1, *size)
-        return Scores(best, classes, np.frombuffer(row["below"], kind).reshape(-1, *size))
+        below = np.frombuffer(row["below"], kind).reshape(-1, *size)
+        if len(below) != len(classes) - (len(classes) == len(self.names)):
+            raise ValueError(f"{len(below)} distances of {len(classes)} classes")
+        return Scores(best, classes, below)
 
     def cut(self, index: int, view: View, crop_size: tuple[int, int]) -> Tensor:
         """Scores of what a crop shows, one place for `CELL` pixels a side; anything where it is padding.

@@ -62,13 +62,7 @@ class Teacher(nn.Module):
         self.with_features, self.feature_channels = False, 0
         self.register_buffer("columns", torch.tensor([their for their, _ in pairs]), persistent=False)
         processor = processor or {}
-        normalised = processor.get("do_normalize", True)
-        mean = processor.get("image_mean") or IMAGENET_DEFAULT_MEAN if normalised else (0.0,) * 3
-        std = processor.get("image_std") or IMAGENET_DEFAULT_STD if normalised else (1.0,) * 3
-        ours, theirs = (
-            torch.tensor(one, dtype=torch.float32).view(2, 3, 1, 1)
-            for one in ((IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), (mean, std))
-        )
+        ours, theirs = _read_normalisation({}, name), _read_normalisation(processor, name)
         # x std + mean, then - their mean, / their std
         scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
         self.same_pixels = torch.equal(ours, theirs)
@@ -154,6 +148,22 @@ def _sum_queries(outputs: Mapping[str, Tensor]) -> Tensor:
     classes = outputs["class_queries_logits"].float().softmax(-1)[..., :-1]  # the last is "no object"
     masks = outputs["masks_queries_logits"].float().sigmoid()
     return torch.einsum("nqc,nqhw->nchw", classes, masks).clamp_min(1e-12).log()
+
+
+def _read_normalisation(processor: Mapping, name: str) -> Tensor:
+    """Shape: returns (2, 3, 1, 1), mean and deviation of red, green and blue in 0..1."""
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if processor.get("do_normalize", True):
+        mean = processor.get("image_mean", IMAGENET_DEFAULT_MEAN)
+        std = processor.get("image_std", IMAGENET_DEFAULT_STD)
+    try:
+        found = torch.tensor([mean, std], dtype=torch.float32).view(2, 3, 1, 1)
+        if not bool(found.isfinite().all() and (found[1] > 0).all()):
+            raise ValueError("none above 0")
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected, found = "`image_mean` and `image_std` of three numbers", f"{mean} and {std}"
+        raise ModelError(expected, found, f"correct {PROCESSOR_FILE}", name) from error
+    return found
 
 
 def load_teacher(

@@ -97,12 +97,12 @@ def test_cut__follows_the_image_through_the_augmentations(tmp_path, seed):
     scores = torch.stack([0 * scores[0], -scores[1] / 20, -scores[2] / 20])
     write_teacher_cache(tmp_path / "cache", [("one", "a", scores)], {"classes": NAMES[:3]}, top_k=3, bits=16)
     cache = TeacherCache(tmp_path / "cache", NAMES[:3], {"one": "a"})
-    crop = (100, 132)
+    crop = (100, 200)  # the narrower ones are padded
     transforms = build_train_transforms(crop, ["0.4-1.6"], photometric=False)
     seed_transforms(transforms, (seed, 1, 2))
     sample = transforms(image=image, mask=label)
     found = cache.cut(0, sample["view"], crop).float() * -20
-    assert found.shape == (3, 25, 33)
+    assert found.shape == (3, 25, 50)
     extent = sample["view"].extent
     # Of the image, the mean of the two pixels in the middle of each place.
     seen = F.avg_pool2d(torch.from_numpy(sample["image"][:2]).float()[:, 1:, 1:], 2, 4)
@@ -163,6 +163,9 @@ def test_teacher_cache__refuses_damage(folder, tmp_path):
     assert "the description of a teacher's scores" in damage(describe(classes=["road"], bits=4))
     assert "the description of a teacher's scores" in damage(describe(classes=3, bits=8))
     assert "found others" in damage(describe(classes=["road"], bits=8))
+    content = json.loads((folder / TEACHER_FILE).read_text())
+    assert "scores as it describes them" in damage(describe(**content | {"bits": 8}))
+    assert "scores as it describes them" in damage(describe(**content | {"classes": NAMES[:3]}))
 
 
 def test_write_teacher_cache__whole_or_not_at_all(tmp_path):

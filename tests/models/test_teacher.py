@@ -208,3 +208,12 @@ def test_load_teacher__refuses(tmp_path):
     with torch.no_grad():
         nan = save("nan", segformer(CITYSCAPES.names), lambda model: model.decode_head.classifier.bias[2].fill_(np.nan))
     fails(nan, "finite weights", "decode_head.classifier.bias")
+    for processor in (
+        {"image_std": [0, 1, 1]},
+        {"image_mean": "x"},
+        {"image_std": [1]},
+        {"image_mean": [float("nan")] * 3},
+    ):
+        (tmp_path / "double" / "preprocessor_config.json").write_text(json.dumps(processor))
+        save("double", segformer(CITYSCAPES.names))
+        fails(double, "`image_mean` and `image_std` of three numbers", "correct preprocessor_config.json")
