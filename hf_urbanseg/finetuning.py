@@ -21,23 +21,16 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import build_train_transforms
-from hf_urbanseg.errors import ConfigError, ModelError
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import (
     build_image_processor,
-    build_random_model,
-    check_input,
     choose_eval_size,
-    has_field,
-    load_pretrained_model,
 )
-from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
@@ -63,6 +56,7 @@ from hf_urbanseg.runs.inputs import (
 )
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.training.interruption import Interruption
+from hf_urbanseg.training.network import build_network, check_network
 from hf_urbanseg.training.teaching import prepare_teaching
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
@@ -168,11 +162,9 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         ),
     )  # fmt: skip
     set_seed(args.seed)
-    model = _build_model(arguments.model, arguments.loss, data.label_space)
-    if teaching.feature_channels:
-        attach_feature_adapter(model, teaching.feature_channels)
+    model = build_network(arguments.model, arguments.loss, data.label_space, teaching.feature_channels)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
-    _check_model(model, args, crop_size, eval_size)
+    check_network(model, args, crop_size, eval_size)
     image_processor = build_image_processor(eval_size)
     held_out = {
         split: EvalDataset(data.splits[split], data.label_space, image_processor)
@@ -288,38 +280,6 @@ def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tu
     if choice.endswith(".json"):
         return load_class_weights(choice, space), per_image.sum(0)
     return None if choice == "none" else compute_class_weights(per_image, choice), per_image.sum(0)
-
-
-def _build_model(args: ModelArguments, loss: LossArguments, space: LabelSpace):
-    overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
-    is_default = args.drop_path_rate == ModelArguments.drop_path_rate
-    if is_default and not has_field(args.architecture, "drop_path_rate"):
-        del overrides["drop_path_rate"]  # that nobody chose; what was chosen is refused
-    if args.init == "random" and args.decoder_hidden_size is not None:
-        overrides["decoder_hidden_size"] = args.decoder_hidden_size
-    if args.init == "random":
-        model = build_random_model(args.size, space, args.architecture, **overrides)
-    elif args.model_name_or_path is None:
-        raise ConfigError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
-    else:
-        names = args.model_name_or_path, space, args.model_revision, args.architecture
-        model = load_pretrained_model(*names, **overrides)
-    if not args.stock_decode_head:
-        apply_fast_decode_head(model)
-    if loss.auxiliary_head:
-        attach_auxiliary_head(model, loss.auxiliary_stage, loss.auxiliary_channels)
-    return model
-
-
-def _check_model(model, args: UrbanSegTrainingArguments, crop_size: tuple[int, int], eval_size: tuple[int, int]):
-    """Whether it can be trained as asked, before anything is written."""
-    if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
-        found = f"a `{model.config.model_type}`, whose maps are kept"
-        raise ModelError("a Transformer with `gradient_checkpointing`", found, "leave it out")
-    synchronised = args.sync_batch_norm and args.world_size > 1 and args.device.type != "cpu"
-    alone = not args.freeze_batch_norm and not synchronised
-    check_input(model.config, "crop_size", crop_size, args.per_device_train_batch_size * alone)
-    check_input(model.config, "eval_size", eval_size)
 
 
 def _build_train_dataset(

@@ -36,6 +36,7 @@ from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.options import config
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 from hf_urbanseg.reproduction import checks, running, table1
+from hf_urbanseg.training import network
 
 # A command that stands on two pages runs once.
 COMMANDS = list({(one.words, one.environment): one for page in reversed(PAGES) for one in read_commands(page)}.values())
@@ -58,7 +59,7 @@ def capped():
 
 
 def cap(patch: pytest.MonkeyPatch) -> None:
-    run, load, measure = finetuning.run_finetuning, finetuning.load_pretrained_model, profile.measure_costs
+    run, load, measure = finetuning.run_finetuning, network.load_pretrained_model, profile.measure_costs
 
     def run_capped(arguments):
         args = arguments.training
@@ -94,7 +95,7 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     cached, save = checks.try_to_load_from_cache, Figure.savefig
     patch.setattr(Figure, "savefig", save_blank)  # half of a training's second; tests/reports/ looks at plots
     patch.setattr(finetuning, "run_finetuning", run_capped)
-    patch.setattr(finetuning, "load_pretrained_model", load_tiny)
+    patch.setattr(network, "load_pretrained_model", load_tiny)
     patch.setattr(profile, "measure_costs", measure_briefly)
     patch.setattr(table1, "measure_latency", time_briefly)
     patch.setattr(profile, "measure_peak_memory", lambda *_: None)  # as where it can't be measured; takes a process
@@ -186,7 +187,7 @@ def run(command: Command, pytest_config) -> None:
     """As the shell would, but in this process; what needs more than a test's seconds is parsed by its own parser."""
     match list(command.words):
         case ["urbanseg", *argv]:
-            if argv[0] in ("prepare-data", "convert-checkpoint"):  # others start from what it makes
+            if argv[0] in ("prepare-data", "convert-checkpoint", "teach"):  # others start from what it makes
                 shutil.rmtree(argv[argv.index("--output") + 1], ignore_errors=True)
             urbanseg(argv)
         case ["accelerate", "launch", *argv]:

@@ -20,7 +20,6 @@ from transformers import AutoModelForSemanticSegmentation, pipeline
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import is_torchvision_available
 
-from hf_urbanseg import finetuning
 from hf_urbanseg.commands import finetune
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
@@ -31,6 +30,7 @@ from hf_urbanseg.options import stock_options
 from hf_urbanseg.options.config import LossArguments, ModelArguments
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
+from hf_urbanseg.training import network
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -111,7 +111,7 @@ def test_finetune__metrics_agree_with_table_and_constant_guess(run):
 def test_build_model__fast_decode_head_unless_told_otherwise():
     for words, head in (("", FastSegformerDecodeHead), ("--stock_decode_head", SegformerDecodeHead)):
         (args,) = parse_arguments([ModelArguments], f"--init random --size tiny {words}".split())
-        assert type(finetuning._build_model(args, LossArguments(), CITYSCAPES).decode_head) is head
+        assert type(network.build_network(args, LossArguments(), CITYSCAPES).decode_head) is head
 
 
 def test_from_pretrained__complete_and_bit_identical(run):

@@ -20,7 +20,7 @@ from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoin
 FRAMES = range(36, 48)
 """Among them those that the pages keep together: 43, 44, 46, 47."""
 RUN = "runs/segformer_b2_kitti"
-SAME_RUN = ("runs/demo", "runs/b0", "runs/b2", "runs/pretrain_camvid_tiny")
+SAME_RUN = ("runs/demo", "runs/b0", "runs/b2", "runs/pretrain_camvid_tiny", "runs/segformer_b5_kitti")
 
 
 def build_miniature(root: Path) -> None:
@@ -44,6 +44,7 @@ def build_miniature(root: Path) -> None:
         shutil.copytree(root / RUN, root / name, ignore=shutil.ignore_patterns("checkpoint-*"))
     shutil.copy(root / RUN / "splits.yaml", root / "splits.yaml")
     main(["prepare-data", "--data_dir", "data_semantics.zip", "--output", "prepared/kitti"])
+    main(["teach", "--teacher", RUN, "--data_dir", "data_semantics.zip", "--output", "runs/taught_by_b5"])
 
     torch.manual_seed(0)
     build_random_model("tiny", CITYSCAPES, "pspnet").save_pretrained(root / "runs" / "pspnet")
