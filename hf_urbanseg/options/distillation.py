@@ -31,8 +31,8 @@ class DistillationArguments(Options):
     )
     distill: str | None = option(
         None,
-        "`soft`: its class probabilities pixel by pixel, where it agrees with the label (default); `cwd`: where in "
-        "the image it sees each class (report: Shu et al. 2021).",
+        "`soft`: its class probabilities pixel by pixel, never against the label (default); `cwd`: where in the image "
+        "it sees each class (report: Shu et al. 2021).",
         choices=["soft", "cwd"],
     )
     distill_from: str | None = option(
