@@ -52,7 +52,7 @@ def main() -> None:
         teacher = Teacher(model, CITYSCAPES.names, CITYSCAPES.names)
         names = {name: name for name in rows["name"]}
         scores = ((name, name, torch.randn(19, 94, 310)) for name in names)
-        write_teacher_cache(Path(folder) / "cache", scores, {"classes": CITYSCAPES.names}, top_k=4, bits=8)
+        write_teacher_cache(Path(folder) / "cache", scores, teacher.describe())
         cache = TeacherCache(Path(folder) / "cache", CITYSCAPES.names, names)
         steps = {way: _build_step(way, rows, teacher, cache, args, folder) for way in WAYS}
         times = {way: [] for way in WAYS}

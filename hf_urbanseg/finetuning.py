@@ -86,7 +86,7 @@ def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
     Args:
         recipe: Name inside the package (`urbanseg recipes` lists them), or a YAML file.
         options: Fields of `DataArguments`, `ModelArguments`, `AugmentationArguments`, `LossArguments`,
-            `RunArguments` and `UrbanSegTrainingArguments`; they win over the recipe.
+            `DistillationArguments`, `RunArguments` and `UrbanSegTrainingArguments`; they win over the recipe.
 
     Returns:
         The run's folder, with the model that `from_pretrained` loads and `read_metrics()`.
@@ -152,7 +152,10 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
     frames = describe_frames(inspection)
     crop_size = tuple(arguments.augmentation.crop_size)
-    teaching = prepare_teaching(arguments.distillation, data.label_space, frames["train"], crop_size, args.device)
+    teaching = prepare_teaching(
+        arguments.distillation, data.label_space, frames["train"], crop_size, args.device,
+        arguments.model.stock_decode_head,
+    )  # fmt: skip
     differences += find_differences(
         run, args,
         chain(

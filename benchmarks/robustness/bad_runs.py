@@ -205,7 +205,7 @@ def _taught(spoil) -> Kind:
 
 
 def _describe(change):
-    return _json("teacher.json", change)
+    return _json("taught.json", change)
 
 
 KINDS |= {
@@ -213,11 +213,11 @@ KINDS |= {
     "taught, scores missing": _taught(lambda folder, case: (folder / "scores.arrow").unlink()),
     "taught, scores of noise": _taught(lambda folder, case: (folder / "scores.arrow").write_bytes(b"x" * 999)),
     "taught, a bit of the scores": _taught(lambda folder, case: flip_bit(folder / "scores.arrow", case.rng)),
-    "taught, description no JSON": _taught(_text("teacher.json", "{", "", "[]", "3", "{}")),
+    "taught, description no JSON": _taught(_text("taught.json", "{", "", "[]", "3", "{}")),
     "taught, description spoilt": _taught(
         _describe(
             lambda content, rng: content.update(
-                {rng.choice(("classes", "bits", "sha256")): rng.choice((None, "x", [], [1], {}, 4, 16, -1))}
+                {rng.choice(("name", "classes", "parameters", "bits", "sha256")): rng.choice((None, [1], {}, 0.5))}
             )
         )
     ),

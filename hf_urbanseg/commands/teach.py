@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.errors import ConfigError, DataError, ModelError
 from hf_urbanseg.files import check_place, expand_home
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments, Options, PlanArguments, option, required
@@ -28,8 +28,16 @@ class TeachArguments(Options):
     input_size: Size | None = option(
         None, "Height and width that it sees frames in. Default: the commonest size, in multiples of 32."
     )
-    top_k: Annotated[int, Range(1, 255)] = option(4, "Classes kept at each place; of the others, their mean.")
-    bits: int = option(8, "Of each score: 8 (a probability within 3 %) or 16 (within 0.02 %).", choices=[8, 16])
+    top_k: Annotated[int, Range(1, 255)] | None = option(
+        None, "Classes kept at each place, and of the others their mean: enough for `--distill soft` at temperature 1. "
+        "Default: all."
+    )  # fmt: skip
+    bits: int = option(8, "Of each score, 8 or 16; finer the closer it is to the best.", choices=[8, 16])
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.input_size and any(side % 32 for side in self.input_size):
+            raise ConfigError("`input_size` in multiples of 32", f"{self.input_size}", "give for example 384 1280")
 
 
 @command
@@ -37,6 +45,9 @@ def main(argv: list[str]) -> None:
     usage = "teach --teacher MODEL --data_dir FOLDER --output FOLDER [--option VALUE ...]"
     types = (TeachArguments, DataArguments, PlanArguments)
     options, data_args, plan_args = parse_command_line(types, argv, __doc__, usage)
+    if options.input_size and plan_args.sliding_window:
+        found, fix = "both", "leave one out: windows slide over frames of their own size"
+        raise ConfigError("`input_size` or `sliding_window`", found, fix)
     output = expand_home(options.output).absolute()
     with locked(output, inside=False):
         _teach(options, data_args, plan_args, output)
@@ -70,7 +81,11 @@ def _teach(options: TeachArguments, data_args: DataArguments, plan_args: PlanArg
     )  # fmt: skip
     size, plan = tuple(options.input_size or choose_eval_size(inspection.sizes("train"))), plan_args.build_plan()
     processor = build_image_processor(size)
-    teacher.try_out(plan.window or size)
+    base = None if plan.window else size
+    seen = {one for frame in inspection.sizes("train") for one in plan.input_sizes(base, frame)}
+    if plan.window:
+        seen = {tuple(map(min, one, plan.window)) for one in seen}
+    teacher.try_out(*sorted(seen))
     description = {
         **teacher.describe(), "scores_of": plan.describe(size), "averaged": not plan.is_plain,
         "frames": len(rows), "data": data.name,
@@ -104,8 +119,8 @@ def _score(teacher, rows, space, processor, size, plan, batch_size: int, device)
     for batch in build_eval_loader(dataset, batch_size, 0, 0, 1, device):
         chosen = [names[index] for index in batch["index"]]
         if plan.is_plain:
-            results = teacher(batch["views"][0].to(device)).logits
-            full = size
+            views, step = batch["views"][0], max(1, plan.max_batch_pixels // (size[0] * size[1]))
+            results = (one for part in views.split(step) for one in teacher(part.to(device)).logits)
         else:
             targets = [tuple(one.shape) for one in batch["labels"]]
             results = predict_probabilities(teacher, batch["views"], targets, plan, device, names=chosen)

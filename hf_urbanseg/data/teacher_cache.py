@@ -14,11 +14,11 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import hash_file, read_json, write_json, written_whole
 from hf_urbanseg.labels import match_classes
 
-TEACHER_FILE, SCORES_FILE = "teacher.json", "scores.arrow"
+TEACHER_FILE, SCORES_FILE = "taught.json", "scores.arrow"
 CELL = 4
 """Pixels of a crop along each side of a place with scores: the stride of SegFormer's logits."""
-RANGE = 16.0
-"""Below the best score others are kept to, e ** -16 = 1e-7 as a ratio of probabilities."""
+RANGE = 64.0
+"""Below the best score others are kept to."""
 _AGAIN = "run `urbanseg teach` on this data"
 _SCHEMA = pa.schema(
     [("name", pa.string()), ("image_sha256", pa.string()), ("rows", pa.int32()), ("columns", pa.int32())]
@@ -27,11 +27,14 @@ _SCHEMA = pa.schema(
 
 
 class Scores(NamedTuple):
-    """Scores of an image's places: the best exactly (fp16), `top_k` classes and the mean of the others by how far
-    below the best they are, in 8 or 16 bits.
+    """Scores of an image's places: the best as it is, others by how far below they are, the closer the finer.
+
+    A distance is RANGE times the square of an 8 or 16 bit share; in 8 bits one of 1 is within 0.03, one of 16 within
+    0.13.
 
     Shape:
-        best: (h, w) float16. classes: (k, h, w) uint8. below: (k - 1 or k, h, w), the last that of the other classes.
+        best: (h, w) float16. classes: (k, h, w) uint8, the best first; k is 0 where all are kept.
+        below: (classes, h, w) if all are kept, else (k, h, w), the last of them the mean of the other classes.
     """
 
     best: np.ndarray
@@ -39,45 +42,51 @@ class Scores(NamedTuple):
     below: np.ndarray
 
 
-def compress_scores(scores: Tensor, top_k: int, bits: int) -> Scores:
+def compress_scores(scores: Tensor, top_k: int | None, bits: int) -> Scores:
     """Shape: scores: (M, h, w) float, each place up to a constant that is kept."""
-    top_k = min(top_k, len(scores))
     scores = scores.float()
-    values, classes = scores.topk(top_k, dim=0)
-    distances = [values[0] - values[1:]]
-    if top_k < len(scores):
+    best, first = scores.max(0)
+    if top_k is None or top_k >= len(scores):
+        classes, distances = scores.new_empty((0, *best.shape)), best - scores
+    else:
+        values, classes = scores.topk(top_k, dim=0)
         others = scores.scatter(0, classes, -torch.inf).logsumexp(0) - np.log(len(scores) - top_k)
-        distances.append((values[0] - others)[None])
+        distances = best - torch.cat([values[1:], others[None]])
     kind = {8: np.uint8, 16: np.uint16}[bits]
     most = np.iinfo(kind).max
-    below = (torch.cat(distances) * (most / RANGE)).round().clamp(1, most)  # the best stays the best
-    return Scores(
-        values[0].cpu().numpy().astype(np.float16),
-        classes.cpu().numpy().astype(np.uint8),
-        below.cpu().numpy().astype(kind),
-    )
+    below = ((distances / RANGE).sqrt() * most).round().clamp(1, most)  # the best stays the best
+    if not len(classes):
+        below.scatter_(0, first[None], 0)
+    best, classes, below = (one.cpu().numpy() for one in (best, classes, below))
+    return Scores(best.astype(np.float16), classes.astype(np.uint8), below.astype(kind))
 
 
 def expand_scores(found: Scores, num_classes: int) -> np.ndarray:
     """Shape: returns (num_classes, h, w) float32."""
-    best, kept = found.best.astype(np.float32), len(found.classes)
-    below = found.below.astype(np.float32) * (RANGE / np.iinfo(found.below.dtype).max)
+    best = found.best.astype(np.float32)
+    below = np.square(found.below.astype(np.float32) / np.iinfo(found.below.dtype).max) * RANGE
+    if not len(found.classes):
+        return best - below
     scores = np.empty((num_classes, *best.shape), np.float32)
-    if kept < num_classes:
-        scores[:] = best - below[-1]
-    ranked = np.concatenate([best[None], best - below[: kept - 1]])
+    scores[:] = best - below[-1]
+    ranked = np.concatenate([best[None], best - below[:-1]])
     np.put_along_axis(scores, found.classes.astype(np.int64), ranked, 0)
     return scores
 
 
 def write_teacher_cache(
-    output: Path, frames: Iterable[tuple[str, str, Tensor]], description: Mapping, top_k: int, bits: int
+    output: Path,
+    frames: Iterable[tuple[str, str, Tensor]],
+    description: Mapping,
+    top_k: int | None = None,
+    bits: int = 8,
 ) -> None:
     """Writes a cache; the folder appears complete or not at all.
 
     Args:
         frames: Name, SHA-256 of the image's file, scores (M, h, w).
-        description: For `TEACHER_FILE`: `classes`, the M names, and what else is to be known.
+        description: For `TEACHER_FILE`, as `Teacher.describe` gives it: `name`, `classes` (the M names), `parameters`.
+        top_k: Classes kept at each place; None keeps all.
     """
     with written_whole(output, folder=True) as staged:
         with pa.OSFile(str(staged / SCORES_FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
@@ -91,7 +100,7 @@ def write_teacher_cache(
 
 
 def is_teacher_cache(path: str | Path) -> bool:
-    return (Path(path) / TEACHER_FILE).is_file()
+    return all((Path(path) / name).is_file() for name in (TEACHER_FILE, SCORES_FILE))
 
 
 class TeacherCache:
@@ -113,6 +122,9 @@ class TeacherCache:
         self.names = tuple(self.description["classes"])
         pairs = match_classes(self.names, class_names, str(path))
         self._columns, self.taught = [their for their, _ in pairs], tuple(own for _, own in pairs)
+        kept = self.description["top_k"]
+        self.is_whole = kept is None or kept >= len(self.names)
+        """Whether it has the scores of all classes."""
         self._file: pa.ipc.RecordBatchFileReader | None = None
         self._batches = self._find(frames)
         try:
@@ -152,7 +164,7 @@ class TeacherCache:
         best = np.frombuffer(row["best"], np.float16).reshape(size)
         classes = np.frombuffer(row["classes"], np.uint8).reshape(-1, *size)
         below = np.frombuffer(row["below"], kind).reshape(-1, *size)
-        if len(below) != len(classes) - (len(classes) == len(self.names)):
+        if len(below) != (len(self.names) if self.is_whole else len(classes)) or self.is_whole == bool(len(classes)):
             raise ValueError(f"{len(below)} distances of {len(classes)} classes")
         return Scores(best, classes, below)
 
@@ -194,11 +206,10 @@ class _Resampling:
 
 def _read_description(path: Path) -> dict:
     content, file = read_json(path / TEACHER_FILE), path / SCORES_FILE
-    classes = content.get("classes")
-    plausible = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
-    if not plausible or content.get("bits") not in (8, 16):
+    kinds = {"name": str, "classes": list, "parameters": int, "bits": int, "top_k": int | None, "sha256": str}
+    plausible = all(name in content and isinstance(content[name], kind) for name, kind in kinds.items())
+    if not plausible or content["bits"] not in (8, 16) or not all(isinstance(one, str) for one in content["classes"]):
         raise DataError("the description of a teacher's scores", "something else", _AGAIN, path / TEACHER_FILE)
-    if not file.is_file() or hash_file(file) != content.get("sha256"):
-        found = "others" if file.is_file() else "none"
-        raise DataError("the scores that were written with it", found, _AGAIN, file)
+    if hash_file(file) != content["sha256"]:
+        raise DataError("the scores that were written with it", "others", _AGAIN, file)
     return content

@@ -1,7 +1,6 @@
 """A training loss as a sum of named, weighted parts."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ class LossPart(NamedTuple):
     loss: nn.Module
     weight: float = 1.0
     output: str = "logits"
-    reads: Mapping[str, str] = MappingProxyType({})
+    reads: Mapping[str, str] | None = None
 
 
 class WeightedSumLoss(nn.Module):
@@ -47,7 +46,7 @@ class WeightedSumLoss(nn.Module):
         self.losses = nn.ModuleDict({name: part.loss for name, part in parts.items()})
         self.weights = {name: float(part.weight) for name, part in parts.items()}
         self.outputs = {name: part.output for name, part in parts.items()}
-        self.reads = {name: part.reads for name, part in parts.items()}
+        self.reads = {name: dict(part.reads or {}) for name, part in parts.items()}
 
     def compute_normalizer(self, labels: Tensor) -> dict[str, Tensor]:
         """One fp64 scalar per part; sums over micro-batches and ranks give the global normalisers."""

@@ -20,7 +20,25 @@ from hf_urbanseg.losses._pixels import count_class_pixels, divide
 from hf_urbanseg.ranges import Range
 
 
-class SoftDistillationLoss(nn.Module):
+class _DistillationLoss(nn.Module):
+    """What both know: who is heard, of which classes, how softly."""
+
+    def __init__(
+        self,
+        num_labels: int,
+        taught: Sequence[int],
+        temperature: float,
+        teach_void: bool = False,
+        ignore_index: int = IGNORE_INDEX,
+    ):
+        super().__init__()
+        Range(0, above=True).check("temperature", temperature)
+        self.num_labels, self.temperature, self.teach_void = num_labels, float(temperature), teach_void
+        self.ignore_index = ignore_index
+        self.register_buffer("taught", torch.as_tensor(list(taught)), persistent=False)
+
+
+class SoftDistillationLoss(_DistillationLoss):
     """Kullback-Leibler divergence of the teacher's softened class probabilities from the student's, times T squared.
 
     The teacher never speaks against a label: where its best class is another, the two classes change their
@@ -43,19 +61,8 @@ class SoftDistillationLoss(nn.Module):
 
     name = "soft"
 
-    def __init__(
-        self,
-        num_labels: int,
-        taught: Sequence[int],
-        temperature: float = 1.0,
-        teach_void: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-    ):
-        super().__init__()
-        Range(0, above=True).check("temperature", temperature)
-        self.num_labels, self.temperature, self.teach_void = num_labels, float(temperature), teach_void
-        self.ignore_index = ignore_index
-        self.register_buffer("taught", torch.as_tensor(list(taught)), persistent=False)
+    def __init__(self, num_labels: int, taught: Sequence[int], temperature: float = 1.0, **options):
+        super().__init__(num_labels, taught, temperature, **options)
         self.diagnostics: dict[str, Tensor] = {}
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
@@ -77,13 +84,12 @@ class SoftDistillationLoss(nn.Module):
             student, scores = _bring_together(logits, teacher, self.taught)
             own, log_target = ((one / self.temperature).log_softmax(1) for one in (student, scores))
             target, best = log_target.exp(), scores.argmax(1, keepdim=True)
-            void = labels == self.ignore_index
-            void = void if inside is None else void & inside
             pixels = _count_labels(labels, self.taught, logits.shape[2:]).to(target.dtype)
             agreeing = pixels.gather(1, best)
             self.diagnostics = {"agreement": agreeing.sum() / pixels.sum().clamp_min(1)}
             heard = pixels.sum(1, keepdim=True)
             if self.teach_void:
+                void = labels == self.ignore_index if inside is None else (labels == self.ignore_index) & inside
                 heard = heard + _count_pixels(void, logits.shape[2:])[:, None].to(heard.dtype)
             # Probabilities times pixels. The exchange permutes them, so that their entropy stays.
             shifted = pixels * (target.gather(1, best) - target)
@@ -94,7 +100,7 @@ class SoftDistillationLoss(nn.Module):
             return divide(total.to(student.dtype), normalizer)
 
 
-class ChannelWiseDistillationLoss(nn.Module):
+class ChannelWiseDistillationLoss(_DistillationLoss):
     """Kullback-Leibler divergence, class by class, of where the teacher sees it from where the student does.
 
     Scores of a class are a distribution over the places of an image (softmax at temperature T); their divergence times
@@ -113,19 +119,8 @@ class ChannelWiseDistillationLoss(nn.Module):
 
     name = "cwd"
 
-    def __init__(
-        self,
-        num_labels: int,
-        taught: Sequence[int],
-        temperature: float = 4.0,
-        teach_void: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-    ):
-        super().__init__()
-        Range(0, above=True).check("temperature", temperature)
-        self.num_labels, self.temperature, self.teach_void = num_labels, float(temperature), teach_void
-        self.ignore_index = ignore_index
-        self.register_buffer("taught", torch.as_tensor(list(taught)), persistent=False)
+    def __init__(self, num_labels: int, taught: Sequence[int], temperature: float = 4.0, **options):
+        super().__init__(num_labels, taught, temperature, **options)
 
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         if self.teach_void:

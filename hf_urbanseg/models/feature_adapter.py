@@ -24,6 +24,7 @@ class FeatureAdapter(TrainingBranch):
 
 
 def attach_feature_adapter(model: SegformerForSemanticSegmentation | Segmenter, channels: int) -> None:
-    """Adds `model.feature_adapter` on the last encoder stage; outputs then have `adapted_features`."""
+    """Adds `model.feature_adapter` on the deepest map; outputs then have `adapted_features`."""
     _, widths = find_stages(model)
-    attach_branch(model, FeatureAdapter(widths[-1], channels, len(widths)))
+    stage = range(len(widths))[getattr(model, "deepest_tap", -1)]
+    attach_branch(model, FeatureAdapter(widths[stage], channels, stage + 1))

@@ -30,6 +30,8 @@ from hf_urbanseg.files import read_json
 from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
 
 PROCESSOR_FILE = "preprocessor_config.json"
+_RECOMPUTED = ".relative_position_index"
+"""End of the names of index tables that older versions of transformers saved with Swin and that newer ones compute."""
 _LARGEST = 1 << 15
 """Number in a configuration, or side of an input: no model here has a larger one, and memory has an end."""
 
@@ -83,7 +85,7 @@ def load_complete(
         ("of another shape", "mismatched_keys", new),
     ):
         names = (key if isinstance(key, str) else key[0] for key in report[entry])
-        names = sorted(name for name in names if not name.startswith(allowed))
+        names = sorted(name for name in names if not name.startswith(allowed) and not name.endswith(_RECOMPUTED))
         if names:
             found.append(f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
     found += map(first_line, report["error_msgs"])

@@ -1,5 +1,6 @@
 """A network that teaches: any segmentation model of transformers, asked for scores of the student's classes."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation, PreTrainedModel
@@ -22,6 +24,9 @@ from hf_urbanseg.models.loading import PROCESSOR_FILE, explain, find_file, load_
 
 logger = logging.getLogger(__name__)
 
+_PROCESSOR_KEYS = (
+    "do_normalize", "image_mean", "image_std", "do_rescale", "rescale_factor", "do_flip_channel_order",
+)  # fmt: skip
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -88,34 +93,42 @@ class Teacher(nn.Module):
             logits = outputs.get("logits")
             if logits is None:
                 logits = _sum_queries(outputs)
-        maps = outputs.get("hidden_states") or outputs.get("encoder_hidden_states") if self.with_features else None
-        return SemanticSegmenterOutput(
-            logits=logits.float()[:, self.columns], hidden_states=maps and (maps[-1].float(),)
-        )
+        deepest = None
+        if self.with_features and (maps := outputs.get("encoder_hidden_states") or outputs.get("hidden_states")):
+            deepest = (maps[getattr(self.model, "deepest_tap", -1)].float(),)
+        return SemanticSegmenterOutput(logits=logits.float()[:, self.columns], hidden_states=deepest)
 
-    def try_out(self, size: tuple[int, int]) -> float:
-        """Multiply-accumulates of one input of `size` (height, width), counted by running one.
+    def try_out(self, *sizes: tuple[int, int]) -> float:
+        """Multiply-accumulates of one input of the first (height, width), counted by running one of each.
 
         A model that takes one size only (EoMT) gets every input resized to that.
 
         Raises:
-            ModelError: It doesn't take such an input, gives no scores for classes, or none that are finite.
+            ModelError: It doesn't take such inputs, gives no scores for classes, or none that are finite.
         """
-        pixels = torch.zeros(1, 3, *size, device=self.scale.device)
-        counter = FlopCounterMode(display=False)
         try:
-            try:
-                with counter:
-                    outputs = self(pixels)
-            except Exception:
-                side = getattr(self.model.config, "image_size", None)
-                if not isinstance(side, int) or (side, side) == tuple(size):
-                    raise
+            return self._run(sizes)
+        except Exception as error:  # of any model
+            side = getattr(self.model.config, "image_size", None)
+            again = isinstance(side, int) and not isinstance(error, torch.OutOfMemoryError)
+            if again and any(one != (side, side) for one in sizes):
                 self.input_size = (side, side)
-                with counter:
-                    outputs = self(pixels)
-                if size[0] != size[1]:
-                    logger.warning("%s takes %dx%d alone: %dx%d is stretched to it", self.name, *self.input_size, *size)
+                with contextlib.suppress(Exception):
+                    macs = self._run(sizes)
+                    stretched = " ".join(f"{height}x{width}" for height, width in sizes if height != width)
+                    if stretched:
+                        logger.warning("%s takes %dx%d alone: %s is stretched to it", self.name, side, side, stretched)
+                    return macs
+            shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+            expected = f"a teacher that segments {shown} (height x width)"
+            raise ModelError(expected, explain(error), "choose another", self.name) from error
+
+    def _run(self, sizes: Sequence[tuple[int, int]]) -> float:
+        macs = []
+        for size in sizes:
+            with FlopCounterMode(display=False) as counter:
+                outputs = self(torch.zeros(1, 3, *size, device=self.scale.device))
+            macs.append(counter.get_total_flops() / 2)
             if outputs.logits.ndim != 4 or not bool(outputs.logits.isfinite().all()):
                 raise ValueError("scores that are no numbers, or not one for each class and place")
             if self.with_features:
@@ -123,15 +136,13 @@ class Teacher(nn.Module):
                 if maps is None or maps[-1].ndim != 4:
                     raise ValueError("no feature map of its encoder; `--distill_from output` needs none")
                 self.feature_channels = maps[-1].shape[1]
-        except Exception as error:  # of any model
-            expected = f"a teacher that segments {size[0]}x{size[1]} (height x width)"
-            raise ModelError(expected, explain(error), "choose another", self.name) from error
-        return counter.get_total_flops() / 2
+        return macs[0]
 
     def describe(self) -> dict:
         """For the record: name (of a folder the last part), taught classes, parameters, precision, and what tells its
         weights from others."""
-        digest = hashlib.sha256()
+        seen = self.taught, self.columns.tolist(), self.scale.tolist(), self.shift.tolist(), self.flips_channels
+        digest = hashlib.sha256(repr(seen).encode())
         for key, tensor in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -152,6 +163,10 @@ def _sum_queries(outputs: Mapping[str, Tensor]) -> Tensor:
 
 def _read_normalisation(processor: Mapping, name: str) -> Tensor:
     """Shape: returns (2, 3, 1, 1), mean and deviation of red, green and blue in 0..1."""
+    factor = processor.get("rescale_factor", 1 / 255)
+    if not processor.get("do_rescale", True) or not isinstance(factor, float) or abs(factor - 1 / 255) > 1e-6:
+        found = f"`do_rescale` {processor.get('do_rescale')}, `rescale_factor` {factor}"
+        raise ModelError("a teacher of images in 0..1", found, "choose another", name)
     mean, std = (0.0,) * 3, (1.0,) * 3
     if processor.get("do_normalize", True):
         mean = processor.get("image_mean", IMAGENET_DEFAULT_MEAN)
@@ -196,9 +211,14 @@ def load_teacher(
     return teacher.to(device)
 
 
-def _read_processor(name_or_path: str | Path, revision: str | None) -> Mapping:
-    try:
-        return read_json(find_file(name_or_path, PROCESSOR_FILE, revision)) or {}
-    except ModelError:
+def _read_processor(name_or_path: str, revision: str | None) -> Mapping:
+    """What its file says, over the defaults of the class that it names; of a folder without the file, nothing."""
+    folder = Path(name_or_path)
+    if folder.is_dir() and not (folder / PROCESSOR_FILE).is_file():
         logger.warning("%s has no %s: its images are taken to be normalised as ours", name_or_path, PROCESSOR_FILE)
         return {}
+    options = read_json(find_file(name_or_path, PROCESSOR_FILE, revision), ModelError)
+    kind = str(options.get("image_processor_type") or options.get("feature_extractor_type") or "")
+    kind = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
+    usual = getattr(transformers, f"{kind}Pil", None) if kind.endswith("ImageProcessor") else None
+    return {key: getattr(usual, key) for key in _PROCESSOR_KEYS if hasattr(usual, key)} | options

@@ -50,7 +50,8 @@ class DistillationArguments(Options):
     def __post_init__(self):
         super().__post_init__()
         for one in fields(self):
-            if self.teacher is None and getattr(self, one.name) not in (None, False):
+            value = getattr(self, one.name)
+            if self.teacher is None and value is not None and value is not False:
                 fix = "name one, or leave the other out"
                 raise ConfigError(f"a `teacher` with `{one.name}`", "none", fix)
 

@@ -14,8 +14,8 @@ from hf_urbanseg.runs.folder import RunFolder
 from hf_urbanseg.training.checkpoints import find_newest_checkpoint, list_checkpoints
 
 _OURS = ("recipe", "output_dir", "seed", "resume", "overwrite")
-NO_MATTER = frozenset({"output_dir", "num_overlays"})
-"""Options that don't change a run's numbers."""
+NO_MATTER = frozenset({"output_dir", "num_overlays", "teacher"})
+"""Options that don't change a run's numbers; a teacher is the run of another row, wherever it lies."""
 
 
 @dataclass(frozen=True)

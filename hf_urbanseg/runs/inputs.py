@@ -161,7 +161,7 @@ def compare_teacher(run: RunFolder, now: Mapping | None) -> Iterator[Difference]
     if not run.has(RECIPE):
         return
     one, other = (
-        f"a teacher with SHA-256 {record['sha256']:.12}..." if record else "no teacher"
+        f"a teacher with SHA-256 {record.get('sha256')!s:.12}..." if record else "no teacher"
         for record in (run.read_teacher(), now)
     )
     if one != other:

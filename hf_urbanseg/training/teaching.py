@@ -15,6 +15,9 @@ from hf_urbanseg.options.distillation import DistillationArguments
 
 logger = logging.getLogger(__name__)
 
+_RECORDED = ("name", "classes", "parameters", "precision", "sha256", "scores_of", "top_k", "bits")
+"""Of what a teacher wrote down."""
+
 
 @dataclass(frozen=True)
 class Teaching:
@@ -41,6 +44,7 @@ def prepare_teaching(
     frames: Mapping[str, list[str]],
     crop_size: tuple[int, int],
     device,
+    stock_decode_head: bool = False,
 ) -> Teaching:
     """Loads and tries the teacher, before anything of a run is written.
 
@@ -62,11 +66,15 @@ def prepare_teaching(
             expected, found = "scores of one pass for cwd", "the mean of several passes' probabilities"
             fix = "run `urbanseg teach` without `--multi_scale`, `--ratios`, `--flip` and windows"
             raise ConfigError(expected, found, fix, args.teacher)
-        taught, record = cache.taught, {"cached": True, **cache.description}
+        if not cache.is_whole and (args.kind == "cwd" or args.temperature != 1):
+            expected = f"scores of all classes for {args.kind} at temperature {args.temperature:g}"
+            found, fix = f"{cache.description['top_k']} at each place", "run `urbanseg teach` without `--top_k`"
+            raise ConfigError(expected, found, fix, args.teacher)
+        taught, record = cache.taught, {"cached": True} | {key: cache.description.get(key) for key in _RECORDED}
         cost = "its scores come with the frames"
     else:
         precision = args.teacher_precision or "fp32"
-        teacher = load_teacher(args.teacher, space.names, args.teacher_revision, precision, device)
+        teacher = load_teacher(args.teacher, space.names, args.teacher_revision, precision, device, stock_decode_head)
         teacher.with_features = args.source == "features"
         macs = teacher.try_out(crop_size)
         taught, record = teacher.taught, {"cached": False, **teacher.describe(), "gmac_per_crop": macs / 1e9}
@@ -82,7 +90,7 @@ def prepare_teaching(
         )
     channels = teacher.feature_channels if args.source == "features" else 0
     heard, output = (range(channels), FeatureAdapter.field) if channels else (taught, "logits")
-    loss = DISTILLATION_LOSSES[args.kind](space.num_labels, heard, args.temperature, args.distill_void)
+    loss = DISTILLATION_LOSSES[args.kind](space.num_labels, heard, args.temperature, teach_void=args.distill_void)
     parts = {"distillation": LossPart(loss, args.weight, output, READS[args.source])}
     record |= {"loss": args.kind, "from": args.source, "weight": args.weight, "temperature": args.temperature}
     return Teaching(teacher, cache, channels, parts, record | {"void": args.distill_void})

@@ -88,6 +88,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
         if not isinstance(args, UrbanSegTrainingArguments):  # which check themselves
             check_supported(args)
         loss = loss if isinstance(loss, WeightedSumLoss) else WeightedSumLoss(loss)
+        if teacher is not None and not any(loss.reads.values()):
+            raise ConfigError("a part of the loss that reads `teacher`", "none", "add one, or leave the teacher out")
         self._adapt_arguments(args, model, eval_dataset is not None)
         if getattr(args, "sync_batch_norm", False):
             convert_sync_batch_norm(model, args.world_size, args.device)

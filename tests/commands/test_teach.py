@@ -43,7 +43,7 @@ def start(words, output, *more, **options):
 @pytest.mark.parametrize("kind", ["soft", "cwd"])
 def test_online_and_written_down_agree(run, frames, words, tmp_path, kind):
     """Where no augmentation comes between what the teacher saw and what the student sees."""
-    cache = write_down(run, frames, tmp_path / "cache", "--top_k", 19, "--bits", 16)
+    cache = write_down(run, frames, tmp_path / "cache", "--bits", 16)
     plain = PLAIN | {"data_dir": frames, "crop_size": "64 192", "distill": kind, "distill_void": "true"}
     online = start(words, tmp_path / "online", teacher=run, **plain)
     cached = start(words, tmp_path / "cached", teacher=cache, **plain)
@@ -81,8 +81,15 @@ def test_features_are_adapted_and_not_exported(run, frames, words, tmp_path):
     assert RunFolder(tmp_path / "run").read_teacher()["from"] == "features"
 
 
+def test_a_taught_run_teaches(run, frames, words, tmp_path):
+    """Its folder says who taught it, and is no cache."""
+    start(words, tmp_path / "first", **PLAIN, data_dir=frames, teacher=run)
+    assert start(words, tmp_path / "second", **PLAIN, data_dir=frames, teacher=tmp_path / "first")
+    write_down(tmp_path / "second", frames, tmp_path / "cache")
+
+
 def test_several_passes_are_averaged(run, frames, tmp_path):
-    more = ["--ratios", 0.5, 1, "--flip", "--top_k", 19, "--bits", 16]
+    more = ["--ratios", 0.5, 1, "--flip", "--bits", 16]
     cache = write_down(run, frames, tmp_path / "cache", *more)
     rows = load_data(data_dir=str(frames), validation_fraction=0).splits["train"]
     model = SegformerForSemanticSegmentation.from_pretrained(run).eval()
@@ -109,7 +116,7 @@ def test_resume_asks_for_the_same_teacher(run, frames, words, tmp_path, fails):
     whole = load_file(output / "model.safetensors")
     (output / "metrics.json").unlink()
     shutil.rmtree(output / "checkpoint-4")
-    other = write_down(run, frames, tmp_path / "other", "--top_k", 2)
+    other = write_down(run, frames, tmp_path / "other", "--bits", 16)
     resumed = [*words(output_dir=output, **options), "--resume"]
     line = fails(finetune.main, *resumed, "--teacher", other)
     assert "teacher.json: expected a teacher with SHA-256" in line
@@ -137,6 +144,9 @@ def test_what_is_refused_leaves_nothing(run, frames, kitti, words, tmp_path, fai
     features = {"distill": "cwd", "distill_from": "features"}
     assert "no `distill_from` with what a teacher wrote down" in refuse(teacher=cache, **features)
     assert "`distill` cwd with `distill_from` features; found `soft`" in refuse(teacher=run, distill_from="features")
+    few = write_down(run, frames, tmp_path / "few", "--top_k", 3)
+    assert "scores of all classes for soft at temperature 2; found 3" in refuse(teacher=few, distill_temperature=2)
+    assert "scores of all classes for cwd at temperature 4; found 3" in refuse(teacher=few, distill="cwd")
     averaged = write_down(run, frames, tmp_path / "averaged", "--flip")
     assert "of one pass for cwd; found the mean of several" in refuse(teacher=averaged, distill="cwd")
     (tmp_path / "cache" / "scores.arrow").write_bytes(b"")
@@ -152,6 +162,9 @@ def test_teach__refuses(run, frames, tmp_path, fails):
     assert "`top_k` of 1..255" in refuse(top_k=0)
     assert "invalid choice: 4" in refuse(bits=4)
     assert "something else there already" in refuse(output=frames)
+    assert "something else there already" in refuse(output=run, overwrite="true")
+    assert "`input_size` in multiples of 32; found [60, 90]" in refuse(input_size="60 90")
+    assert "`input_size` or `sliding_window`; found both" in refuse(input_size="64 96", sliding_window="64 64")
     assert not (tmp_path / "cache").exists()
     write_down(run, frames, tmp_path / "cache")
     before = (tmp_path / "cache" / "scores.arrow").read_bytes()

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -63,3 +65,9 @@ def test_weighted_sum__weight_of_zero_is_logged_but_has_no_gradient():
 def test_weighted_sum__refuses_a_weight(weight):
     with pytest.raises(ConfigError, match=f"expected loss weights of 0 or more; found {weight} for `balanced`"):
         build_loss(second=weight)
+
+
+def test_weighted_sum__copied_and_pickled():
+    loss = build_loss()
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert (other.weights, other.outputs) == (loss.weights, loss.outputs)

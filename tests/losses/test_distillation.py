@@ -47,7 +47,7 @@ def test_soft__equals_numbers_pixel_by_pixel(size, stride, temperature, teach_vo
     inside = torch.ones_like(labels, dtype=torch.bool)
     inside[1, size[0] // 2 :] = False
     labels[~inside] = 255
-    loss = SoftDistillationLoss(5, TAUGHT, temperature, teach_void)
+    loss = SoftDistillationLoss(5, TAUGHT, temperature, teach_void=teach_void)
     found = loss(logits.detach(), labels, teacher=teacher, inside=inside)
     expected = compute_soft(logits, teacher, labels, inside, temperature, teach_void)
     assert expected > 0.05
@@ -137,7 +137,7 @@ def test_channel_wise__void_and_padding_are_no_places():
 def test_distillation__same_for_any_split_of_the_batch(loss_class, teach_void):
     logits, teacher, labels = draw(images=4)
     labels[1] = 255
-    loss = loss_class(5, TAUGHT, 2.0, teach_void)
+    loss = loss_class(5, TAUGHT, 2.0, teach_void=teach_void)
     normalizer = sum(loss.compute_normalizer(labels[i : i + 1]) for i in range(4))
     whole = loss(logits, labels, teacher=teacher)
     parts = sum(
@@ -154,7 +154,7 @@ def test_distillation__same_for_any_split_of_the_batch(loss_class, teach_void):
 @pytest.mark.parametrize("teach_void", [False, True])
 def test_distillation__gradient_is_the_slope(loss_class, teach_void):
     logits, teacher, labels = draw(2, (8, 12), teacher_size=(3, 5))
-    loss = loss_class(5, TAUGHT, 2.0, teach_void)
+    loss = loss_class(5, TAUGHT, 2.0, teach_void=teach_void)
     assert torch.autograd.gradcheck(lambda one: loss(one, labels, teacher=teacher), [logits])
 
 

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     BeitConfig,
     BeitForSemanticSegmentation,
@@ -16,12 +18,14 @@ from transformers import (
     SegformerForSemanticSegmentation,
     SwinConfig,
 )
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.errors import ModelError, UrbanSegError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_random_model
+from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.teacher import Teacher, load_teacher
 
 TINY = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
@@ -126,6 +130,39 @@ def test_load_teacher__queries_as_transformers_sums_them(mask2former, pixels):
     assert teacher.try_out((64, 96)) > 1e6
 
 
+def test_load_teacher__index_tables_that_older_versions_saved(mask2former, tmp_path, pixels):
+    """As the Hub's Swin Mask2Former has them; transformers computes them now, and calls them unexpected."""
+    shutil.copytree(mask2former, tmp_path / "old")
+    tensors = load_file(mask2former / "model.safetensors")
+    old = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self.relative_position_index"
+    assert any(name.startswith(old.partition(".layers")[0]) for name in tensors)
+    save_file(
+        tensors | {old: torch.zeros(16, 16, dtype=torch.long)}, tmp_path / "old" / "model.safetensors", {"format": "pt"}
+    )
+    first, second = (load_teacher(str(one), CITYSCAPES.names)(pixels).logits for one in (mask2former, tmp_path / "old"))
+    assert torch.equal(first, second)
+
+
+def test_load_teacher__what_its_processors_file_leaves_out(tmp_path, pixels):
+    """MobileViT's class doesn't normalise and turns red and blue round, and its files say nothing of either."""
+    names = list(CITYSCAPES.names)
+    segformer(names).save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    for kind in ("image_processor_type", "feature_extractor_type"):
+        for name in ("MobileViTImageProcessor", "MobileViTImageProcessorFast", "MobileViTFeatureExtractor"):
+            file.write_text(json.dumps({kind: name, "image_mean": [0.5] * 3}))
+            teacher = load_teacher(str(tmp_path), names)
+            assert teacher.flips_channels
+            assert teacher.scale.flatten().tolist() == pytest.approx(IMAGENET_DEFAULT_STD)
+            assert teacher.shift.flatten().tolist() == pytest.approx(IMAGENET_DEFAULT_MEAN)
+    file.write_text(json.dumps({"image_processor_type": "DPTImageProcessor"}))
+    assert load_teacher(str(tmp_path), names).scale.flatten().tolist() == pytest.approx([0.458, 0.448, 0.45])
+    for other in ({"do_rescale": False}, {"rescale_factor": 1.0}, {"rescale_factor": "x"}):
+        file.write_text(json.dumps(other))
+        with pytest.raises(ModelError, match=r"a teacher of images in 0\.\.1"):
+            load_teacher(str(tmp_path), names)
+
+
 def test_load_teacher__one_that_takes_one_size_only(tmp_path, pixels, caplog):
     config = EomtConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_blocks=1, num_queries=6, image_size=32,
@@ -137,6 +174,12 @@ def test_load_teacher__one_that_takes_one_size_only(tmp_path, pixels, caplog):
     assert "takes 32x32 alone: 64x96 is stretched to it" in caplog.text
     assert "no preprocessor_config.json" in caplog.text
     assert teacher(pixels).logits.shape == (2, 19, 8, 8)
+    teacher = load_teacher(str(tmp_path), CITYSCAPES.names)
+    teacher.try_out((32, 32), (64, 64))  # its own size first
+    assert teacher(pixels).logits.shape == (2, 19, 8, 8)
+    teacher = load_teacher(str(tmp_path), CITYSCAPES.names)
+    teacher.try_out((32, 32))
+    assert teacher.input_size is None
 
 
 def test_try_out__feature_maps(mask2former, pixels, tmp_path):
@@ -150,6 +193,13 @@ def test_try_out__feature_maps(mask2former, pixels, tmp_path):
     with torch.no_grad():
         expected = model(pixels, output_hidden_states=True).hidden_states[-1]
     assert torch.equal(teacher(pixels).hidden_states[-1], expected)
+    unet = build_random_model("tiny", CITYSCAPES, "unet")
+    teacher = Teacher(unet, names, names)
+    teacher.with_features = True
+    teacher.try_out((64, 96))
+    assert teacher.feature_channels == unet.feature_channels[0] == max(unet.feature_channels)
+    attach_feature_adapter(unet, 7)
+    assert unet.train()(pixels).adapted_features.shape == (2, 7, *teacher(pixels).hidden_states[-1].shape[2:])
     teacher = load_teacher(str(mask2former), names)
     teacher.with_features = True
     teacher.try_out((64, 96))

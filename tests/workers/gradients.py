@@ -152,7 +152,7 @@ def write_down(teacher: Teacher, train: TrainDataset, folder: Path) -> TeacherCa
     pixels = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
     scores = teacher(pixels).logits
     frames = ((name, name, one) for name, one in zip(train.names, scores, strict=True))
-    write_teacher_cache(folder, frames, {"classes": list(teacher.names)}, top_k=4, bits=8)
+    write_teacher_cache(folder, frames, teacher.describe())
     return TeacherCache(folder, CITYSCAPES.names, {name: name for name in train.names})
 
 

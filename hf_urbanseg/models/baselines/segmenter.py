@@ -38,6 +38,8 @@ class Segmenter(PreTrainedModel):
     input_modalities = ("image",)
     smallest_side = 1
     """Of an input, in pixels."""
+    deepest_tap = -1
+    """Index of the map with the fewest places."""
 
     def _build_taps(self, feature_channels: Sequence[int]) -> None:
         self.feature_channels = tuple(feature_channels)

@@ -86,6 +86,7 @@ class UNetForSemanticSegmentation(Segmenter):
 
     config_class = UNetConfig
     config: UNetConfig
+    deepest_tap = 0
     smallest_side = 16
 
     def __init__(self, config: UNetConfig):
