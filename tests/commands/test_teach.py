@@ -59,6 +59,7 @@ def test_run_that_is_taught(run, frames, words, tmp_path, capsys):
     start(words, output, teacher=cache, distill_temperature=2, distill_weight=0.5, **options)
     record = RunFolder(output).read_metrics()["training"]["teacher"]
     assert record == RunFolder(output).read_teacher()
+    assert record["name"] == run.name  # and no path of this machine
     assert (record["cached"], record["loss"], record["weight"], record["temperature"]) == (True, "soft", 0.5, 2.0)
     student = load_file(output / "model.safetensors")
     assert student.keys() == load_file(run / "model.safetensors").keys()

@@ -15,6 +15,7 @@ from hf_urbanseg.models.complexity import count_macs, count_parameters
 from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.reports.systems import ROWS
 from hf_urbanseg.reproduction import checks, table1
+from hf_urbanseg.reproduction.plan import find_state
 from hf_urbanseg.reproduction.table1 import plan_table, write_table_report
 
 ROWS_RUN = ("unet", "segformer_b0_cityscapes")
@@ -156,6 +157,14 @@ def test_plan_table__a_row_is_taught_by_another_of_its_seed(tmp_path):
     plan = plan_table(["pspnet_resnet101", "cwd_pspnet_resnet18"], [0, 3], tmp_path, [])
     for seed in (0, 3):
         assert plan["cwd_pspnet_resnet18", seed].recipe["teacher"] == str(plan["pspnet_resnet101", seed].folder)
+
+
+def test_find_state__a_moved_table_is_still_finished(table, kitti, tmp_path):
+    plan = plan_table(ROWS, [0], tmp_path / "one", ["--data_dir", str(kitti)])
+    finish(plan, {("cwd_pspnet_resnet18", 0): 0.5}, 3600, table / "segformer_b0_cityscapes_seed0" / "config.json")
+    (tmp_path / "one").rename(tmp_path / "two")
+    plan = plan_table(["cwd_pspnet_resnet18", "pspnet_resnet101"], [0], tmp_path / "two", ["--data_dir", str(kitti)])
+    assert find_state(plan["cwd_pspnet_resnet18", 0]) == "finished"
 
 
 def test_plan_table__own_model_of_one_row(tmp_path):

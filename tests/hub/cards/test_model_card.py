@@ -235,3 +235,24 @@ def test_build_model_card__the_hub_accepts_it_for_every_kind_of_run(tmp_path, hu
         assert check_card(card, "model") == ([], []), options
         accept(hub_here, card)
         assert "None" not in card.partition("<details>")[0]
+
+
+def test_build_model_card__names_the_teacher(tmp_path):
+    run = build_card_run(tmp_path / "run", teacher="/home/me/runs/b5", distill="cwd")
+    teacher = {
+        "name": "b5",
+        "parameters": 84_600_000,
+        "loss": "cwd",
+        "from": "features",
+        "weight": 50.0,
+        "temperature": 4.0,
+    }
+    with edit_metrics(run) as metrics:
+        metrics["training"]["teacher"] = teacher
+    card = build_model_card(run)
+    assert "| teacher | b5, 84.6 M parameters, channel-wise of features: weight 50, temperature 4 |" in card
+    assert "/home/me" not in card
+    assert "@inproceedings{shu2021channel," in card
+    with edit_metrics(run) as metrics:
+        metrics["training"]["teacher"] = teacher | {"loss": "soft", "from": "output", "weight": 0.5}
+    assert "| teacher | b5, 84.6 M parameters, soft labels: weight 0.5, temperature 4 |" in build_model_card(run)
