@@ -40,9 +40,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_push__arrives_whole(hub, push):
+def test_push__arrives_whole_and_changes_no_weight(hub, push, run):
     output, done = push()
     assert done.returncode == 0, done.stderr[-3000:]
+    first, second = load((output / "model.safetensors").read_bytes()), load((run / "model.safetensors").read_bytes())
+    assert all(torch.equal(first[key], second[key]) for key in first)
     assert re.search(r"pushed to http://\S+user/tiny", done.stderr)
     tree = hub.tree("user/tiny")
     local = files_of(output)
@@ -91,7 +93,8 @@ _UNDISTURBED: dict[str, object] = {}
 """Weights and requests of the run below, trained by the first case."""
 
 
-@pytest.mark.parametrize("how", KINDS, ids=str)
+# By default one each of an answer that doesn't come, breaks off, is late and refuses: tests/hub has all at every request.
+@pytest.mark.parametrize("how", KINDS if os.environ.get(EVERY_REQUEST) else ("refuse", "cut", "hang", 429), ids=str)
 def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, caplog, how):
     """From the first commit on; with HF_URBANSEG_TEST_EVERY_REQUEST=1 from the first and last request of each kind on,
     taking 20 minutes. Training ends with the weights of an undisturbed run, and `urbanseg publish` completes it."""
@@ -131,12 +134,6 @@ def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_
         local = {path: read_content(content) for path, content in collect_repository(output).items()}
         assert hub.tree("user/tiny") == local
         assert {path: files_of(output)[path] for path in before} == before
-
-
-def test_push__weights_do_not_depend_on_it(hub, push, run):
-    output, _ = push()
-    first, second = load((output / "model.safetensors").read_bytes()), load((run / "model.safetensors").read_bytes())
-    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_push__secrets_stay_at_home(hub, push):
