@@ -93,7 +93,7 @@ _UNDISTURBED: dict[str, object] = {}
 """Weights and requests of the run below, trained by the first case."""
 
 
-# By default one each of an answer that doesn't come, breaks off, is late and refuses: tests/hub has all at every request.
+# By default four kinds; tests/hub has all of them at every request of a push.
 @pytest.mark.parametrize("how", KINDS if os.environ.get(EVERY_REQUEST) else ("refuse", "cut", "hang", 429), ids=str)
 def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_path, monkeypatch, caplog, how):
     """From the first commit on; with HF_URBANSEG_TEST_EVERY_REQUEST=1 from the first and last request of each kind on,
