@@ -32,7 +32,9 @@ class TeachArguments(Options):
         None, "Classes kept at each place, and of the others their mean: enough for `--distill soft` at temperature 1. "
         "Default: all."
     )  # fmt: skip
-    bits: int = option(8, "Of each score, 8 or 16; finer the closer it is to the best.", choices=[8, 16])
+    bits: Annotated[int, Range(8, 16)] = option(
+        8, "Of each score, 8 or 16; finer the closer it is to the best.", choices=[8, 16]
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -43,7 +43,7 @@ def _expected(run) -> dict[str, bytes]:
 def test_publish__dry_run_connects_to_nothing(hub_here, run, push):
     out = push(run, "user/name", "--dry_run")
     assert out.endswith("dry run: nothing was pushed\n")
-    assert "20 files" in out
+    assert "21 files" in out
     assert not hub_here.requests
     assert not (run / "push.json").exists()
 
@@ -89,7 +89,7 @@ def test_publish__pull_request(hub_here, run, push):
     assert f"{hub_here.endpoint}/user/name/discussions/1 (" in push(run, "user/name", "--create_pr")
     assert hub_here.tree("user/name", "refs/pr/1") == _expected(run)
     assert "nothing to push" in push(run)
-    assert "pushed 20 new" in push(run, "--create_pr", "false")
+    assert "pushed 21 new" in push(run, "--create_pr", "false")
     assert hub_here.tree("user/name") == _expected(run)
 
 
@@ -218,7 +218,7 @@ def test_publish__script_in_processes_of_its_own_shows_nobody_the_token(hub, run
     assert len(failed.stderr.strip().splitlines()) == 1
     done = run_with_hub(*COMMAND, run)
     assert hub.tree("user/name") == _expected(run)
-    assert f"pushed 20 new or changed files: {hub.endpoint}/user/name (commit " in done.stdout
+    assert f"pushed 21 new or changed files: {hub.endpoint}/user/name (commit " in done.stdout
     assert "model.safetensors" in done.stdout
     assert "200.1 kB" in done.stdout
     assert hash_tree(run) == before

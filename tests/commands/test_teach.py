@@ -162,6 +162,7 @@ def test_teach__refuses(run, frames, tmp_path, fails):
     assert "found nothing there" in refuse(teacher=tmp_path / "none")
     assert "`top_k` of 1..255" in refuse(top_k=0)
     assert "invalid choice: 4" in refuse(bits=4)
+    assert "invalid choice: 12" in refuse(bits=12)
     assert "something else there already" in refuse(output=frames)
     assert "something else there already" in refuse(output=run, overwrite="true")
     assert "`input_size` in multiples of 32; found [60, 90]" in refuse(input_size="60 90")

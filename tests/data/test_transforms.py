@@ -42,9 +42,8 @@ def run(transform, seed, image, label):
     seed_transforms(compose, (seed,))
     sample = compose(image=image, mask=label)
     if isinstance(compose, TrainTransforms):  # what the model sees, colours last
-        sample = {key: torch.from_numpy(value) for key, value in sample.items()}
-        batch = {"pixel_values": sample["image"], "labels": sample["mask"], "extent": sample["extent"]}
-        batch = normalize_batch(collate_train([batch]))
+        names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
+        batch = normalize_batch(collate_train([{key: torch.from_numpy(sample[name]) for key, name in names.items()}]))
         return batch["pixel_values"][0].permute(1, 2, 0).numpy(), batch["labels"][0].numpy()
     return sample["image"], sample["mask"]
 

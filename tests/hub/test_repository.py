@@ -86,7 +86,7 @@ def test_collect_checkpoint__its_model_beside_the_inputs_of_the_run(run):
     files = collect_checkpoint(run, checkpoint)
     model = {"model.safetensors", "config.json", "preprocessor_config.json"}
     inputs = {"recipe.yaml", "splits.yaml", "label_space.json", "class_weights.json", "class_distribution.png"}
-    assert set(files) == model | inputs
+    assert set(files) == model | inputs | {"teacher.json"}
     assert all(files[name] == checkpoint / name for name in model)
     with pytest.raises(ModelError, match="checkpoint-5: expected a trained model"):
         collect_checkpoint(run, run / "checkpoint-5")
