@@ -36,13 +36,13 @@ _ROOMS = (
 sys.path[:0] = [str(ROOT / "tests" / room) for room in _ROOMS]
 from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
 
-_LONG = ("robustness", "training", "commands", "reproduction")
+_LONG = ("robustness", "training", "test_documentation.py", "commands", "reproduction")
 
 
 def pytest_collection_modifyitems(items):
-    """Rooms of long tests first: workers take whole files in this order, and all of them wait for the last one."""
-    order = {ROOT / "tests" / room: number for number, room in enumerate(_LONG)}
-    items.sort(key=lambda item: order.get(item.path.parent, len(order)))
+    """Long files and rooms first: workers take whole files in this order, and all of them wait for the last one."""
+    order = {ROOT / "tests" / name: number for number, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path, order.get(item.path.parent, len(order))))
 
 
 @pytest.fixture(autouse=True)
