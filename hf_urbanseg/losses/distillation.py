@@ -21,7 +21,7 @@ from hf_urbanseg.ranges import Range
 
 
 class _DistillationLoss(nn.Module):
-    """What both know: who is heard, of which classes, how softly."""
+    """What both know: who is heard, of which classes, how softly. `_sum` is what one adds to the divergence."""
 
     def __init__(
         self,
@@ -36,6 +36,21 @@ class _DistillationLoss(nn.Module):
         self.num_labels, self.temperature, self.teach_void = num_labels, float(temperature), teach_void
         self.ignore_index = ignore_index
         self.register_buffer("taught", torch.as_tensor(list(taught)), persistent=False)
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        normalizer: Tensor | float | None = None,
+        *,
+        teacher: Tensor,
+        inside: Tensor | None = None,
+    ) -> Tensor:
+        normalizer = self.compute_normalizer(labels) if normalizer is None else normalizer
+        with torch.autocast(logits.device.type, enabled=False):
+            student, scores = _bring_together(logits, teacher, self.taught)
+            total = self._sum(student, scores, labels, inside) * self.temperature**2
+            return divide(total.to(student.dtype), normalizer)
 
 
 class SoftDistillationLoss(_DistillationLoss):
@@ -70,34 +85,22 @@ class SoftDistillationLoss(_DistillationLoss):
             return torch.tensor(labels.numel(), dtype=torch.float64, device=labels.device)
         return count_class_pixels(labels, self.num_labels, self.ignore_index).sum().double()
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        normalizer: Tensor | float | None = None,
-        *,
-        teacher: Tensor,
-        inside: Tensor | None = None,
-    ) -> Tensor:
-        normalizer = self.compute_normalizer(labels) if normalizer is None else normalizer
-        with torch.autocast(logits.device.type, enabled=False):
-            student, scores = _bring_together(logits, teacher, self.taught)
-            own, log_target = ((one / self.temperature).log_softmax(1) for one in (student, scores))
-            target, best = log_target.exp(), scores.argmax(1, keepdim=True)
-            pixels = _count_labels(labels, self.taught, logits.shape[2:]).to(target.dtype)
-            agreeing = pixels.gather(1, best)
-            self.diagnostics = {"agreement": agreeing.sum() / pixels.sum().clamp_min(1)}
-            heard = pixels.sum(1, keepdim=True)
-            if self.teach_void:
-                void = labels == self.ignore_index if inside is None else (labels == self.ignore_index) & inside
-                heard = heard + _count_pixels(void, logits.shape[2:])[:, None].to(heard.dtype)
-            # Probabilities times pixels. The exchange permutes them, so that their entropy stays.
-            shifted = pixels * (target.gather(1, best) - target)
-            summed = target * heard + shifted
-            summed.scatter_add_(1, best, -shifted.sum(1, keepdim=True))
-            divergence = (target * log_target).sum(1, keepdim=True) * heard - (summed * own).sum(1, keepdim=True)
-            total = divergence.sum(dtype=torch.float64) * self.temperature**2
-            return divide(total.to(student.dtype), normalizer)
+    def _sum(self, student: Tensor, scores: Tensor, labels: Tensor, inside: Tensor | None) -> Tensor:
+        own, log_target = ((one / self.temperature).log_softmax(1) for one in (student, scores))
+        target, best = log_target.exp(), scores.argmax(1, keepdim=True)
+        pixels = _count_labels(labels, self.taught, scores.shape[2:]).to(target.dtype)
+        agreeing = pixels.gather(1, best)
+        self.diagnostics = {"agreement": agreeing.sum() / pixels.sum().clamp_min(1)}
+        heard = pixels.sum(1, keepdim=True)
+        if self.teach_void:
+            void = labels == self.ignore_index if inside is None else (labels == self.ignore_index) & inside
+            heard = heard + _count_pixels(void, scores.shape[2:])[:, None].to(heard.dtype)
+        # Probabilities times pixels. The exchange permutes them, so that their entropy stays.
+        shifted = pixels * (target.gather(1, best) - target)
+        summed = target * heard + shifted
+        summed.scatter_add_(1, best, -shifted.sum(1, keepdim=True))
+        divergence = (target * log_target).sum(1, keepdim=True) * heard - (summed * own).sum(1, keepdim=True)
+        return divergence.sum(dtype=torch.float64)
 
 
 class ChannelWiseDistillationLoss(_DistillationLoss):
@@ -127,31 +130,18 @@ class ChannelWiseDistillationLoss(_DistillationLoss):
             return torch.tensor(len(labels), dtype=torch.float64, device=labels.device)
         return (labels != self.ignore_index).flatten(1).any(1).sum().double()
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        normalizer: Tensor | float | None = None,
-        *,
-        teacher: Tensor,
-        inside: Tensor | None = None,
-    ) -> Tensor:
-        normalizer = self.compute_normalizer(labels) if normalizer is None else normalizer
-        with torch.autocast(logits.device.type, enabled=False):
-            student, scores = _bring_together(logits, teacher, self.taught)
-            heard = labels != self.ignore_index
-            if self.teach_void:
-                heard = torch.ones_like(heard) if inside is None else inside
-            there = (_count_pixels(heard, logits.shape[2:]) > 0).flatten(1)[:, None]
-            # Left out by a low number and not by infinity, whose difference is NaN.
-            least = torch.finfo(student.dtype).min / 4
-            own, target = (
-                (one / self.temperature).flatten(2).masked_fill(~there, least).log_softmax(2)
-                for one in (student, scores)
-            )
-            divergence = F.kl_div(own, target, reduction="none", log_target=True) * there
-            total = divergence.sum((1, 2), dtype=torch.float64).sum() * (self.temperature**2 / len(self.taught))
-            return divide(total.to(student.dtype), normalizer)
+    def _sum(self, student: Tensor, scores: Tensor, labels: Tensor, inside: Tensor | None) -> Tensor:
+        heard = labels != self.ignore_index
+        if self.teach_void:
+            heard = torch.ones_like(heard) if inside is None else inside
+        there = (_count_pixels(heard, scores.shape[2:]) > 0).flatten(1)[:, None]
+        # Left out by a low number and not by infinity, whose difference is NaN.
+        least = torch.finfo(student.dtype).min / 4
+        own, target = (
+            (one / self.temperature).flatten(2).masked_fill(~there, least).log_softmax(2) for one in (student, scores)
+        )
+        divergence = F.kl_div(own, target, reduction="none", log_target=True) * there
+        return divergence.sum(dtype=torch.float64) / len(self.taught)
 
 
 DISTILLATION_LOSSES = {one.name: one for one in (SoftDistillationLoss, ChannelWiseDistillationLoss)}
