@@ -21,6 +21,7 @@ FRAMES = range(36, 48)
 """Among them those that the pages keep together: 43, 44, 46, 47."""
 RUN = "runs/segformer_b2_kitti"
 SAME_RUN = ("runs/demo", "runs/b0", "runs/b2", "runs/pretrain_camvid_tiny", "runs/segformer_b5_kitti")
+SAME_RUN += ("runs/pretrain_camvid_b0", "runs/teacher")
 
 
 def build_miniature(root: Path) -> None:
