@@ -1,11 +1,12 @@
 """`finetune`: a recipe and data in, the folder of a finished run out. The command of that name does the same."""
 
+import copy
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +31,9 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.build import (
     build_image_processor,
     choose_eval_size,
+    find_size,
 )
+from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
@@ -107,9 +110,9 @@ def parse_finetuning(
     recipe = chosen["recipe"] or recipe or RunArguments.recipe
     own_model = chosen["init"] == "random" or chosen["model_name_or_path"] is not None
     content = load_recipe(recipe, chosen["size"], any_size=own_model)
-    for one, other in (("data_dir", "dataset"), ("dataset", "data_dir")):
-        if find_option(argv, one) or options.get(one):
-            content.pop(other, None)  # the recipe's own data, in place of which others were named
+    if any(find_option(argv, one) or options.get(one) for one in ("data_dir", "dataset")):
+        for one in ("data_dir", "dataset", "dataset_config", "dataset_revision"):
+            content.pop(one, None)  # the recipe's own data, in place of which others were named
     types = tuple(FinetuneArguments.__annotations__.values())
     return FinetuneArguments(*parse_arguments(types, argv, content, recipe, options))
 
@@ -120,6 +123,36 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     Raises:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; training has then saved a checkpoint behind the step it was in.
     """
+    wanted = arguments.run.random_baseline and arguments.model.init != "random"
+    baseline = _start_from_random(arguments) if wanted else None
+    run = _run_alone(arguments)
+    if baseline is not None:
+        logger.info("the same from random weights, in %s", baseline.training.output_dir)
+        _run_alone(baseline)
+    return run
+
+
+def _start_from_random(arguments: FinetuneArguments) -> FinetuneArguments:
+    """The same run from random weights, in a folder inside its own."""
+    model, args = arguments.model, copy.copy(arguments.training)
+    if model.model_name_or_path is None:
+        raise ConfigError("`model_name_or_path` with `random_baseline`", "none", "name one or leave the other out")
+    config = load_config(model.model_name_or_path, model.model_revision)
+    if (size := find_size(config.to_dict())) is None:
+        expected, fix = "weights of a size that has a name with `random_baseline`", "leave it out"
+        raise ConfigError(expected, f"a `{config.model_type}` of another", fix, model.model_name_or_path)
+    model = replace(model, init="random", size=size, model_name_or_path=None, model_revision=None)
+    if hasattr(config, "decoder_hidden_size"):
+        model = replace(model, decoder_hidden_size=config.decoder_hidden_size)
+    folder = RunFolder(args.output_dir).random_baseline
+    args.output_dir, args.push_to_hub = str(folder.path), False
+    args.resume &= bool(folder.is_finished or list_checkpoints(folder.path))  # else it had not begun
+    return arguments._replace(
+        model=model, training=args, run=replace(arguments.run, random_baseline=False, num_overlays=0)
+    )
+
+
+def _run_alone(arguments: FinetuneArguments) -> RunFolder:
     with Interruption("training had not begun; start it again") as interruption:
         check_reporters(arguments.training)
         _prepare_process(arguments.training)

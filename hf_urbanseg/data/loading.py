@@ -86,7 +86,7 @@ def load_data(
             raise DataError(f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", where)
     hub_only = {"streaming": streaming, "dataset_revision": dataset_revision, "dataset_config": dataset_config}
     for name, given in hub_only.items():
-        if given and dataset in (None, "synthetic"):
+        if given and (dataset is None or (dataset == "synthetic" and name != "dataset_config")):
             raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{where}`", f"leave `--{name}` out", where)
     space, folders = read_label_space(label_space) if label_space else (None, {})
     request = DataRequest(

@@ -121,6 +121,15 @@ def name_architecture(model_type: str | None) -> str | None:
     return next((name for name, one in ARCHITECTURES.items() if one.model_type == model_type), None)
 
 
+def find_size(config: Mapping) -> str | None:
+    """The name of a configuration's size, by widths and depths of its encoder; None if it has no name."""
+    family = ARCHITECTURES[name_architecture(config.get("model_type")) or "segformer"]
+    defaults = family.model_class.config_class().to_dict()
+    shape = {"hidden_sizes", "embed_dim", "depths", "upsampling"} & defaults.keys()
+    sizes = ((name, defaults | fields) for name, fields in family.sizes.items())
+    return next((name for name, fields in sizes if all(config.get(k) == fields[k] for k in shape)), None)
+
+
 def build_config(size: str, label_space: LabelSpace, architecture: str = "segformer", **overrides) -> PretrainedConfig:
     """Configuration of a named size for these classes; `overrides` are fields of the architecture's configuration."""
     family = _find_architecture(architecture)

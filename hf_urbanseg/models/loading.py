@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
 PROCESSOR_FILE = "preprocessor_config.json"
 _RECOMPUTED = ".relative_position_index"
 """End of the names of index tables that older versions of transformers saved with Swin and that newer ones compute."""
+PRETRAINED = Path(str(resources.files("hf_urbanseg") / "models" / "pretrained"))
+"""Folders of the models inside the package, called by their names: `tiny-streets`."""
 _LARGEST = 1 << 15
 """Number in a configuration, or side of an input: no model here has a larger one, and memory has an end."""
 
@@ -60,6 +63,7 @@ def load_complete(
         options: As of `from_pretrained`.
     """
     find_file(name_or_path, "config.json", options.get("revision"), error_class)
+    name_or_path = locate(name_or_path)
     if read_step(Path(name_or_path)) is not None and (Path(name_or_path) / MANIFEST).exists():
         used = [SAFE_WEIGHTS_NAME, "config.json", PROCESSOR_FILE]
         verify_checkpoint(Path(name_or_path), [one for one in used if (Path(name_or_path) / one).exists()])
@@ -94,6 +98,17 @@ def load_complete(
         raise error_class(expected, "; ".join(found).replace(";", ","), fix, name_or_path)
     check_finite(model.state_dict().items(), name_or_path, error_class)
     return model
+
+
+def is_built_in(name_or_path: str | Path) -> bool:
+    """Whether this names a model inside the package; a folder here that is called the same goes first."""
+    name = str(name_or_path)
+    return not Path(name).exists() and Path(name).name == name and (PRETRAINED / name / "config.json").is_file()
+
+
+def locate(name_or_path: str | Path) -> str | Path:
+    """The folder of a model inside the package; any other name, folder or Hub id as it is."""
+    return PRETRAINED / name_or_path if is_built_in(name_or_path) else name_or_path
 
 
 def load_config(
@@ -164,8 +179,8 @@ def restore_image_processor(options: Mapping, path: str | Path) -> SegformerImag
 def find_file(
     name_or_path: str | Path, filename: str, revision: str | None = None, error_class: type[UrbanSegError] = ModelError
 ) -> Path:
-    """Path of one file of a local folder or of a Hub model (downloaded, or from the cache)."""
-    folder = Path(name_or_path)
+    """Path of one file of a local folder, a model inside the package or one of the Hub's (downloaded or cached)."""
+    folder = Path(locate(name_or_path))
     if folder.is_dir():
         if not (folder / filename).is_file():
             expected, fix = f"{filename} in a model folder", "name a folder written by training"

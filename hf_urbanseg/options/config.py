@@ -95,7 +95,10 @@ class DataArguments(Options):
     validation_fraction: ShareBelowOne = option(0.1, "Share of train cut off for model selection where there is none.")
     split_seed: Seed = option(0, "Seed of those cuts.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
-    dataset_config: str | None = option(None, "Configuration of a data set that has several.")
+    dataset_config: str | None = option(
+        None,
+        "Configuration of a data set that has several; of `synthetic` a town, `riverside` (default) or `hillside`.",
+    )
     streaming: bool = option(
         False,
         "Read the Hub data set over the network once and hold its files, encoded as they are, in the memory of each "
@@ -111,6 +114,10 @@ class RunArguments(Options):
     num_overlays: Count = option(
         6, "Pictures of prediction beside label, evenly picked from the held-out split; 0: none, nor of failures."
     )
+    random_baseline: bool = option(
+        False,
+        "Train the same from random weights, too, into random_baseline/ of the run's folder, and say how far it got.",
+    )
     show: bool = option(False, "Print the recipe with all its options, and train nothing.")
 
 
@@ -119,7 +126,9 @@ class ModelArguments(Options):
     """Which model to start from."""
 
     architecture: str = architecture_option()
-    model_name_or_path: str | None = option(None, "Hub id or folder to start from.")
+    model_name_or_path: str | None = option(
+        None, "Hub id or folder to start from, or `tiny-streets`, the small SegFormer inside the package."
+    )
     model_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     init: str = option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
     size: str = option(

@@ -94,8 +94,11 @@ def print_run(run: RunFolder) -> None:
         scores = metrics["splits"][shown]
         guess = scores["constant_guess"]
         print_class_table(scores, space, title=f"{shown}, {scores['num_images']} images")
-        always = f"always guessing {guess['class']}: {guess['mean_iou']:.2%}"
-        end = f"{shown} mIoU {scores['mean_iou']:.2%} ({always}); {end}"
+        others = f"always guessing {guess['class']}: {guess['mean_iou']:.2%}"
+        if (run.read_recipe() or {}).get("random_baseline") and run.random_baseline.is_finished:
+            baseline = run.random_baseline.read_metrics()["splits"][shown]
+            others = f"the same from random weights: {baseline['mean_iou']:.2%}; {others}"
+        end = f"{shown} mIoU {scores['mean_iou']:.2%} ({others}); {end}"
     print(spell_out(f"{end}. Everything is in {run.path}/"))
 
 

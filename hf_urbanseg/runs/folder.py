@@ -33,6 +33,7 @@ TRAINING_CURVES = "training_curves.png"
 CARD = "README.md"
 REPORT = "report.html"
 OVERLAYS, FAILURES = "overlays", "failures"
+RANDOM_BASELINE = "random_baseline"
 
 WEIGHTS_SHA256 = "weights_sha256"  # in the metrics of a split: of the model that has these scores
 
@@ -70,6 +71,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         """The metrics are written last."""
         return self.has(METRICS)
+
+    @property
+    def random_baseline(self) -> "RunFolder":
+        """The same run from random weights, if there is one (`--random_baseline`)."""
+        return RunFolder(self.path / RANDOM_BASELINE)
 
     def read_metrics(self) -> dict | None:
         """`splits` (scores by split) and, of a run that was trained here, `training`, `selection`, `environment`,

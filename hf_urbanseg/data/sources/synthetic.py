@@ -10,5 +10,6 @@ def matches(request: DataRequest) -> bool:
 
 
 def load(request: DataRequest) -> FoundData:
-    """The default splits of `build_synthetic_splits`."""
-    return FoundData(build_synthetic_splits(), request.street_classes, "synthetic")
+    """The splits of `build_synthetic_splits` for the town that `config` names."""
+    splits = build_synthetic_splits(town=request.config) if request.config else build_synthetic_splits()
+    return FoundData(splits, request.street_classes, "synthetic")

@@ -3,20 +3,18 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hf_urbanseg.data.synthetic._towns import Town
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 
 LABEL_IDS = {CITYSCAPES.names[t]: label_id for label_id, t in CITYSCAPES.label_ids.items() if t != IGNORE_INDEX}
 SUPERSAMPLING = 2  # the image is averaged from this many samples per side; the label keeps one of them
-_CAMERA_HEIGHT, NEAR = 1.65, 1.0  # metres
+NEAR = 1.0  # metres; nothing nearer is drawn
 # Cosines and sines of 12 directions as constants: libm may round them differently from machine to machine.
 CIRCLE = ((1, 0), (0.866, 0.5), (0.5, 0.866), (0, 1), (-0.5, 0.866), (-0.866, 0.5))
 CIRCLE += tuple((-a, -b) for a, b in CIRCLE)
 
-# Buildings, walls and fences share colours, as do road and sidewalk: colour alone must not tell classes apart.
-MASONRY = ((178, 160, 138), (150, 88, 70), (196, 190, 178), (128, 122, 116), (206, 184, 140), (112, 84, 72))
 PAINT = ((30, 32, 38), (200, 202, 205), (120, 124, 130), (140, 26, 30), (34, 58, 110), (232, 232, 230), (60, 84, 70))
 CLOTHES = ((38, 40, 52), (150, 40, 44), (54, 74, 120), (200, 196, 186), (84, 92, 66), (180, 140, 60))
-LEAVES = ((62, 88, 40), (84, 104, 48), (48, 74, 44), (110, 112, 52), (74, 98, 66))
 GLASS, RUBBER, METAL = (46, 58, 70), (26, 26, 28), (112, 116, 118)
 
 
@@ -27,15 +25,15 @@ def shade(color, factor: float) -> tuple[int, ...]:
 class Canvas:
     """Image and label of one scene, drawn in metres: x right of the camera, y above the ground, z ahead."""
 
-    def __init__(self, size: tuple[int, int], rng: np.random.Generator):
+    def __init__(self, size: tuple[int, int], rng: np.random.Generator, town: Town):
         height, width = (SUPERSAMPLING * side for side in size)
-        self.rng, self.height, self.width = rng, height, width
-        self.focal = 0.29 * width + 0.58 * height  # KITTI's 0.58 of the width at 2:1, moderate at other shapes
+        self.rng, self.height, self.width, self.town = rng, height, width, town
+        self.focal = town.focal[0] * width + town.focal[1] * height  # of both, so that it is moderate at any shape
         self.center = width * self.between(0.42, 0.58)
-        self.horizon = height * self.between(0.40, 0.50)
+        self.horizon = height * self.between(*town.horizon)
         self.sun = self.between(-1.3, 1.3)  # shadows fall this many metres to the right per metre of height
-        self.sunny = rng.random() < 0.65
-        self.haze = self.pick(((205, 212, 220), (188, 200, 216), (224, 218, 206)), 0.05)
+        self.sunny = rng.random() < town.sunny
+        self.haze = self.pick(town.haze, 0.05)
         self.image = Image.new("RGB", (width, height))
         self.label = Image.new("L", (width, height), LABEL_IDS["sky"])
         self.paint = ImageDraw.Draw(self.image, "RGBA")
@@ -59,7 +57,7 @@ class Canvas:
         return 0.85 if facing == 0 else 0.9 - 0.25 * facing * max(-1.0, min(1.0, 2 * self.sun))
 
     def project(self, x: float, y: float, z: float) -> tuple[int, int]:
-        u, v = self.center + self.focal * x / z, self.horizon - self.focal * (y - _CAMERA_HEIGHT) / z
+        u, v = self.center + self.focal * x / z, self.horizon - self.focal * (y - self.town.camera_height) / z
         return int(u // 1), int(v // 1)
 
     def hazy(self, color, z: float) -> tuple[int, ...]:

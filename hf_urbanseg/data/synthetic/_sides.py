@@ -1,13 +1,13 @@
 """What stands beside a rendered street; `side` is -1 (left) or 1 (right), `x` the distance to the middle."""
 
-from hf_urbanseg.data.synthetic._canvas import GLASS, LEAVES, MASONRY, PAINT, Canvas, shade
+from hf_urbanseg.data.synthetic._canvas import GLASS, PAINT, Canvas, shade
 
 
 def draw_building(c: Canvas, side: int, x: float, z0: float, z1: float, height: float, gable: bool) -> None:
-    color, trim = c.pick(MASONRY, 0.2), c.pick(MASONRY, 0.2)
+    color, trim = c.pick(c.town.masonry, 0.2), c.pick(c.town.masonry, 0.2)
     glass = c.pick((GLASS, (84, 98, 112), (58, 54, 50)), 0.2)
     face, back = side * x, side * (x + 9)
-    roof = c.pick(((110, 62, 50), (74, 70, 72), (92, 80, 70)), 0.15)
+    roof = c.pick(c.town.roofs, 0.15)
     c.across(face, back, 0, height, z0, shade(color, c.lit(0)), "building")
     if gable:
         ridge = (side * (x + 4.5), height + 3)
@@ -44,7 +44,7 @@ def draw_building(c: Canvas, side: int, x: float, z0: float, z1: float, height: 
 
 
 def draw_wall(c: Canvas, side: int, x: float, z0: float, z1: float) -> None:
-    height, color = c.between(1.3, 2.6), c.pick(MASONRY, 0.2)
+    height, color = c.between(1.3, 2.6), c.pick(c.town.masonry, 0.2)
     c.across(side * x, side * (x + 0.4), 0, height, z0, color, "wall")
     c.along(side * x, 0, height, z0, z1, shade(color, c.lit(-side)), "wall")
     for k in range(1, 5):  # courses of stone
@@ -78,11 +78,11 @@ def draw_tree(c: Canvas, x: float, z: float) -> None:
     height, spread = c.between(4.5, 9.5), c.between(1.5, 2.8)
     trunk = height * 0.4
     c.across(x - 0.16, x + 0.16, 0, trunk + 0.5, z, c.pick(((74, 58, 46), (92, 84, 74)), 0.2), "vegetation")
-    draw_foliage(c, x, (height + trunk) / 2, z, spread, (height - trunk) / 1.6, c.pick(LEAVES, 0.25))
+    draw_foliage(c, x, (height + trunk) / 2, z, spread, (height - trunk) / 1.6, c.pick(c.town.leaves, 0.25))
 
 
 def draw_hedge(c: Canvas, side: int, x: float, z0: float, z1: float) -> None:
-    height, color = c.between(0.9, 2.4), c.pick(LEAVES, 0.25)
+    height, color = c.between(0.9, 2.4), c.pick(c.town.leaves, 0.25)
     c.along(side * x, 0, height * 0.9, z0, z1, shade(color, c.lit(-side) * 0.85), "vegetation")
     z = z1
     while z > z0:

@@ -4,15 +4,20 @@ A small painter's renderer: a pinhole camera in a car, a ground plane, and objec
 the near and inner ones. Every polygon is drawn twice, in colour and as a label id, so that labels fit to the pixel.
 """
 
+import io
+import itertools
 from functools import partial
 
 import datasets
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.synthetic import _objects, _sides
-from hf_urbanseg.data.synthetic._canvas import LABEL_IDS, LEAVES, MASONRY, NEAR, PAINT, SUPERSAMPLING, Canvas, shade
+from hf_urbanseg.data.synthetic._canvas import LABEL_IDS, NEAR, PAINT, SUPERSAMPLING, Canvas, shade
+from hf_urbanseg.data.synthetic._towns import TOWNS
+from hf_urbanseg.errors import DataError
 
 SCENES_PER_SEED = 2**20
 """Scene seeds of `build_synthetic_splits(seed=s)` start at s times this, so two seeds share no scene."""
@@ -26,7 +31,7 @@ _TEXTURE |= {"vegetation": (0.30, 0.50), "terrain": (0.22, 0.34), "sky": (0.0, 0
 
 def _backdrop(c: Canvas, city: bool) -> None:
     """Sky with clouds, and what closes the view at the end of the street."""
-    top, low = c.pick(((92, 138, 196), (150, 168, 190), (178, 184, 190)), 0.12), shade(c.haze, 1.08)
+    top, low = c.pick(c.town.sky, 0.12), shade(c.haze, 1.08)
     share = np.linspace(0, 1, c.height)[:, None, None] / (c.horizon / c.height)
     sky = np.array(top) + (np.array(low) - np.array(top)) * np.minimum(share, 1.0)
     clouds = np.maximum(c.noise((7, 12), (c.height, c.width)) - 0.45, 0)[:, :, None] * c.between(0.0, 2.0)
@@ -35,18 +40,18 @@ def _backdrop(c: Canvas, city: bool) -> None:
     while x < 130:
         width = c.between(8, 20)
         if city and c.chance(0.5):
-            c.across(x, x + width, 0, c.between(6, 20), 130, c.pick(MASONRY, 0.2), "building")
+            c.across(x, x + width, 0, c.between(6, 20), 130, c.pick(c.town.masonry, 0.2), "building")
         else:
-            _sides.draw_foliage(c, x + width / 2, 2, 125, width, c.between(4, 12), c.pick(LEAVES, 0.2), 8)
+            _sides.draw_foliage(c, x + width / 2, 2, 125, width, c.between(4, 12), c.pick(c.town.leaves, 0.2), 8)
         x += width * 0.8
 
 
 def _roadway(c: Canvas, edges: dict, walks: dict, grassy: dict) -> None:
     """The ground from the horizon to the bonnet: terrain, pavements, asphalt, markings."""
     left, right, far = -edges[-1], edges[1], 140.0
-    grass = c.pick(((104, 116, 62), (132, 124, 84), (86, 102, 56)), 0.2)
+    grass = c.pick(c.town.grass, 0.2)
     c.ground(-200, 200, NEAR, 500, grass, "terrain")
-    stone, asphalt = c.pick(((138, 134, 130), (120, 114, 112), (150, 136, 126)), 0.15), c.between(82, 124)
+    stone, asphalt = c.pick(c.town.stone, 0.15), c.between(*c.town.asphalt)
     for side, edge in ((-1, left), (1, right)):
         outer = edge + side * (walks[side] if grassy[side] else 60)
         c.ground(edge, outer, NEAR, far, stone, "sidewalk")
@@ -187,7 +192,9 @@ def _photograph(c: Canvas, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     return np.clip(pixels, 0, 255).astype(np.uint8), label
 
 
-def render_scene(seed: int, size: tuple[int, int] = (192, 384)) -> tuple[np.ndarray, np.ndarray]:
+def render_scene(
+    seed: int, size: tuple[int, int] = (192, 384), town: str = "riverside"
+) -> tuple[np.ndarray, np.ndarray]:
     """Renders one street as seen from a car.
 
     The same seed and size give the same pixels on any machine (same Pillow and numpy: only they may round otherwise);
@@ -197,12 +204,13 @@ def render_scene(seed: int, size: tuple[int, int] = (192, 384)) -> tuple[np.ndar
     Args:
         seed: Scene number, 0 or more.
         size: (height, width) in pixels, 32 or more.
+        town: `riverside`, or `hillside`: other materials, weather and camera.
 
     Returns:
         image: (height, width, 3) uint8, RGB.
         label: (height, width) uint8, raw Cityscapes *label ids* (7 road, 8 sidewalk, ...), not train ids.
     """
-    c = Canvas(size, np.random.default_rng(seed))
+    c = Canvas(size, np.random.default_rng(seed), TOWNS[town])
     styles = {side: ("city", "city", "suburb", "country")[int(c.between(0, 4))] for side in (-1, 1)}
     parking = {side: styles[side] != "country" and c.chance(0.6) for side in (-1, 1)}
     walks = {side: c.between(1.8, 4.0) for side in (-1, 1)}
@@ -226,25 +234,47 @@ def render_scene(seed: int, size: tuple[int, int] = (192, 384)) -> tuple[np.ndar
 
 
 def build_synthetic_splits(
-    train: int = 64, validation: int = 16, test: int = 16, size: tuple[int, int] = (192, 384), seed: int = 0
+    train: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    size: tuple[int, int] = (192, 384),
+    seed: int = 0,
+    town: str = "riverside",
 ) -> datasets.DatasetDict:
-    """Renders a small data set of different streets for training, model selection and test.
+    """Renders a data set of different streets for training, model selection and test.
 
     Args:
-        train, validation, test: Scenes per split.
+        train, validation, test: Scenes per split; None is the town's own number (64, 16, 16 of `riverside`, which the
+            demo is fine-tuned on; 3,000, 48, 48 of `hillside`, which `tiny-streets` is pre-trained on).
         size: (height, width) in pixels.
         seed: Another number gives other streets.
+        town: As of `render_scene`; no two towns have a street in common.
 
     Returns:
         Splits `train`, `validation`, `test` with columns `image` and `label` (PNG bytes inside the set: RGB, and
         single-channel Cityscapes label ids) and `name`, unique over all splits.
+
+    Raises:
+        DataError: There is no such town.
     """
-    splits, start = {}, 0
-    for split, count in (("train", train), ("validation", validation), ("test", test)):
-        numbers = range(start, start + count)
-        pairs = [map(Image.fromarray, render_scene(seed * SCENES_PER_SEED + number, size)) for number in numbers]
-        images, labels = zip(*pairs, strict=True)
-        rows = {"image": images, "label": labels, "name": [f"synthetic_{number:06d}" for number in numbers]}
+    if town not in TOWNS:
+        raise DataError(f"a town of {', '.join(TOWNS)}", f"`{town}`", "choose one of them", "synthetic")
+    asked = zip((train, validation, test), TOWNS[town].frames, strict=True)
+    counts = [own if count is None else count for count, own in asked]
+    first, splits = TOWNS[town].first_scene + seed * SCENES_PER_SEED, {}
+    numbers = iter(tqdm(range(sum(counts)), desc="Rendering streets", unit="street", disable=sum(counts) < 500))
+    for split, count in zip(("train", "validation", "test"), counts, strict=True):
+        rows = {"image": [], "label": [], "name": []}
+        for number in itertools.islice(numbers, count):
+            for column, pixels in zip(("image", "label"), render_scene(first + number, size, town), strict=True):
+                rows[column].append({"bytes": _encode(pixels), "path": None})
+            rows["name"].append(f"synthetic_{number:06d}")
         splits[split] = datasets.Dataset.from_dict(rows, features=FEATURES, split=split)
-        start += count
     return datasets.DatasetDict(splits)
+
+
+def _encode(pixels: np.ndarray) -> bytes:
+    """As PNG; thousands of pictures are held in a fraction of the memory then."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -12,7 +12,7 @@ from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_loc
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
-from hf_urbanseg.models.build import ARCHITECTURES, name_architecture
+from hf_urbanseg.models.build import find_size, name_architecture
 from hf_urbanseg.runs.folder import METRICS, RunFolder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -130,16 +130,13 @@ class RunSummary:
     @property
     def model_name(self) -> str:
         """`SegFormer-B0`, `PSPNet (ResNet-18)`: by the type, and the shape of the encoder."""
-        architecture, shape = self.architecture, ("hidden_sizes", "depths")
-        sizes = ARCHITECTURES[architecture].sizes.items()
-        size = next((one for one, known in sizes if all(known.get(k) == self.config.get(k) for k in shape)), "")
-        match architecture:
-            case "deeplabv3plus" | "pspnet":
+        size = find_size(self.config) or ""
+        match self.architecture:
+            case "deeplabv3plus" | "pspnet" as architecture:
                 name = "PSPNet" if architecture == "pspnet" else "DeepLabV3+"
                 return f"{name} ({size.replace('resnet', 'ResNet-')})" if size else name
             case "swin_segformer":
-                is_tiny = (self.config.get("embed_dim"), self.config.get("depths")) == (96, [2, 2, 6, 2])
-                return f"{'Swin-T' if is_tiny else 'Swin'} + SegFormer head"
+                return f"{'Swin-T' if size == 'swin-tiny' else 'Swin'} + SegFormer head"
             case "unet":
                 return "UNet"
             case "encoder_decoder":

@@ -140,6 +140,26 @@ def _coarse(image: np.ndarray) -> np.ndarray:
     return levels[..., 0] * 256 + levels[..., 1] * 16 + levels[..., 2]
 
 
+def test_render_scene__a_town_has_its_own_look_and_camera(scenes):
+    other = [render_scene(seed, SMALL, "hillside") for seed in range(64)]
+    here, there = (np.mean([image[label == LABEL_ID["building"]].mean(0) for image, label in town
+                            if (label == LABEL_ID["building"]).any()], axis=0) for town in (scenes, other))  # fmt: skip
+    assert np.abs(here - there).max() > 10
+    assert (CITYSCAPES.known_ids[np.stack([label for _, label in other])]).all()
+    heights = [
+        np.mean([np.argmax((label == LABEL_ID["road"]).any(1)) for _, label in town]) for town in (scenes, other)
+    ]
+    assert heights[1] < heights[0] - 1  # a horizon higher up
+
+
+def test_build_synthetic_splits__towns_share_no_street():
+    here, there = (build_synthetic_splits(2, 1, 1, SMALL, seed=3, town=town) for town in ("riverside", "hillside"))
+    labels = [row["label"].tobytes() for splits in (here, there) for rows in splits.values() for row in rows]
+    assert len(set(labels)) == 8
+    expected = render_scene(2**40 + 3 * 2**20, SMALL, "hillside")[0]
+    np.testing.assert_array_equal(np.asarray(there["train"][0]["image"]), expected)
+
+
 def test_build_synthetic_splits__bytes_are_inside_and_decode(splits):
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 4, "validation": 2, "test": 2}
     assert all(rows.features == FEATURES for rows in splits.values())
