@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.hub.cleaning import last_name
+from hf_urbanseg.models.loading import is_built_in
 
 TITLES = {
     "kitti": "KITTI semantic segmentation",
@@ -118,6 +119,9 @@ def choose_data_licence(
 def _terms_of_base(base: str | None, is_hub: bool, architecture: str) -> tuple[str, str | None, str]:
     if base is None:
         return "apache-2.0", None, "The weights started from random numbers, so no earlier weights bind them."
+    if is_built_in(base):
+        reason = f"The weights started from {base}, which hf_urbanseg trained on streets that it rendered."
+        return "apache-2.0", None, reason
     name = base if is_hub else last_name(base)
     if architecture == "segformer" and re.search(r"^nvidia/|(segformer|mit)[-_]b[0-5]", name, re.IGNORECASE):
         reason = (

@@ -99,7 +99,8 @@ class RunSummary:
 
     @property
     def licence(self) -> Licence:
-        return choose_licence(self.base, self.base_is_hub, self.data_name, self.architecture)
+        base = self.base and self.recipe["model_name_or_path"]
+        return choose_licence(base, self.base_is_hub, self.data_name, self.architecture)
 
     @property
     def base(self) -> str | None:
