@@ -22,7 +22,7 @@ from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.transforms import build_train_transforms
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
@@ -139,8 +139,8 @@ def _start_from_random(arguments: FinetuneArguments) -> FinetuneArguments:
         raise ConfigError("`model_name_or_path` with `random_baseline`", "none", "name one or leave the other out")
     config = load_config(model.model_name_or_path, model.model_revision)
     if (size := find_size(config.to_dict())) is None:
-        expected, fix = "weights of a size that has a name with `random_baseline`", "leave it out"
-        raise ConfigError(expected, f"a `{config.model_type}` of another", fix, model.model_name_or_path)
+        expected, fix = "weights of a size that `--init random` knows", "leave `--random_baseline` out"
+        raise ModelError(expected, f"a `{config.model_type}` of another", fix, model.model_name_or_path)
     model = replace(model, init="random", size=size, model_name_or_path=None, model_revision=None)
     if hasattr(config, "decoder_hidden_size"):
         model = replace(model, decoder_hidden_size=config.decoder_hidden_size)

@@ -33,6 +33,7 @@ from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.inference import profile
 from hf_urbanseg.inference.latency import measure_latency
 from hf_urbanseg.models.build import build_random_model
+from hf_urbanseg.models.loading import is_built_in
 from hf_urbanseg.options import config
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 from hf_urbanseg.reproduction import checks, running, table1
@@ -72,7 +73,7 @@ def cap(patch: pytest.MonkeyPatch) -> None:
         return run(arguments)
 
     def load_tiny(name, space, revision=None, architecture="segformer", **options):
-        if Path(name).is_dir():
+        if Path(name).is_dir() or is_built_in(name):
             return load(name, space, revision, architecture, **options)
         assert ON_THE_HUB.fullmatch(name), f"{name}: not a checkpoint that the pages may name"
         return build_random_model("tiny", space, architecture, **options)
@@ -338,6 +339,14 @@ def test_names__of_options_exist():
 def test_names__in_python_can_be_imported():
     for name in hf_urbanseg.__all__:
         assert getattr(hf_urbanseg, name) is not None
+
+
+def test_citation__is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}  # what the format demands
+    assert (citation["version"], citation["license"]) == (hf_urbanseg.__version__, "Apache-2.0")
+    assert "https://arxiv.org/abs/2206.12571" in README.read_text(encoding="utf-8")
+    assert any(one["url"].endswith("2206.12571") for one in citation["references"])
 
 
 def test_scripts__that_begin_a_command_line_can_be_run():

@@ -44,8 +44,10 @@ def main(argv: list[str]) -> None:
 
 def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> None:
     from hf_urbanseg.data.loading import load_data
+    from hf_urbanseg.data.own_files import check_output
     from hf_urbanseg.data.preflight.checks import inspect_pairs
-    from hf_urbanseg.data.prepared_sets import check_output, describe_source, write_prepared_set
+    from hf_urbanseg.data.prepared_sets import describe_source, write_prepared_set
+    from hf_urbanseg.data.sources.saved_set import is_saved_set
     from hf_urbanseg.hub.cards.licence import choose_data_licence
     from hf_urbanseg.hub.client import clean_token
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
@@ -55,7 +57,7 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
     if options.push_to_hub is not None:
         check_target(options.push_to_hub, options.revision)
     token = clean_token(options.hub_token)
-    check_output(output, options.overwrite)
+    check_output(output, options.overwrite, is_saved_set, "a prepared set")
     for folder in (output.parent, output):  # beside it, too: the set takes its name when it is whole
         check_place(folder, folder=True)
     loaded = load_data(**asdict(data))

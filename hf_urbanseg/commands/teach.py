@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.errors import ConfigError, DataError, ModelError
+from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, expand_home
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments, Options, PlanArguments, option, required
@@ -59,19 +59,13 @@ def _teach(options: TeachArguments, data_args: DataArguments, plan_args: PlanArg
     import torch
 
     from hf_urbanseg.data.loading import load_data
+    from hf_urbanseg.data.own_files import check_output
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.teacher_cache import is_teacher_cache, write_teacher_cache
     from hf_urbanseg.models.build import build_image_processor, choose_eval_size
     from hf_urbanseg.models.teacher import load_teacher
 
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        if not is_teacher_cache(output):
-            fix = "choose another `--output`; `--overwrite` replaces what a teacher wrote down only"
-            raise DataError("a new folder to write", "something else there already", fix, output)
-        if not options.overwrite:
-            raise DataError(
-                "a new folder to write", "one written before", "choose another or add `--overwrite`", output
-            )
+    check_output(output, options.overwrite, is_teacher_cache, "what a teacher wrote down")
     check_place(output.parent, folder=True)
     data = load_data(**asdict(data_args))
     rows, space = data.get_split("train"), data.label_space

@@ -1,5 +1,7 @@
-"""The small files that a saved or Hub set brings along: its classes, and where it comes from."""
+"""Sets and caches of ours on disk: the small files that they bring along, and which folder may be written over."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -10,6 +12,7 @@ from hf_urbanseg.data.label_space_files import label_space_from_names
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import read_mapping
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.locks import LOCK
 
 LABEL_SPACE_FILE = "label_space.json"
 SOURCE_FILE = "source.json"
@@ -58,3 +61,19 @@ def _find_own_file(dataset: str, name: str, commit: str | None) -> Path | None:
         if isinstance(missing, (EntryNotFoundError, OfflineModeIsEnabled)):
             return None
         raise
+
+
+def check_output(output: Path, overwrite: bool, is_own: Callable[[Path], bool], kind: str) -> None:
+    """Refuses a folder to write that holds anything but, with `overwrite`, what the same command wrote before.
+
+    Args:
+        is_own: Whether a path is that.
+        kind: In words.
+    """
+    if not os.path.lexists(output) or (output.is_dir() and all(one.name == LOCK for one in output.iterdir())):
+        return
+    if not is_own(output):
+        fix = f"choose another `--output`; `--overwrite` replaces {kind} only"
+        raise DataError("a new folder to write", "something else there already", fix, output)
+    if not overwrite:
+        raise DataError("a new folder to write", kind, "choose another or add `--overwrite`", output)

@@ -1,6 +1,5 @@
 """Any data as one self-contained set: images, labels, splits and classes in a folder that needs nothing else."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +9,12 @@ from datasets import Dataset, DatasetDict, Image
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, check_output, read_source
 from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
-from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.files import expand_home, write_json, written_whole
-from hf_urbanseg.locks import LOCK
 
 
 def describe_source(
@@ -36,17 +33,6 @@ def describe_source(
     return {"origin": before.get("origin"), "license": license or before.get("license"), "notes": list(loaded.notes)}
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuses to replace anything but, with `overwrite`, a saved set."""
-    if not os.path.lexists(output) or (output.is_dir() and all(one.name == LOCK for one in output.iterdir())):
-        return
-    if not is_saved_set(output):
-        fix = "choose another `--output`; `--overwrite` replaces prepared sets only"
-        raise DataError("a new folder to write", "something else there already", fix, output)
-    if not overwrite:
-        raise DataError("a new folder to write", "a prepared set", "choose another or add `--overwrite`", output)
-
-
 def write_prepared_set(
     loaded: LoadedData, output: Path, overwrite: bool = False, source: Mapping | None = None
 ) -> None:
@@ -60,7 +46,7 @@ def write_prepared_set(
         overwrite: Replaces an earlier set.
         source: From `describe_source`.
     """
-    check_output(output, overwrite)
+    check_output(output, overwrite, is_saved_set, "a prepared set")
     with written_whole(output, folder=True) as staged:
         embedded = staged / "embedding"  # on the disk that has room for the set
         embedded.mkdir()

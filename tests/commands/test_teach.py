@@ -170,7 +170,7 @@ def test_teach__refuses(run, frames, tmp_path, fails):
     assert not (tmp_path / "cache").exists()
     write_down(run, frames, tmp_path / "cache")
     before = (tmp_path / "cache" / "scores.arrow").read_bytes()
-    assert "one written before" in refuse()
+    assert "found what a teacher wrote down; choose another or add" in refuse()
     assert (tmp_path / "cache" / "scores.arrow").read_bytes() == before
     write_down(run, frames, tmp_path / "cache", "--overwrite", "--top_k", 1)
     assert len((tmp_path / "cache" / "scores.arrow").read_bytes()) < len(before)

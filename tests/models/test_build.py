@@ -31,6 +31,7 @@ from hf_urbanseg.models.build import (
     build_image_processor,
     build_random_model,
     choose_eval_size,
+    find_size,
     load_pretrained_model,
 )
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
@@ -557,3 +558,11 @@ def test_build_random_model__parameters_of_the_published_encoders(architecture, 
     with torch.device("meta"):
         model = build_random_model(size, CITYSCAPES, architecture)
     assert sum(one.numel() for one in model.backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.012)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_find_size__is_the_size_that_was_built(architecture):
+    for size in ARCHITECTURES[architecture].sizes:
+        assert find_size(build_config(size, CITYSCAPES, architecture).to_dict()) == size
+    odd = build_config(size, CITYSCAPES, architecture).to_dict() | {"hidden_sizes": [7], "embed_dim": 7}
+    assert find_size(odd) is None

@@ -19,12 +19,14 @@ from transformers import (
 
 import hf_urbanseg
 from hf_urbanseg.commands import predict, profile_model
+from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.metrics.mean_iou import MeanIoU
 from hf_urbanseg.models.build import build_image_processor, build_random_model, load_pretrained_model
 from hf_urbanseg.models.convert.from_hub import load_hub_model
-from hf_urbanseg.models.loading import load_complete, load_config
+from hf_urbanseg.models.loading import PRETRAINED, is_built_in, load_complete, load_config
 
 _SOURCES = sorted(Path(hf_urbanseg.__file__).parent.rglob("*.py"))
 
@@ -198,3 +200,28 @@ def test_load_complete__a_configuration_without_a_number_of_channels(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = load_complete(AutoModelForSemanticSegmentation, tmp_path).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+# Models inside the package
+
+
+def test_locate__a_folder_of_the_same_name_goes_first(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_built_in("tiny-streets")
+    assert not any(map(is_built_in, ("tiny-street", "./tiny-streets", "models/tiny-streets", "", ".", "..")))
+    assert load_config("tiny-streets").decoder_hidden_size == 128
+    shutil.copytree(saved, tmp_path / "tiny-streets")
+    assert load_config("tiny-streets").decoder_hidden_size == 16
+    assert not is_built_in("tiny-streets")
+
+
+def test_tiny_streets__is_small_and_knows_streets_that_it_never_saw():
+    files = {path.name: path.stat().st_size for path in (PRETRAINED / "tiny-streets").iterdir()}
+    assert files.keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert files["model.safetensors"] <= 1_500_000
+    predictor, metric = Predictor.from_pretrained("tiny-streets"), MeanIoU(num_labels=19)
+    assert predictor.model.dtype == torch.float32
+    for seed in range(2**30, 2**30 + 4):
+        image, label = render_scene(seed)
+        metric.add(prediction=predictor.predict(image), reference=CITYSCAPES.train_id_table[label])
+    assert metric.compute()["mean_iou"] > 0.25
