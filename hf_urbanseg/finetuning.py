@@ -58,6 +58,7 @@ from hf_urbanseg.runs.inputs import (
     remember_trained,
 )
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
+from hf_urbanseg.training.early_stopping import explain_stop
 from hf_urbanseg.training.interruption import Interruption
 from hf_urbanseg.training.network import build_network, check_network
 from hf_urbanseg.training.teaching import prepare_teaching
@@ -250,6 +251,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
             **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
             **({"changes": changes} if (changes := run.read_changes()) else {}),
             "steps": trained.global_step,
+            **({"stopped": stopped} if (stopped := explain_stop(args, trainer.state)) else {}),
             "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),

@@ -286,6 +286,10 @@ class TrainingOptions:
     load_best_model_at_end: bool | None = option(True, "Export the checkpoint with the best validation mIoU.")
     metric_for_best_model: str | None = option("mean_iou", "What selects it.")
     greater_is_better: bool | None = option(True, "Larger is better.")
+    early_stopping_patience: Count = option(
+        0, "End training after so many evaluations in a row without a better --metric_for_best_model. 0: never."
+    )
+    early_stopping_threshold: Amount = option(0.0, "By how much a better one must be better than the best before.")
     logging_steps: Steps = option(50, "Steps between log lines.")
     logging_nan_inf_filter: bool = option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
     report_to: list[str] | None = option(["none"], "`tensorboard`, `wandb`, ... or `none`.")
@@ -317,8 +321,8 @@ class TrainingOptions:
 
 RARE_TRAINING_OPTIONS = (
     "accept_changes", "cpu_threads", "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases",
-    "decay_norms", "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout", "logging_nan_inf_filter",
-    "lr_cycle_decay", "lr_end", "max_skipped_steps", "metric_for_best_model", "warmup_start",
+    "decay_norms", "early_stopping_threshold", "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout",
+    "logging_nan_inf_filter", "lr_cycle_decay", "lr_end", "max_skipped_steps", "metric_for_best_model", "warmup_start",
 )  # fmt: skip
 """Of `TrainingOptions`, those that few people change: the short help leaves them out."""
 

@@ -67,6 +67,12 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
         if self.accept_changes and not self.resume:
             raise ConfigError("`resume` with `accept_changes`", "none", "add it or leave the other out")
+        if self.early_stopping_threshold and not self.early_stopping_patience:
+            fix = "add for example 5, or leave the other out"
+            raise ConfigError("`early_stopping_patience` with `early_stopping_threshold`", "none", fix)
+        if self.early_stopping_patience and self.eval_strategy == "no":
+            fix = "choose another `eval_strategy`, or leave it out"
+            raise ConfigError("evaluations with `early_stopping_patience`", "`eval_strategy` no", fix)
         if self.num_train_epochs is None:  # our default, so that 3 epochs aren't nobody's wish
             self.num_train_epochs = TrainingArguments.num_train_epochs
         elif self.max_steps > 0:

@@ -88,7 +88,9 @@ def print_run(run: RunFolder) -> None:
     """Prints the table of the split that a finished run is judged by, and a line on how it came about."""
     metrics, space = run.read_metrics(), run.read_label_space()
     selection = metrics["selection"]
-    end = f"exported step {selection['exported_step']}, {selection['by']}; {metrics['training']['seconds']:.0f} s"
+    training = metrics["training"]
+    end = f"exported step {selection['exported_step']}, {selection['by']}; {training['seconds']:.0f} s"
+    end += f"; {training['stopped']}" if "stopped" in training else ""
     if metrics["splits"]:
         shown = choose_shown_split(metrics["splits"])
         scores = metrics["splits"][shown]

@@ -37,6 +37,8 @@ _FREE = {
     "logging_nan_inf_filter", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
     # what is kept (with a best model to export, `eval_steps` decides the candidates)
     "save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "max_skipped_steps",
+    # when it ends, which changes no step before
+    "early_stopping_patience", "early_stopping_threshold",
     # how the same numbers come about: processes that read, and memory
     "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor", "cache_images",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "per_device_eval_batch_size", "torch_empty_cache_steps",

@@ -72,11 +72,16 @@ class CheckpointingTrainer(Trainer):
         return trained._replace(training_loss=trained.metrics["train_loss"])
 
     def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step >= self.state.max_steps:
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
             # Resumed behind its last step: stock would take one more.
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
+
+    def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
+        # With `eval_on_start` stock measures where a run is resumed, too: a score that the whole run doesn't have.
+        at_start = skip_scheduler and self.state.global_step
+        return {} if at_start else super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -237,9 +242,7 @@ def settle_best(args: TrainingArguments, state: TrainerState) -> None:
     recorded, score = state.best_global_step, state.best_metric
     if not recorded:
         return
-    key = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-    scores = {entry["step"]: entry[key] for entry in state.log_history if isinstance(entry.get(key), float)}
-    scores = {step: score for step, score in scores.items() if math.isfinite(score)}
+    scores = list_scores(args, state)
     # The first process decides: ranks with other weights would measure what is not exported.
     (best,) = broadcast_object_list([find_best_checkpoint(args.output_dir, recorded, scores, args.greater_is_better)])
     state.best_model_checkpoint = best and str(Path(args.output_dir) / f"checkpoint-{best}")
@@ -249,4 +252,12 @@ def settle_best(args: TrainingArguments, state: TrainerState) -> None:
     if best is None:
         logger.warning("no complete checkpoint with a score is left: a later one is the best, else the last step")
     else:
+        key = args.metric_for_best_model
         logger.warning("the best is now checkpoint-%d, %s %.4f instead of %.4f", best, key, scores[best], score)
+
+
+def list_scores(args: TrainingArguments, state: TrainerState) -> dict[int, float]:
+    """What selects the best, by step, as far as the log has it as a finite number."""
+    key = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+    scores = ((entry["step"], entry[key]) for entry in state.log_history if isinstance(entry.get(key), float))
+    return {step: score for step, score in scores if math.isfinite(score)}

@@ -29,6 +29,7 @@ from hf_urbanseg.options.stock_options import build_schedule, check_supported, c
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.checkpointing import CheckpointingTrainer
 from hf_urbanseg.training.divergence import DivergenceGuard
+from hf_urbanseg.training.early_stopping import EarlyStopping
 from hf_urbanseg.training.hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
         if args.torch_compile:
             run_once(self.model)
         self.add_callback(TrainerHooks(self))
+        if getattr(args, "early_stopping_patience", 0):
+            self.add_callback(EarlyStopping(eval_dataset))
 
     @staticmethod
     def _adapt_arguments(args: TrainingArguments, model: PreTrainedModel, can_evaluate: bool) -> None:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from noise import SMALL, Samples
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_urbanseg.data.preprocessing import EpochSampler
@@ -18,24 +19,12 @@ from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.training.checkpoints import list_checkpoints
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
-SMALL = {"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 8}
 VALUES = (math.nan, -math.nan, math.inf, -math.inf)
 IMAGE, NORM, CLASSIFIER = "segformer.stages.0.patch_embeddings.proj", "decode_head.batch_norm", "decode_head.classifier"
 PLACES = (
     "loss", f"into {IMAGE}", f"into {NORM}", f"out of {CLASSIFIER}", f"{IMAGE}.weight", f"{NORM}.bias",
     f"{CLASSIFIER}.bias",
 )  # fmt: skip
-
-
-class Samples(torch.utils.data.Dataset):
-    """Eight noisy images of a size."""
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index: int):
-        image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(int(index)))
-        return {"pixel_values": image, "labels": (image[0] > 0).long()}
 
 
 class Watch(TrainerCallback):

@@ -96,6 +96,7 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = torch.load(tmp_path / "matrix_0.pt"), torch.load(tmp_path / "matrix_1.pt")
     assert torch.equal(first, second)
+    assert [(tmp_path / f"stopped_{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
     here = worker.build_trainer(worker.build_arguments(tmp_path))
     # The step that was NaN on one rank is skipped by both.
     trained = [torch.load(tmp_path / f"trained_{rank}.pt") for rank in (0, 1)]

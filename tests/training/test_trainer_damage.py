@@ -119,7 +119,7 @@ def test_train__the_best_was_damaged_before_the_resume(worker, copied, caplog, d
     )
     trainer.train(resume_from_checkpoint=True)
     # Before the first step, and not again.
-    assert "the best is now checkpoint-2, eval_mean_iou 0.3000 instead of 0.5000" in said_before[0]
+    assert "the best is now checkpoint-2, mean_iou 0.3000 instead of 0.5000" in said_before[0]
     assert caplog.text.count("the best is now") == 1
     state = trainer.state
     assert (state.best_global_step, state.best_metric) == (2, 0.3)

@@ -1,6 +1,6 @@
 """Trains two steps on two processes, so that BatchNorm statistics differ by rank, then measures and saves.
 
-Between the two, one rank has a step of NaN, which both must skip.
+Between the two, one rank has a step of NaN, which both must skip. Then another training that stops early.
 """
 
 import json
@@ -27,5 +27,14 @@ if __name__ == "__main__":
     torch.save(measurement.matrix, folder / f"matrix_{rank}.pt")
     if rank == 1:
         (folder / "images.json").write_text(json.dumps(measurement.images.to_dict()))
+    # One whose scores stay as they are, and which both must end behind its second.
+    stopped = build_trainer(
+        build_arguments(
+            folder / "stopped", max_steps=9, eval_strategy="steps", eval_steps=1, early_stopping_patience=1,
+            learning_rate=0.0, freeze_batch_norm=True, per_device_train_batch_size=1,
+        )
+    )  # fmt: skip
+    stopped.train()
+    (folder / f"stopped_{rank}.txt").write_text(str(stopped.state.global_step))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
