@@ -28,11 +28,8 @@ from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.models.build import (
-    build_image_processor,
-    choose_eval_size,
-    find_size,
-)
+from hf_urbanseg.models.build import build_image_processor, choose_eval_size, find_size
+from hf_urbanseg.models.freezing import count_trained
 from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
@@ -236,7 +233,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
 
     trainer.add_callback(_Keeper(write_inputs, check))
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
-    _describe(data, inspection, model, eval_size)
+    parameters = _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     check()
     if args.export_ema:
@@ -256,6 +253,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
             **({"teacher": teaching.record} if teaching.record else {}),
+            **parameters,
             "processes": args.world_size,
             "seed": args.seed,
         }
@@ -333,7 +331,7 @@ def _build_train_dataset(
     return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache, teacher)
 
 
-def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> None:
+def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> dict[str, int]:
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.splits.items())
     logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
     for note in data.notes:
@@ -342,7 +340,9 @@ def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[
         "void pixels in train: %.1f %%; images measured at %dx%d (height x width), scores at native size",
         100 * inspection.void_share("train", data.label_space), *eval_size,
     )  # fmt: skip
-    logger.info("model: %.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+    parameters = count_trained(model)
+    logger.info("model: %.2f M parameters, %.2f M of them trained", *(count / 1e6 for count in parameters.values()))
+    return parameters
 
 
 def _write_inputs(

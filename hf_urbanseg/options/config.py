@@ -270,6 +270,10 @@ class TrainingOptions:
     )
     export_ema: bool = option(False, "Select by and export the averaged weights.")
     freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
+    freeze_encoder: bool = option(
+        False, "Train what is behind the encoder alone: it stays as it is, in evaluation mode, and costs no backward."
+    )
+    freeze_stages: Count = option(0, "Keep the encoder's first so many stages like that.")
     torch_compile: bool = option(
         False,
         "Compile the training step: minutes at the start, faster on a GPU. Evaluation and saved files stay the same.",

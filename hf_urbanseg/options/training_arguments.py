@@ -67,6 +67,8 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")
         if self.accept_changes and not self.resume:
             raise ConfigError("`resume` with `accept_changes`", "none", "add it or leave the other out")
+        if self.freeze_encoder and self.freeze_stages:
+            raise ConfigError("either `freeze_encoder` or `freeze_stages`", "both", "drop one")
         if self.early_stopping_threshold and not self.early_stopping_patience:
             fix = "add for example 5, or leave the other out"
             raise ConfigError("`early_stopping_patience` with `early_stopping_threshold`", "none", fix)

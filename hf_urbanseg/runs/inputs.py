@@ -48,6 +48,10 @@ _FREE = {
 """Options that may be others when a run is resumed. One that isn't here is taken to decide numbers."""
 
 
+_OF_THE_STATE = tuple(f"`{name}` " for name in ("optim", "lr_scheduler_type", "freeze_encoder", "freeze_stages"))
+"""What can't be another, whatever is accepted: the optimiser's state would not fit."""
+
+
 class Difference(NamedTuple):
     """What a run was started with (as `file` in its folder records) and what it would be resumed with."""
 
@@ -65,7 +69,7 @@ def find_differences(
     """Of a run that is resumed, what was compared and is different; a ConfigError unless it is to be accepted."""
     differences = list(compared) if args.resume else []
     for one in differences:
-        if one.expected.startswith(("`optim` ", "`lr_scheduler_type` ")):
+        if one.expected.startswith(_OF_THE_STATE):
             fix = "resume with it, or train anew in another `--output_dir`: another can't go on from its state"
             raise ConfigError(f"{one.expected}, as the run was started", one.found, fix, run.path / one.file)
     if differences and not args.accept_changes:

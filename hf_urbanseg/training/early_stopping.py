@@ -35,7 +35,7 @@ def explain_stop(args: TrainingArguments, state: TrainerState) -> str | None:
     than = f" by more than {args.early_stopping_threshold:g}" if args.early_stopping_threshold else ""
     return (
         f"stopped early, at step {state.global_step} of {state.max_steps}: no better {args.metric_for_best_model}{than}"
-        f" in {waited} evaluation{'s in a row' * (waited > 1)}; the best is {sign * best:.4f}, of step {best_step}"
+        f" in {waited} evaluation{'s in a row' * (waited > 1)}; the best is {sign * best:.2%}, of step {best_step}"
     )
 
 

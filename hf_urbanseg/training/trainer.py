@@ -23,6 +23,7 @@ from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
+from hf_urbanseg.models.freezing import freeze_encoder, keep_frozen
 from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
@@ -94,6 +95,9 @@ class UrbanSegTrainer(CheckpointingTrainer):
         self._adapt_arguments(args, model, eval_dataset is not None)
         if getattr(args, "sync_batch_norm", False):
             convert_sync_batch_norm(model, args.world_size, args.device)
+        self.frozen: list[nn.Module] = []
+        if getattr(args, "freeze_encoder", False) or getattr(args, "freeze_stages", 0):
+            self.frozen = freeze_encoder(model, args.freeze_stages or None)
         if args.torch_compile:
             check_compiler(args.device, args.torch_compile_backend, args.torch_compile_mode)
         super().__init__(
@@ -166,7 +170,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
         inputs = normalize_batch(super()._prepare_inputs(inputs))
         return inputs | {"labels": inputs["labels"].long()}
 
-    def _freeze_batch_norm(self) -> None:
+    def _keep_frozen(self) -> None:
+        keep_frozen(self.frozen)
         if getattr(self.args, "freeze_batch_norm", False):
             keep_batch_norm_statistics(self.model)
 
@@ -209,7 +214,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         device, compiled = self.args.device, self.args.torch_compile
         model = self.model_wrapped if compiled else self.model
         self.model.train()
-        self._freeze_batch_norm()
+        self._keep_frozen()
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):
             for batch in batches:
                 batch = self._prepare_inputs(batch)
@@ -226,7 +231,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
-        self._freeze_batch_norm()
+        self._keep_frozen()
         outputs = model(pixel_values=inputs["pixel_values"])
         normalizer = None
         if num_items_in_batch is not None:

@@ -55,6 +55,10 @@ def test_arguments__lists_are_not_shared_between_instances():
     ("words", "line"),
     [
         (("--resume", "--overwrite"), "expected either `resume` or `overwrite`; found both; drop one."),
+        (
+            ("--freeze_encoder", "true", "--freeze_stages", 1),
+            "expected either `freeze_encoder` or `freeze_stages`; found both; drop one.",
+        ),
         (("--flip", 1.5), "expected `flip` of 0..1; found 1.5; correct it."),
         (("--max_class_share", -1), "expected `max_class_share` of 0..1; found -1.0; correct it."),
         (("--crop_size", 368), "expected `crop_size` as height and width of 32..16,384; found [368]; correct it."),

@@ -81,7 +81,7 @@ def test_explain_stop__says_why():
     state = SimpleNamespace(log_history=log, global_step=400, max_steps=900)
     assert explain_stop(args, state) == (
         "stopped early, at step 400 of 900: no better mean_iou by more than 0.1 in 2 evaluations in a row; "
-        "the best is 0.5500, of step 300"
+        "the best is 55.00%, of step 300"
     )
     state.max_steps = 400
     assert explain_stop(args, state) is None  # it is done anyway

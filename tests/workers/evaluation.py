@@ -1,6 +1,6 @@
 """Trains two steps on two processes, so that BatchNorm statistics differ by rank, then measures and saves.
 
-Between the two, one rank has a step of NaN, which both must skip. Then another training that stops early.
+Between the two, one rank has a step of NaN, which both must skip. Another training, of half a network, stops early.
 """
 
 import json
@@ -31,7 +31,7 @@ if __name__ == "__main__":
     stopped = build_trainer(
         build_arguments(
             folder / "stopped", max_steps=9, eval_strategy="steps", eval_steps=1, early_stopping_patience=1,
-            learning_rate=0.0, freeze_batch_norm=True, per_device_train_batch_size=1,
+            learning_rate=0.0, freeze_batch_norm=True, per_device_train_batch_size=1, freeze_stages=3,
         )
     )  # fmt: skip
     stopped.train()

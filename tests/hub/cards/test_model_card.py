@@ -237,6 +237,15 @@ def test_build_model_card__the_hub_accepts_it_for_every_kind_of_run(tmp_path, hu
         assert "None" not in card.partition("<details>")[0]
 
 
+def test_build_model_card__says_how_much_was_trained(tmp_path):
+    run = build_card_run(tmp_path / "run")
+    for trained, row in ((3_715_059, None), (395_283, "| trained | 0.40 of 3.72 M parameters |")):
+        with edit_metrics(run) as metrics:
+            metrics["training"] |= {"parameters": 3_715_059, "trained_parameters": trained}
+        card = build_model_card(run)
+        assert row in card if row else "| trained |" not in card
+
+
 def test_build_model_card__names_the_teacher(tmp_path):
     run = build_card_run(tmp_path / "run", teacher="/home/me/runs/b5", distill="cwd")
     teacher = {
