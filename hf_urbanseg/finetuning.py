@@ -236,8 +236,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     parameters = _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     check()
-    if args.export_ema:
-        trainer.ema.use()  # for good: measured and exported
+    trainer.settle()
     # In fp32, whatever training used, so that anyone who loads the folder measures the same. And before the export,
     # which a model that can't be measured doesn't get.
     measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel, ResNetBackbone
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.baselines.swin_segformer import Swin
+from hf_urbanseg.models.lora import list_adapted
 
 
 def freeze_encoder(model: PreTrainedModel, num_stages: int | None = None) -> list[nn.Module]:
@@ -20,8 +21,10 @@ def freeze_encoder(model: PreTrainedModel, num_stages: int | None = None) -> lis
         What is frozen: `keep_frozen` after every `model.train()`, which undoes the mode.
 
     Raises:
-        ModelError: No such stage.
+        ModelError: No such stage, or an encoder with adapters.
     """
+    if list_adapted(model):
+        raise ModelError("either `lora_rank` or a frozen encoder", "both", "drop one")
     parts = [model.base_model]
     if num_stages is not None:
         stages = list_stages(model)

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.baselines.segmenter import Segmenter
 from hf_urbanseg.models.loading import check_finite, find_difference
+from hf_urbanseg.models.lora import list_adapted
 
 
 @dataclass
@@ -64,6 +65,7 @@ class TrainingBranch(nn.Module):
 
 
 BRANCHES = ("auxiliary_head", "feature_adapter")
+_HELPERS = (*BRANCHES, "lora")
 
 
 def find_stages(model: SegformerForSemanticSegmentation | Segmenter) -> tuple[nn.ModuleList, list[int]]:
@@ -90,46 +92,61 @@ def attach_branch(model: SegformerForSemanticSegmentation | Segmenter, branch: T
 
 
 def split_state_dict(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The model's state as (plain model, branches), keys unchanged; the second is empty without a branch."""
+    """The model's state as (plain model, branches and layers with adapters), keys unchanged."""
     state = model.state_dict()
-    branches = {key: value for key, value in state.items() if key.startswith(tuple(f"{one}." for one in BRANCHES))}
-    return {key: value for key, value in state.items() if key not in branches}, branches
+    names = tuple(f"{name}." for name in (*BRANCHES, *list_adapted(model)))
+    helpers = {key: value for key, value in state.items() if key.startswith(names)}
+    return {key: value for key, value in state.items() if key not in helpers}, helpers
 
 
 def save_branches(model: nn.Module, folder: str | Path) -> None:
-    """Writes each branch of `model` to `folder/<name>.safetensors`; nothing if it has none."""
-    for name in BRANCHES:
-        if (branch := getattr(model, name, None)) is not None:
-            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in branch.state_dict().items()}
+    """Writes each branch of `model`, and its layers with adapters as they are, to `folder/<name>.safetensors`."""
+    for name in _HELPERS:
+        stage, state = _find_helper(model, name)
+        if state:
+            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
             # One entry: safetensors writes two in random order, and the same branch would have other bytes each time.
-            save_file(tensors, Path(folder) / f"{name}.safetensors", {"stage": str(branch.stage)})
+            save_file(tensors, Path(folder) / f"{name}.safetensors", {"stage": stage})
 
 
 def load_branches(model: nn.Module, folder: str | Path) -> None:
-    """Puts the saved branches of `folder` into those attached to `model`; nothing if neither has one.
+    """Puts what `save_branches` wrote into what is attached to `model`; nothing if neither has any.
 
     Raises:
-        ModelError: A branch on one side only, of another stage, shape or precision, or an unreadable file.
+        ModelError: A helper on one side only, of another stage, shape or precision, or an unreadable file.
     """
-    for name in BRANCHES:
-        _load(getattr(model, name, None), name.replace("_", " "), Path(folder) / f"{name}.safetensors")
+    for name in _HELPERS:
+        _load(*_find_helper(model, name), name.replace("_", " "), Path(folder) / f"{name}.safetensors")
 
 
-def _load(branch: TrainingBranch | None, what: str, path: Path) -> None:
+def _find_helper(model: nn.Module, name: str) -> tuple[str, dict[str, Tensor]]:
+    """Its stage and tensors, no copies."""
+    if name in BRANCHES:
+        branch = getattr(model, name, None)
+        return ("", {}) if branch is None else (str(branch.stage), branch.state_dict())
+    return "all", {
+        f"{layer}.{key}": tensor
+        for layer, one in list_adapted(model).items()
+        for key, tensor in one.state_dict().items()
+    }
+
+
+def _load(stage: str, state: dict[str, Tensor], what: str, path: Path) -> None:
     fix = "use the options the run was started with"
-    if branch is None and path.is_file():
+    if not state and path.is_file():
         raise ModelError(f"a model with the {what} that was saved", "one without", fix, path)
-    if branch is None:
+    if not state:
         return
     try:
         with safe_open(path, framework="pt") as file:
-            stage = file.metadata().get("stage")
+            saved_stage = file.metadata().get("stage")
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not iterable itself)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the weights of the {what}", f"{type(error).__name__}: {error}", fix, path) from error
-    if stage != str(branch.stage):
-        raise ModelError(f"the {what} of stage {branch.stage}", f"that of stage {stage}", fix, path)
-    if different := find_difference(branch.state_dict(), saved, same_precision=True):
+    if saved_stage != stage:
+        raise ModelError(f"the {what} of stage {stage}", f"that of stage {saved_stage}", fix, path)
+    if different := find_difference(state, saved, same_precision=True):
         raise ModelError(f"the tensors of this {what}", different, fix, path)
     check_finite(saved.items(), path)
-    branch.load_state_dict(saved, strict=True)
+    for name, tensor in state.items():
+        tensor.copy_(saved[name])

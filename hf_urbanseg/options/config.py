@@ -141,12 +141,27 @@ class ModelArguments(Options):
     )
     drop_path_rate: ShareBelowOne = option(0.1, "Stochastic depth, where there is any (report: 0.1; Swin 0.3).")
     classifier_dropout_prob: ShareBelowOne = option(0.1, "Dropout before the classifier (report: 0.1).")
+    lora_rank: Annotated[int, Range(0, 1024)] = option(
+        0,
+        "Train adapters of this rank on the encoder's attention (Hu et al. 2021) in place of the encoder; what is "
+        "exported has them merged. Needs the package's extra `lora`. 0: off.",
+    )
+    lora_alpha: Annotated[float, Range(0, 10**6, above=True)] | None = option(
+        None, "They are multiplied by this over their rank. Default: the rank."
+    )
+    lora_dropout: ShareBelowOne = option(0.0, "Dropout on what enters them.")
     stock_decode_head: bool = option(False, _STOCK_DECODE_HEAD)
     eval_size: Size | None = option(
         None,
         "Height and width to which the saved image processor resizes, in multiples of 32. "
         "Default: the commonest training size, rounded.",
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.lora_rank and (self.lora_alpha or self.lora_dropout):
+            found = "`lora_alpha` or `lora_dropout` alone"
+            raise ConfigError("a `lora_rank` above 0 with them", found, "add for example 8, or leave them out")
 
 
 @dataclass

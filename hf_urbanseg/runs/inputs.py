@@ -48,7 +48,9 @@ _FREE = {
 """Options that may be others when a run is resumed. One that isn't here is taken to decide numbers."""
 
 
-_OF_THE_STATE = tuple(f"`{name}` " for name in ("optim", "lr_scheduler_type", "freeze_encoder", "freeze_stages"))
+_OF_THE_STATE = tuple(
+    f"`{name}` " for name in ("optim", "lr_scheduler_type", "freeze_encoder", "freeze_stages", "lora_rank")
+)
 """What can't be another, whatever is accepted: the optimiser's state would not fit."""
 
 

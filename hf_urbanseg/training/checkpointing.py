@@ -23,6 +23,7 @@ from hf_urbanseg.files import write_json
 from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line
+from hf_urbanseg.models.lora import merge_state_dict
 from hf_urbanseg.models.training_branch import save_branches
 from hf_urbanseg.training.checkpoints import (
     commit_checkpoint,
@@ -185,7 +186,7 @@ class CheckpointingTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
+        super()._save(output_dir, merge_state_dict(self.model))
         # Stock pickles all arguments here, the Hub token among them.
         if self.args.should_save:
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)

@@ -144,9 +144,11 @@ def load_weights(model: PreTrainedModel, folder: str | Path, ema: ExponentialMov
         error_class=CheckpointError,
         fix="resume with the options the run was started with",
     )
-    # An auxiliary head is no part of the saved SegFormer and comes back from its own file, or not at all.
-    _, auxiliary = split_state_dict(model)
-    model.load_state_dict(saved.state_dict() | auxiliary, strict=True)
+    # A branch is no part of the saved SegFormer, and adapters are merged in it: they come back from files of their own,
+    # or not at all.
+    plain, others = split_state_dict(model)
+    saved = saved.state_dict()
+    model.load_state_dict({key: saved[key] for key in plain} | others, strict=True)
     load_branches(model, folder)
     if ema is not None:
         ema.load(folder)

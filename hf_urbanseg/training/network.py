@@ -8,6 +8,7 @@ from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_random_model, check_input, has_field, load_pretrained_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.feature_adapter import attach_feature_adapter
+from hf_urbanseg.models.lora import attach_lora
 from hf_urbanseg.options.config import LossArguments, ModelArguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
@@ -29,6 +30,8 @@ def build_network(
     else:
         names = args.model_name_or_path, space, args.model_revision, args.architecture
         model = load_pretrained_model(*names, **overrides)
+    if args.lora_rank:
+        attach_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout)
     if not args.stock_decode_head:
         apply_fast_decode_head(model)
     if loss.auxiliary_head:

@@ -24,6 +24,7 @@ from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_no
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.freezing import freeze_encoder, keep_frozen
+from hf_urbanseg.models.lora import list_adapted, merge_lora
 from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
@@ -296,6 +297,14 @@ class UrbanSegTrainer(CheckpointingTrainer):
             self.lr_scheduler = build_schedule(self.args, optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def settle(self) -> None:
+        """Makes the model what is measured and exported, for good: averaged if so chosen, adapters merged."""
+        if getattr(self.args, "export_ema", False):
+            self.ema.use()
+        if list_adapted(self.model):
+            merge_lora(self.model)
+            self.ema = None  # the averages are of the adapters
 
     # Evaluation
 
