@@ -41,6 +41,7 @@ from hf_urbanseg.ranges import check_range
 from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import CompactProgress
 from hf_urbanseg.reports.run_report import write_run_report
+from hf_urbanseg.reports.tracker_pictures import TrackerPictures
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
 from hf_urbanseg.runs.folder import CHANGES, CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
 from hf_urbanseg.runs.inputs import (
@@ -217,6 +218,9 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
     trainer.interruption = interruption
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(CompactProgress)
+    if args.report_pictures:
+        rows = data.splits.get("validation")
+        trainer.add_callback(TrackerPictures(trainer, rows, data.label_space, args.report_pictures))
 
     def write_inputs(step: int) -> None:
         def write() -> None:

@@ -312,6 +312,11 @@ class TrainingOptions:
     logging_steps: Steps = option(50, "Steps between log lines.")
     logging_nan_inf_filter: bool = option(False, "Hide NaN losses in the log. Off: they are a fault to be seen.")
     report_to: list[str] | None = option(["none"], "`tensorboard`, `wandb`, ... or `none`.")
+    report_pictures: Count = option(
+        0,
+        "Also report so many validation images at each evaluation, as image, prediction and label; to tensorboard, "
+        "trackio and wandb. Default: none, for a tracker may be anybody's server.",
+    )
     seed: Seed = option(42, "Seed of weights, order and augmentation.")
     ddp_find_unused_parameters: bool | None = option(False, "Every parameter takes part in every step.")
     dataloader_num_workers: Workers = option(2, "Worker processes that load and augment, per training process.")

@@ -61,6 +61,9 @@ STOCK_RANGES: Mapping[str, Range] = {
     "ddp_timeout": Range(1, 10**7),
 }
 
+_WITH_PICTURES = ("tensorboard", "trackio", "wandb")
+_PACKAGES = {"azure_ml": "azureml-mlflow", "comet_ml": "comet-ml", "flyte": "flytekit"}
+"""Of trackers that aren't named like their package."""
 _POLYNOMIAL = ("lr_power", "lr_end", "lr_cycles", "lr_cycle_decay", "warmup_start")
 _OFF = {"None", "False", "", "[]", "{}", "no"}
 _WITHOUT_KWARGS = ("polynomial", "constant", "constant_with_warmup")
@@ -136,12 +139,19 @@ def check_optimizer(args: TrainingArguments) -> None:
 
 def check_reporters(args: TrainingArguments) -> None:
     """Asked where a run starts alone: a recorded recipe is also read where nothing is reported."""
+    if args.report_pictures and not set(_WITH_PICTURES) & set(args.report_to or ()):
+        found = ", ".join(args.report_to or ["none"])
+        raise ConfigError(
+            f"`report_to` of {', '.join(_WITH_PICTURES)} with `report_pictures`", found, "name one of them"
+        )
     for name in args.report_to or ():
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
             raise ConfigError("a known `report_to`", name, f"one of {known} or none")
         if name not in get_available_reporting_integrations():
-            raise ConfigError(f"the package of `--report_to {name}`", "none", "install it, or drop the option")
+            package = _PACKAGES.get(name, name)
+            fix = f"`pip install {package}`, or drop the option"
+            raise ConfigError(f"the package `{package}` for `--report_to {name}`", "none", fix)
 
 
 def check_effects(args: TrainingArguments) -> None:

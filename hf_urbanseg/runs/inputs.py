@@ -32,7 +32,8 @@ _FREE = {
     # their effects are compared: frames, splits, classes, weights and who teaches
     *(f.name for f in fields(DataArguments)), "class_weights", "teacher", "teacher_revision",
     # where things go, and what is said and shown
-    "output_dir", "num_overlays", "random_baseline", "report_to", "run_name", "project", "disable_tqdm", "log_level",
+    "output_dir", "num_overlays", "random_baseline", "report_to", "report_pictures", "run_name", "project",
+    "disable_tqdm", "log_level",
     "log_level_replica", "log_on_each_node", "logging_strategy", "logging_steps", "logging_first_step",
     "logging_nan_inf_filter", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
     # what is kept (with a best model to export, `eval_steps` decides the candidates)

@@ -284,7 +284,13 @@ def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, c
 def test_finetune__a_reporter_that_is_not_installed(words, kitti, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stock_options, "get_available_reporting_integrations", lambda: [])
     options = {"data_dir": kitti, "output_dir": tmp_path / "out", "report_to": "wandb"}
-    assert "wandb" in _fails(monkeypatch, capsys, words(**options))
+    line = _fails(monkeypatch, capsys, words(**options))
+    expected = (
+        "expected the package `wandb` for `--report_to wandb`; found none; `pip install wandb`, or drop the option."
+    )
+    assert expected in line
+    line = _fails(monkeypatch, capsys, words(**options | {"report_to": "none", "report_pictures": 4}))
+    assert "expected `report_to` of tensorboard, trackio, wandb with `report_pictures`; found none; " in line
 
 
 def test_finetune__negative_weight(words, kitti, tmp_path, monkeypatch, capsys, run):

@@ -1,0 +1,69 @@
+"""Pictures of predictions in TensorBoard, trackio and wandb while a run trains."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.reports.overlays import blend
+from hf_urbanseg.reports.run_report import pick_evenly
+
+_WIDTH = 1920
+
+
+class TrackerPictures(TrainerCallback):
+    """At each evaluation of a training sends image | prediction | label of the same few images to the trackers.
+
+    The first process alone predicts them once more, with the weights that train. Training goes on as if nothing had
+    been: same mode, same random numbers.
+
+    Args:
+        trainer: Whose trackers are asked; its evaluations are the cadence.
+        rows: Of the validation split.
+        count: Images, evenly picked.
+
+    Raises:
+        ConfigError: Nothing will be evaluated.
+    """
+
+    def __init__(self, trainer: Trainer, rows: Dataset | None, label_space: LabelSpace, count: int):
+        if rows is None or trainer.args.eval_strategy == "no":
+            raise ConfigError("evaluations with `report_pictures`", "none", "name a validation split, or leave it out")
+        self.trainer, self.label_space = trainer, label_space
+        self.rows = rows.select(sorted(pick_evenly(len(rows), count)))
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero or not self.trainer.is_in_train:
+            return
+        model = self.trainer.model
+        device, mode = model.device, model.training
+        with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+            pictures = dict(self._draw(Predictor(model, self.trainer.processing_class)))
+        model.train(mode)
+        for tracker in self.trainer.callback_handler.callbacks:
+            if isinstance(tracker, TensorBoardCallback):
+                for tag, picture in pictures.items():
+                    tracker.tb_writer.add_image(tag, picture, state.global_step, dataformats="HWC")
+            elif isinstance(tracker, TrackioCallback | WandbCallback):  # which are called alike
+                module = tracker._trackio if isinstance(tracker, TrackioCallback) else tracker._wandb
+                caption = f"image, prediction, label; step {state.global_step}"
+                logs = {tag: module.Image(picture, caption=caption) for tag, picture in pictures.items()}
+                module.log(logs | {"train/global_step": state.global_step})
+
+    def _draw(self, predictor: Predictor) -> Iterator[tuple[str, np.ndarray]]:
+        """The name of each picture, and the picture, (height, width, 3) uint8."""
+        space = self.label_space
+        for row in self.rows:
+            image = row["image"].convert("RGB")
+            maps = predictor.predict(image), space.train_id_table[np.asarray(row["label"])]
+            cells = [np.asarray(image), *(blend(image, one, space) for one in maps)]
+            picture = Image.fromarray(np.concatenate(cells, axis=1))
+            picture.thumbnail((_WIDTH, _WIDTH))
+            yield f"predictions/{row['name']}", np.asarray(picture)
