@@ -15,11 +15,11 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.run_report import pick_evenly
 
-_WIDTH = 1920
+_SIDE = 1920
 
 
 class TrackerPictures(TrainerCallback):
-    """At each evaluation of a training sends image | prediction | label of the same few images to the trackers.
+    """At each evaluation of a training sends image, prediction and label of the same few images to the trackers.
 
     The first process alone predicts them once more, with the weights that train. Training goes on as if nothing had
     been: same mode, same random numbers.
@@ -58,12 +58,13 @@ class TrackerPictures(TrainerCallback):
                 module.log(logs | {"train/global_step": state.global_step})
 
     def _draw(self, predictor: Predictor) -> Iterator[tuple[str, np.ndarray]]:
-        """The name of each picture, and the picture, (height, width, 3) uint8."""
+        """The name of each picture, and the picture, (height, width, 3) uint8; of wide images one below the other."""
         space = self.label_space
         for row in self.rows:
             image = row["image"].convert("RGB")
             maps = predictor.predict(image), space.train_id_table[np.asarray(row["label"])]
             cells = [np.asarray(image), *(blend(image, one, space) for one in maps)]
-            picture = Image.fromarray(np.concatenate(cells, axis=1))
-            picture.thumbnail((_WIDTH, _WIDTH))
+            wide = image.width >= 1.8 * image.height
+            picture = Image.fromarray(np.concatenate(cells, axis=0 if wide else 1))
+            picture.thumbnail((_SIDE, _SIDE))
             yield f"predictions/{row['name']}", np.asarray(picture)

@@ -2,11 +2,14 @@
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from hf_urbanseg.errors import DivergenceError
+from hf_urbanseg.models.batch_norm import keep_batch_norm_statistics
 from hf_urbanseg.models.loading import find_non_finite
 from hf_urbanseg.options.config import TrainingOptions
 from hf_urbanseg.training.checkpoints import list_checkpoints
@@ -97,6 +100,35 @@ class DivergenceGuard:
         sampler, names = self.trainer.train_sampler, getattr(self.trainer.train_dataset, "names", None)
         if sampler is None:  # the loader is the user's own
             return "unknown"
-        indices = dict.fromkeys(sampler.list_step(self.trainer.state.global_step))
-        shown = [str(names[index] if names else index) for index in indices][:_SHOWN]
-        return ", ".join(shown) + (f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else "")
+        step = sampler.list_step(self.trainer.state.global_step)
+        indices = dict.fromkeys(step)
+        alone = {index: None for index, is_bad in zip(step, self._judge_alone(), strict=True) if is_bad}
+        said = _list(names, indices)
+        # If it is so of all of them, it is no picture's fault.
+        return f"{said}; alone, too: {_list(names, alone)}" if 0 < len(alone) < len(indices) else said
+
+    @torch.no_grad()
+    def _judge_alone(self) -> list[bool]:
+        """Of each sample of the step, over all ranks, whether its loss alone is not finite; leaves no trace."""
+        trainer, args = self.trainer, self.trainer.args
+        size, device = args.train_batch_size, args.device
+        count = size * len(trainer.step_batches) * args.world_size
+        found = torch.zeros(count, device=device)
+        trainer.loss.release()  # what it knows of the step as a whole
+        keep_batch_norm_statistics(trainer.model)
+        with torch.random.fork_rng([] if device.type == "cpu" else [device]), trainer.compute_loss_context_manager():
+            for number, batch in enumerate(trainer.step_batches):
+                inputs = trainer._prepare_inputs(batch)
+                for index in range(size):
+                    one = {key: value[index : index + 1] for key, value in inputs.items()}
+                    outputs = trainer.model(pixel_values=one["pixel_values"])
+                    parts = trainer.loss(trainer.add_teacher(outputs, one), one["labels"])
+                    # Micro-batches go to the ranks in turn.
+                    place = (number * args.world_size + args.process_index) * size + index
+                    found[place] = not math.isfinite(sum(parts.values()))
+        return trainer.sum_over_ranks(found).tolist()
+
+
+def _list(names: Sequence[str] | None, indices: Mapping[int, None]) -> str:
+    shown = [str(names[index] if names else index) for index in indices][:_SHOWN]
+    return ", ".join(shown) + (f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else "")

@@ -31,6 +31,7 @@ class TrainerHooks(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.loss.release()
+        self.trainer.step_batches = []
         if self.trainer.guard.skips:
             control.should_log = True  # so the log has every skipped step, a resumed run's too
         elif self.trainer.ema is not None:

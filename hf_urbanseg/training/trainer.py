@@ -120,7 +120,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         ema_decay = getattr(args, "ema_decay", 0)
         self.ema = ExponentialMovingAverage(self.model, ema_decay) if ema_decay else None
         self.guard = DivergenceGuard(self)
-        self._step_batches: list[dict[str, Tensor]] = []
+        self.step_batches: list[dict[str, Tensor]] = []  # of the present step, this rank's
         self.first_step = 0  # that training began at, a checkpoint's if it was resumed
         self._stop: Tensor | None = None
         if args.torch_compile:
@@ -184,7 +184,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
             return None
         labels = [batch["labels"].long() for batch in batch_samples]
         per_batch = [torch.stack([*self.loss.compute_normalizer(one).values()]) for one in labels]
-        self._step_batches = batch_samples if self.loss.needs_collection else []
+        self.step_batches = batch_samples
         # One more number in the message that every step sends: whether a rank was asked to stop.
         stop = self.interruption is not None and self.interruption.received is not None
         sums = torch.cat([torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])])
@@ -208,8 +208,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
         gradients: eager code rounds and (against inductor) draws differently, and without gradients it would be
         compiled once more.
         """
-        batches, self._step_batches = self._step_batches, []
-        if len(batches) * self.args.world_size < 2:
+        batches = self.step_batches
+        if not self.loss.needs_collection or len(batches) * self.args.world_size < 2:
             return  # a loss knows its only batch
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         device, compiled = self.args.device, self.args.torch_compile
@@ -237,7 +237,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         normalizer = None
         if num_items_in_batch is not None:
             normalizer = dict(zip(self.loss.weights, num_items_in_batch, strict=True))
-        parts = self.loss(self._add_teacher(outputs, inputs), labels, normalizer)
+        parts = self.loss(self.add_teacher(outputs, inputs), labels, normalizer)
         self.loss_log.add(parts, self.loss.diagnostics, void=(labels == IGNORE_INDEX).all())
         loss = sum(parts.values())
         if num_items_in_batch is not None:
@@ -247,7 +247,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return (loss, outputs) if return_outputs else loss
 
-    def _add_teacher(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def add_teacher(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The outputs, and the scores that the batch brings or the teacher gives."""
         if "teacher" in inputs:
             said = {"teacher": inputs["teacher"]}

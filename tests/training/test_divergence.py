@@ -17,6 +17,7 @@ from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
 from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.training.checkpoints import list_checkpoints
+from hf_urbanseg.training.divergence import DivergenceGuard
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 VALUES = (math.nan, -math.nan, math.inf, -math.inf)
@@ -139,6 +140,24 @@ def test_train__names_the_images_of_a_skipped_step(worker, tmp_path, caplog):
     trainer.train_sampler.set_epoch(1)
     names = trainer.train_dataset.rows["name"]
     assert caplog.messages[-1].endswith("its images: " + ", ".join(names[i] for _, i in [*trainer.train_sampler][:4]))
+
+
+def test_train__names_the_image_that_is_to_blame(build, monkeypatch, caplog):
+    """And what it took to find out leaves no trace: dropout, BatchNorm and a loss that knows the whole step."""
+    states, bad = [], {"pixel_values": torch.full((3, 32, 32), math.nan)}
+    plain = Samples.__getitem__
+    monkeypatch.setattr(Samples, "__getitem__", lambda self, i: plain(self, i) | (bad if i == 5 else {}))
+    for judge in (DivergenceGuard._judge_alone, lambda guard: [False] * 4):
+        trainer, watch = build(loss=OhemCrossEntropyLoss(19, min_kept=100, scope="global"), max_steps=6)
+        monkeypatch.setattr(DivergenceGuard, "_judge_alone", judge)
+        trainer.train()
+        states.append(watch.states[-1])
+    steps = [step for step in range(6) if 5 in trainer.train_sampler.list_step(step)]
+    assert len(steps) == 3
+    said = [", ".join(map(str, trainer.train_sampler.list_step(step))) for step in steps]
+    lines = [message.partition("its images: ")[2] for message in caplog.messages if "skipped" in message]
+    assert lines == [f"{one}; alone, too: 5" for one in said] + said
+    assert all(torch.equal(*pair) for pair in zip(*states, strict=True))
 
 
 @pytest.mark.parametrize("value", VALUES)

@@ -105,6 +105,11 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
     for name, _ in here.model.named_parameters():
         assert torch.equal(*(one["state"][name] for one in trained)), name
     images = json.loads((tmp_path / "images.json").read_text())
+    sampler, names = here._get_train_sampler(), here.train_dataset.names
+    sampler.step_size = 4
+    step = [names[index] for index in sampler.list_step(1)]
+    line = f"its images: {', '.join(step)}; alone, too: {', '.join(step[2:])}\n"  # the second process's
+    assert line in result.stderr
     dataset = here.eval_dataset
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
     for batch_size in (1, 3):
