@@ -153,6 +153,8 @@ def test_resume__on_other_classes(resume, tmp_path, change, said):
         ({"optim": "adafactor", "accept_changes": "true"}, "`optim` adamw"),
         ({"lr_scheduler_type": "linear", "accept_changes": "true"}, "`lr_scheduler_type` polynomial"),
         ({"lr_scheduler_type": "linear"}, "`lr_scheduler_type` polynomial"),
+        ({"freeze_stages": 1, "accept_changes": "true"}, "`freeze_stages` 0"),
+        ({"lora_rank": 4, "accept_changes": "true"}, "`lora_rank` 0"),
         ({"per_device_train_batch_size": 1}, "`per_device_train_batch_size` 2"),
         ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1"),
         ({"adam_beta2": 0.99}, "`adam_beta2` 0.999"),
@@ -166,6 +168,7 @@ def test_resume__on_other_classes(resume, tmp_path, change, said):
         ({"validation_fraction": 0.2}, " in train, as the run was started; found it in validation"),
         ({"logging_steps": 2, "dataloader_num_workers": 1, "per_device_eval_batch_size": 1, "num_overlays": 0}, None),
         ({"save_total_limit": 1, "gradient_checkpointing": "true", "cache_images": "false"}, None),
+        ({"early_stopping_patience": 2, "early_stopping_threshold": 0.1}, None),
     ],
 )
 def test_resume__with_other_options(resume, options, said):
