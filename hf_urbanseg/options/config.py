@@ -143,8 +143,8 @@ class ModelArguments(Options):
     classifier_dropout_prob: ShareBelowOne = option(0.1, "Dropout before the classifier (report: 0.1).")
     lora_rank: Annotated[int, Range(0, 1024)] = option(
         0,
-        "Train adapters of this rank on the encoder's attention (Hu et al. 2021) in place of the encoder; what is "
-        "exported has them merged. Needs the package's extra `lora`. 0: off.",
+        "LoRA: train adapters of this rank on the encoder's attention in place of the encoder. What is exported has "
+        "them merged. Needs the package's extra `lora`. 0: off.",
     )
     lora_alpha: Annotated[float, Range(0, 10**6, above=True)] | None = option(
         None, "They are multiplied by this over their rank. Default: the rank."
