@@ -15,14 +15,17 @@ from hf_urbanseg.reports.formats import format_percent
 
 
 def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
-    """Draws training loss, learning rate and validation scores over steps, the best step marked.
+    """Draws training loss, learning rate and validation scores over steps, the best step of each mIoU marked.
+
+    Scores have the range that they take, not 0 to 100: a gain of one point is to be seen.
 
     Args:
         log_history: `trainer.state.log_history`: dicts with `step` and some of `loss`, `learning_rate`,
-            `eval_mean_iou`, `eval_overall_accuracy`. Any of them may be missing altogether.
+            `eval_mean_iou`, `eval_ema_mean_iou`, `eval_overall_accuracy`. Any of them may be missing altogether.
         path: The picture to write (.png, .svg, .pdf).
     """
-    figure, (loss_axes, rate_axes, score_axes) = build_axes(9, 9, nrows=3, sharex=True, height_ratios=(3, 1.4, 3))
+    rows = {"nrows": 4, "sharex": True, "height_ratios": (2.6, 1.2, 3, 1.4)}
+    figure, (loss_axes, rate_axes, score_axes, accuracy_axes) = build_axes(9, 10, **rows)
 
     steps, losses = _series(log_history, "loss")
     _draw(loss_axes, steps, losses, alpha=0.3, label="logged")
@@ -37,23 +40,26 @@ def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
     rate_axes.set_ylabel("learning rate")
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 
+    for key, name, line in (
+        ("eval_mean_iou", "mIoU", ".-"),
+        ("eval_ema_mean_iou", "mIoU of averaged weights", ".--"),
+    ):
+        steps, mean_iou = _series(log_history, key)
+        if len(steps):
+            best = int(mean_iou.argmax())
+            label = f"{name}, best {format_percent(mean_iou[best])} % at step {steps[best]:.0f}"
+            score_axes.axvline(steps[best], color=BEST, linewidth=1, linestyle=":")
+            score_axes.plot(steps, 100 * mean_iou, line, color=OURS, linewidth=2, label=label)
+            score_axes.plot(steps[best], 100 * mean_iou[best], "*", color=BEST, markersize=14)
+    if score_axes.lines:
+        score_axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))  # hides no curve
+    _label_scores(score_axes, "validation mIoU")
+
     steps, accuracy = _series(log_history, "eval_overall_accuracy")
     if len(steps):
-        score_axes.plot(steps, 100 * accuracy, ".--", color=FAINT, label="overall accuracy")
-    steps, mean_iou = _series(log_history, "eval_mean_iou")
-    if len(steps):
-        score_axes.plot(steps, 100 * mean_iou, ".-", color=OURS, linewidth=2, label="mIoU")
-        best = int(mean_iou.argmax())
-        label = f"best mIoU: {format_percent(mean_iou[best])} % at step {steps[best]:.0f}"
-        score_axes.axvline(steps[best], color=BEST, linewidth=1, linestyle=":")
-        score_axes.plot(steps[best], 100 * mean_iou[best], "*", color=BEST, markersize=14, label=label)
-    if score_axes.lines:
-        score_axes.set_ylim(0, 100)
-        # Below the axes, where no curve can be hidden.
-        score_axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.22))
-    else:
-        _say_nothing_logged(score_axes, "no evaluation was logged")
-    score_axes.set(ylabel="validation (%)", xlabel="step")
+        accuracy_axes.plot(steps, 100 * accuracy, ".-", color=OURS)
+    _label_scores(accuracy_axes, "overall\naccuracy")
+    accuracy_axes.set_xlabel("step")
     save_figure(figure, path)
 
 
@@ -150,6 +156,18 @@ def _draw(axes: Axes, steps: np.ndarray, values: np.ndarray, **style) -> None:
     if not len(steps):
         _say_nothing_logged(axes, "nothing was logged")
     axes.plot(steps, values, marker="o" if len(steps) == 1 else None, color=OURS, **style)
+
+
+def _label_scores(axes: Axes, name: str) -> None:
+    """Names an axis in percent, and says where it doesn't begin at 0."""
+    cut = ""
+    if axes.lines:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(0, low), min(100, high))
+        cut = "\naxis not from 0" if low > 0 else ""
+    else:
+        _say_nothing_logged(axes, "no evaluation was logged")
+    axes.set_ylabel(f"{name} (%){cut}")
 
 
 def _say_nothing_logged(axes: Axes, text: str) -> None:

@@ -54,14 +54,41 @@ def _history():
 
 def test_plot_training_curves__marks_the_best_step(drawn, tmp_path):
     plot_training_curves(_history(), tmp_path / "curves.png")
-    loss, rate, scores = drawn[0].axes
+    loss, rate, scores, accuracy = drawn[0].axes
     np.testing.assert_allclose(loss.lines[0].get_ydata(), 3.0 - 0.01 * np.arange(10, 210, 10))
     assert rate.lines[0].get_ydata().tolist() == [1e-5] * 20
-    lines = {line.get_label(): line for line in scores.lines}
-    assert lines["mIoU"].get_xydata().tolist() == [[50, 20], [100, 50], [150, 40]]
-    assert lines["overall accuracy"].get_ydata().tolist() == [90, 90, 90]
-    assert lines["best mIoU: 50.00 % at step 100"].get_xydata().tolist() == [[100, 50]]
+    _, curve, star = scores.lines
+    assert curve.get_label() == "mIoU, best 50.00 % at step 100"
+    assert curve.get_xydata().tolist() == [[50, 20], [100, 50], [150, 40]]
+    assert star.get_xydata().tolist() == [[100, 50]]
+    assert accuracy.lines[0].get_ydata().tolist() == [90, 90, 90]
     assert Image.open(tmp_path / "curves.png").format == "PNG"
+    _assert_inside(drawn[0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "low", "high"),
+    [
+        ([0.18, 0.23], 15, 25),
+        ([0.2], 15, 25),
+        ([0.18, float("nan"), 0.23], 15, 25),
+        ([0.0, 0.004], 0, 1),
+        ([1.0], 90, 100),
+    ],
+)
+def test_plot_training_curves__scores_fill_their_axis(drawn, tmp_path, scores, low, high):
+    """Of averaged weights, too, whose curve is no other than the raw ones'; the range is said."""
+    history = [{"eval_mean_iou": one, "eval_overall_accuracy": 0.9, "step": step} for step, one in enumerate(scores)]
+    history += [{"eval_ema_mean_iou": one, "step": step} for step, one in enumerate(scores)]
+    plot_training_curves(history, tmp_path / "curves.png")
+    axes, accuracy = drawn[0].axes[2:]
+    assert low <= axes.get_ylim()[0] < 100 * np.nanmin(scores) + 1e-9
+    assert high >= axes.get_ylim()[1] > 100 * np.nanmax(scores) - 1e-9
+    assert axes.get_ylabel() == "validation mIoU (%)" + ("\naxis not from 0" if low else "")
+    assert accuracy.get_ylabel().endswith("axis not from 0")
+    raw, averaged = axes.lines[1], axes.lines[4]
+    assert raw.get_xydata().tolist() == averaged.get_xydata().tolist()
+    assert averaged.get_label().startswith("mIoU of averaged weights, best ")
     _assert_inside(drawn[0])
 
 
@@ -76,13 +103,13 @@ def test_plot_training_curves__smoothing_keeps_level_and_does_not_lag():
 def test_plot_training_curves__no_evaluation(drawn, tmp_path):
     history = [entry for entry in _history() if "eval_mean_iou" not in entry]
     plot_training_curves(history, tmp_path / "curves.png")
-    assert _texts(drawn[0].axes[2]) == ["no evaluation was logged"]
+    assert [_texts(axes) for axes in drawn[0].axes[2:]] == [["no evaluation was logged"]] * 2
 
 
 @pytest.mark.parametrize("history", [[], _history()[:1], _history()[20:21], [{"loss": float("nan"), "step": 1}]])
 def test_plot_training_curves__nothing_or_one_point(tmp_path, history):
     plot_training_curves(history, tmp_path / "curves.png")
-    assert Image.open(tmp_path / "curves.png").size == (990, 990)
+    assert Image.open(tmp_path / "curves.png").size == (990, 1100)
 
 
 def test_plot_training_curves__a_lone_point_is_visible(drawn, tmp_path):
