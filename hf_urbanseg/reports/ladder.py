@@ -7,9 +7,10 @@ from statistics import fmean
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from hf_urbanseg.escaping import escape_markdown
-from hf_urbanseg.reports.figures import OURS, REPORT, build_axes, save_figure
+from hf_urbanseg.reports.figures import FAINT, OURS, REPORT, build_axes, save_figure
 from hf_urbanseg.reports.formats import format_percent, format_seconds
 from hf_urbanseg.reports.seeds import RunResult, describe_score, describe_seeds, summarise_seeds
 from hf_urbanseg.reports.tables import build_markdown_table
@@ -140,15 +141,25 @@ def _class_lines(ladder: Sequence[dict]) -> list[str]:
 
 
 def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
-    """Draws our mean with its standard deviation and every seed, and the report's numbers in grey."""
-    figure, axes = build_axes(10, 5.6, grid="y")
-    numbers = [entry["number"] for entry in ladder]
+    """Draws our mean with its standard deviation and every seed, and the report's numbers in grey.
+
+    Where ours lie farther below the report's than the report climbs, on one axis neither could be read: then each has
+    a panel of its own.
+    """
+    numbers, run = [entry["number"] for entry in ladder], [entry for entry in ladder if entry["mean_iou"]]
     report = [100 * entry["report_mean_iou"] for entry in ladder]
-    axes.plot(
+    best = max((100 * entry["mean_iou"]["max"] for entry in run), default=report[0])
+    apart = min(report) - best > max(report) - min(report)
+    panels = {"nrows": 2, "sharex": True, "height_ratios": (2, 3)} if apart else {}
+    figure, drawn = build_axes(10, 7.4 if apart else 5.6, grid="y", **panels)
+    upper, axes = drawn if apart else (drawn, drawn)
+    upper.plot(
         numbers, report, "s--", color=REPORT, linewidth=1.2, markersize=5, zorder=1,
         label="the report's (SegFormer-B2, its own split and testing)",
     )  # fmt: skip
-    run = [entry for entry in ladder if entry["mean_iou"]]
+    if apart:
+        for number, value in zip(numbers, report, strict=True):
+            _write_score(upper, number, value, value, FAINT, above=True)
     if run:
         x = [entry["number"] for entry in run]
         mean = [100 * entry["mean_iou"]["mean"] for entry in run]
@@ -165,21 +176,25 @@ def plot_ladder(ladder: Sequence[dict], path: str | Path, title: str) -> None:
             if len(values) > 1:
                 # Beside the mean, where its error bar doesn't hide them.
                 axes.plot([entry["number"] + 0.13] * len(values), values, ".", color=OURS, alpha=0.5, zorder=2)
-            high, low = max(*values, middle + spread), min(*values, middle - spread)
-            above = 100 * entry["report_mean_iou"] <= middle  # away from the report's line
-            axes.annotate(
-                f"{middle:.2f}", (entry["number"], high if above else low),
-                (0, 9 if above else -9), textcoords="offset points", ha="center", color=OURS,
-                va="bottom" if above else "top",
-            )  # fmt: skip
+            above = apart or 100 * entry["report_mean_iou"] <= middle  # away from the report's line
+            end = max(*values, middle + spread) if above else min(*values, middle - spread)
+            _write_score(axes, entry["number"], end, middle, OURS, above)
     labels = []
     for entry in ladder:
         words = [str(entry["number"]), *entry["name"].split("_"), *([] if entry["mean_iou"] else ["(not run)"])]
         labels.append("\n".join(words))
     axes.set_xticks(numbers, labels)
     axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
-    axes.margins(y=0.14)
-    axes.set_ylabel("mIoU (%)")
-    axes.set_title(title, loc="left", parse_math=False)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    for panel in figure.axes:
+        panel.margins(y=0.2 if apart else 0.14)
+    if apart:
+        upper.set_ylabel("the report's mIoU (%)")
+    axes.set_ylabel("our mIoU (%), on another axis" if apart else "mIoU (%)")
+    upper.set_title(title, loc="left", parse_math=False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     save_figure(figure, path)
+
+
+def _write_score(axes: Axes, x: float, y: float, value: float, color: str, above: bool) -> None:
+    offset, side = ((0, 9), "bottom") if above else ((0, -9), "top")
+    axes.annotate(f"{value:.2f}", (x, y), offset, textcoords="offset points", ha="center", va=side, color=color)

@@ -3,6 +3,8 @@ import pytest
 from PIL import Image
 
 from hf_urbanseg.options.recipe import recipe_names
+from hf_urbanseg.reports import ladder as ladder_module
+from hf_urbanseg.reports.figures import build_axes
 from hf_urbanseg.reports.ladder import (
     RUNGS,
     build_ladder,
@@ -117,3 +119,21 @@ def test_plot_ladder__blue_for_ours_and_grey_for_the_report(tmp_path, results):
     grey = (np.abs(pixels - 0x8A).sum(2) < 10).sum()
     assert (blue > 100) == bool(results)
     assert grey > 200
+
+
+@pytest.mark.parametrize(("lower", "panels"), [(0.05, 1), (0.55, 2)])
+def test_plot_ladder__ours_can_be_read_however_far_below_the_report(tmp_path, monkeypatch, lower, panels):
+    figures = []
+    monkeypatch.setattr(
+        ladder_module, "build_axes", lambda *size, **rows: figures.append(build_axes(*size, **rows)) or figures[0]
+    )
+    results = {(rung.number, 0): RunResult(rung.report - lower, {"road": 0.9}, 1.0) for rung in RUNGS}
+    plot_ladder(build_ladder(results, [0]), tmp_path / "ladder.png", "A title")
+    figure, _ = figures[0]
+    assert len(figure.axes) == panels
+    low, high = figure.axes[-1].get_ylim()  # ours climb 17 points, and have the half of their axis at least
+    assert low < 100 * (RUNGS[0].report - lower) < 100 * (RUNGS[-1].report - lower) < high < low + 35
+    scores = [text.get_text() for axes in figure.axes for text in axes.texts]
+    ours, report = ([f"{100 * (rung.report - less):.2f}" for rung in RUNGS] for less in (lower, 0))
+    assert scores == (ours if panels == 1 else report + ours)
+    assert figure.axes[-1].get_ylabel() == ("mIoU (%)" if panels == 1 else "our mIoU (%), on another axis")
