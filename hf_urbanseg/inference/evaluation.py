@@ -1,6 +1,6 @@
 """Measuring a model on a split at native resolution: one confusion matrix, and counts image by image."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -30,10 +30,12 @@ class Measurement:
     Args:
         matrix: (C, C) int64 on the CPU; row = label, column = prediction.
         images: The same pixels image by image.
+        sizes: How many images have each (height, width).
     """
 
     matrix: torch.Tensor
     images: ImageCounts
+    sizes: Counter
 
     def gather(self, order: Sequence[str]) -> "Measurement":
         """Brings the shares of all processes together, on every process; images in the order of `order`."""
@@ -44,7 +46,8 @@ class Measurement:
         # A process without images doesn't know whether boundaries were counted.
         images = ImageCounts.concatenate([part.images for part in parts if len(part.images)] or [self.images])
         row = {name: index for index, name in enumerate(images.names)}
-        return Measurement(sum(part.matrix for part in parts), images.select(row[name] for name in order))
+        matrix, sizes = sum(part.matrix for part in parts), sum((part.sizes for part in parts), Counter())
+        return Measurement(matrix, images.select(row[name] for name in order), sizes)
 
 
 class TensorEvalDataset(Dataset):
@@ -109,7 +112,7 @@ def measure(
         on_batch: Called after each batch, for a progress bar.
     """
     matrix = ConfusionMatrix(len(classes), IGNORE_INDEX, device=device)
-    builder = ImageCountsBuilder(classes)
+    builder, seen = ImageCountsBuilder(classes), Counter()
     waiting: deque[tuple[str, torch.Tensor, Future | None]] = deque()
 
     def finish(limit: int) -> None:
@@ -125,6 +128,7 @@ def measure(
             for batch in loader:
                 labels = batch["labels"]
                 sizes = [tuple(label.shape) for label in labels]
+                seen.update(sizes)
                 shown = [names[index] for index in batch["index"]]
                 predictions = predict_views(model, batch["views"], sizes, plan, device, autocast, shown)
                 for index, prediction, label in zip(batch["index"], predictions, labels, strict=True):
@@ -136,7 +140,7 @@ def measure(
             finish(0)
     finally:
         model.train(was_training)
-    return Measurement(matrix.matrix.cpu(), builder.build())
+    return Measurement(matrix.matrix.cpu(), builder.build(), seen)
 
 
 def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: int) -> np.ndarray:

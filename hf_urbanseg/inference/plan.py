@@ -1,6 +1,8 @@
 """How images are shown to a model: scales, flips, windows, and how much at a time."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -11,6 +13,17 @@ RATIO, PIXELS, SIDES = Range(0, 16, above=True), Range(1024, 10**12), Range(32, 
 
 REPORT_RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The report's six scales, each with and without flip: 12 passes."""
+
+
+def compute_window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one axis: every `stride`, the last one shifted in so that it ends with the image.
+
+    Source: `slide_inference` of MMSegmentation 0.25 (mmseg/models/segmentors/encoder_decoder.py).
+    """
+    if window >= length:
+        return [0]
+    count = -(-(length - window) // stride) + 1
+    return [min(index * stride, length - window) for index in range(count)]
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,21 @@ class PredictionPlan:
             return [_scale(image_size, ratio, 1) for ratio in self.ratios]
         base_size = tuple(base_size or image_size)
         return [base_size if ratio == 1 else _scale(base_size, ratio, 32) for ratio in self.ratios]
+
+    def count_inputs(self, base_size: tuple[int, int] | None, image_sizes: Mapping[tuple[int, int], int]) -> Counter:
+        """How often a model is shown an input of each (height, width): every scale, mirrored copy and window once.
+
+        Args:
+            base_size: As for `input_sizes`.
+            image_sizes: How many images have each (height, width).
+        """
+        inputs = Counter()
+        for image_size, images in image_sizes.items():
+            for size in self.input_sizes(base_size, image_size):
+                window = size if self.window is None else tuple(map(min, size, self.window))
+                starts = map(compute_window_starts, size, window, window if self.window is None else self.steps)
+                inputs[window] += images * (1 + self.flip) * math.prod(map(len, starts))
+        return inputs
 
     @property
     def steps(self) -> tuple[int, int]:

@@ -5,19 +5,8 @@ from itertools import islice, product
 
 import torch
 
-from hf_urbanseg.inference.plan import PredictionPlan
+from hf_urbanseg.inference.plan import PredictionPlan, compute_window_starts
 from hf_urbanseg.inference.upsampling import Span, source_span, upsample_block
-
-
-def compute_window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one axis: every `stride`, the last one shifted in so that it ends with the image.
-
-    Source: `slide_inference` of MMSegmentation 0.25 (mmseg/models/segmentors/encoder_decoder.py).
-    """
-    if window >= length:
-        return [0]
-    count = -(-(length - window) // stride) + 1
-    return [min(index * stride, length - window) for index in range(count)]
 
 
 class SlidingWindow:

@@ -38,6 +38,11 @@ class Comparison:
     def first(self) -> MeasuredRun:
         return self.runs[0]
 
+    @property
+    def is_of_kitti(self) -> bool:
+        """Whether the data is the report's, of whose images it had others: by its name, which its layout gives."""
+        return self.first.data.rpartition("/")[2].lower() == "kitti"
+
 
 def compare_runs(runs: Sequence[MeasuredRun], split: str) -> Comparison:
     """Everything about two or more runs on the same images.

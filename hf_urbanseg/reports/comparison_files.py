@@ -25,8 +25,8 @@ NOTES = (
     "p: how often the difference of two equally good models would be as large as this one by the choice of images "
     "alone (paired bootstrap, two-sided). It speaks of these two trained models, not of their recipes: another seed "
     "gives another model.",
-    "GMAC: multiply-accumulates of one pass over one 375x1242 image, by the report's convention; testing at several "
-    "scales costs as many times more as it has passes.",
+    "GMAC: multiply-accumulates per image of what was run, by the report's convention: every scale, mirrored copy and "
+    "window, each at its own size.",
 )
 
 
@@ -126,7 +126,7 @@ def write_comparison_page(
         notes=NOTES,
         sureness=describe_sureness(comparison),
         protocols_differ=len({run.protocol for run in comparison.runs}) > 1,
-        tradeoff=embed_figure(tradeoff, "mIoU over multiply-accumulates: these runs, and the report's in grey"),
+        tradeoff=embed_figure(tradeoff, "mIoU over multiply-accumulates per image"),
         classes=classes,
         mean=mean,
         largest=largest,

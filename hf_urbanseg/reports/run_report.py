@@ -1,6 +1,7 @@
 """What training leaves when it is done: metrics, tables, curves, overlays and failures."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 
@@ -8,7 +9,6 @@ from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.inference.evaluation import Measurement
-from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.reports.failure_cases import CARD_FAILURES, choose_card_failures
 from hf_urbanseg.reports.formats import format_percent
@@ -51,10 +51,9 @@ def write_run_report(
     """
     state = trainer.state
     predictor = Predictor(trainer.model, trainer.processing_class)
-    protocol = PLAIN.describe(predictor.base_size)
     selected = trainer.args.load_best_model_at_end and state.best_global_step
     scores = {
-        split: write_split_files(run, split, measurement, data, constant, protocol, weights)
+        split: write_split_files(run, split, measurement, predictor, data, constant, weights)
         for split, measurement in measured.items()
     }
     run.write_log(state.log_history)
@@ -108,19 +107,21 @@ def write_split_files(
     run: RunFolder,
     split: str,
     measurement: Measurement,
+    predictor: Predictor,
     data: LoadedData,
     constant: int,
-    protocol: str,
     weights: str | None,
 ) -> dict:
     """Writes table and chart of a split's classes and its counts image by image, and returns its entry for the
     metrics."""
-    space = data.label_space
+    space, plan = data.label_space, predictor.plan
     scores = describe_scores(measurement.matrix, space, constant, measurement.images)
     for suffix in (".md", ".csv"):
         write_class_table(scores, space, run.path / per_class(split, suffix))
     plot_class_iou(list(scores["iou"].values()), space, run.path / per_class(split, ".png"))
-    run.write_counts(split, measurement.images, protocol, data.name)
+    protocol, inputs = plan.describe(predictor.base_size), plan.count_inputs(predictor.base_size, measurement.sizes)
+    said = {"protocol": protocol, "plan": asdict(plan), "inputs": [[*size, count] for size, count in inputs.items()]}
+    run.write_counts(split, measurement.images, said | {"data": data.name})
     return {"num_images": len(measurement.images), "protocol": protocol, WEIGHTS_SHA256: weights, **scores}
 
 
@@ -145,10 +146,10 @@ def write_measurement(
     Raises:
         DataError, ConfigError: Something can't be written.
     """
-    environment, protocol = describe_environment(), predictor.plan.describe(predictor.base_size)
+    environment = describe_environment()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        scores = write_split_files(run, split, measurement, data, constant, protocol, weights)
+        scores = write_split_files(run, split, measurement, predictor, data, constant, weights)
         if not is_own_folder(run.path, model):
             run.write_metrics({"splits": {split: scores}, "environment": environment})
             # What comparing counts operations from.

@@ -139,7 +139,7 @@ class RunFolder:
         return read_json(self.path / TEACHER)
 
     def read_counts(self, split: str) -> tuple[ImageCounts, dict] | None:
-        """Pixels of each image of a split, and what is said about them: `protocol`, `data`."""
+        """Pixels of each image of a split, and what `write_counts` was told about them."""
         path = self.path / per_image(split)
         content = read_json(path)
         return None if content is None else (ImageCounts.from_dict(content, str(path)), content)
@@ -170,8 +170,9 @@ class RunFolder:
         changes = [*self.read_changes(), {"step": step, "differences": list(differences)}]
         write_json(self.path / CHANGES, {"changes": changes})
 
-    def write_counts(self, split: str, counts: ImageCounts, protocol: str, data: str) -> None:
-        content = {"split": split, "protocol": protocol, "data": data, **counts.to_dict()}
+    def write_counts(self, split: str, counts: ImageCounts, said: Mapping) -> None:
+        """`said`: `protocol`, in words; `plan` and `inputs` (height, width, how many), in numbers; `data`."""
+        content = {"split": split, **said, **counts.to_dict()}
         # Rows of numbers, not a number a line: for 50 images, 20 kB instead of 100.
         write_json(self.path / per_image(split), content, indent=None)
 

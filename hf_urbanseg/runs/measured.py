@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
+from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.complexity import count_macs, count_parameters
 from hf_urbanseg.models.loading import load_config
@@ -24,8 +25,9 @@ class MeasuredRun:
     counts: ImageCounts
     protocol: str  # how it predicted, in words
     data: str
+    plan: PredictionPlan
     parameters: int
-    macs: int  # of one pass over one 375x1242 image, by the report's convention
+    macs: float  # of all passes over an image, each at its own size, by the report's convention; mean over the images
 
     @property
     def iou(self) -> np.ndarray:
@@ -64,14 +66,16 @@ def load_measurement(folder: str | Path, split: str, name: str | None = None) ->
     _check_one_measurement(metrics, counts, split, run.path)
     run.check_weights(split)
     config = _read_config(run.path)
+    plan, inputs = _read_inputs(said, run.path / per_image(split))
     return MeasuredRun(
         name or run.path.resolve().name,
         run.path,
         counts,
         str(said.get("protocol") or "not recorded"),
         str(said.get("data") or "not recorded"),
+        plan,
         count_parameters(config)["total"],
-        count_macs(config),
+        sum(number * count_macs(config, size) for size, number in inputs.items()) / len(counts),
     )
 
 
@@ -100,6 +104,19 @@ def _read_config(folder: Path):
     if not path.is_file():
         raise DataError("this file beside the counts per image", "none", _MEASURE, path)
     return load_config(folder, error_class=DataError)
+
+
+def _read_inputs(said: Mapping, path: Path) -> tuple[PredictionPlan, dict[tuple[int, int], int]]:
+    """How it predicted, and how often the model was shown an input of each (height, width)."""
+    try:
+        inputs = {(height, width): number for height, width, number in said["inputs"]}
+        if not inputs or not all(type(n) is int and 0 < n < 1 << 40 for size in inputs for n in (*size, inputs[size])):
+            raise ValueError
+        return PredictionPlan(**said["plan"]), inputs
+    except (KeyError, TypeError, ValueError, UrbanSegError) as error:
+        found, fix = "none that can be read, as of an older version", f"`urbanseg evaluate {path.parent} --output"
+        fix = f"measure again: {fix} {path.parent}`"
+        raise DataError("the `plan` and `inputs` that the model was measured with", found, fix, path) from error
 
 
 def _check_one_measurement(metrics: Mapping, counts: ImageCounts, split: str, folder: Path) -> None:

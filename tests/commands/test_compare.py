@@ -3,6 +3,7 @@ import re
 import shutil
 import socket
 import sys
+from dataclasses import asdict
 
 import datasets
 import numpy as np
@@ -15,6 +16,7 @@ from pyarrow import parquet
 from hf_urbanseg.commands.compare import main
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.files import write_json
+from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
@@ -58,7 +60,8 @@ def runs(tmp_path_factory):
         counts = ImageCounts(
             tuple(rows["name"]), space.names, np.einsum("nii->ni", matrix), matrix.sum(2), matrix.sum(1)
         )
-        content = {"split": "test", "protocol": "single scale", "data": "kitti", **counts.to_dict()}
+        said = {"protocol": "single scale", "data": "kitti", "plan": asdict(PLAIN), "inputs": [[32, 64, 3]]}
+        content = {"split": "test", **said, **counts.to_dict()}
         write_json(folder / f"seed{seed}" / "per_image_test.json", content)
         scores = describe_scores(matrix.sum(0), space, 0)
         write_json(folder / f"seed{seed}" / "metrics.json", {"splits": {"test": scores}})

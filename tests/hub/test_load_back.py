@@ -23,6 +23,7 @@ from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
+from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.options.config import DataArguments
@@ -63,15 +64,14 @@ def run(kitti, tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     data = load_data(data_dir=str(kitti), test_fraction=0, validation_fraction=0)
-    rows, entries = data.splits["train"], {}
+    rows, entries, predictor = data.splits["train"], {}, Predictor(model, processor)
     for split in ("validation", "test"):
         chosen = rows.select([rows["name"][:].index(name) for name in SPLITS[split]])
         dataset = EvalDataset(chosen, CITYSCAPES, processor)
         loader = build_eval_loader(dataset, 2, 0, 0, 1)
         measured = measure(model, loader, dataset.names, CITYSCAPES.names, PLAIN, torch.device("cpu"), boundary=True)
-        protocol = PLAIN.describe((64, 192))
         # None, as for a model that is measured from the Hub again.
-        entries[split] = write_split_files(RunFolder(folder), split, measured, data, 0, protocol, None)
+        entries[split] = write_split_files(RunFolder(folder), split, measured, predictor, data, 0, None)
     images = {split: len(names) for split, names in SPLITS.items()}
     write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
     write_json(folder / "label_space.json", CITYSCAPES.to_dict())

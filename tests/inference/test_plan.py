@@ -31,6 +31,16 @@ def test_input_sizes__with_a_window_the_image_scaled_to_the_pixel():
     assert plan.input_sizes((384, 1280), (75, 124)) == [(32, 32), (38, 62), (75, 124), (131, 217)]
 
 
+def test_count_inputs__by_hand():
+    assert PLAIN.count_inputs((384, 1280), {(375, 1242): 3, (370, 1224): 2}) == {(384, 1280): 5}
+    assert PLAIN.count_inputs(None, {(375, 1242): 3, (370, 1224): 2}) == {(375, 1242): 3, (370, 1224): 2}
+    plan = PredictionPlan((0.5, 1.0), flip=True)
+    assert plan.count_inputs((64, 128), {(10, 10): 3}) == {(32, 64): 6, (64, 128): 6}
+    # Windows at 0, 32, 36 of the height and at 0, 40 of the width; half the image is smaller than one.
+    plan = PredictionPlan((0.5, 1.0), window=(64, 64), stride=(32, 40))
+    assert plan.count_inputs((384, 1280), {(100, 104): 2}) == {(50, 52): 2, (64, 64): 2 * 3 * 2}
+
+
 def test_steps__two_thirds_of_the_window():
     assert PredictionPlan(window=(512, 1024)).steps == (341, 682)
     assert PredictionPlan(window=(512, 1024), stride=(512, 300)).steps == (512, 300)

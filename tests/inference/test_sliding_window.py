@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -61,6 +62,18 @@ def test_compute_window_starts__last_one_is_shifted_in():
     assert compute_window_starts(11, 4, 3) == [0, 3, 6, 7]
     assert compute_window_starts(4, 4, 3) == compute_window_starts(3, 4, 3) == [0]
     assert compute_window_starts(5, 4, 4) == [0, 1]
+
+
+def test_count_inputs__is_what_the_model_is_shown(model):
+    plan = PredictionPlan((0.5, 1.0), flip=True, window=(48, 64), stride=(32, 40))
+    size, seen = (70, 100), Counter()
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.update([tuple(kwargs["pixel_values"].shape[-2:])] * len(kwargs["pixel_values"])),
+        with_kwargs=True,
+    )
+    predict_views(model, [_image(*one)[None] for one in plan.input_sizes(None, size)], [size], plan)
+    hook.remove()
+    assert seen == plan.count_inputs(None, {size: 1})
 
 
 @pytest.mark.parametrize("length", range(1, 60))

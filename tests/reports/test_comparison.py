@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.comparison import compare_runs
@@ -22,7 +23,7 @@ def count_drawn(seed, right):
 
 
 def make_run(tmp_path, name, counts):
-    return MeasuredRun(name, tmp_path / name, counts, "single scale", "kitti", 1000, 10**9)
+    return MeasuredRun(name, tmp_path / name, counts, "single scale", "kitti", PLAIN, 1000, 10**9)
 
 
 def test_compare_runs__order_of_images_does_not_matter(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.comparison import compare_runs
@@ -29,7 +30,7 @@ def build_run(tmp_path, name, hits):
     labelled = np.array([[10, 10, 0]] * len(hits))
     predicted = hits + (labelled - hits)[:, [1, 0, 2]]
     counts = ImageCounts(tuple(f"<{i}>" for i in range(len(hits))), CLASSES, hits, labelled, predicted)
-    return MeasuredRun(name, tmp_path / name, counts, "single scale", "kitti", 1_234_567, 15_579_000_000)
+    return MeasuredRun(name, tmp_path / name, counts, "single scale", "kitti", PLAIN, 1_234_567, 15_579_000_000)
 
 
 @pytest.fixture

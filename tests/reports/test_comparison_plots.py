@@ -6,6 +6,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.text import Annotation
 from PIL import Image
 
+from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.comparison import compare_runs
 from hf_urbanseg.reports.comparison_plots import plot_image_scores, plot_miou_over_gmac
@@ -13,7 +14,7 @@ from hf_urbanseg.reports.systems import REPORT_POINTS
 from hf_urbanseg.runs.measured import MeasuredRun
 
 
-def build_comparison(tmp_path, *runs, images=8):
+def build_comparison(tmp_path, *runs, images=8, data="kitti"):
     """Runs as (name, GMAC, share of hits of 100 pixels); one of two classes is labelled."""
     measured = []
     for number, (name, gmac, share) in enumerate(runs):
@@ -23,7 +24,7 @@ def build_comparison(tmp_path, *runs, images=8):
         labelled = np.zeros_like(hits)
         labelled[:, 0] = 100
         counts = ImageCounts(tuple(f"frame{i}" for i in range(images)), ("x", "y"), hits, labelled, hits.copy())
-        measured.append(MeasuredRun(name, tmp_path / name, counts, "single scale", "kitti", 10**6, round(gmac * 1e9)))
+        measured.append(MeasuredRun(name, tmp_path / name, counts, "single scale", data, PLAIN, 10**6, gmac * 1e9))
     return compare_runs(measured, "test")
 
 
@@ -84,6 +85,18 @@ def test_plot_miou_over_gmac__every_point_at_its_place(tmp_path):
     with Image.open(path) as picture:
         assert picture.width > 1200
         assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("data", "theirs"), [("kitti", 1), ("you/KITTI", 1), ("kitti-360", 0), ("camvid", 0), ("not recorded", 0)]
+)
+def test_plot_miou_over_gmac__the_reports_systems_on_its_data_alone(tmp_path, data, theirs):
+    comparison = build_comparison(tmp_path, ("a", 3.2, 0.3), ("b", 3.2, 0.31), data=data)
+    (axes,) = plot_miou_over_gmac(comparison).axes
+    drawn = {text.get_text() for text in axes.texts if text.get_text()} - {"a", "b"}
+    assert drawn == ({point.name for point in REPORT_POINTS} if theirs else set())
+    assert bool(axes.collections[len(comparison.runs) :]) == (axes.get_legend() is not None) == bool(theirs)
+    assert axes.get_xticks().size  # one cost alone lies between ticks at 2 and 5, too
 
 
 def test_plot_miou_over_gmac__runs_of_one_cost_stand_side_by_side(tmp_path):

@@ -1,5 +1,7 @@
 """Which pictures a run gets, what they show, and what is left alone in their folders."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value
@@ -57,7 +59,7 @@ def measurement():
         matrix[0, 0], matrix[0, 13] = 100 - wrong, wrong
         builder.add(name, matrix)
         total = total + matrix
-    return Measurement(total, builder.build())
+    return Measurement(total, builder.build(), Counter({(10, 10): 5}))
 
 
 @pytest.fixture

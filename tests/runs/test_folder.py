@@ -48,7 +48,7 @@ def test_run_folder__reads_back_what_it_wrote(tmp_path, data):
     run.write_changes(2, ["`seed` 1, then 2 (recipe.yaml)"])
     run.write_changes(3, [])
     assert not run.is_finished
-    run.write_counts("test", counts, "single scale", "kitti")
+    run.write_counts("test", counts, {"protocol": "single scale", "data": "kitti"})
     run.write_metrics({"splits": {"test": {"mean_iou": 0.5}}, "data": describe_data(data)})
     assert run.is_finished
     assert run.read_recipe() == {"seed": 1, "label_space": None}

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from sklearn.metrics import jaccard_score
 
 from hf_urbanseg.errors import ConfigError, DataError, ModelError
 from hf_urbanseg.files import read_json, write_json
+from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_config, build_random_model
@@ -38,10 +40,11 @@ def count(labels, predictions, space=CITYSCAPES):
     return counts, matrices.sum(0)
 
 
-def write_run(folder, seed=1, size="tiny", right=0.6, split="test", **overrides):
+def write_run(folder, seed=1, size="tiny", right=0.6, split="test", plan=PLAIN, inputs=((375, 1242, 6),), **overrides):
     folder.mkdir(parents=True, exist_ok=True)
     counts, matrix = count(*draw_pixels(seed, right))
-    content = {"split": split, "protocol": "single scale", "data": "kitti", **counts.to_dict()}
+    said = {"protocol": "single scale", "data": "kitti", "plan": asdict(plan), "inputs": inputs}
+    content = {"split": split, **said, **counts.to_dict()}
     write_json(folder / f"per_image_{split}.json", content)
     write_json(folder / "metrics.json", {"splits": {split: describe_scores(matrix, CITYSCAPES, 0)}})
     build_config(size, CITYSCAPES, **overrides).to_json_file(folder / "config.json")
@@ -76,6 +79,26 @@ def test_load_measurement__cost_is_that_of_the_report(tmp_path):
     with torch.device("meta"):
         model = build_random_model("b0", CITYSCAPES)
     assert run.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_load_measurement__cost_counts_every_pass_at_its_own_scale(tmp_path):
+    """Convolutions alone, at sizes that halve evenly: cost goes with the area, so that twice the sides are four."""
+    network = {"architecture": "unet", "size": "tiny"}
+    one = load_measurement(write_run(tmp_path / "one", **network, inputs=[[64, 128, 6]]), "test").macs
+    plan = PredictionPlan(ratios=(1.0, 2.0), flip=True)
+    inputs = [[*size, count] for size, count in plan.count_inputs((64, 128), {(50, 100): 6}).items()]
+    several = load_measurement(write_run(tmp_path / "several", **network, plan=plan, inputs=inputs), "test")
+    assert several.macs == pytest.approx(2 * (1 + 4) * one, rel=1e-9)
+    assert several.plan == plan
+
+
+@pytest.mark.parametrize("said", [{}, {"inputs": []}, {"inputs": [[0, 8, 1]]}, {"inputs": [["a"]]}, {"plan": {"x": 1}}])
+def test_load_measurement__without_its_passes_says_how_to_measure_again(tmp_path, said):
+    path = write_run(tmp_path / "run") / "per_image_test.json"
+    content = read_json(path)
+    write_json(path, content | said if said else {key: content[key] for key in content if key != "inputs"})
+    with pytest.raises(DataError, match=r"measure again: `urbanseg evaluate \S+/run --output \S+/run`"):
+        load_measurement(tmp_path / "run", "test")
 
 
 @pytest.mark.parametrize("name", ["per_image_test.json", "metrics.json", "config.json"])
