@@ -54,7 +54,7 @@ def _compare(args: CompareArguments, data_args: DataArguments) -> None:
         write_comparison_page,
         write_comparison_table,
     )
-    from hf_urbanseg.reports.comparison_pictures import draw_pictures
+    from hf_urbanseg.reports.comparison_pictures import NoPictures, draw_pictures
     from hf_urbanseg.reports.comparison_plots import plot_miou_over_gmac
     from hf_urbanseg.runs.measured import choose_split, load_measurement, name_runs
 
@@ -70,8 +70,10 @@ def _compare(args: CompareArguments, data_args: DataArguments) -> None:
             label_space, pictures = draw_pictures(
                 comparison, data_args, min(args.show_images, args.num_images), args.device
             )
-        except UrbanSegError as error:  # the numbers stand without pictures
-            note = str(error)
+        except NoPictures as reason:  # the numbers stand without
+            note = str(reason)
+            cause = f" ({reason.__cause__})" if reason.__cause__ else ""
+            print(f"note: no pictures: {flatten(note)}{cause}")
     output = Path(args.output)
     tradeoff = plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
     write_comparison_table(comparison, output / "comparison.md", args.num_images)
@@ -80,8 +82,6 @@ def _compare(args: CompareArguments, data_args: DataArguments) -> None:
         comparison, output / "comparison.html", label_space, tradeoff, args.num_images, pictures, note
     )
     _print_summary(comparison)
-    if note:
-        print(f"no pictures: {note}")
     print(f"Wrote {output / 'comparison.html'} and beside it comparison.md, comparison.csv, miou_over_gmac.png.")
 
 

@@ -73,13 +73,19 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     from hf_urbanseg.reports.tables import print_class_table
     from hf_urbanseg.runs.environment import describe_environment
     from hf_urbanseg.runs.folder import RunFolder
-    from hf_urbanseg.runs.recorded_data import load_recorded_data, read_recorded_recipe
+    from hf_urbanseg.runs.inputs import describe_frames
+    from hf_urbanseg.runs.recorded_data import (
+        describe_source,
+        load_recorded_data,
+        read_recorded_recipe,
+        recall_data_arguments,
+    )
     from hf_urbanseg.runs.remeasured import check_classes, check_output, check_own_weights
     from hf_urbanseg.runs.scores import describe_scores
 
     transformers.utils.logging.disable_progress_bar()
     device, plan = plan_args.device if processes is None else processes.device, plan_args.build_plan()
-    weights = check_own_weights(args.model)
+    check_own_weights(args.model)
     predictor = Predictor.from_pretrained(args.model, device, plan, args.revision, plan_args.stock_decode_head)
     data = load_recorded_data(data_args, args.model, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
@@ -87,6 +93,8 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     check_classes(predictor.label_space, data, args.model)
     if args.output:
         check_output(Path(args.output), args.model, data, split)
+        given = recall_data_arguments(data_args, args.model, args.revision)
+        source = describe_source(args.model, args.revision, given, data)
     inspection = inspect_pairs(data.splits, space)
     dataset = EvalDataset(rows, space, predictor.image_processor, predictor.sizes)
     measurement = measure_shared(
@@ -101,9 +109,11 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     protocol = plan.describe(predictor.base_size)
     scores = describe_scores(measurement.matrix, space, constant, measurement.images)
     if args.output:
+        frames = describe_frames(inspection)[split]
         write_measurement(
-            RunFolder(args.output), args.model, split, measurement, predictor, data, constant, weights, args.failures
-        )
+            RunFolder(args.output), args.model, split, measurement, predictor, data, constant, source, frames,
+            args.failures,
+        )  # fmt: skip
     if args.report:
         write_evaluation_report(
             args.report,

@@ -106,7 +106,7 @@ def write_comparison_page(
         tradeoff: From `plot_miou_over_gmac`.
         num_images: Listed as better, and as many as worse, per run.
         pictures: From `draw_pictures`; images without any are only listed.
-        picture_note: Why there are no pictures.
+        picture_note: Why there are no pictures, in words.
     """
     first = comparison.first
     *classes, mean = _class_rows(comparison)

@@ -120,7 +120,11 @@ def write_split_files(
         write_class_table(scores, space, run.path / per_class(split, suffix))
     plot_class_iou(list(scores["iou"].values()), space, run.path / per_class(split, ".png"))
     protocol, inputs = plan.describe(predictor.base_size), plan.count_inputs(predictor.base_size, measurement.sizes)
-    said = {"protocol": protocol, "plan": asdict(plan), "inputs": [[*size, count] for size, count in inputs.items()]}
+    said = {
+        "protocol": protocol,
+        "plan": asdict(plan),
+        "inputs": [[*size, count] for size, count in sorted(inputs.items())],
+    }
     run.write_counts(split, measurement.images, said | {"data": data.name})
     return {"num_images": len(measurement.images), "protocol": protocol, WEIGHTS_SHA256: weights, **scores}
 
@@ -133,14 +137,16 @@ def write_measurement(
     predictor: Predictor,
     data: LoadedData,
     constant: int,
-    weights: str | None,
+    source: Mapping,
+    frames: Mapping,
     failures: int,
 ) -> None:
     """Writes what a model measured later has to show: into its own run's folder, or one for these numbers alone.
 
     Args:
         run: Where to; `check_output` has let it pass.
-        weights: sha256 of the model's, if it is known.
+        source: From `describe_source`.
+        frames: Of the split, from `describe_frames`.
         failures: Pictures of failures at most, in the model's own folder.
 
     Raises:
@@ -149,8 +155,9 @@ def write_measurement(
     environment = describe_environment()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        scores = write_split_files(run, split, measurement, predictor, data, constant, weights)
+        scores = write_split_files(run, split, measurement, predictor, data, constant, source[WEIGHTS_SHA256])
         if not is_own_folder(run.path, model):
+            run.write_source(source, data, {split: frames})
             run.write_metrics({"splits": {split: scores}, "environment": environment})
             # What comparing counts operations from.
             predictor.model.config.to_json_file(run.path / "config.json")

@@ -26,6 +26,8 @@ TRAINED_BEFORE = "trained_before"
 """In `FRAMES`, beside the splits: frames of earlier starts that are no longer in train."""
 TEACHER = "teacher.json"
 CHANGES = "changes.json"
+MEASURED = "measured.json"
+"""Which model and data were measured, in a folder that holds its numbers alone."""
 # What came out of it.
 METRICS = "metrics.json"
 LOG_HISTORY = "log_history.json"
@@ -138,6 +140,15 @@ class RunFolder:
         """Who taught the run, and what tells that teacher from others; None of a run without."""
         return read_json(self.path / TEACHER)
 
+    def read_source(self) -> dict | None:
+        """What `describe_source` told; None of a run that was trained here."""
+        source = read_json(self.path / MEASURED) or {}
+        words = [source.get("model"), *(source.get(key) or "" for key in ("revision", WEIGHTS_SHA256))]
+        sound = all(isinstance(word, str) for word in words) and isinstance(source.get("data"), dict)
+        if self.has(MEASURED) and not sound:
+            raise DataError("`model` and `data` that were measured", "others", "measure again", self.path / MEASURED)
+        return source or None
+
     def read_counts(self, split: str) -> tuple[ImageCounts, dict] | None:
         """Pixels of each image of a split, and what `write_counts` was told about them."""
         path = self.path / per_image(split)
@@ -165,6 +176,16 @@ class RunFolder:
             write_json(self.path / TEACHER, teacher)
         else:
             (self.path / TEACHER).unlink(missing_ok=True)
+
+    def write_source(self, source: Mapping, data: LoadedData, frames: Mapping[str, Mapping]) -> None:
+        """What was measured, so that it is found again, and known for the same; see `describe_source`."""
+        write_json(self.path / MEASURED, source)
+        write_json(self.path / LABEL_SPACE, data.label_space.to_dict())
+        write_json(self.path / FRAMES, frames, indent=None)
+        if "train" in data.splits:  # a split file has one
+            write_split_file(self.path / SPLITS, data.splits)
+        else:
+            (self.path / SPLITS).unlink(missing_ok=True)
 
     def write_changes(self, step: int, differences: Sequence[str]) -> None:
         changes = [*self.read_changes(), {"step": step, "differences": list(differences)}]

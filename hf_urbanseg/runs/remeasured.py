@@ -40,14 +40,12 @@ def check_output(folder: Path, model: str, data: LoadedData, split: str) -> None
         raise ConfigError(expected, f"another model's ({found})", "name another `--output`", folder)
 
 
-def check_own_weights(model: str) -> str | None:
-    """sha256 of the weights in a model's folder, with a warning if its recorded scores are another model's."""
-    run = RunFolder(model)
+def check_own_weights(model: str) -> None:
+    """Warns if the scores recorded in a model's folder are another model's."""
     try:
-        run.check_weights()
+        RunFolder(model).check_weights()
     except UrbanSegError as error:
         logger.warning("%s", error)
-    return run.hash_weights()
 
 
 def check_classes(predicted: LabelSpace, data: LoadedData, model: str) -> None:

@@ -13,14 +13,19 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
+from hf_urbanseg.commands import evaluate
 from hf_urbanseg.commands.compare import main
 from hf_urbanseg.data.loading import load_data
-from hf_urbanseg.files import write_json
+from hf_urbanseg.files import hash_file, read_json, write_json
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_image_processor, build_random_model
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.reports.comparison import compare_runs
+from hf_urbanseg.reports.comparison_pictures import NoPictures, draw_pictures
+from hf_urbanseg.runs.measured import load_measurement
 from hf_urbanseg.runs.scores import describe_scores
 
 
@@ -71,6 +76,17 @@ def runs(tmp_path_factory):
 def run(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, words)])
     main()
+
+
+def check_no_pictures(output, capsys) -> str:
+    """The note on the terminal; the page says why in words, and has nothing of an error."""
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: no pictures: ")]
+    page = (output / "comparison.html").read_text()
+    (said,) = re.findall(r"There are no pictures: (.*?)\.</p>", page)
+    assert said in line.replace("'", "&#39;")
+    assert not re.search(r"expected |; found |Error", said)
+    assert "<article>" not in page
+    return line
 
 
 def test_main__writes_everything(runs, tmp_path, monkeypatch, capsys):
@@ -128,11 +144,8 @@ def test_main__without_data_or_model_the_numbers_stand(runs, tmp_path, monkeypat
         shutil.copytree(runs / name, tmp_path / name)
         change(tmp_path / name)
     run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no pictures: ")]
-    assert reason in line
-    page = (tmp_path / "out" / "comparison.html").read_text()
-    assert "There are no pictures: " in page
-    assert "<article>" not in page
+    said = check_no_pictures(tmp_path / "out", capsys)
+    assert reason in said
 
 
 def test_main__pictures_of_other_labels_are_refused(runs, tmp_path, monkeypatch, capsys):
@@ -151,7 +164,48 @@ def test_main__pictures_of_other_labels_are_refused(runs, tmp_path, monkeypatch,
                         content[key][row][0] += 1
             path.write_text(json.dumps(content))
     run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
-    assert "no pictures: expected the labels that were measured; found others for " in capsys.readouterr().out
+    assert "the label of 000" in check_no_pictures(tmp_path / "out", capsys)
+
+
+def test_main__measured_elsewhere_has_pictures_until_model_or_data_change(runs, tmp_path, monkeypatch, capsys):
+    """As `evaluate --output` left it, in several passes, which are repeated."""
+    for name in ("kitti", "seed0", "seed1"):
+        shutil.copytree(runs / name, tmp_path / name)
+    shutil.copy(runs / "splits.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, words in (("one", []), ("two", ["--ratios", "1", "2", "--flip"])):
+        data = ["--data_dir", "kitti", "--split_file", "splits.yaml", "--validation_fraction", "0"]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", f"seed{name == 'two':d}", "--output", name, *data, *words])
+        evaluate.main()
+    found = read_json(tmp_path / "two" / "measured.json")
+    weights = hash_file(tmp_path / "seed1" / "model.safetensors")
+    data = {"data_dir": str(tmp_path / "kitti"), "validation_fraction": 0.0}
+    assert found == {"model": str(tmp_path / "seed1"), "revision": None, "weights_sha256": weights, "data": data}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folders = tmp_path / "one", tmp_path / "two"
+    run(monkeypatch, *folders, "--output", tmp_path / "out", "--show_images", 1)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "<article>" in page
+    assert "some pixels differ" not in page
+    assert "no pictures" not in capsys.readouterr().out
+    comparison = compare_runs([load_measurement(folder, "test") for folder in folders], "test")
+    frame = tmp_path / "kitti" / "training" / "image_2" / "000000_10.png"
+    for path, content, reason in (
+        (frame, frame.read_bytes() + b" ", "frames are missing or others than one was measured on, first 000000_10"),
+        (tmp_path / "seed1" / "model.safetensors", b"others", "the weights of two are others than were measured"),
+        (tmp_path / "seed1" / "config.json", None, "the model of two can't be loaded"),
+        (
+            tmp_path / "kitti" / "training" / "semantic" / "000000_10.png",
+            None,
+            "that one was measured on can't be read",
+        ),
+    ):
+        before = path.read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(NoPictures, match=reason):
+            draw_pictures(comparison, DataArguments(), 1)
+        path.write_bytes(before)
 
 
 def test_main__pictures_at_addresses_are_not_asked_for(runs, tmp_path, monkeypatch, capsys):
@@ -171,7 +225,7 @@ def test_main__pictures_at_addresses_are_not_asked_for(runs, tmp_path, monkeypat
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket.socket, "connect", lambda *words: asked.append(words))
     run(monkeypatch, tmp_path / "seed0", tmp_path / "seed1", "--output", tmp_path / "out")
-    assert f"no pictures: {address}: expected pictures on this machine" in capsys.readouterr().out
+    assert f"({address}: expected pictures on this machine" in check_no_pictures(tmp_path / "out", capsys)
     assert asked == []
 
 

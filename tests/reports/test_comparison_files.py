@@ -99,7 +99,7 @@ def test_write_comparison_page__complete_and_escaped(comparison, tmp_path):
     assert "<0>" not in text
     assert text.count("<article>") == 1
     assert len(re.findall(r'<img src="data:image/(?:png|jpeg);base64,', text)) == text.count("<img") == 6
-    assert "some pixels differ" in text
+    assert "some pixels differ from those measured" in text
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
     assert '<span class="number">+16.67</span>' in text
     assert re.findall(r'</span>(\w+)</span></th><td data-value="(\d)">', text) == [
@@ -114,7 +114,7 @@ def test_write_comparison_page__complete_and_escaped(comparison, tmp_path):
 
 
 def test_write_comparison_page__says_why_there_are_no_pictures(comparison, tmp_path):
-    write_comparison_page(comparison, tmp_path / "out.html", SPACE, Figure(), picture_note="the data is <gone>.")
+    write_comparison_page(comparison, tmp_path / "out.html", SPACE, Figure(), picture_note="the data is <gone>")
     text = (tmp_path / "out.html").read_text()
     assert "There are no pictures: the data is &lt;gone&gt;." in text
     assert "<article>" not in text

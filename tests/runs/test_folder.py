@@ -14,6 +14,7 @@ from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.runs.folder import (
     FRAMES,
     LABEL_SPACE,
+    MEASURED,
     METRICS,
     RECIPE,
     SPLITS,
@@ -87,7 +88,11 @@ def test_read__a_damaged_yaml_file_names_the_file(tmp_path, name, reader, conten
 @pytest.mark.parametrize("content", ["{", "{}", "[]", "3", '{"a": 1}'])
 @pytest.mark.parametrize(
     ("name", "read"),
-    [(per_image("test"), lambda run: run.read_counts("test")), (LABEL_SPACE, RunFolder.read_label_space)],
+    [
+        (per_image("test"), lambda run: run.read_counts("test")),
+        (LABEL_SPACE, RunFolder.read_label_space),
+        (MEASURED, RunFolder.read_source),
+    ],
 )
 def test_read__a_damaged_json_file_names_the_file(tmp_path, name, read, content):
     (tmp_path / name).write_text(content)
