@@ -70,8 +70,8 @@ def run(kitti, tmp_path_factory):
         dataset = EvalDataset(chosen, CITYSCAPES, processor)
         loader = build_eval_loader(dataset, 2, 0, 0, 1)
         measured = measure(model, loader, dataset.names, CITYSCAPES.names, PLAIN, torch.device("cpu"), boundary=True)
-        # None, as for a model that is measured from the Hub again.
-        entries[split] = write_split_files(RunFolder(folder), split, measured, predictor, data, 0, None)
+        at = RunFolder(folder), split
+        entries[split] = write_split_files(*at, measured, predictor, data, 0, at[0].hash_weights())
     images = {split: len(names) for split, names in SPLITS.items()}
     write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
     write_json(folder / "label_space.json", CITYSCAPES.to_dict())

@@ -1,4 +1,6 @@
+import base64
 import html
+import io
 import os
 import re
 from pathlib import Path
@@ -234,6 +236,30 @@ def test_write_evaluation_report__in_a_browser(browser, page, width, dark):
     assert browser.evaluate(lefts) == (1 if width < 700 else 2)
     background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(18, 21, 26)" if dark else "rgb(246, 247, 249)")
+
+
+def test_write_evaluation_report__more_to_the_side_casts_a_shadow_in_a_browser(browser, page):
+    """Everything that scrolls sideways on a phone is darker at its right edge, until its end is reached."""
+    path, _ = page
+    browser.open(path, 390)
+    browser.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    browser.evaluate(
+        "window.wide = [...document.querySelectorAll('*')].filter((e) => e.scrollWidth > e.clientWidth + 1 && "
+        "/auto|scroll/.test(getComputedStyle(e).overflowX) && e.offsetHeight)"
+    )
+    count = browser.evaluate("wide.length")
+    assert count > 3
+    for index in range(count):
+        edges = []
+        for left in (0, 10_000):
+            browser.evaluate(f"wide[{index}].scrollLeft = {left}")
+            box = browser.evaluate(
+                f"(({{right, top, height}}) => ({{x: right + scrollX - 2, y: top + scrollY, width: 2, height}}))"
+                f"(wide[{index}].getBoundingClientRect())"
+            )
+            shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip=box | {"scale": 1})
+            edges.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("L")).mean())
+        assert edges[0] < edges[1] - 15, browser.evaluate(f"wide[{index}].outerHTML.slice(0, 200)")
 
 
 @pytest.mark.parametrize("width", [390, 1366])
