@@ -32,10 +32,12 @@ from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.inference import profile
 from hf_urbanseg.inference.latency import measure_latency
+from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_random_model
 from hf_urbanseg.models.loading import is_built_in
 from hf_urbanseg.options import config
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.reports.figures import OURS
 from hf_urbanseg.reproduction import checks, running, table1
 from hf_urbanseg.training import network
 
@@ -297,6 +299,16 @@ def test_readme__map_names_every_room_and_nothing_else():
 def test_readme__table_of_commands_is_complete():
     rows = re.findall(r"^\| `urbanseg ([\w-]+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == [name for name in NAMES if name[0] not in "-_"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.png")), ids=lambda path: path.name)
+def test_pictures__have_their_colours(path):
+    """A palette of few colours had turned those of the classes grey."""
+    with Image.open(path) as picture:
+        assert picture.mode in ("RGB", "RGBA"), "stored with a palette: store it again in full colour"
+        colors = {color[:3] for _, color in picture.getcolors(picture.width * picture.height)}
+    of_a_page = path.name == "evaluation_report.png"
+    assert colors >= ({*CITYSCAPES.colors} if of_a_page else {tuple(bytes.fromhex(OURS[1:]))})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
