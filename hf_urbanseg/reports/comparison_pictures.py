@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import numpy as np
 from datasets import Dataset
 
-from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.files import hash_file
@@ -21,7 +19,7 @@ from hf_urbanseg.reports.pages import embed_frame
 from hf_urbanseg.runs.folder import MEASURED, RECIPE, WEIGHTS, WEIGHTS_SHA256, RunFolder
 from hf_urbanseg.runs.inputs import describe_frames
 from hf_urbanseg.runs.measured import MeasuredRun
-from hf_urbanseg.runs.recorded_data import recall_data_arguments
+from hf_urbanseg.runs.recorded_data import load_recorded_data
 
 _PIXELS = 230_000
 _ROUNDING = 1e-3
@@ -94,7 +92,7 @@ def _load_rows(comparison: Comparison, data_args: DataArguments) -> tuple[LabelS
     recorded = (run for run in comparison.runs if any(map(RunFolder(run.folder).has, (RECIPE, MEASURED))))
     source = next(recorded, first)
     with _or_none(f"the data that {source.name} was measured on can't be read"):
-        data = load_data(**asdict(recall_data_arguments(data_args, str(source.folder))))
+        data = load_recorded_data(data_args, str(source.folder))
         inspection = inspect_pairs(data.splits, data.label_space, progress=False)  # from the cache, if trained on
     if data.label_space.names != first.counts.classes:
         raise NoPictures("the data has other classes than were measured")
