@@ -114,8 +114,8 @@ def _read_inputs(said: Mapping, path: Path) -> tuple[PredictionPlan, dict[tuple[
             raise ValueError
         return PredictionPlan(**said["plan"]), inputs
     except (KeyError, TypeError, ValueError, UrbanSegError) as error:
-        found, fix = "none that can be read, as of an older version", f"`urbanseg evaluate {path.parent} --output"
-        fix = f"measure again: {fix} {path.parent}`"
+        found, split = "none that can be read, as of an older version", path.stem.removeprefix("per_image_")
+        fix = f"measure its model again: `urbanseg evaluate MODEL --output {path.parent} --split {split}`"
         raise DataError("the `plan` and `inputs` that the model was measured with", found, fix, path) from error
 
 

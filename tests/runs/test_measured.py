@@ -97,7 +97,7 @@ def test_load_measurement__without_its_passes_says_how_to_measure_again(tmp_path
     path = write_run(tmp_path / "run") / "per_image_test.json"
     content = read_json(path)
     write_json(path, content | said if said else {key: content[key] for key in content if key != "inputs"})
-    with pytest.raises(DataError, match=r"measure again: `urbanseg evaluate \S+/run --output \S+/run`"):
+    with pytest.raises(DataError, match=r"again: `urbanseg evaluate MODEL --output \S+/run --split test`"):
         load_measurement(tmp_path / "run", "test")
 
 
