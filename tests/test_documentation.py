@@ -333,6 +333,16 @@ def test_names__of_tests_and_files_exist(page):
         assert not name or f"def {name}" in files[0].read_text(encoding="utf-8"), name
 
 
+def test_words__the_share_of_a_class_that_is_found_has_one_name():
+    """The field's, as in `mean_accuracy`: MMSegmentation's Acc and mAcc."""
+    package = ROOT / "hf_urbanseg"
+    files = [*PAGES, *package.rglob("*.py"), *package.rglob("*.j2"), *(ROOT / "notebooks").glob("*.ipynb")]
+    assert len(files) > 150
+    for file in files:
+        other = re.search(r"\b(recall|pixel accuracy|pixels right)\b", file.read_text(encoding="utf-8"), re.IGNORECASE)
+        assert other is None, f"{file.name}: accuracy is called {other[0]}"
+
+
 def test_names__of_options_exist():
     types = [UrbanSegTrainingArguments]
     for module in [

@@ -16,7 +16,7 @@ def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] 
 
     NaN rule: a class that occurs neither in labels nor in predictions has IoU and Dice NaN and is left out of
     `mean_iou` and `mean_dice`; a class predicted but never labelled has IoU and Dice 0 and counts. A class never
-    labelled has recall NaN, one never predicted has precision NaN; each is left out of that mean. The same rule holds
+    labelled has accuracy NaN, one never predicted has precision NaN; each is left out of that mean. The same rule holds
     for categories. Without a single labelled pixel the means are NaN.
 
     Args:
@@ -26,9 +26,9 @@ def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] 
 
     Returns:
         `mean_iou`, `mean_accuracy`, `mean_precision`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou` (IoU
-        weighted by labelled pixels) as floats; `iou`, `accuracy`, `precision`, `recall` (`accuracy` by its other name)
-        and `dice` (lists of C floats, NaN as above); `support` (C ints: labelled pixels per class). With `categories`
-        also `category_iou` (group -> float, in order of appearance) and `mean_category_iou`.
+        weighted by labelled pixels) as floats; `iou`, `accuracy` (the share of a class's pixels that are found),
+        `precision` and `dice` (lists of C floats, NaN as above); `support` (C ints: labelled pixels per class). With
+        `categories` also `category_iou` (group -> float, in order of appearance) and `mean_category_iou`.
 
     Source: Cityscapes' evaluation (IoU of classes and categories) and MMSegmentation's `IoUMetric`, which agree on
     this rule.
@@ -36,20 +36,19 @@ def compute_scores(matrix: torch.Tensor | np.ndarray, categories: Sequence[str] 
     matrix = np.asarray(torch.as_tensor(matrix).cpu()).astype(np.int64)
     hits, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     iou = divide(hits, labelled + predicted - hits)
-    recall, precision = divide(hits, labelled), divide(hits, predicted)
+    accuracy, precision = divide(hits, labelled), divide(hits, predicted)
     dice = divide(2 * hits, labelled + predicted)
     total = matrix.sum()
     scores = {
         "mean_iou": _nan_mean(iou),
-        "mean_accuracy": _nan_mean(recall),
+        "mean_accuracy": _nan_mean(accuracy),
         "mean_precision": _nan_mean(precision),
         "mean_dice": _nan_mean(dice),
         "overall_accuracy": float(divide(hits.sum(), total)),
         "frequency_weighted_iou": float(divide(np.nansum(labelled * iou), total)),
         "iou": iou.tolist(),
-        "accuracy": recall.tolist(),
+        "accuracy": accuracy.tolist(),
         "precision": precision.tolist(),
-        "recall": recall.tolist(),
         "dice": dice.tolist(),
         "support": labelled.tolist(),
     }

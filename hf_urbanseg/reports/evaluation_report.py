@@ -24,14 +24,14 @@ _MATRIX_CLASSES, _STRIP_BARS, _LISTED_IMAGES, _BINS = 60, 200, 500, 20
 # Key of the scores by class, heading, hover text of the heading.
 _CLASS_COLUMNS = (
     ("iou", "IoU", "hits / (labelled + predicted - hits)"),
-    ("accuracy", "recall", "share of the labelled pixels that are found; also called accuracy"),
+    ("accuracy", "accuracy", "share of the labelled pixels that are found"),
     ("precision", "precision", "share of the predicted pixels that are right"),
     ("dice", "Dice", "2 hits / (labelled + predicted)"),
     ("boundary_iou", "boundary IoU", "IoU within a band along the outlines"),
 )
 _HEADLINES = (
-    ("mean_accuracy", "mean recall", "over the classes"),
-    ("overall_accuracy", "pixels right", "of all labelled pixels"),
+    ("mean_accuracy", "mean accuracy", "over the classes"),
+    ("overall_accuracy", "overall accuracy", "of all labelled pixels"),
     ("frequency_weighted_iou", "frequency-weighted IoU", "classes weighted by their pixels"),
     ("mean_category_iou", "category mIoU", "over groups of classes"),
     ("mean_boundary_iou", "boundary mIoU", "outlines only"),

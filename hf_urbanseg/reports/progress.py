@@ -25,4 +25,4 @@ class CompactProgress(ProgressCallback):
                 prefix = key.removesuffix("_mean_iou")
                 overall = logs.get(f"{prefix}_overall_accuracy", float("nan"))
                 split = "validation" if prefix == "eval" else prefix.removeprefix("eval_")
-                self.training_bar.write(f"{step}  {split}: mIoU {value:.2%}, pixel accuracy {overall:.2%}")
+                self.training_bar.write(f"{step}  {split}: mIoU {value:.2%}, overall accuracy {overall:.2%}")

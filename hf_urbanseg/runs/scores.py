@@ -29,7 +29,7 @@ def describe_scores(
 
     Returns:
         `mean_iou`, `mean_accuracy`, `mean_precision`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou`;
-        `iou`, `accuracy`, `precision`, `recall`, `dice`, `support` by class name, None where a class does not occur;
+        `iou`, `accuracy`, `precision`, `dice`, `support` by class name, None where a class does not occur;
         `category_iou` by category and `mean_category_iou` where there are categories; with `images`
         `confidence_interval` of `mean_iou` (`low`, `high`, `confidence`, `resamples`, `seed`; None for a single image)
         and, if measured, `boundary_iou`, `mean_boundary_iou`; `absent_classes`, left out of the means;

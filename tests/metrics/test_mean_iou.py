@@ -35,7 +35,6 @@ def test_compute_scores__hand_computed_two_by_two():
         "iou": [3 / 6, 4 / 7],
         "accuracy": [3 / 4, 4 / 6],
         "precision": [3 / 5, 4 / 5],
-        "recall": [3 / 4, 4 / 6],
         "dice": [6 / 9, 8 / 11],
         "support": [4, 6],
     }
@@ -110,11 +109,10 @@ def test_mean_iou__equals_sklearn(seed):
     prediction, label = (np.concatenate([mask.ravel() for mask in masks]) for masks in (predictions, labels))
     prediction, label = prediction[label != 255], label[label != 255]
     np.testing.assert_allclose(scores["iou"], sklearn.jaccard_score(label, prediction, average=None), rtol=1e-14)
-    np.testing.assert_allclose(scores["accuracy"], sklearn.recall_score(label, prediction, average=None), rtol=1e-14)
     assert scores["mean_iou"] == pytest.approx(sklearn.jaccard_score(label, prediction, average="macro"), rel=1e-14)
     assert scores["overall_accuracy"] == pytest.approx(np.mean(label == prediction), rel=1e-14)
     precision, recall, dice, support = sklearn.precision_recall_fscore_support(label, prediction)
-    for key, expected in (("precision", precision), ("recall", recall), ("dice", dice)):
+    for key, expected in (("precision", precision), ("accuracy", recall), ("dice", dice)):
         np.testing.assert_allclose(scores[key], expected, rtol=1e-14)
     assert scores["mean_dice"] == pytest.approx(sklearn.f1_score(label, prediction, average="macro"), rel=1e-14)
     assert scores["support"] == support.tolist()

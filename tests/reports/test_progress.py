@@ -34,8 +34,8 @@ def test_compact_progress__parts_when_there_are_several_and_void_batches(write):
 
 def test_compact_progress__evaluation_in_percent_without_every_class(write):
     logs = {"eval_mean_iou": 0.2567, "eval_overall_accuracy": 0.75, "eval_iou_road": 0.9, "eval_mean_accuracy": 0.3}
-    assert write(logs) == ["step 40/400  validation: mIoU 25.67%, pixel accuracy 75.00%"]
-    assert write({"eval_test_mean_iou": 0.5}) == ["step 40/400  test: mIoU 50.00%, pixel accuracy nan%"]
+    assert write(logs) == ["step 40/400  validation: mIoU 25.67%, overall accuracy 75.00%"]
+    assert write({"eval_test_mean_iou": 0.5}) == ["step 40/400  test: mIoU 50.00%, overall accuracy nan%"]
 
 
 def test_compact_progress__silent_for_other_ranks_and_without_a_bar(write):

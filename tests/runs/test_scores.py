@@ -37,7 +37,6 @@ def test_describe_scores__hand_computed(convert):
         "iou": {"road": pytest.approx(4 / 7), "car": 0.5, "sky": None},
         "accuracy": {"road": pytest.approx(4 / 6), "car": 0.75, "sky": None},
         "precision": {"road": 0.8, "car": 0.6, "sky": None},
-        "recall": {"road": pytest.approx(4 / 6), "car": 0.75, "sky": None},
         "dice": {"road": pytest.approx(8 / 11), "car": pytest.approx(6 / 9), "sky": None},
         "support": {"road": 6, "car": 4, "sky": 0},
         "absent_classes": ["sky"],
