@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
 def _compare(args: CompareArguments, data_args: DataArguments) -> None:
     import transformers
 
+    from hf_urbanseg.palettes import recolor
     from hf_urbanseg.reports.comparison import compare_runs
     from hf_urbanseg.reports.comparison_files import (
         write_comparison_csv,
@@ -74,6 +75,7 @@ def _compare(args: CompareArguments, data_args: DataArguments) -> None:
             note = str(reason)
             cause = f" ({reason.__cause__})" if reason.__cause__ else ""
             print(f"note: no pictures: {flatten(note)}{cause}")
+    label_space = recolor(label_space, data_args.palette)
     output = Path(args.output)
     tradeoff = plot_miou_over_gmac(comparison, output / "miou_over_gmac.png")
     write_comparison_table(comparison, output / "comparison.md", args.num_images)

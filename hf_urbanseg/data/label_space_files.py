@@ -1,6 +1,5 @@
 """Label spaces by name or from files: the classes of a data set, and where its folders are."""
 
-import colorsys
 import difflib
 import logging
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import expand_home, read_mapping, write_json
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from hf_urbanseg.palettes import choose_colors
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def write_label_space(path: Path, label_space: LabelSpace) -> None:
 def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Sequence[int] | None = None) -> LabelSpace:
     """The label space of a set that only has an `id2label.json`: its files hold these ids.
 
-    Train ids follow the order of the ids. Colours are Cityscapes' where a name is the same, else made up.
+    Train ids follow the order of the ids. Colours are of `choose_colors`.
 
     Void are 255 (and -1, which an 8-bit file stores as 255), and classes by `void` or else by their names: those that
     are void in every set, and `ego vehicle` beside one of Cityscapes' other void areas. A warning names these, and
@@ -101,10 +101,10 @@ def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Seq
     kept = [label_id for label_id in sorted(names) if label_id not in {*void, *_AT_255}]
     if not kept:
         raise DataError("at least one class that isn't void", f"{len(names)} names", "add classes", source)
-    official = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
+    colors = choose_colors([names[label_id] for label_id in kept])
     classes = [
-        {"name": names[label_id], "color": official.get(names[label_id], _color(order)), "label_ids": [label_id]}
-        for order, label_id in enumerate(kept)
+        {"name": names[label_id], "color": color, "label_ids": [label_id]}
+        for label_id, color in zip(kept, colors, strict=True)
     ]
     void = sorted({*void, IGNORE_INDEX} - {-1})
     return LabelSpace.from_dict({"name": name, "classes": classes, "void": void}, str(source))
@@ -158,9 +158,3 @@ def _guess_void(names: Mapping[int, str], source: Path) -> set[int]:
         line = "%s: these are the labelIds of Cityscapes, and %d of them would be trained; %s trains its 19 classes"
         logger.warning(line, source, len(kept), "`--label_space cityscapes`")
     return void
-
-
-def _color(order: int) -> tuple[int, int, int]:
-    # Steps of the golden ratio around the hue circle keep any number of colours apart.
-    red, green, blue = colorsys.hsv_to_rgb(order * 0.6180339887 % 1, 0.75, 0.9 if order % 2 else 0.65)
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -13,6 +13,7 @@ from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import expand_home
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.palettes import recolor
 
 DATASET_SOURCES = (synthetic, hub_set)
 DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes)
@@ -57,6 +58,7 @@ def load_data(
     dataset_revision: str | None = None,
     dataset_config: str | None = None,
     streaming: bool = False,
+    palette: str | None = None,
 ) -> LoadedData:
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
 
@@ -73,6 +75,7 @@ def load_data(
         dataset_revision: Branch, tag or commit of the Hub id.
         dataset_config: Configuration of a `dataset` that has several.
         streaming: Read the Hub set over the network once and hold its files in memory, instead of downloading it.
+        palette: The classes' colours (`choose_colors`); None takes the data's own.
 
     Raises:
         DataError: Anything missing, unpaired, ambiguous or unreadable; one line that names it.
@@ -110,7 +113,7 @@ def load_data(
     fractions = test_fraction, validation_fraction if made is None else 0
     splits, notes = arrange_splits(found.splits, split_file, keep_together, found.scenes, *fractions, split_seed, where)
     notes = tuple(dict.fromkeys((*found.notes, *(made or ()), *notes)))
-    return LoadedData(splits, found.label_space, found.name, notes)
+    return LoadedData(splits, recolor(found.label_space, palette), found.name, notes)
 
 
 def _find_source(request: DataRequest):

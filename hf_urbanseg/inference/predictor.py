@@ -20,37 +20,21 @@ from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import load_complete, load_image_processor
+from hf_urbanseg.palettes import choose_colors
 
 
 def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpace:
-    """The classes of a model, with colours for pictures.
-
-    A class named as in Cityscapes has its Cityscapes colour; every other one the generated colour farthest from all
-    colours in use, so the same names always get the same colours.
-    """
+    """The classes of a model, with colours for pictures (`choose_colors`)."""
     if set(map(str, id2label)) != set(map(str, range(len(id2label)))):
         expected = f"`id2label` with the ids 0..{len(id2label) - 1}"
         raise ModelError(expected, f"{[*id2label]}", "correct config.json", name)
     id2label = {int(train_id): label for train_id, label in id2label.items()}
     check_class_names(id2label.values(), name)
     names = tuple(id2label[train_id] for train_id in range(len(id2label)))
-    known = dict(zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True))
-    colors = [known.get(label) for label in names]
-    steps = np.linspace(0, 255, 9).round()
-    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-    # Black is void, so the first generated colour keeps away from it too.
-    distance = np.linalg.norm(candidates, axis=1)
-    for color in filter(None, colors):
-        distance = np.minimum(distance, np.linalg.norm(candidates - color, axis=1))
-    for index, color in enumerate(colors):
-        if color is None:
-            best = candidates[distance.argmax()]
-            distance = np.minimum(distance, np.linalg.norm(candidates - best, axis=1))
-            colors[index] = tuple(int(channel) for channel in best)
     train_ids = {train_id: train_id for train_id in range(len(names))} | {IGNORE_INDEX: IGNORE_INDEX}
     groups = dict(zip(CITYSCAPES.names, CITYSCAPES.categories, strict=True))
     categories = tuple(groups[label] for label in names) if set(names) <= groups.keys() else ()
-    return LabelSpace(name, names, tuple(colors), train_ids, categories)
+    return LabelSpace(name, names, choose_colors(names), train_ids, categories)
 
 
 class Predictor:

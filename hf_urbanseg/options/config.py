@@ -6,6 +6,7 @@ from typing import Annotated
 from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import PIXELS, RATIO, REPORT_RATIOS, PredictionPlan
+from hf_urbanseg.palettes import PALETTES
 from hf_urbanseg.ranges import (
     Amount,
     Batch,
@@ -48,6 +49,15 @@ class Options:
 def device_option():
     """`--device`, which `check_device` checks."""
     return option(None, "`cpu`, `cuda`, ...; default: the GPU if there is one.")
+
+
+def palette_option():
+    """`--palette`, a word of `palettes.PALETTES`."""
+    help_text = (
+        "Colours of the classes in pictures: `cityscapes`, or `colorblind`, which people of any colour vision can tell "
+        "apart. Default: those that the run, the model or the data has."
+    )
+    return option(None, help_text, choices=list(PALETTES))
 
 
 def architecture_option():
@@ -104,6 +114,7 @@ class DataArguments(Options):
         "Read the Hub data set over the network once and hold its files, encoded as they are, in the memory of each "
         "process (about 1 MB a KITTI frame) instead of downloading it to disk. The pixels are the same.",
     )
+    palette: str | None = palette_option()
 
 
 @dataclass

@@ -70,6 +70,7 @@ def recall_data_arguments(data_args: DataArguments, model: str, revision: str | 
     known = {field.name for field in fields(DataArguments)}
     recorded = {key: value for key, value in content.items() if key in known}
     (recalled,) = parse_arguments((DataArguments,), [], recorded, recipe)
+    recalled = replace(recalled, palette=data_args.palette or recalled.palette)
     has_splits = source is None or RunFolder(model).has(SPLITS)
     if recalled.dataset != "synthetic" and recalled.split_file is None and has_splits:
         recalled = replace(recalled, split_file=str(find_file(model, SPLITS, revision)))

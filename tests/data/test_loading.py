@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from made_pictures import write_pair
 
 from hf_urbanseg.data.image_files import FEATURES, build_dataset, pair_folders
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.cache import compute_key
 from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.palettes import COLORBLIND
 
 REAL_DATA = Path(os.environ.get("HF_URBANSEG_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -45,6 +48,14 @@ def sizes(loaded):
 
 def names(loaded, split):
     return list(loaded.splits[split]["name"])
+
+
+def test_load_data__palette(kitti):
+    """Other colours, and else the same: what was found in the files is still known."""
+    own, other = load_data(data_dir=str(kitti)), load_data(data_dir=str(kitti), palette="colorblind")
+    assert other.label_space.colors == COLORBLIND[:19]
+    assert replace(other.label_space, colors=CITYSCAPES.colors) == own.label_space
+    assert compute_key({}, own.label_space) == compute_key({}, other.label_space)
 
 
 def test_load_data__kitti(kitti):

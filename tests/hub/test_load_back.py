@@ -211,6 +211,15 @@ def test_load_recorded_data__a_model_without_splits(run, kitti, caplog, tmp_path
     assert not [record for record in caplog.records if record.name.endswith("_recorded_data")]
 
 
+def test_recall_data_arguments__the_palette_of_the_run_or_another_that_is_named(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"palette": "colorblind"}))
+    for named, expected in ((None, "colorblind"), ("cityscapes", "cityscapes")):
+        recalled = recorded_data.recall_data_arguments(DataArguments(palette=named), str(tmp_path / "run"))
+        assert (recalled.palette, recalled.data_dir is None) == (expected, False)
+
+
 def test_recall_data_arguments__classes_as_the_run_read_them(run, tmp_path):
     """What the names of a set's id2label.json mean may be told in another way by the time the run is measured."""
     shutil.copytree(run, tmp_path / "run")

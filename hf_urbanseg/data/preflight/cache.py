@@ -24,7 +24,8 @@ _VERSION = 3
 
 def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
     """Names, files and label mapping as one hash; None where a file can't be vouched for (remote or missing)."""
-    key = hashlib.sha256(f"{_VERSION} {json.dumps(label_space.to_dict())}".encode())
+    mapping = json.dumps([label_space.names, sorted(label_space.label_ids.items())])
+    key = hashlib.sha256(f"{_VERSION} {mapping}".encode())
     try:
         for split, dataset in splits.items():
             for row in dataset:
