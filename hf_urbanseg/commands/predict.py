@@ -13,7 +13,7 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import Options, PlanArguments, option, required
+from hf_urbanseg.options.config import Options, PlanArguments, option, palette_option, required
 from hf_urbanseg.ranges import Share
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,12 @@ class PredictArguments(Options):
     output: str = option("predictions", "Folder for the results; made if missing.")
     strict: bool = option(False, "Do nothing at all if a file can't be read, in place of all others.")
     alpha: Share = option(0.5, "Opacity of the classes in the overlay, 0..1.")
+    palette: str | None = palette_option()
+    legend: str = option(
+        "overlay",
+        "Which pictures have the classes' names below: `overlay` (videos, too), `all` (colour PNGs, too) or `none`.",
+        choices=["overlay", "all", "none"],
+    )
     show_rate: bool = option(False, "Draw the frame rate reached by the prediction on a video's frames.")
     video_frames: list[str] = option(
         [], "Write PNGs of a video's frames, too: any of train_id, color, overlay.", choices=_KINDS
@@ -51,6 +57,7 @@ def main(argv: list[str]) -> None:
 def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     from hf_urbanseg.inference.input_files import check_inputs, find_inputs, is_video, refuse_bad
     from hf_urbanseg.inference.predictor import Predictor
+    from hf_urbanseg.palettes import recolor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
     from hf_urbanseg.reports.prediction_video import predict_video
 
@@ -59,14 +66,15 @@ def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     check_targets(paths, output)
     stock, plan = plan_args.stock_decode_head, plan_args.build_plan()
     predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
+    predictor.label_space = recolor(predictor.label_space, args.palette)
     good, bad = check_inputs(paths)
     if args.strict or not good:
         refuse_bad(bad, len(paths), "could be read and nothing was done")
     videos = {path: info for path, info in good.items() if is_video(path)}
     if images := [path for path in good if path not in videos]:
-        predict_images(images, predictor, output, plan_args.batch_size, args.alpha)
+        predict_images(images, predictor, output, plan_args.batch_size, args.alpha, args.legend)
         print(f"{output}: train ids, colours and overlay for {len(images)} image{'s' if len(images) != 1 else ''}")
-    options = plan_args.batch_size, args.alpha, args.show_rate, args.video_frames
+    options = plan_args.batch_size, args.alpha, args.show_rate, args.video_frames, args.legend
     for path, info in videos.items():
         try:
             count, rate = predict_video(path, info, predictor, output, *options)

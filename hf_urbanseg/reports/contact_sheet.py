@@ -12,7 +12,9 @@ from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import written_whole
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (110, 110, 110)
-_GAP, _LINE, _HEADING, _SWATCH, _LEAST_WIDTH = 14, 24, 34, 16, 480
+_TEXT, _GAP, _LINE, _HEADING, _SWATCH, _LEAST_WIDTH = 15, 14, 24, 34, 16, 480
+TALLEST = 900
+"""Pixels in height of a picture in a sheet at most: a screen's."""
 _MARK, _SOFTWARE = "hf_urbanseg", 305  # the program that made a picture, and the tag that EXIF has for it
 
 
@@ -25,11 +27,12 @@ def save_contact_sheet(
     cell_width: int = 400,
     note: str = "",
 ) -> None:
-    """Writes the grid, row by row, whole or not at all; pictures are brought to `cell_width` and keep their shape.
+    """Writes the grid, row by row, whole or not at all; pictures keep their shape.
 
     Args:
         path: A .jpg is written as JPEG, anything else as PNG.
         cells: (H, W, 3) uint8 pictures of any size, each with a line above it, cut where it is too long.
+        cell_width: To which pictures are brought, or else to the height `TALLEST`, which none exceeds.
         columns: Of the grid; fewer cells make it narrower.
         title: Above the grid, wrapped.
         legend: Below the grid: names, each with a colour or a small picture.
@@ -37,7 +40,7 @@ def save_contact_sheet(
     """
     columns = max(1, min(columns, len(cells)))
     width = max(columns * (cell_width + _GAP) + _GAP, _LEAST_WIDTH)
-    font, heading = _font(15), _font(20, bold=True)
+    font, heading = _font(_TEXT), _font(20, bold=True)
     bands = [
         _draw_text(_wrap(title, heading, width), heading, _HEADING, width, _GAP),
         _draw_text([line for one in note.splitlines() for line in _wrap(one, font, width)], font, _LINE, width, 0),
@@ -45,7 +48,7 @@ def save_contact_sheet(
             _draw_row(cells[start : start + columns], cell_width, font, width)
             for start in range(0, len(cells), columns)
         ),
-        _draw_legend(legend, font, width),
+        draw_legend(legend, width),
     ]
     path, mark = Path(path), Image.Exif()
     mark[_SOFTWARE] = _MARK
@@ -81,23 +84,33 @@ def _draw_row(cells: Sequence[tuple], cell_width: int, font: ImageFont.FreeTypeF
     return band
 
 
-def _draw_legend(legend: Sequence[tuple], font: ImageFont.FreeTypeFont, width: int) -> Image.Image:
-    legend = [(_cut(name, font, width - 2 * _GAP - _SWATCH - 30), fill) for name, fill in legend]
-    entry_width = max((int(font.getlength(name)) for name, _ in legend), default=0) + _SWATCH + 30
-    per_row = max(1, (width - 2 * _GAP) // entry_width)
-    band = Image.new("RGB", (width, -(-len(legend) // per_row) * (_LINE + 4) + _GAP), _PAPER)
+def draw_legend(legend: Sequence[tuple], width: int, size: int = _TEXT) -> Image.Image:
+    """Names in columns, each behind its colour or small picture.
+
+    Args:
+        legend: As of `save_contact_sheet`.
+        width: Of the band; longer names are cut.
+        size: Of the letters, in pixels; all else grows with them.
+    """
+    gap, line, swatch, space = (round(one * size / _TEXT) for one in (_GAP, _LINE + 4, _SWATCH, 8))
+    font = _font(size)
+    legend = [(_cut(name, font, width - 2 * gap - swatch - 4 * space), fill) for name, fill in legend]
+    entry_width = max((int(font.getlength(name)) for name, _ in legend), default=0) + swatch + 4 * space
+    per_row = max(1, (width - 2 * gap) // entry_width)
+    band = Image.new("RGB", (width, -(-len(legend) // per_row) * line + gap), _PAPER)
     draw = ImageDraw.Draw(band)
     for number, (name, fill) in enumerate(legend):
-        x, y = _GAP + number % per_row * entry_width, number // per_row * (_LINE + 4) + (_LINE - _SWATCH) // 2
-        draw.rectangle((x, y, x + _SWATCH, y + _SWATCH), outline=_INK)
-        pattern = np.broadcast_to(np.uint8(fill), (_SWATCH, _SWATCH, 3))[1:, 1:]
-        band.paste(Image.fromarray(np.ascontiguousarray(pattern)), (x + 1, y + 1))
-        draw.text((x + _SWATCH + 7, y + _SWATCH / 2), name, _INK, font, anchor="lm")
+        x, y = gap + number % per_row * entry_width, number // per_row * line + (line - swatch) // 2
+        draw.rectangle((x, y, x + swatch, y + swatch), outline=_INK)
+        drawn = Image.fromarray(np.ascontiguousarray(np.broadcast_to(np.uint8(fill), (_SWATCH, _SWATCH, 3))))
+        band.paste(drawn.resize((swatch - 1, swatch - 1), Image.Resampling.NEAREST), (x + 1, y + 1))
+        draw.text((x + swatch + space - 1, y + swatch / 2), name, _INK, font, anchor="lm")
     return band
 
 
 def _fit(picture: np.ndarray, width: int) -> Image.Image:
     image = Image.fromarray(picture)
+    width = max(1, min(width, round(TALLEST * image.width / image.height)))
     # Much enlarged frames stay sharp; a little enlarged, nearest would make rows of unequal height.
     kind = Image.Resampling.NEAREST if width >= 2 * image.width else Image.Resampling.LANCZOS
     return image.resize((width, max(1, round(image.height * width / image.width))), kind)

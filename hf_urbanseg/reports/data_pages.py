@@ -87,10 +87,12 @@ def _draw_padding(height: int, width: int) -> np.ndarray:
 
 
 def stack(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
-    """Pictures of one size above each other, white between them."""
-    white = np.full((gap, *pictures[0].shape[1:]), 255, np.uint8)
-    rows = [part for picture in pictures for part in (white, picture)]
-    return np.concatenate(rows[1:])
+    """Pictures of one size above each other, or side by side where they are upright, white between them."""
+    height, width = pictures[0].shape[:2]
+    axis = int(height > width)
+    white = np.full((height, gap, 3) if axis else (gap, width, 3), 255, np.uint8)
+    parts = [part for picture in pictures for part in (white, picture)]
+    return np.concatenate(parts[1:], axis)
 
 
 def describe_cover(frames: Collection[int], image_counts: np.ndarray, label_space: LabelSpace) -> str:

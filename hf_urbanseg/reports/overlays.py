@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,11 @@ from PIL import Image
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
-from hf_urbanseg.reports.contact_sheet import is_contact_sheet, save_contact_sheet
+from hf_urbanseg.reports.contact_sheet import TALLEST, draw_legend, is_contact_sheet, save_contact_sheet
 from hf_urbanseg.reports.formats import format_percent
 
-_WRONG, _VOID = (255, 40, 40), (128, 128, 128)
+_FADED = 176, 251
+"""Darkest and lightest grey of what is right in `error_map`."""
 FADED_VOID = (250, 240, 205)
 """Colour of pixels without a label in `error_map`: cream, which no class of a street has."""
 
@@ -39,19 +41,17 @@ def blend(
         DataError: Image and train ids of different size.
     """
     image, train_ids = np.asarray(image), np.asarray(train_ids)
-    if train_ids.shape != image.shape[:2]:
-        expected = f"train ids of the image's size {image.shape[0]}x{image.shape[1]} (height x width)"
-        raise DataError(expected, "x".join(map(str, train_ids.shape)), "bring them to the image's size first")
+    _check_size(image, train_ids)
     mixed = (1 - alpha) * image + alpha * colorize(train_ids, label_space)
     return np.where((train_ids == IGNORE_INDEX)[..., None], image, np.rint(mixed).astype(np.uint8))
 
 
-def mark_errors(image: np.ndarray, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The image dim and grey where the prediction is right, red where it is wrong, flat grey without a label."""
-    picture = np.repeat(0.35 * image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
-    picture[prediction != label] = _WRONG
-    picture[label == IGNORE_INDEX] = _VOID
-    return picture
+def draw_class_legend(size: tuple[int, int], label_space: LabelSpace, classes: Sequence[int]) -> np.ndarray:
+    """A band with the names of `classes`, as wide as the picture of `size` (height, width) that it is to stand below;
+    the letters grow with the picture."""
+    height, width = size
+    legend = [(label_space.names[c], label_space.colors[c]) for c in classes]
+    return np.asarray(draw_legend(legend, width, max(12, round((height * width) ** 0.5 / 48))))
 
 
 def error_map(
@@ -68,7 +68,7 @@ def error_map(
     """
     # Nearly white, because half of the classes of a street have dark colours or are grey.
     grey = np.asarray(image).mean(-1) // 16
-    picture = np.repeat((176 + 5 * grey)[..., None], 3, -1).astype(np.uint8)
+    picture = np.repeat((_FADED[0] + 5 * grey)[..., None], 3, -1).astype(np.uint8)
     wrong = (prediction != label) & (label != IGNORE_INDEX)
     picture[wrong] = colorize(prediction[wrong], label_space)
     # Areas are of one pair of classes and 7 pixels wide at least: what is left after 3 were taken off and put back.
@@ -89,10 +89,10 @@ def save_comparison(
     title: str,
     note: str = "",
 ) -> None:
-    """Writes one picture, whole or not at all: image, prediction, label and errors, with a legend of what occurs.
+    """Writes one picture, whole or not at all: image, prediction, label and errors (`error_map`), with a legend.
 
-    Wide frames are stacked, others are in two columns; small frames are enlarged so that the text fits. The file is
-    marked as ours, for `clear_comparisons`.
+    Wide frames are stacked, upright ones side by side, others in two columns; small frames are enlarged so that the
+    text fits. The file is marked as ours, for `clear_comparisons`.
 
     Args:
         path: `.jpg`, or `.png`, which is larger and slower (benchmarks/pictures.py).
@@ -105,23 +105,30 @@ def save_comparison(
     Raises:
         DataError: Image, prediction and label of different size.
     """
-    image = np.asarray(image)
+    for one in (prediction, label):
+        _check_size(np.asarray(image), one)
+    image = Image.fromarray(np.asarray(image))
+    valid, classes = label != IGNORE_INDEX, find_classes(label_space, prediction, label)
+    wrong = np.count_nonzero(valid & (prediction != label)) / max(np.count_nonzero(valid), 1)
+    share = f"errors, {format_percent(wrong, 1)} %" if valid.any() else "no labelled pixel"
+    width, height = image.size
+    columns, least_width = (1, 720) if width >= 1.8 * height else (2 if width >= 0.9 * height else 4, 480)
+    # Whole factors keep the pixels of small frames square and sharp.
+    shown_width = min(width * max(1, round(least_width / width)), 1280, round(TALLEST * width / height))
+    if shown_width < width:  # drawn at the size it is shown at, so that the frames in the errors stay
+        size = shown_width, max(1, round(height * shown_width / width))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        maps = (Image.fromarray(one).resize(size, Image.Resampling.NEAREST) for one in (prediction, label))
+        prediction, label = map(np.asarray, maps)
     cells = [
-        (image, "image"),
+        (np.asarray(image), "image"),
         (blend(image, prediction, label_space), "prediction"),
         (blend(image, label, label_space), "label"),
+        (error_map(image, prediction, label, label_space), f"{share}: filled as predicted, framed as labelled"),
     ]
-    valid = label != IGNORE_INDEX
-    wrong = np.count_nonzero(valid & (prediction != label)) / max(np.count_nonzero(valid), 1)
-    share = f"{format_percent(wrong, 1)} % of the labelled pixels" if valid.any() else "no labelled pixel"
-    cells.append((mark_errors(image, prediction, label), f"errors: {share}"))
-    classes = find_classes(label_space, prediction, label)
     legend = [(label_space.names[c], label_space.colors[c]) for c in classes]
-    legend += [("wrong (in errors)", _WRONG), ("no label (in errors)", _VOID)]
-    height, width = image.shape[:2]
-    columns, least_width = (1, 720) if width >= 1.8 * height else (2, 480)
-    # Whole factors keep the pixels of small frames square and sharp.
-    shown_width = min(width * max(1, round(least_width / width)), 1280)
+    right = np.broadcast_to(np.linspace(*_FADED, 16, dtype=np.uint8)[:, None], (16, 16, 3))
+    legend += [("right (in errors)", right), ("no label (in errors)", FADED_VOID)]
     save_contact_sheet(path, cells, columns, title, legend, shown_width, note)
 
 
@@ -146,6 +153,13 @@ def find_classes(label_space: LabelSpace, *maps: np.ndarray) -> list[int]:
     """Train ids of the classes that occur in any of the maps."""
     seen = np.unique(np.concatenate([train_ids.ravel() for train_ids in maps])).tolist()
     return [train_id for train_id in seen if train_id < label_space.num_labels]
+
+
+def _check_size(image: np.ndarray, train_ids: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    if train_ids.shape != (height, width):
+        expected = f"train ids of the image's size {height}x{width} (height x width)"
+        raise DataError(expected, "x".join(map(str, train_ids.shape)), "bring them to the image's size first")
 
 
 def _spread(mask: np.ndarray, reach: int) -> np.ndarray:

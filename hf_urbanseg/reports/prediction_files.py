@@ -15,9 +15,11 @@ from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.input_files import is_video
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.reports.overlays import blend, colorize
+from hf_urbanseg.reports.overlays import blend, colorize, draw_class_legend, find_classes
 
 KINDS = ("train_id", "color", "overlay")
+LEGENDS = {"overlay": ("overlay",), "all": ("color", "overlay"), "none": ()}
+"""Which kinds of pictures have a legend, by word."""
 
 
 def write_prediction(
@@ -28,22 +30,36 @@ def write_prediction(
     label_space: LabelSpace,
     alpha: float,
     kinds: Sequence[str] = KINDS,
+    legend: str = "overlay",
+    classes: Sequence[int] | None = None,
 ) -> None:
-    """Writes `<stem>_train_id.png`, `<stem>_color.png` and `<stem>_overlay.png`, or those of `kinds`."""
+    """Writes `<stem>_train_id.png`, `<stem>_color.png` and `<stem>_overlay.png`, or those of `kinds`.
+
+    Args:
+        alpha: Opacity of the classes in the overlay.
+        legend: Which pictures have one below, a word of `LEGENDS`.
+        classes: In it; default: those that occur.
+    """
+    train_ids = np.asarray(train_ids)
     for kind in kinds:
-        picture = np.asarray(train_ids)
+        picture = train_ids
         if kind != "train_id":
             overlay = kind == "overlay"
-            picture = blend(image, picture, label_space, alpha) if overlay else colorize(picture, label_space)
+            picture = blend(image, train_ids, label_space, alpha) if overlay else colorize(train_ids, label_space)
+        if kind in LEGENDS[legend]:
+            listed = find_classes(label_space, train_ids) if classes is None else classes
+            picture = np.concatenate([picture, draw_class_legend(train_ids.shape, label_space, listed)])
         with written_whole(output / f"{stem}_{kind}.png") as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")
 
 
-def predict_images(paths: Sequence[Path], predictor: Predictor, output: Path, batch_size: int, alpha: float) -> None:
-    """Predicts image files into `output`."""
+def predict_images(
+    paths: Sequence[Path], predictor: Predictor, output: Path, batch_size: int, alpha: float, legend: str
+) -> None:
+    """Predicts image files into `output`; `alpha` and `legend` as in `write_prediction`."""
     files = {path.stem: path for path in paths}
     for stem, image, train_ids in _predict_files(files, predictor, batch_size, "predicting"):
-        write_prediction(output, stem, image, train_ids, predictor.label_space, alpha)
+        write_prediction(output, stem, image, train_ids, predictor.label_space, alpha, legend=legend)
 
 
 def predict_label_ids(

@@ -16,8 +16,8 @@ from hf_urbanseg.data.video import VideoFrame, VideoInfo, open_video_writer, rea
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import written_whole
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.reports.overlays import blend
-from hf_urbanseg.reports.prediction_files import frames_path, video_path, write_prediction
+from hf_urbanseg.reports.overlays import blend, draw_class_legend
+from hf_urbanseg.reports.prediction_files import LEGENDS, frames_path, video_path, write_prediction
 
 _RECENT = 10
 
@@ -31,6 +31,7 @@ def predict_video(
     alpha: float,
     show_rate: bool,
     frame_kinds: Sequence[str],
+    legend: str,
 ) -> tuple[int, float]:
     """Predicts every frame; reading and writing go on in threads of their own.
 
@@ -40,6 +41,7 @@ def predict_video(
         alpha: Opacity of the classes, 0..1.
         show_rate: Draw the frame rate reached on the picture.
         frame_kinds: Which PNGs of every frame to write, of `KINDS`; none writes no folder.
+        legend: Which pictures have one, a word of `LEGENDS`: of all classes of the model, so that it never moves.
 
     Returns:
         The number of frames, and how many there were per second from the first read to the last written.
@@ -48,20 +50,26 @@ def predict_video(
         DataError: A frame can't be read or a result not be written; then nothing of this video is left.
     """
     space, count, start = predictor.label_space, 0, time.perf_counter()
+    classes, (height, width) = range(space.num_labels), info.size
+    band = np.empty((0, width, 3), np.uint8)
+    if "overlay" in LEGENDS[legend]:
+        band = draw_class_legend(info.size, space, classes)
+    shown = info._replace(size=(height + len(band), width))
     ends = deque([(start, 0)], _RECENT)
 
     def write(batch: list[VideoFrame], train_ids: list[np.ndarray], first: int, rate: float) -> None:
         for index, (frame, ids) in enumerate(zip(batch, train_ids, strict=True), first):
             picture = blend(frame.image, ids, space, alpha)
-            write_frame(VideoFrame(draw_rate(picture, rate) if show_rate else picture, frame.time))
+            picture = draw_rate(picture, rate) if show_rate else picture
+            write_frame(VideoFrame(np.concatenate([picture, band]), frame.time))
             if frame_kinds:
-                write_prediction(folder, f"{index:06d}", frame.image, ids, space, alpha, frame_kinds)
+                write_prediction(folder, f"{index:06d}", frame.image, ids, space, alpha, frame_kinds, legend, classes)
 
     with ExitStack() as files:
         if frame_kinds:
             folder = files.enter_context(written_whole(frames_path(output, path.stem), folder=True))
         temporary = files.enter_context(written_whole(video_path(output, path.stem)))
-        write_frame = files.enter_context(open_video_writer(temporary, info))
+        write_frame = files.enter_context(open_video_writer(temporary, shown))
         progress = files.enter_context(tqdm(total=info.num_frames, desc=flatten(path.name, 40), unit="frame"))
         # Last in, first out: the thread has written everything before the video is closed.
         writer = files.enter_context(ThreadPoolExecutor(1, "write"))

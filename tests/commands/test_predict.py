@@ -20,6 +20,7 @@ from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.palettes import COLORBLIND
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.prediction_files import write_prediction
 from hf_urbanseg.reports.prediction_video import draw_rate
@@ -99,8 +100,49 @@ def test_main__writes_three_pictures_of_native_size(run, model, tmp_path):
     color = np.array(Image.open(tmp_path / "predictions" / "a_color.png"))
     np.testing.assert_array_equal(color, np.array(CITYSCAPES.colors, np.uint8)[train_ids])
     overlay = np.array(Image.open(tmp_path / "predictions" / "a_overlay.png"), float)
-    assert np.abs(overlay - (color / 2 + np.array(_image(40, 60)) / 2)).max() <= 0.5
+    assert np.abs(overlay[:40] - (color / 2 + np.array(_image(40, 60)) / 2)).max() <= 0.5
     assert Image.open(tmp_path / "predictions" / "b_train_id.png").size == (90, 30)
+
+
+def _shown(band):
+    """Train ids whose colours a legend has."""
+    return {c for c, color in enumerate(CITYSCAPES.colors) if (band == color).all(-1).sum() > 64}
+
+
+def test_main__legend_of_the_classes_that_occur_below_and_never_in_the_way(run, tmp_path):
+    _image(300, 400).save(tmp_path / "a.png")
+    pictures = {}
+    for legend in ("none", "overlay", "all"):
+        assert run("--input", "a.png", "--output", legend, "--legend", legend)[0] == 0
+        pictures[legend] = {
+            kind: np.asarray(Image.open(f"{legend}/a_{kind}.png")) for kind in ("train_id", "color", "overlay")
+        }
+    classes = set(np.unique(pictures["none"]["train_id"]).tolist())
+    for legend, kinds in (("overlay", ["overlay"]), ("all", ["color", "overlay"])):
+        for kind, plain in pictures["none"].items():
+            found = pictures[legend][kind]
+            assert np.array_equal(found[:300], plain)
+            assert (len(found) > 300) == (kind in kinds)
+            assert kind not in kinds or _shown(found[300:]) == classes
+    # Colour PNGs are data: with or without a legend on overlays the same bytes.
+    assert (tmp_path / "none" / "a_color.png").read_bytes() == (tmp_path / "overlay" / "a_color.png").read_bytes()
+
+
+def test_main__palette(run, tmp_path):
+    _image().save(tmp_path / "a.png")
+    assert run("--input", "a.png", "--palette", "colorblind")[0] == 0
+    train_ids, color = (np.asarray(Image.open(f"predictions/a_{kind}.png")) for kind in ("train_id", "color"))
+    np.testing.assert_array_equal(color, np.array(COLORBLIND, np.uint8)[train_ids])
+    assert run("--input", "a.png", "--palette", "cityscapes")[0] == 0
+    color = np.asarray(Image.open("predictions/a_color.png"))
+    np.testing.assert_array_equal(color, np.array(CITYSCAPES.colors, np.uint8)[train_ids])
+
+
+def test_main__a_palette_without_enough_colours(run, tmp_path, monkeypatch):
+    _image().save(tmp_path / "a.png")
+    monkeypatch.setattr("hf_urbanseg.palettes.COLORBLIND", COLORBLIND[:18])
+    said = "expected a palette with 19 colours; found colorblind, which has 18; choose `--palette cityscapes`."
+    _refused(run("--input", "a.png", "--palette", "colorblind"), tmp_path / "predictions", said)
 
 
 def test_main__applies_exif_orientation(run, tmp_path):
@@ -326,17 +368,30 @@ def test_main__a_video_keeps_frames_rate_and_size(run, model, av, tmp_path):
     assert out.endswith(" frames/s, reading and writing included\n")
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["drive_overlay.mp4"]
     info = inspect_video(tmp_path / "predictions" / "drive_overlay.mp4")
-    assert (info.size, info.rate, info.num_frames) == ((40, 62), Fraction(30000, 1001), 7)
+    assert (info.size[1], info.rate, info.num_frames) == (62, Fraction(30000, 1001), 7)
+    assert info.size[0] > 40  # and the legend
     predictor = Predictor.from_pretrained(model, "cpu")
     source, overlay = (list(read_frames(tmp_path / name)) for name in ("drive.mp4", "predictions/drive_overlay.mp4"))
     # Luma only: 4:2:0 blurs colours, and these pictures are all edges.
-    luma = [np.array(Image.fromarray(frame.image).convert("L"), float) for frame in overlay]
+    luma = [np.array(Image.fromarray(frame.image).convert("L"), float)[:40] for frame in overlay]
     train_ids = predictor.predict([Image.fromarray(frame.image) for frame in source])
     for index, (frame, ids) in enumerate(zip(source, train_ids, strict=True)):
         expected = np.array(Image.fromarray(blend(frame.image, ids, CITYSCAPES)).convert("L"), float)
         distances = [np.abs(one - expected).mean() for one in luma]
         assert distances[index] < 6
         assert min(distances[:index] + distances[index + 1 :]) > 2 * distances[index]
+
+
+def test_main__the_legend_of_a_video_stands_still(run, av, tmp_path):
+    """All classes of the model, though frames show a few."""
+    _video(tmp_path / "drive.mp4", 3, (300, 400))
+    assert run("--input", "drive.mp4", "--video_frames", "overlay")[0] == 0
+    bands = [np.asarray(Image.open(f"predictions/drive_frames/{index:06d}_overlay.png"))[300:] for index in range(3)]
+    assert _shown(bands[0]) == set(range(19))
+    assert np.array_equal(bands[0], bands[1])
+    assert np.array_equal(bands[0], bands[2])
+    for frame in read_frames(tmp_path / "predictions" / "drive_overlay.mp4"):
+        assert np.abs(frame.image[300:][: len(bands[0])].astype(int) - bands[0]).mean() < 4
 
 
 def test_main__a_videos_frames_as_pngs(run, model, av, tmp_path):
@@ -460,8 +515,13 @@ def test_draw_rate__a_readable_corner_and_nothing_else(size):
 
 def test_main__show_rate_draws_on_the_video_only(run, av, tmp_path):
     _video(tmp_path / "drive.mp4", 2, (96, 160))
-    assert run("--input", "drive.mp4", "--output", "plain")[0] == 0
-    assert run("--input", "drive.mp4", "--output", "rate", "--show_rate", "--video_frames", "overlay")[0] == 0
+    assert run("--input", "drive.mp4", "--output", "plain", "--legend", "none")[0] == 0
+    assert (
+        run("--input", "drive.mp4", "--output", "rate", "--show_rate", "--video_frames", "overlay", "--legend", "none")[
+            0
+        ]
+        == 0
+    )
     plain, rate = (
         next(iter(read_frames(tmp_path / n / "drive_overlay.mp4"))).image.astype(int) for n in ("plain", "rate")
     )

@@ -32,6 +32,14 @@ def test_save_contact_sheet__row_by_row_at_one_width(tmp_path):
     assert blue[0] > green[2]
 
 
+def test_save_contact_sheet__no_picture_is_taller_than_a_screen(tmp_path):
+    cells = [(picture((200, 0, 0), 1920, 1080), "upright"), (picture((0, 200, 0), 300, 600), "wide")]
+    save_contact_sheet(tmp_path / "sheet.png", cells, 2, "", cell_width=800)
+    upright, wide = (find(colors_at(tmp_path / "sheet.png"), color) for color in ((200, 0, 0), (0, 200, 0)))
+    assert (upright[2] - upright[0], upright[3] - upright[1]) == (900, 506)
+    assert (wide[2] - wide[0], wide[3] - wide[1]) == (400, 800)
+
+
 def test_save_contact_sheet__caption_above_its_picture_and_no_wider(tmp_path):
     for name, caption in (("short", "x"), ("long", "word " * 60)):
         cells = [(picture((255, 255, 255)), caption), (picture((255, 255, 255)), "")]

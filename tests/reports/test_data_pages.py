@@ -130,3 +130,8 @@ def test_stack__white_between():
     one, two = np.zeros((3, 5, 3), np.uint8), np.full((3, 5, 3), 9, np.uint8)
     stacked = stack((one, two), gap=2)
     assert stacked[:, 0, 0].tolist() == [0, 0, 0, 255, 255, 9, 9, 9]
+
+
+def test_stack__upright_pictures_side_by_side():
+    one, two = np.zeros((5, 3, 3), np.uint8), np.full((5, 3, 3), 9, np.uint8)
+    assert stack((one, two), gap=2)[0, :, 0].tolist() == [0, 0, 0, 255, 255, 9, 9, 9]

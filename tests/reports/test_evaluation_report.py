@@ -262,6 +262,15 @@ def test_write_evaluation_report__more_to_the_side_casts_a_shadow_in_a_browser(b
         assert edges[0] < edges[1] - 15, browser.evaluate(f"wide[{index}].outerHTML.slice(0, 200)")
 
 
+def test_write_evaluation_report__upright_pictures_fit_a_screen(browser, tmp_path):
+    image, train_ids = Image.new("RGB", (1080, 1920)), np.zeros((1920, 1080), np.uint8)
+    _write(tmp_path / "a.html", cases=[describe_failure("a", ["tall"], image, train_ids, train_ids, CITYSCAPES)])
+    browser.open(tmp_path / "a.html", 1366, height=800)
+    heights = browser.evaluate("[...document.querySelectorAll('#case-1 img')].map((i) => i.clientHeight)")
+    assert len(heights) == 4
+    assert 600 < max(heights) < 800
+
+
 @pytest.mark.parametrize("width", [390, 1366])
 def test_write_evaluation_report__long_names_leave_room_in_a_browser(browser, tmp_path, width):
     names = (" ".join(["a", "long", "name"] * 9)[:100], "n" * 100, "traffic light")

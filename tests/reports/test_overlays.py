@@ -11,9 +11,9 @@ from hf_urbanseg.reports.overlays import (
     blend,
     clear_comparisons,
     colorize,
+    draw_class_legend,
     error_map,
     find_classes,
-    mark_errors,
     name_picture,
     save_comparison,
 )
@@ -55,15 +55,6 @@ def test_find_classes__in_any_map_without_void():
     assert find_classes(CITYSCAPES, np.array([[3, 255]]), np.array([13, 0])) == [0, 3, 13]
 
 
-def test_mark_errors__wrong_right_and_unlabelled():
-    image = np.full((1, 3, 3), 200, np.uint8)
-    found = mark_errors(image, np.array([[0, 1, 1]], np.uint8), np.array([[0, 0, 255]], np.uint8))
-    right, wrong, void = found[0].tolist()
-    assert right == [70, 70, 70]  # 0.35 of the image
-    assert wrong == [255, 40, 40]
-    assert void == [128, 128, 128]
-
-
 def _colors(path):
     """Colours of at least 100 pixels: a swatch has more, the soft edges of text fewer."""
     red, green, blue = np.array(Image.open(path)).reshape(-1, 3).astype(int).T
@@ -85,27 +76,29 @@ def test_save_comparison__legend_shows_exactly_the_classes_that_occur(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "stacked"), [((375, 1242), True), ((360, 480), False), ((1024, 2048), True), ((7, 5), False)]
+    ("size", "columns"),
+    [((375, 1242), 1), ((360, 480), 2), ((1024, 2048), 1), ((7, 5), 4), ((1920, 1080), 4), ((400, 40), 4)],
 )
-def test_save_comparison__panels_keep_their_shape(tmp_path, size, stacked):
+def test_save_comparison__panels_keep_their_shape_and_fit_a_screen(tmp_path, size, columns):
     height, width = size
     label = np.zeros(size, np.uint8)
     save_comparison(tmp_path / "a.png", np.zeros((*size, 3), np.uint8), label, label, CITYSCAPES, "a frame")
-    # Panels of a black image: black, twice half-way to road, dim black; all else is paper, ink and swatches.
+    # Panels of a black image: black, twice half-way to road, faded; all else is paper, ink and swatches.
     pixels = np.array(Image.open(tmp_path / "a.png"))
     overlay = (pixels == [64, 32, 64]).all(-1)
-    rows, columns = np.flatnonzero(overlay.any(1)), np.flatnonzero(overlay.any(0))
-    panel_width = overlay[rows[0]].sum()
-    panel_height = overlay[:, columns[0]].sum() // (2 if stacked else 1)
+    down, across = np.flatnonzero(overlay.any(1)), np.flatnonzero(overlay.any(0))
+    panel_width = overlay[down[0]].sum() // (2 if columns == 4 else 1)
+    panel_height = overlay[:, across[0]].sum() // (2 if columns == 1 else 1)
     assert abs(panel_width / panel_height - width / height) < 0.02 * width / height
-    assert 400 < panel_width <= 1280
-    assert pixels.shape[1] > (1 if stacked else 2) * panel_width
+    assert 400 < panel_width <= 1280 or panel_height == 900
+    assert panel_height <= 900
+    assert pixels.shape[1] > columns * panel_width
 
 
 def test_save_comparison__states_errors_without_any_label(tmp_path):
     void = np.full((90, 300), 255, np.uint8)
     save_comparison(tmp_path / "a.png", np.zeros((90, 300, 3), np.uint8), void * 0, void, CITYSCAPES, "")
-    assert (128, 128, 128) in _colors(tmp_path / "a.png")
+    assert FADED_VOID in _colors(tmp_path / "a.png")
 
 
 def test_save_comparison__255_classes_and_long_names_fit(tmp_path):
@@ -116,6 +109,32 @@ def test_save_comparison__255_classes_and_long_names_fit(tmp_path):
     label = label.astype(np.uint8)
     save_comparison(tmp_path / "a.png", np.full((90, 300, 3), 200, np.uint8), label, label, space, "a title " * 60)
     assert set(colors) <= _colors(tmp_path / "a.png")
+
+
+def test_save_comparison__errors_are_the_error_map(tmp_path):
+    """At the size shown, so that frames of errors are two pixels wide in a picture of a large image, too."""
+    label = np.zeros((1024, 2048), np.uint8)
+    label[200:600, 300:900], label[:100] = 13, 255
+    image, prediction = np.full((1024, 2048, 3), 99, np.uint8), np.zeros_like(label)
+    save_comparison(tmp_path / "a.png", image, prediction, label, CITYSCAPES, "")
+    sheet, size = np.array(Image.open(tmp_path / "a.png")), (1280, 640)
+    small = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
+    expected = error_map(np.full((640, 1280, 3), 99, np.uint8), np.zeros_like(small), small, CITYSCAPES)
+    below = np.flatnonzero((sheet == FADED_VOID).all(-1).sum(1) > 1000)[0]
+    assert np.array_equal(sheet[below : below + 640, 14 : 14 + 1280], expected)
+    assert (expected == CITYSCAPES.colors[13]).all(-1).sum() > 2 * 2 * (250 + 370)
+
+
+def test_draw_class_legend__readable_at_any_size():
+    for size, classes in (((360, 480), range(19)), ((2250, 4000), [0, 13]), ((1920, 1080), range(19)), ((9, 7), [3])):
+        band = draw_class_legend(size, CITYSCAPES, classes)
+        assert (band.shape[1], band.dtype) == (size[1], np.uint8)
+        if size[1] > 400:  # every class and no other, none cut at the edge, and letters that grow with the picture
+            assert {c for c in range(19) if (band == CITYSCAPES.colors[c]).all(-1).sum() > 64} == set(classes)
+            assert (band[:, -4:] == 255).all()
+            swatch = np.flatnonzero((band == CITYSCAPES.colors[0]).all(-1).any(0))
+            assert np.ptp(swatch) + 1 >= max(11, size[1] / 70)
+            assert len(band) < size[0] / 2
 
 
 def test_error_map__right_wrong_and_void():
