@@ -1,10 +1,11 @@
-"""Video files: frames in, upright and with their times; a video out that browsers and phones play.
+"""Video files: frames in, upright and with their times; a video out that browsers and phones play, with the sound.
 
 PyAV (`pip install av`) does the work. Of what was tried it alone writes H.264: OpenCV's wheels have no encoder for it,
 and their VP9 reached 2 frames/s at 1242x374 where x264 reached 100 on the same two cores. PyAV is BSD-licensed; the
 FFmpeg inside its wheels has x264 (GPL), so it is an extra and imported only when there is a video.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ import numpy as np
 
 from hf_urbanseg.data.pictures import MOST_PIXELS
 from hf_urbanseg.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _BT709 = 1  # of FFmpeg's colour enums: untagged, players guess by size
@@ -32,6 +35,7 @@ class VideoInfo(NamedTuple):
         time_base: Seconds per unit of `VideoFrame.time`.
         num_frames: Packets of pictures; a few formats have some that show nothing.
         pixel_aspect: Width over height of a pixel of the upright picture; 1 but for anamorphic video.
+        start: Seconds of the file's own time at the first frame.
     """
 
     size: tuple[int, int]
@@ -39,6 +43,7 @@ class VideoInfo(NamedTuple):
     time_base: Fraction
     num_frames: int
     pixel_aspect: Fraction = Fraction(1)
+    start: Fraction = Fraction(0)
 
 
 class VideoFrame(NamedTuple):
@@ -64,6 +69,8 @@ def inspect_video(path: Path) -> VideoInfo:
         if first is None:
             raise DataError("a video", "one without frames", "leave it out", path)
         height, width = _upright(first).shape[:2]
+        stamp = first.pts if first.pts is not None else first.dts
+        start = Fraction(0) if stamp is None else stamp * stream.time_base
         # 0 or nothing: not known.
         aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
         time_base, rate = stream.time_base, stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -79,7 +86,7 @@ def inspect_video(path: Path) -> VideoInfo:
             expected = Fraction(container.duration + (container.start_time or 0), 1_000_000)
             if end + _SLACK < expected:
                 raise truncated(f"{float(end):.1f} of {float(expected):.1f} s")
-    return VideoInfo((height, width), rate, time_base, count, 1 / aspect if first.rotation % 180 else aspect)
+    return VideoInfo((height, width), rate, time_base, count, 1 / aspect if first.rotation % 180 else aspect, start)
 
 
 def read_frames(path: Path) -> Iterator[VideoFrame]:
@@ -112,21 +119,36 @@ def read_ahead(items: Iterable, count: int) -> Iterator:
 
 
 @contextmanager
-def open_video_writer(path: Path, info: VideoInfo) -> Iterator[Callable[[VideoFrame], None]]:
+def open_video_writer(
+    path: Path, info: VideoInfo, sound_of: Path | None = None
+) -> Iterator[Callable[[VideoFrame], None]]:
     """Gives a function that appends a frame to an H.264 .mp4, which is playable once the block ends.
 
     Times, and so a steady or variable frame rate, are the source's. An odd height or width gets one more line, a
     repetition of the last: 4:2:0 chroma, the only kind that plays everywhere, needs even sizes.
+
+    Args:
+        sound_of: The source, whose first sound track is copied as it is; the log says so where .mp4 can't hold it.
     """
     av = _import_av(path)
     height, width = info.size
+    # Some sounds are "experimental" in .mp4, which says nothing of players today.
+    options = {"movflags": "+faststart", "strict": "experimental"}
     try:
-        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        with av.open(str(path), "w", format="mp4", options=options) as container:
             stream = container.add_stream("libx264", rate=info.rate, options={"preset": "veryfast", "crf": "20"})
             stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
             context = stream.codec_context
             context.time_base, context.sample_aspect_ratio = info.time_base, info.pixel_aspect
             context.colorspace = context.color_primaries = context.color_trc = context.color_range = _BT709
+            sound = iter(()) if sound_of is None else _copy_sound(sound_of, container, info.start)
+            waiting = deque([next(sound, None)])
+
+            def copy_sound(until: Fraction | float) -> None:
+                """Beside the pictures of the same time, so that players needn't search."""
+                while waiting[0] is not None and waiting[0].dts * waiting[0].time_base <= until:
+                    container.mux(waiting.popleft())
+                    waiting.append(next(sound, None))
 
             def write(frame: VideoFrame) -> None:
                 image = np.pad(frame.image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -134,11 +156,31 @@ def open_video_writer(path: Path, info: VideoInfo) -> Iterator[Callable[[VideoFr
                 picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
                 picture.pts, picture.time_base = frame.time, info.time_base
                 container.mux(stream.encode(picture))
+                copy_sound(frame.time * info.time_base)
 
             yield write
             container.mux(stream.encode())
+            copy_sound(float("inf"))
     except (av.FFmpegError, OSError) as error:
         raise DataError("room for a video", _reason(error), "choose another `--output`", path) from error
+
+
+def _copy_sound(source: Path, container, start: Fraction) -> Iterator:
+    """Packets of the first sound track, for the stream that `container` gains before the first; times since `start`."""
+    with _opened(source) as (opened, _):
+        track = next(iter(opened.streams.audio), None)
+        if track is None:
+            return
+        codec = track.codec_context.codec.canonical_name if track.codec_context else "what it is"
+        if codec not in container.supported_codecs:
+            logger.warning("%s: its sound is left out, because .mp4 can't hold %s", source, codec)
+            return
+        copied, shift = container.add_stream_from_template(track), round(start / track.time_base)
+        for packet in opened.demux(track):
+            if packet.dts is not None:  # the last one is empty
+                packet.pts, packet.dts = (packet.dts if packet.pts is None else packet.pts) - shift, packet.dts - shift
+                packet.stream = copied
+                yield packet
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def predict_video(
         if frame_kinds:
             folder = files.enter_context(written_whole(frames_path(output, path.stem), folder=True))
         temporary = files.enter_context(written_whole(video_path(output, path.stem)))
-        write_frame = files.enter_context(open_video_writer(temporary, shown))
+        write_frame = files.enter_context(open_video_writer(temporary, shown, path))
         progress = files.enter_context(tqdm(total=info.num_frames, desc=flatten(path.name, 40), unit="frame"))
         # Last in, first out: the thread has written everything before the video is closed.
         writer = files.enter_context(ThreadPoolExecutor(1, "write"))

@@ -155,6 +155,68 @@ def test_read_frames__pixel_aspect_is_kept(tmp_path):
     assert inspect_video(tmp_path / "a.mp4").pixel_aspect == Fraction(4, 3)
 
 
+def _encode_with_sound(path, video, audio, first=0):
+    """Three seconds of a dark frame and of silence; `first` frames late, a flash and a beep each second."""
+    with av.open(str(path), "w") as container:
+        pictures, sound = container.add_stream(video, rate=10), container.add_stream(audio, rate=48000)
+        pictures.height, pictures.width, pictures.pix_fmt, sound.layout = 48, 64, "yuv420p", "mono"
+        time = np.arange(3 * 48000) / 48000
+        beeps = (np.sin(2 * np.pi * 440 * time) * (time % 1 < 0.1)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(beeps[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48000, 0
+        size = sound.codec_context.frame_size or 1024
+        resampler = av.AudioResampler(sound.format.name, "mono", 48000, size)
+        for part in (*resampler.resample(frame), *resampler.resample(None), None):
+            container.mux(sound.encode(part))
+        for number in range(first, 30):
+            shown = av.VideoFrame.from_ndarray(picture(48, 64, 250 if number % 10 == 0 else 10), format="rgb24")
+            shown.pts, shown.time_base = number, Fraction(1, 10)
+            container.mux(pictures.encode(shown))
+        container.mux(pictures.encode())
+    return path
+
+
+def _copy(source, target):
+    with open_video_writer(target, inspect_video(source), source) as append:
+        for frame in read_frames(source):
+            append(frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "video", "audio", "first"),
+    [("a.mp4", "libx264", "aac", 0), ("a.mkv", "libx264", "libopus", 7), ("a.avi", "mpeg4", "pcm_s16le", 0)],
+)
+def test_open_video_writer__the_sound_goes_with_the_pictures(tmp_path, name, video, audio, first):
+    source, target = _encode_with_sound(tmp_path / name, video, audio, first), tmp_path / "out.mp4"
+    _copy(source, target)
+    base = inspect_video(target).time_base
+    flashes = [float(frame.time * base) for frame in read_frames(target) if frame.image.mean() > 150]
+    with av.open(str(source)) as one, av.open(str(target)) as other:
+        packets = [
+            [bytes(packet) for packet in file.demux(file.streams.audio[0]) if packet.size] for file in (one, other)
+        ]
+    assert packets[0] == packets[1]  # not encoded anew
+    with av.open(str(target)) as container:
+        levels = np.concatenate([
+            np.stack([frame.time + np.arange(frame.samples) / 48000, np.abs(frame.to_ndarray()).max(0)])
+            for frame in container.decode(container.streams.audio[0])
+        ], axis=1)  # fmt: skip
+    loud = levels[0, levels[1] > 0.3 * levels[1].max()]
+    beeps = loud[np.diff(loud, prepend=-1) > 0.5]
+    beeps = [beep for beep in beeps.tolist() if beep > -0.05]
+    assert len(flashes) == (3 if first == 0 else 2)
+    np.testing.assert_allclose(beeps, flashes, atol=0.03)
+
+
+def test_open_video_writer__sound_that_mp4_cannot_hold_is_left_out_and_said(tmp_path, caplog):
+    source = _encode_with_sound(tmp_path / "a.avi", "mpeg4", "pcm_u8")
+    _copy(source, tmp_path / "out.mp4")
+    assert caplog.messages == [f"{source}: its sound is left out, because .mp4 can't hold pcm_u8"]
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+    assert inspect_video(tmp_path / "out.mp4").num_frames == 30
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
 def test_inspect_video__truncated(tmp_path, suffix):
     fast = {"movflags": "+faststart"} if suffix == "mp4" else {}
