@@ -27,7 +27,10 @@ class ClassWeightsArguments(Options):
         choices=["inverse_log", "effective_number", "enet", "median_frequency", "none"],
     )
     beta: ShareBelowOne = option(0.9999, "Of effective_number: 1 - 1e-7 suits whole street scenes.")
-    output: str = option("class_weights.json", "JSON file to write; a bar chart (.png) goes beside it.")
+    output: str = option(
+        "class_weights/class_weights.json",
+        "JSON file to write, its folder made if missing; a bar chart (.png) goes beside it.",
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -55,6 +55,16 @@ def test_main__counts_the_training_split_only(kitti, monkeypatch, capsys):
     assert sorted(entry.name for entry in (kitti / "out").iterdir()) == ["weights.json", "weights.png"]
 
 
+def test_main__without_an_output_into_a_folder_of_its_own(kitti, monkeypatch, capsys):
+    (kitti / "here").mkdir()
+    monkeypatch.chdir(kitti / "here")
+    run(monkeypatch, kitti)
+    folder = kitti / "here" / "class_weights"
+    assert list((kitti / "here").iterdir()) == [folder]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["class_weights.json", "class_weights.png"]
+    assert "Wrote class_weights/class_weights.json and class_weights/class_weights.png." in capsys.readouterr().out
+
+
 def test_main__median_frequency_has_counts_per_image(kitti, monkeypatch):
     run(monkeypatch, kitti, "--scheme", "median_frequency", "--output", f"{kitti}/weights.json")
     weights = load_class_weights(kitti / "weights.json", CITYSCAPES)
