@@ -119,7 +119,7 @@ def measure_memory(args, rows: Dataset) -> dict:
     done = itertools.count(1)
     peak = 0
 
-    def note():
+    def note(_):
         nonlocal peak
         images = next(done) * args.batch_size
         peak = max(peak, read_status("VmRSS"))

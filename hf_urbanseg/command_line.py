@@ -32,6 +32,9 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
             if hasattr(stream, "reconfigure"):  # no notebook's
                 stream.reconfigure(errors="backslashreplace")  # a name that the terminal lacks must not end a run
         try:
+            if not sys.stderr.isatty():  # before these are imported
+                for library in ("DATASETS", "HUB"):
+                    os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
             if not _wants_help(argv):
                 from hf_urbanseg.hub.client import bound_requests
 

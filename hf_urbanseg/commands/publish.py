@@ -8,7 +8,6 @@ has are removed; others' files stay.
 """
 
 import logging
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -70,15 +69,11 @@ def main(argv: list[str]) -> None:
 
 
 def _publish(args: PublishArguments, is_set: bool) -> None:
-    from huggingface_hub.utils import disable_progress_bars
-
     from hf_urbanseg.hub.client import bound_requests
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
     from hf_urbanseg.hub.ledger import PushLedger
     from hf_urbanseg.hub.training import publish_run
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     bound_requests(args.timeout)
     if Path(args.run).is_dir() and not args.dry_run:
         check_place(args.run, folder=True)  # push.json says what the Hub is owed

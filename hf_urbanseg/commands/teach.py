@@ -3,7 +3,6 @@
 Give the folder to `urbanseg finetune` as --teacher. Scores are cut, scaled and mirrored with their frames.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated
@@ -101,34 +100,35 @@ def _score(teacher, rows, space, processor, size, plan, batch_size: int, device)
     from functools import partial
 
     import torch.nn.functional as F
-    from tqdm import tqdm
 
     from hf_urbanseg.data.preprocessing import EvalDataset
     from hf_urbanseg.data.teacher_cache import CELL
     from hf_urbanseg.inference.evaluation import build_eval_loader
     from hf_urbanseg.inference.multi_scale import predict_probabilities
+    from hf_urbanseg.progress import show_progress
 
     sizes = None if plan.is_plain else partial(plan.input_sizes, None if plan.window else size)
     dataset = EvalDataset(rows, space, processor, sizes)
     names = dataset.names
-    bar = tqdm(total=len(names), desc="Teacher", unit="frame", file=sys.stderr, disable=None)
-    for batch in build_eval_loader(dataset, batch_size, 0, 0, 1, device):
-        chosen = [names[index] for index in batch["index"]]
-        if plan.is_plain:
-            views, step = batch["views"][0], max(1, plan.max_batch_pixels // (size[0] * size[1]))
-            results = (one for part in views.split(step) for one in teacher(part.to(device)).logits)
-        else:
-            targets = [tuple(one.shape) for one in batch["labels"]]
-            results = predict_probabilities(teacher, batch["views"], targets, plan, device, names=chosen)
-        for name, target, scores in zip(chosen, batch["labels"], results, strict=True):
-            full = size if plan.is_plain else target.shape
-            grid = [min(-(-side // CELL), there) for side, there in zip(full, scores.shape[1:], strict=True)]
-            if tuple(grid) != tuple(scores.shape[1:]):
-                scores = F.adaptive_avg_pool2d(scores, grid)
-            if not plan.is_plain:
-                scores = scores.clamp_min(1e-12).log()
-            if not bool(scores.isfinite().all()):
-                raise ModelError("scores that are finite numbers", f"others for {name}", "choose another", teacher.name)
-            yield name, scores
-            bar.update()
-    bar.close()
+    with show_progress(len(names), "teacher", "frame", passes_of=None if plan.is_plain else teacher) as bar:
+        for batch in build_eval_loader(dataset, batch_size, 0, 0, 1, device):
+            chosen = [names[index] for index in batch["index"]]
+            if plan.is_plain:
+                views, step = batch["views"][0], max(1, plan.max_batch_pixels // (size[0] * size[1]))
+                results = (one for part in views.split(step) for one in teacher(part.to(device)).logits)
+            else:
+                targets = [tuple(one.shape) for one in batch["labels"]]
+                results = predict_probabilities(teacher, batch["views"], targets, plan, device, names=chosen)
+            for name, target, scores in zip(chosen, batch["labels"], results, strict=True):
+                full = size if plan.is_plain else target.shape
+                grid = [min(-(-side // CELL), there) for side, there in zip(full, scores.shape[1:], strict=True)]
+                if tuple(grid) != tuple(scores.shape[1:]):
+                    scores = F.adaptive_avg_pool2d(scores, grid)
+                if not plan.is_plain:
+                    scores = scores.clamp_min(1e-12).log()
+                if not bool(scores.isfinite().all()):
+                    raise ModelError(
+                        "scores that are finite numbers", f"others for {name}", "choose another", teacher.name
+                    )
+                yield name, scores
+                bar.update()

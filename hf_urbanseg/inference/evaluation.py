@@ -96,7 +96,7 @@ def measure(
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     boundary: bool = False,
-    on_batch: Callable[[], None] = lambda: None,
+    on_batch: Callable[[int], object] = lambda images: None,
 ) -> Measurement:
     """Predicts every image of `loader` at its native size and counts pixels.
 
@@ -109,7 +109,7 @@ def measure(
         names: Of all images of the data set.
         classes: Class names in train-id order.
         boundary: Also count for boundary IoU (a few milliseconds an image, beside the model's work).
-        on_batch: Called after each batch, for a progress bar.
+        on_batch: Called after each batch with the number of its images, for a progress bar.
     """
     matrix = ConfusionMatrix(len(classes), IGNORE_INDEX, device=device)
     builder, seen = ImageCountsBuilder(classes), Counter()
@@ -136,7 +136,7 @@ def measure(
                     bands = pool.submit(_count_boundary, prediction, label, len(classes)) if boundary else None
                     waiting.append((names[index], counts, bands))
                 finish(_WAITING)
-                on_batch()
+                on_batch(len(labels))
             finish(0)
     finally:
         model.train(was_training)

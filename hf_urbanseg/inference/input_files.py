@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
 from hf_urbanseg.data.video import VIDEO_SUFFIXES, VideoInfo, inspect_video
 from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.files import check_name
 from hf_urbanseg.inference.images import read_image
+from hf_urbanseg.progress import show_progress
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
@@ -57,8 +56,11 @@ def check_inputs(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int] | Vi
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(paths, tqdm(pool.map(inspect, paths), "checking", len(paths), unit="file"), strict=True))
+    found = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, show_progress(len(paths), "checking", "file") as bar:
+        for path, one in zip(paths, pool.map(inspect, paths), strict=True):
+            found[path] = one
+            bar.update()
     bad = [one for one in found.values() if isinstance(one, DataError)]
     if len(bad) > 1:
         log_faults(bad, logging.WARNING)

@@ -4,11 +4,11 @@ import os
 
 import accelerate
 import torch
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.inference.evaluation import Measurement, build_eval_loader, measure
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.progress import show_progress
 
 
 def join_processes(device: str | None) -> accelerate.PartialState | None:
@@ -35,7 +35,8 @@ def measure_shared(
     rank, world_size = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
     device = predictor.model.device
     loader = build_eval_loader(dataset, batch_size, num_workers, rank, world_size, device)
-    with tqdm(total=len(loader), desc=title, unit="batch", disable=rank > 0) as bar:
+    passes_of = None if predictor.plan.is_plain else predictor.model
+    with show_progress(len(loader.dataset), title, "image", rank > 0, passes_of) as bar:
         share = measure(
             predictor.model, loader, dataset.names, classes, predictor.plan, device, boundary=True, on_batch=bar.update
         )

@@ -11,6 +11,7 @@ from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.preprocessing import TrainDataset
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.contact_sheet import save_contact_sheet
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.pages import embed_drawing, embed_photo, write_page
@@ -116,13 +117,15 @@ def draw_samples(
     """Writes samples.png, frames beside their labels, and returns them for the page."""
     rows, space = data.splits[split], data.label_space
     samples, cells = [], []
-    for index, train_ids in frames.items():
-        row = rows[index]
-        image = np.asarray(row["image"].convert("RGB"))
-        labelled = draw_labels(image, space.train_id_table[np.asarray(row["label"])], space)
-        caption = f"for {', '.join(space.names[c] for c in train_ids)}" if train_ids else ""
-        samples.append(_embed(row["name"], caption, (image, labelled), _PHOTO_PIXELS))
-        cells.append((stack((image, labelled)), f"{row['name']}: {caption}" if caption else row["name"]))
+    with show_progress(len(frames), "samples", "image") as bar:
+        for index, train_ids in frames.items():
+            row = rows[index]
+            image = np.asarray(row["image"].convert("RGB"))
+            labelled = draw_labels(image, space.train_id_table[np.asarray(row["label"])], space)
+            caption = f"for {', '.join(space.names[c] for c in train_ids)}" if train_ids else ""
+            samples.append(_embed(row["name"], caption, (image, labelled), _PHOTO_PIXELS))
+            cells.append((stack((image, labelled)), f"{row['name']}: {caption}" if caption else row["name"]))
+            bar.update()
     title = f"{data.name}, {split}: {len(cells)} of {len(rows)} frames; {describe_cover(frames, image_counts, space)}"
     save_contact_sheet(output / "samples.png", cells, 4, title, label_legend(space, image_counts.sum(0)))
     return samples
@@ -136,13 +139,15 @@ def draw_augmented(
     dataset = TrainDataset(rows, space, transforms, seed)
     crops, cells = {}, []
     frames = choose_frames(image_counts, num_frames)
-    for index in frames:
-        name = rows[index]["name"]
-        crops[name] = []
-        for epoch in range(num_epochs):
-            pictures = show_sample(dataset[epoch, index], space)
-            crops[name].append(_embed(name, f"epoch {epoch}", pictures, _CROP_PIXELS))
-            cells.append((stack(pictures), f"{name}, epoch {epoch}"))
+    with show_progress(len(frames) * num_epochs, "augmentation", "crop") as bar:
+        for index in frames:
+            name = rows[index]["name"]
+            crops[name] = []
+            for epoch in range(num_epochs):
+                pictures = show_sample(dataset[epoch, index], space)
+                crops[name].append(_embed(name, f"epoch {epoch}", pictures, _CROP_PIXELS))
+                cells.append((stack(pictures), f"{name}, epoch {epoch}"))
+                bar.update()
     title = f"{data.name}: training samples as augmentation makes them, seed {seed}"
     legend = label_legend(space, image_counts[list(frames)].sum(0), padding=True)
     save_contact_sheet(output / "augmentations.png", cells, num_epochs, title, legend, 280)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.inference.predictor import Predictor
@@ -14,6 +13,7 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.metrics.mean_iou import compute_scores
+from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.failure_cases import choose_failure_cases, find_confusions
 from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
@@ -149,12 +149,14 @@ def collect_failures(
     """
     cases = []
     chosen = choose_failure_cases(images, overall, per_class)
-    for index, reasons in tqdm(chosen.items(), desc="failure cases", unit="image"):
-        row = data.splits[split][index]
-        image = row["image"].convert("RGB")
-        label = data.label_space.train_id_table[np.asarray(row["label"])]
-        prediction = predictor.predict([image])[0]
-        cases.append(describe_failure(row["name"], reasons, image, prediction, label, data.label_space))
+    with show_progress(len(chosen), "failure cases", "image") as bar:
+        for index, reasons in chosen.items():
+            row = data.splits[split][index]
+            image = row["image"].convert("RGB")
+            label = data.label_space.train_id_table[np.asarray(row["label"])]
+            prediction = predictor.predict([image])[0]
+            cases.append(describe_failure(row["name"], reasons, image, prediction, label, data.label_space))
+            bar.update()
     return cases
 
 

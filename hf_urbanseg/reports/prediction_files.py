@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.submission import encode_label_ids
 from hf_urbanseg.errors import DataError
@@ -15,6 +14,7 @@ from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.input_files import is_video
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.overlays import blend, colorize, draw_class_legend, find_classes
 
 KINDS = ("train_id", "color", "overlay")
@@ -73,13 +73,14 @@ def predict_label_ids(
 def _predict_files(files: Mapping, predictor: Predictor, batch_size: int, title: str) -> Iterator[tuple]:
     """Key, image and train ids of each file, a batch in memory at a time."""
     keys = list(files)
-    with tqdm(total=len(keys), desc=title, unit="image") as progress:
+    passes_of = None if predictor.plan.is_plain else predictor.model
+    with show_progress(len(keys), title, "image", passes_of=passes_of) as bar:
         for start in range(0, len(keys), batch_size):
             batch = keys[start : start + batch_size]
             images = [read_image(files[key]) for key in batch]
             for predicted in zip(batch, images, predictor.predict(images, len(images)), strict=True):
                 yield predicted
-                progress.update()
+                bar.update()
 
 
 def video_path(output: Path, stem: str) -> Path:

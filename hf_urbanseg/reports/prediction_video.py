@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, open_video_writer, read_ahead, read_frames
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import written_whole
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.overlays import blend, draw_class_legend
 from hf_urbanseg.reports.prediction_files import LEGENDS, frames_path, video_path, write_prediction
 
@@ -70,7 +70,9 @@ def predict_video(
             folder = files.enter_context(written_whole(frames_path(output, path.stem), folder=True))
         temporary = files.enter_context(written_whole(video_path(output, path.stem)))
         write_frame = files.enter_context(open_video_writer(temporary, shown, path))
-        progress = files.enter_context(tqdm(total=info.num_frames, desc=flatten(path.name, 40), unit="frame"))
+        passes_of = None if predictor.plan.is_plain else predictor.model
+        bar = show_progress(info.num_frames, flatten(path.name, 40), "frame", passes_of=passes_of)
+        bar = files.enter_context(bar)
         # Last in, first out: the thread has written everything before the video is closed.
         writer = files.enter_context(ThreadPoolExecutor(1, "write"))
         frames = read_ahead(read_frames(path), batch_size)
@@ -83,7 +85,7 @@ def predict_video(
             count += len(batch)
             if len(pending) > 1:
                 pending.popleft().result()
-            progress.update(len(batch))
+            bar.update(len(batch))
         for one in pending:
             one.result()
     return count, count / (time.perf_counter() - start)

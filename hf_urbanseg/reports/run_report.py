@@ -10,6 +10,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.inference.evaluation import Measurement
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.failure_cases import CARD_FAILURES, choose_card_failures
 from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
@@ -195,16 +196,18 @@ def save_pictures(
     clear_comparisons(run.path / FAILURES)
     if overlays is not None:
         clear_comparisons(run.path / OVERLAYS)
-    for index in sorted(picked | chosen.keys()):
-        row = rows[index]
-        image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
-        shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
-        title = f"{split}: {row['name']}"
-        if index in picked:
-            save_comparison(run.path / OVERLAYS / file, *shown, title)
-        if index in chosen:
-            score = f"mIoU {format_percent(images.mean_iou[index])} %"
-            save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", "\n".join(chosen[index]))
+    with show_progress(len(picked | chosen.keys()), "pictures", "image") as bar:
+        for index in sorted(picked | chosen.keys()):
+            row = rows[index]
+            image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
+            shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
+            title = f"{split}: {row['name']}"
+            if index in picked:
+                save_comparison(run.path / OVERLAYS / file, *shown, title)
+            if index in chosen:
+                score = f"mIoU {format_percent(images.mean_iou[index])} %"
+                save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", "\n".join(chosen[index]))
+            bar.update()
 
 
 def pick_evenly(length: int, count: int) -> set[int]:

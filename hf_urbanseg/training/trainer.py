@@ -365,7 +365,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
             device=args.device,
             **({"autocast": self.compute_loss_context_manager} if autocast else {}),
             boundary=boundary,
-            on_batch=lambda: self.callback_handler.on_prediction_step(args, self.state, self.control),
+            on_batch=lambda images: self.callback_handler.on_prediction_step(args, self.state, self.control),
         )
         self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
         return share.gather(names)

@@ -10,13 +10,13 @@ from itertools import islice
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.preflight.cache import compute_key, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
 from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _read_all(splits: DatasetDict, label_space: LabelSpace, progress: bool) -> d
     with (
         strict_pillow(),
         ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=sum(map(len, splits.values())), desc="Checking pairs", unit="pair", disable=not progress) as bar,
+        show_progress(sum(map(len, splits.values())), "checking", "pair", hidden=not progress) as bar,
     ):
         # Few at a time: executor.map would read every embedded image ahead.
         jobs = (pool.submit(inspect, split, row) for split, rows in splits.items() for row in rows)
