@@ -27,6 +27,9 @@ def load_recorded_data(data_args: DataArguments, model: str, revision: str | Non
     of the run if all of its frames are in the data; if they are not, the data's own splits or the usual
     cut, and the log says so: what is then called test may have been trained on.
     """
+    if data_args.palette is None:  # other data has the run's colours, too
+        with contextlib.suppress(UrbanSegError):
+            data_args = replace(data_args, palette=load_recipe(str(find_file(model, RECIPE, revision))).get("palette"))
     recalled = recall_data_arguments(data_args, model, revision)
     if recalled is not data_args or any(getattr(data_args, one) != getattr(DataArguments(), one) for one in _CUTS):
         return load_data(**asdict(recalled))

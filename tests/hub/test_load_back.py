@@ -27,6 +27,7 @@ from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.palettes import recolor
 from hf_urbanseg.reports.run_report import write_split_files
 from hf_urbanseg.runs import recorded_data
 from hf_urbanseg.runs.folder import RunFolder
@@ -211,13 +212,17 @@ def test_load_recorded_data__a_model_without_splits(run, kitti, caplog, tmp_path
     assert not [record for record in caplog.records if record.name.endswith("_recorded_data")]
 
 
-def test_recall_data_arguments__the_palette_of_the_run_or_another_that_is_named(run, tmp_path):
+def test_load_recorded_data__the_palette_of_the_run_or_another_that_is_named(run, kitti, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"palette": "colorblind"}))
     for named, expected in ((None, "colorblind"), ("cityscapes", "cityscapes")):
         recalled = recorded_data.recall_data_arguments(DataArguments(palette=named), str(tmp_path / "run"))
         assert (recalled.palette, recalled.data_dir is None) == (expected, False)
+        data = recorded_data.load_recorded_data(
+            DataArguments(data_dir=str(kitti), palette=named), str(tmp_path / "run")
+        )
+        assert data.label_space == recolor(CITYSCAPES, expected)
 
 
 def test_recall_data_arguments__classes_as_the_run_read_them(run, tmp_path):
