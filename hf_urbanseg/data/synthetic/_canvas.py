@@ -61,7 +61,7 @@ class Canvas:
         return int(u // 1), int(v // 1)
 
     def hazy(self, color, z: float) -> tuple[int, ...]:
-        share = z / (z + 220)
+        share = z / (z + self.town.fog)
         return tuple(int(channel + (far - channel) * share) for channel, far in zip(color, self.haze, strict=True))
 
     def polygon(self, points, color, label: str | None = None, alpha: int = 255) -> None:

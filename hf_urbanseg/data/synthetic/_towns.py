@@ -16,6 +16,10 @@ class Town:
         horizon: Its height in the picture from the top, as a range of shares.
         sunny: Probability of sun, and with it of shadows and of sides in the light.
         asphalt: Range of grey.
+        fog: Metres at which half of a thing's colour is the haze's.
+        light: Range of the pictures' brightness.
+        tint: Of the light, on red, green and blue.
+        noise: Range of the sensor's, in grey levels.
         first_scene: Seed of its first scene, 2^40 from the next town's: no two have a street in common.
         frames: Scenes in train, validation and test of its data set.
     """
@@ -32,6 +36,10 @@ class Town:
     focal: tuple[float, float]
     horizon: tuple[float, float]
     sunny: float
+    fog: float
+    light: tuple[float, float]
+    tint: tuple[float, float, float]
+    noise: tuple[float, float]
     first_scene: int
     frames: tuple[int, int, int]
 
@@ -51,6 +59,10 @@ TOWNS = {
         focal=(0.29, 0.58),
         horizon=(0.40, 0.50),
         sunny=0.65,
+        fog=220,
+        light=(0.65, 1.15),
+        tint=(1, 1, 1),
+        noise=(3, 12),
         first_scene=0,
         frames=(64, 16, 16),
     ),
@@ -68,7 +80,33 @@ TOWNS = {
         focal=(0.34, 0.68),
         horizon=(0.36, 0.48),
         sunny=0.8,
+        fog=220,
+        light=(0.65, 1.15),
+        tint=(1, 1, 1),
+        noise=(3, 12),
         first_scene=2**40,
         frames=(3000, 48, 48),
+    ),
+    # A foggy evening by the sea, all in lamplight, seen through a wide lens from the top of a bus. What the demo is
+    # fine-tuned on.
+    "harbour": Town(
+        masonry=((92, 70, 66), (70, 84, 92), (120, 104, 96), (84, 92, 84), (134, 118, 104), (66, 62, 70)),
+        roofs=((56, 60, 70), (84, 56, 52), (66, 74, 66)),
+        leaves=((70, 74, 40), (110, 84, 40), (92, 62, 44), (64, 70, 52)),
+        grass=((92, 92, 70), (74, 82, 62), (104, 96, 80)),
+        stone=((96, 98, 104), (112, 104, 98), (84, 88, 90)),
+        sky=((70, 76, 96), (104, 92, 96), (126, 116, 112)),
+        haze=((150, 142, 136), (128, 132, 142), (140, 126, 116)),
+        asphalt=(40, 76),
+        camera_height=2.5,
+        focal=(0.21, 0.42),
+        horizon=(0.42, 0.56),
+        sunny=0.1,
+        fog=70,
+        light=(0.5, 0.95),
+        tint=(1.12, 0.98, 0.8),
+        noise=(8, 18),
+        first_scene=2**41,
+        frames=(64, 16, 16),
     ),
 }

@@ -184,11 +184,11 @@ def _photograph(c: Canvas, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     soft = (soft[:-2] + 2 * soft[1:-1] + soft[2:]) / 4
     soft = (soft[:, :-2] + 2 * soft[:, 1:-1] + soft[:, 2:]) / 4
     pixels += c.between(0.2, 0.8) * (soft - pixels)
-    tint = np.array([c.between(0.93, 1.07) for _ in range(3)])
-    pixels = 118 + c.between(0.8, 1.15) * (pixels * tint * c.between(0.65, 1.15) - 118)
+    tint = np.array([c.between(0.93, 1.07) for _ in range(3)]) * c.town.tint
+    pixels = 118 + c.between(0.8, 1.15) * (pixels * tint * c.between(*c.town.light) - 118)
     # A sum of uniforms, not a normal: it needs no logarithm, which may differ from machine to machine.
     noise = c.rng.random((3, *pixels.shape)).sum(0) - 1.5
-    pixels += c.between(3, 12) * noise
+    pixels += c.between(*c.town.noise) * noise
     return np.clip(pixels, 0, 255).astype(np.uint8), label
 
 
@@ -204,7 +204,7 @@ def render_scene(
     Args:
         seed: Scene number, 0 or more.
         size: (height, width) in pixels, 32 or more.
-        town: `riverside`, or `hillside`: other materials, weather and camera.
+        town: `riverside`, `hillside` or `harbour`: other materials, weather and camera.
 
     Returns:
         image: (height, width, 3) uint8, RGB.
@@ -244,7 +244,7 @@ def build_synthetic_splits(
     """Renders a data set of different streets for training, model selection and test.
 
     Args:
-        train, validation, test: Scenes per split; None is the town's own number (64, 16, 16 of `riverside`, which the
+        train, validation, test: Scenes per split; None is the town's own number (64, 16, 16 of `harbour`, which the
             demo is fine-tuned on; 3,000, 48, 48 of `hillside`, which `tiny-streets` is pre-trained on).
         size: (height, width) in pixels.
         seed: Another number gives other streets.
