@@ -107,7 +107,7 @@ class DataArguments(Options):
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     dataset_config: str | None = option(
         None,
-        "Configuration of a data set that has several; of `synthetic` a town, `riverside` (default) or `hillside`.",
+        "Configuration of a data set that has several; of `synthetic` a town: riverside, hillside, harbour.",
     )
     streaming: bool = option(
         False,

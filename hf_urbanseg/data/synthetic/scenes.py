@@ -244,11 +244,11 @@ def build_synthetic_splits(
     """Renders a data set of different streets for training, model selection and test.
 
     Args:
-        train, validation, test: Scenes per split; None is the town's own number (64, 16, 16 of `harbour`, which the
-            demo is fine-tuned on; 3,000, 48, 48 of `hillside`, which `tiny-streets` is pre-trained on).
+        train, validation, test: Scenes per split; None is the town's own number: 64, 16, 16, and 3,000, 48, 48 of
+            `hillside`, which `tiny-streets` is pre-trained on.
         size: (height, width) in pixels.
         seed: Another number gives other streets.
-        town: As of `render_scene`; no two towns have a street in common.
+        town: As of `render_scene`; the demo is fine-tuned on `harbour`. No two towns have a street in common.
 
     Returns:
         Splits `train`, `validation`, `test` with columns `image` and `label` (PNG bytes inside the set: RGB, and
