@@ -13,6 +13,7 @@ from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.models.loading import find_file
 from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.comparison import Comparison
 from hf_urbanseg.reports.overlays import find_classes
 from hf_urbanseg.reports.pages import embed_frame
@@ -67,22 +68,24 @@ def draw_pictures(
         for number in sorted({0, *(number + 1 for number, _ in wanted)})
     }
     predicted, pictures = {}, {}
-    for number, index in sorted(wanted):
-        row = rows[place[names[index]]]
-        image = row["image"].convert("RGB")
-        label = space.train_id_table[np.asarray(row["label"])]
-        for run in (0, number + 1):
-            if (run, index) not in predicted:
-                with _or_none(f"{comparison.runs[run].name} can't predict {names[index]} again"):
-                    prediction = predictors[run].predict([image])[0]
-                predicted[run, index] = prediction, _is_measured(comparison, run, index, prediction, label)
-        (before, before_exact), (after, after_exact) = predicted[0, index], predicted[number + 1, index]
-        maps = {comparison.first.name: before, comparison.runs[number + 1].name: after}
-        pictures[number, index] = {
-            "pictures": embed_frame(names[index], image, label, maps, space, _PIXELS),
-            "classes": find_classes(space, label, before, after),
-            "exact": before_exact and after_exact,
-        }
+    with show_progress(len(wanted), "pictures", "image") as bar:
+        for number, index in sorted(wanted):
+            row = rows[place[names[index]]]
+            image = row["image"].convert("RGB")
+            label = space.train_id_table[np.asarray(row["label"])]
+            for run in (0, number + 1):
+                if (run, index) not in predicted:
+                    with _or_none(f"{comparison.runs[run].name} can't predict {names[index]} again"):
+                        prediction = predictors[run].predict([image])[0]
+                    predicted[run, index] = prediction, _is_measured(comparison, run, index, prediction, label)
+            (before, before_exact), (after, after_exact) = predicted[0, index], predicted[number + 1, index]
+            maps = {comparison.first.name: before, comparison.runs[number + 1].name: after}
+            pictures[number, index] = {
+                "pictures": embed_frame(names[index], image, label, maps, space, _PIXELS),
+                "classes": find_classes(space, label, before, after),
+                "exact": before_exact and after_exact,
+            }
+            bar.update()
     return space, pictures
 
 

@@ -11,13 +11,13 @@ from functools import partial
 import datasets
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.synthetic import _objects, _sides
 from hf_urbanseg.data.synthetic._canvas import LABEL_IDS, NEAR, PAINT, SUPERSAMPLING, Canvas, shade
 from hf_urbanseg.data.synthetic._towns import TOWNS
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.progress import show_progress
 
 SCENES_PER_SEED = 2**20
 """Scene seeds of `build_synthetic_splits(seed=s)` start at s times this, so two seeds share no scene."""
@@ -261,15 +261,16 @@ def build_synthetic_splits(
         raise DataError(f"a town of {', '.join(TOWNS)}", f"`{town}`", "choose one of them", "synthetic")
     asked = zip((train, validation, test), TOWNS[town].frames, strict=True)
     counts = [own if count is None else count for count, own in asked]
-    first, splits = TOWNS[town].first_scene + seed * SCENES_PER_SEED, {}
-    numbers = iter(tqdm(range(sum(counts)), desc="Rendering streets", unit="street", disable=sum(counts) < 500))
-    for split, count in zip(("train", "validation", "test"), counts, strict=True):
-        rows = {"image": [], "label": [], "name": []}
-        for number in itertools.islice(numbers, count):
-            for column, pixels in zip(("image", "label"), render_scene(first + number, size, town), strict=True):
-                rows[column].append({"bytes": _encode(pixels), "path": None})
-            rows["name"].append(f"synthetic_{number:06d}")
-        splits[split] = datasets.Dataset.from_dict(rows, features=FEATURES, split=split)
+    first, splits, numbers = TOWNS[town].first_scene + seed * SCENES_PER_SEED, {}, itertools.count()
+    with show_progress(sum(counts), "rendering", "street", hidden=sum(counts) < 500) as bar:
+        for split, count in zip(("train", "validation", "test"), counts, strict=True):
+            rows = {"image": [], "label": [], "name": []}
+            for number in itertools.islice(numbers, count):
+                for column, pixels in zip(("image", "label"), render_scene(first + number, size, town), strict=True):
+                    rows[column].append({"bytes": _encode(pixels), "path": None})
+                rows["name"].append(f"synthetic_{number:06d}")
+                bar.update()
+            splits[split] = datasets.Dataset.from_dict(rows, features=FEATURES, split=split)
     return datasets.DatasetDict(splits)
 
 
