@@ -41,7 +41,7 @@ def write_ladder_report(
     ladder = build_ladder(finished.results, seeds)
     notes = [*describe_measurement(finished, _REPORT), *describe_options(words), *describe_equal_rungs(plan)]
     notes += finished.left_out
-    data, split, model = finished.data, finished.split, _describe_model(next(iter(plan.values())))
+    data, split, model = finished.data, finished.split, _describe_model(plan)
     title = f"The ladder of tricks: {model} on {data}, {split} mIoU"
     content = {"model": model, "data": data, "split": split, "options": list(words), "notes": notes, "rungs": ladder}
     write_json(output / "ladder.json", content)
@@ -54,11 +54,12 @@ def write_ladder_report(
     return "\n".join([*lines, f"Table, plot and numbers: {output}/ladder.md, .png, .json"])
 
 
-def _describe_model(run: PlannedRun) -> str:
+def _describe_model(plan: Mapping[tuple[int, int], PlannedRun]) -> str:
     """`SegFormer-B2`, or what the options of all runs put in its place."""
-    if run.model.init == "random":
-        return f"SegFormer-{run.model.size}, random at the start,"
-    size = run.model.size
+    models = [run.model for run in plan.values()]
+    size = models[0].size
+    if all(model.init == "random" for model in models):  # of `tiny`, rung 1 alone is
+        return f"SegFormer-{size}, random at the start,"
     return f"SegFormer-{size if size == 'tiny' else size.upper()}"
 
 

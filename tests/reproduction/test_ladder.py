@@ -18,7 +18,7 @@ from hf_urbanseg.commands import reproduce
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.locks import locked
 from hf_urbanseg.reproduction import checks, processes
-from hf_urbanseg.reproduction.ladder import describe_equal_rungs, plan_ladder
+from hf_urbanseg.reproduction.ladder import describe_equal_rungs, plan_ladder, write_ladder_report
 from hf_urbanseg.reproduction.notes import describe_measurement, describe_options
 from hf_urbanseg.reproduction.results import Finished
 from hf_urbanseg.training.trainer import UrbanSegTrainer
@@ -49,6 +49,13 @@ def ladder(kitti, tmp_path_factory):
         "4_class_balanced_seed0", "4_class_balanced_seed1", "5_ohem_seed0", "5_ohem_seed1",
     ]  # fmt: skip
     return output
+
+
+def test_write_ladder_report__random_in_the_title_only_where_every_rung_is(tmp_path):
+    for words, model in ((), "SegFormer-tiny"), (("--init", "random"), "SegFormer-tiny, random at the start,"):
+        plan = plan_ladder("tiny", [0], tmp_path, ["--data_dir", "kitti", *words])
+        write_ladder_report(tmp_path, plan, [0], words)
+        assert json.loads((tmp_path / "ladder.json").read_text())["model"] == model
 
 
 def test_reproduce__table_holds_what_the_runs_measured(ladder):
