@@ -4,6 +4,7 @@ A small painter's renderer: a pinhole camera in a car, a ground plane, and objec
 the near and inner ones. Every polygon is drawn twice, in colour and as a label id, so that labels fit to the pixel.
 """
 
+import functools
 import io
 import itertools
 from functools import partial
@@ -260,8 +261,14 @@ def build_synthetic_splits(
     if town not in TOWNS:
         raise DataError(f"a town of {', '.join(TOWNS)}", f"`{town}`", "choose one of them", "synthetic")
     asked = zip((train, validation, test), TOWNS[town].frames, strict=True)
-    counts = [own if count is None else count for count, own in asked]
-    first, splits, numbers = TOWNS[town].first_scene + seed * SCENES_PER_SEED, {}, itertools.count()
+    counts = tuple(own if count is None else count for count, own in asked)
+    first = TOWNS[town].first_scene + seed * SCENES_PER_SEED
+    return datasets.DatasetDict(_render_splits(counts, tuple(size), first, town))
+
+
+@functools.lru_cache(maxsize=1)  # a run, its baseline, and the next run in a notebook have the same streets
+def _render_splits(counts: tuple[int, ...], size: tuple[int, int], first: int, town: str) -> dict:
+    splits, numbers = {}, itertools.count()
     with show_progress(sum(counts), "rendering", "street", hidden=sum(counts) < 500) as bar:
         for split, count in zip(("train", "validation", "test"), counts, strict=True):
             rows = {"image": [], "label": [], "name": []}
@@ -271,7 +278,7 @@ def build_synthetic_splits(
                 rows["name"].append(f"synthetic_{number:06d}")
                 bar.update()
             splits[split] = datasets.Dataset.from_dict(rows, features=FEATURES, split=split)
-    return datasets.DatasetDict(splits)
+    return splits
 
 
 def _encode(pixels: np.ndarray) -> bytes:

@@ -188,3 +188,9 @@ def test_build_synthetic_splits__seed_chooses_the_streets(splits):
     first = splits["train"][0]["image"].tobytes()
     assert again["train"][0]["image"].tobytes() == first
     assert other["train"][0]["image"].tobytes() != first
+
+
+def test_build_synthetic_splits__what_one_caller_changes_another_does_not_get():
+    splits = build_synthetic_splits(1, 1, 1, SMALL, seed=3)
+    del splits["test"]
+    assert "test" in build_synthetic_splits(1, 1, 1, SMALL, seed=3)
