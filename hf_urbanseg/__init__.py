@@ -2,10 +2,13 @@
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 # albumentations looks for a newer version online when it is imported, which stalls machines without a network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# tqdm draws its bars as text where ipywidgets is missing, and would say so under the first cell of every notebook.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
-from transformers import ProgressCallback, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
@@ -39,7 +39,7 @@ from hf_urbanseg.options.stock_options import check_effects, check_reporters, ch
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.ranges import check_range
 from hf_urbanseg.reports.plots import plot_class_distribution
-from hf_urbanseg.reports.progress import CompactProgress
+from hf_urbanseg.reports.progress import use_compact_progress
 from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.reports.tracker_pictures import TrackerPictures
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
@@ -216,8 +216,7 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         teacher=teaching.teacher,
     )
     trainer.interruption = interruption
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(CompactProgress)
+    use_compact_progress(trainer)
     if args.report_pictures:
         rows = data.splits.get("validation")
         trainer.add_callback(TrackerPictures(trainer, rows, data.label_space, args.report_pictures))

@@ -23,7 +23,9 @@ def show_progress(total: int | None, title: str, unit: str, hidden: bool = False
         passes += 1
         bar.set_postfix_str(f"{passes} passes")
 
-    with tqdm(total=total, desc=title, unit=unit, disable=True if hidden else False if in_notebook else None) as bar:
+    disable = True if hidden else False if in_notebook else None
+    delay = 2 if in_notebook else 0  # a notebook keeps its bars, and short ones say nothing
+    with tqdm(total=total, desc=title, unit=unit, disable=disable, delay=delay) as bar:
         hook = None if passes_of is None else passes_of.register_forward_hook(count_pass)
         try:
             yield bar

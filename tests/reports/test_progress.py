@@ -1,8 +1,10 @@
+import logging
 from types import SimpleNamespace
 
 import pytest
+from transformers import PrinterCallback, ProgressCallback
 
-from hf_urbanseg.reports.progress import CompactProgress
+from hf_urbanseg.reports.progress import CompactProgress, LoggedProgress, NotebookProgress, use_compact_progress
 
 
 @pytest.fixture
@@ -46,3 +48,34 @@ def test_compact_progress__silent_for_other_ranks_and_without_a_bar(write):
 
 def test_compact_progress__summary_at_the_end_has_no_line(write):
     assert write({"train_runtime": 3.0, "train_loss": 1.0}) == []
+
+
+@pytest.mark.parametrize(("own", "ours"), [(ProgressCallback, CompactProgress), (PrinterCallback, LoggedProgress)])
+def test_use_compact_progress__in_place_of_transformers_own(own, ours):
+    callbacks = [own]
+
+    def pop(kind):
+        return callbacks.pop() if kind in callbacks else None
+
+    use_compact_progress(SimpleNamespace(pop_callback=pop, add_callback=callbacks.append))
+    assert callbacks == [ours]
+
+
+def test_logged_progress__the_same_lines_in_the_log(caplog):
+    caplog.set_level(logging.INFO)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=40, max_steps=400)
+    LoggedProgress().on_log(None, state, None, logs={"eval_mean_iou": 0.2567, "eval_overall_accuracy": 0.75})
+    assert caplog.messages == ["step 40/400  validation: mIoU 25.67%, pixel accuracy 75.00%"]
+
+
+def test_notebook_progress__a_row_of_means_per_evaluation():
+    callback = NotebookProgress()
+    state = SimpleNamespace(global_step=50, max_steps=400, log_history=[{"loss": 2.0}, {"loss": 1.23456}, {"x": 1}])
+    callback.on_train_begin(None, state, None)
+    scores = {"eval_mean_iou": 0.2567, "eval_iou_road": 0.9, "eval_overall_accuracy": 0.75, "eval_ema_mean_iou": 0.5}
+    callback.on_evaluate(None, state, None, metrics=scores)
+    heads, row = callback.tracker.inner_table
+    assert dict(zip(heads, row, strict=True)) == {
+        "step": 50, "training loss": "1.2346", "validation mIoU": "25.67%", "validation pixel accuracy": "75.00%",
+        "validation ema mIoU": "50.00%",
+    }  # fmt: skip
