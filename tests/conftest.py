@@ -36,7 +36,7 @@ _ROOMS = (
 sys.path[:0] = [str(ROOT / "tests" / room) for room in _ROOMS]
 from loopback_fixtures import hub, hub_here, run_with_hub, waits  # noqa: E402, F401
 
-_LONG = ("robustness", "training", "test_documentation.py", "commands", "reproduction")
+_LONG = ("robustness", "training", "test_documentation.py", "commands", "test_notebooks.py", "reproduction")
 
 
 def pytest_collection_modifyitems(items):

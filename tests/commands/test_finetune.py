@@ -147,20 +147,6 @@ def test_pipeline__image_segmentation(run, kitti):
         assert same == 1 if chosen or not is_torchvision_available() else same > 0.95
 
 
-def test_notebook__runs_from_top_to_bottom(run, monkeypatch, capsys):
-    monkeypatch.setenv("HF_URBANSEG_NOTEBOOK_RUN", str(run))
-    notebook = json.loads((SCRIPTS.parent / "notebooks" / "quickstart.ipynb").read_text())
-    namespace = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), namespace)
-    reported = json.loads((run / "metrics.json").read_text())["splits"]["test"]["mean_iou"]
-    printed = capsys.readouterr().out
-    assert f"mIoU {reported:.2%}, always guessing" in printed
-    assert "mIoU of this street" in printed
-    assert namespace["prediction"].shape == (192, 384)
-
-
 def test_recipe__repeats_the_run(run, tmp_path, monkeypatch):
     output = tmp_path / "again"
     monkeypatch.setattr(sys, "argv", ["finetune.py", "--recipe", str(run / "recipe.yaml"), "--output_dir", str(output),
