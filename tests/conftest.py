@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+# Threads that wait for each other by spinning take the cores from whatever else runs; read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

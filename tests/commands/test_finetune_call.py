@@ -80,5 +80,5 @@ def test_finetune__shows_the_resolved_recipe(capsys, tmp_path, monkeypatch):
     assert "warmup_steps: 5000\n" in capsys.readouterr().out
     recipes.main([])
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in listed][:3] == ["demo", "pretrain_camvid_tiny", "segformer_b0_kitti"]
+    assert [line.split("  ")[0] for line in listed][:3] == ["demo", "pretrain_camvid_tiny", "pretrain_tiny_streets"]
     assert any(line.startswith("ladder/5_ohem ") and "rung 5 of 7: online hard example" in line for line in listed)
