@@ -124,7 +124,7 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
     """
     wanted = arguments.run.random_baseline and arguments.model.init != "random"
     baseline = _start_from_random(arguments) if wanted else None
-    run = _run_alone(arguments)
+    run = _run_alone(arguments, is_last=baseline is None)
     if baseline is not None:
         logger.info("the same from random weights, in %s", baseline.training.output_dir)
         _run_alone(baseline)
@@ -151,15 +151,17 @@ def _start_from_random(arguments: FinetuneArguments) -> FinetuneArguments:
     )
 
 
-def _run_alone(arguments: FinetuneArguments) -> RunFolder:
+def _run_alone(arguments: FinetuneArguments, is_last: bool = True) -> RunFolder:
     with Interruption("training had not begun; start it again") as interruption:
         check_reporters(arguments.training)
         _prepare_process(arguments.training)
         with held_by_first_process(arguments.training.output_dir) as check_folder:
-            return _run(arguments, interruption, check_folder)
+            return _run(arguments, interruption, check_folder, is_last)
 
 
-def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder: Callable[[], None]) -> RunFolder:
+def _run(
+    arguments: FinetuneArguments, interruption: Interruption, check_folder: Callable[[], None], is_last: bool
+) -> RunFolder:
     start = time.time()
     args = arguments.training
     check_effects(args)
@@ -263,7 +265,8 @@ def _run(arguments: FinetuneArguments, interruption: Interruption, check_folder:
         write_run_report(run, trainer, data, measured, constant, exported, training, arguments.run.num_overlays)
         write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
     trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
-    trainer.accelerator.end_training()
+    if is_last:
+        trainer.accelerator.end_training()  # takes the processes apart
     if publisher is not None:
         push_end(publisher, trainer, run.path)
     return run

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_random_model
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
 
 @pytest.fixture
 def start(words, kitti, tmp_path):
@@ -21,9 +24,11 @@ def start(words, kitti, tmp_path):
     return lambda **more: words(data_dir=kitti, **{"output_dir": tmp_path / "run", "max_steps": 2} | pretrained | more)
 
 
-def test_random_baseline__is_the_run_from_random_weights(start, tmp_path, capsys):
-    finetune.main(start())
-    printed = capsys.readouterr().out
+def test_random_baseline__is_the_run_from_random_weights(start, launch, tmp_path):
+    # Through accelerate, whose processes must not be taken apart between the two.
+    result = launch(SCRIPTS / "finetune.py", *start(), processes=1)
+    assert result.returncode == 0, result.stderr[-3000:]
+    printed = result.stdout
     finetune.main(start(output_dir=tmp_path / "alone", init="random", decoder_hidden_size=128))
     baseline, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("run/random_baseline", "alone"))
     assert baseline.keys() == alone.keys()
