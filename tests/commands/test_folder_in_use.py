@@ -49,7 +49,7 @@ def test_commands__refuse_a_folder_in_use(run, fails, tmp_path, name, line, insi
 
 
 def test_prepare_data__a_lock_left_by_a_killed_process_is_not_in_the_way(tmp_path):
-    from hf_urbanseg.data.prepared_sets import check_output
+    from hf_urbanseg.data.own_files import check_output
 
     (tmp_path / LOCK).touch()
-    check_output(tmp_path, False)
+    check_output(tmp_path, False, lambda path: False, "a prepared set")

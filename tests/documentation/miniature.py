@@ -17,8 +17,8 @@ from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES, build_random_model
 from hf_urbanseg.models.convert.from_hub import convert_from_hub, save_checkpoint_file
 
-FRAMES = range(36, 48)
-"""Among them those that the pages keep together: 43, 44, 46, 47."""
+FRAMES, TOGETHER = range(36, 48), "000043_10,000044_10,000046_10,000047_10"
+"""Among the frames are those that the pages keep together."""
 RUN = "runs/segformer_b2_kitti"
 SAME_RUN = ("runs/demo", "runs/b0", "runs/b2", "runs/pretrain_camvid_tiny", "runs/segformer_b5_kitti")
 SAME_RUN += ("runs/pretrain_camvid_b0", "runs/teacher")
@@ -46,6 +46,8 @@ def build_miniature(root: Path) -> None:
     shutil.copy(root / RUN / "splits.yaml", root / "splits.yaml")
     main(["prepare-data", "--data_dir", "data_semantics.zip", "--output", "prepared/kitti"])
     main(["teach", "--teacher", RUN, "--data_dir", "data_semantics.zip", "--output", "runs/taught_by_b5"])
+    cuts = ["--test_fraction", "0.25", "--validation_fraction", "0", "--keep_together", TOGETHER]
+    main(["teach", "--teacher", RUN, "--data_dir", "kitti48", *cuts, "--output", "runs/taught"])
 
     torch.manual_seed(0)
     build_random_model("tiny", CITYSCAPES, "pspnet").save_pretrained(root / "runs" / "pspnet")

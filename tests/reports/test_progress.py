@@ -65,7 +65,7 @@ def test_logged_progress__the_same_lines_in_the_log(caplog):
     caplog.set_level(logging.INFO)
     state = SimpleNamespace(is_world_process_zero=True, global_step=40, max_steps=400)
     LoggedProgress().on_log(None, state, None, logs={"eval_mean_iou": 0.2567, "eval_overall_accuracy": 0.75})
-    assert caplog.messages == ["step 40/400  validation: mIoU 25.67%, pixel accuracy 75.00%"]
+    assert caplog.messages == ["step 40/400  validation: mIoU 25.67%, overall accuracy 75.00%"]
 
 
 def test_notebook_progress__a_row_of_means_per_evaluation():
@@ -76,6 +76,6 @@ def test_notebook_progress__a_row_of_means_per_evaluation():
     callback.on_evaluate(None, state, None, metrics=scores)
     heads, row = callback.tracker.inner_table
     assert dict(zip(heads, row, strict=True)) == {
-        "step": 50, "training loss": "1.2346", "validation mIoU": "25.67%", "validation pixel accuracy": "75.00%",
+        "step": 50, "training loss": "1.2346", "validation mIoU": "25.67%", "validation overall accuracy": "75.00%",
         "validation ema mIoU": "50.00%",
     }  # fmt: skip
