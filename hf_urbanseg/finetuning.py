@@ -5,11 +5,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,10 +30,8 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.build import build_image_processor, choose_eval_size, find_size
 from hf_urbanseg.models.freezing import count_trained
 from hf_urbanseg.models.loading import load_config
-from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
-from hf_urbanseg.options.distillation import DistillationArguments
-from hf_urbanseg.options.parsing import find_option, parse_arguments
-from hf_urbanseg.options.recipe import load_recipe
+from hf_urbanseg.options.config import AugmentationArguments
+from hf_urbanseg.options.finetune_arguments import FinetuneArguments, parse_finetuning
 from hf_urbanseg.options.stock_options import check_effects, check_reporters, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.ranges import check_range
@@ -67,18 +64,6 @@ logger = logging.getLogger(__name__)
 _LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-class FinetuneArguments(NamedTuple):
-    """All options of a run."""
-
-    run: RunArguments
-    data: DataArguments
-    model: ModelArguments
-    augmentation: AugmentationArguments
-    loss: LossArguments
-    distillation: DistillationArguments
-    training: UrbanSegTrainingArguments
-
-
 def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
     """Fine-tunes a SegFormer: data, checks, class weights, model, training, measurement, pictures.
 
@@ -97,23 +82,6 @@ def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
         UrbanSegError: Data, options or a model that can't be used, named in one line; nothing was written then.
     """
     return run_finetuning(parse_finetuning(recipe=str(recipe), options=options))
-
-
-def parse_finetuning(
-    argv: Sequence[str] = (), recipe: str | None = None, options: Mapping | None = None
-) -> FinetuneArguments:
-    """A run's options: words of a command line over those of Python; `recipe` is taken where neither names one."""
-    options = dict(options or {})
-    names = ("recipe", "size", "init", "model_name_or_path")
-    chosen = {name: find_option(argv, name) or options.get(name) for name in names}
-    recipe = chosen["recipe"] or recipe or RunArguments.recipe
-    own_model = chosen["init"] == "random" or chosen["model_name_or_path"] is not None
-    content = load_recipe(recipe, chosen["size"], any_size=own_model)
-    if any(find_option(argv, one) or options.get(one) for one in ("data_dir", "dataset")):
-        for one in ("data_dir", "dataset", "dataset_config", "dataset_revision"):
-            content.pop(one, None)  # the recipe's own data, in place of which others were named
-    types = tuple(FinetuneArguments.__annotations__.values())
-    return FinetuneArguments(*parse_arguments(types, argv, content, recipe, options))
 
 
 def run_finetuning(arguments: FinetuneArguments) -> RunFolder:

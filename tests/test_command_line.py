@@ -16,7 +16,7 @@ from hf_urbanseg.__main__ import main as urbanseg
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.commands import evaluate, finetune, predict, publish, reproduce
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.options.config import option, required
+from hf_urbanseg.options.fields import option, required
 
 TOKEN = "hf_" + "CanaryOfTheTests" * 2
 OPAQUE = "dataPassWord-1"

@@ -11,9 +11,10 @@ import hf_urbanseg
 from hf_urbanseg.__main__ import NAMES
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.options import config
-from hf_urbanseg.options.config import Options, option
+from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.ranges import Range, check_options, find_ranges
 
 INF, NAN = float("inf"), float("nan")
@@ -21,7 +22,7 @@ WITHOUT = {"local_rank"}  # the launcher's, and read by nobody
 
 MODULES = [config, *(importlib.import_module(f"hf_urbanseg.commands.{name.replace('-', '_')}") for name in NAMES)]
 FOUND = {value for module in MODULES for value in vars(module).values() if is_dataclass(value)}
-TYPES = sorted(FOUND - {config.TrainingOptions, config.PredictionPlan}, key=lambda one: one.__name__)
+TYPES = sorted(FOUND - {TrainingOptions}, key=lambda one: one.__name__)
 TYPES = [*(one for one in TYPES if fields(one)), UrbanSegTrainingArguments]
 
 

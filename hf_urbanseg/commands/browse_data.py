@@ -6,9 +6,11 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import AugmentationArguments, DataArguments, Options, TrainingOptions, option
+from hf_urbanseg.options.config import AugmentationArguments, DataArguments
+from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.options.parsing import find_option, parse_arguments
 from hf_urbanseg.options.recipe import load_recipe
+from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.ranges import Count, Seed, Whole
 
 

@@ -10,7 +10,8 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import build_console, flatten
 from hf_urbanseg.files import check_place
-from hf_urbanseg.options.config import DataArguments, Options, option
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.ranges import ShareBelowOne
 
 logger = logging.getLogger(__name__)

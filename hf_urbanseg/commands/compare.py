@@ -12,7 +12,8 @@ from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import DataArguments, Options, check_device, option, required
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.fields import Options, check_device, option, required
 from hf_urbanseg.ranges import Count
 
 

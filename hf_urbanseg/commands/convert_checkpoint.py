@@ -10,7 +10,7 @@ from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import Options, option, required
+from hf_urbanseg.options.fields import Options, option, required
 from hf_urbanseg.ranges import Size
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,9 @@ from pathlib import Path
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
-from hf_urbanseg.options.config import DataArguments, Options, PlanArguments, option
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.fields import Options, option
+from hf_urbanseg.options.prediction import PlanArguments
 from hf_urbanseg.ranges import Count, Workers
 
 

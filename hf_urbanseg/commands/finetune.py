@@ -5,16 +5,9 @@ import os
 import yaml
 
 from hf_urbanseg.command_line import command, help_if_asked
-from hf_urbanseg.options.config import (
-    RARE_TRAINING_OPTIONS,
-    AugmentationArguments,
-    DataArguments,
-    LossArguments,
-    ModelArguments,
-    RunArguments,
-    TrainingOptions,
-)
+from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
+from hf_urbanseg.options.training_options import RARE_TRAINING_OPTIONS, TrainingOptions
 
 _OPTIONS = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, DistillationArguments)
 
@@ -23,7 +16,8 @@ _OPTIONS = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, 
 def main(argv: list[str]) -> None:
     usage = "finetune --recipe NAME --data_dir FOLDER [--option VALUE ...]"
     help_if_asked(argv, (*_OPTIONS, TrainingOptions), __doc__, usage, RARE_TRAINING_OPTIONS, _list_all)
-    from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
+    from hf_urbanseg.finetuning import run_finetuning
+    from hf_urbanseg.options.finetune_arguments import parse_finetuning
     from hf_urbanseg.options.training_arguments import resolve_recipe
     from hf_urbanseg.reports.run_report import print_run
 

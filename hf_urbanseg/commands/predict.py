@@ -13,7 +13,8 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import Options, PlanArguments, option, palette_option, required
+from hf_urbanseg.options.fields import Options, option, palette_option, required
+from hf_urbanseg.options.prediction import PlanArguments
 from hf_urbanseg.ranges import Share
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import check_place, expand_home
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import DataArguments, Options, option, required
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.fields import Options, option, required
 
 
 @dataclass

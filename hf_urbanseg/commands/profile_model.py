@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, fields
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place
-from hf_urbanseg.options.config import Options, architecture_option, check_device, device_option, option
+from hf_urbanseg.options.fields import Options, architecture_option, check_device, device_option, option
 from hf_urbanseg.ranges import Batch, Seconds, Size, Whole, Width
 
 _PRECISIONS = ("fp32", "bf16", "fp16")

@@ -21,7 +21,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import build_console, flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import Options, option, required
+from hf_urbanseg.options.fields import Options, option, required
 from hf_urbanseg.ranges import Seconds
 
 logger = logging.getLogger(__name__)

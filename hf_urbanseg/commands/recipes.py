@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import yaml
 
 from hf_urbanseg.command_line import command, parse_command_line
-from hf_urbanseg.options.config import Options, option
+from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.options.recipe import describe_recipe, load_recipe, recipe_names
 
 

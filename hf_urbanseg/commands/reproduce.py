@@ -14,7 +14,8 @@ from typing import Annotated
 from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import DataArguments, Options, option
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.ranges import Range, Seed
 from hf_urbanseg.reports.systems import ROWS

@@ -11,7 +11,9 @@ from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, expand_home
 from hf_urbanseg.locks import locked
-from hf_urbanseg.options.config import DataArguments, Options, PlanArguments, option, required
+from hf_urbanseg.options.config import DataArguments
+from hf_urbanseg.options.fields import Options, option, required
+from hf_urbanseg.options.prediction import PlanArguments
 from hf_urbanseg.ranges import Range, Size
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.options.config import Options, option
+from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.ranges import Amount, Range
 
 DEFAULTS = {

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainingArguments
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.options.config import TrainingOptions
 from hf_urbanseg.options.stock_options import REFUSED, STOCK_RANGES, check_optimizer, check_supported, find_chosen
+from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.ranges import check_options
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from hf_urbanseg.errors import CheckpointError, ConfigError, UrbanSegError
-from hf_urbanseg.finetuning import parse_finetuning
 from hf_urbanseg.options.config import DataArguments, ModelArguments
+from hf_urbanseg.options.finetune_arguments import parse_finetuning
 from hf_urbanseg.options.training_arguments import resolve_recipe
 from hf_urbanseg.runs.folder import RunFolder
 from hf_urbanseg.training.checkpoints import find_newest_checkpoint, list_checkpoints

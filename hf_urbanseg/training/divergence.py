@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_urbanseg.errors import DivergenceError
 from hf_urbanseg.models.batch_norm import keep_batch_norm_statistics
 from hf_urbanseg.models.loading import find_non_finite
-from hf_urbanseg.options.config import TrainingOptions
+from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.training.checkpoints import list_checkpoints
 
 if TYPE_CHECKING:

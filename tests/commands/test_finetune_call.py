@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 import hf_urbanseg
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.finetuning import parse_finetuning
+from hf_urbanseg.options.finetune_arguments import parse_finetuning
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 
 from hf_urbanseg import finetuning
 from hf_urbanseg.commands import finetune
-from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
+from hf_urbanseg.finetuning import run_finetuning
 from hf_urbanseg.hub import training
+from hf_urbanseg.options.finetune_arguments import parse_finetuning
 
 
 def test_records__every_training_argument_and_no_token(run):

@@ -14,8 +14,9 @@ from test_folder_in_use import snapshot
 
 from hf_urbanseg import finetuning
 from hf_urbanseg.errors import ConfigError, UrbanSegError
-from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
+from hf_urbanseg.finetuning import run_finetuning
 from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.options.finetune_arguments import parse_finetuning
 from hf_urbanseg.runs.folder import RunFolder
 
 

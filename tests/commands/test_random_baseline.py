@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from hf_urbanseg.commands import finetune
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.finetuning import parse_finetuning, run_finetuning
+from hf_urbanseg.finetuning import run_finetuning
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_random_model
+from hf_urbanseg.options.finetune_arguments import parse_finetuning
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.finetuning import FinetuneArguments
+from hf_urbanseg.options.finetune_arguments import FinetuneArguments
 from hf_urbanseg.options.parsing import parse_arguments
 
 ALL = tuple(FinetuneArguments.__annotations__.values())

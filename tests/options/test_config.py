@@ -6,14 +6,10 @@ from run_options import ALL, fails, parse
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.options.config import (
-    AugmentationArguments,
-    DataArguments,
-    PlanArguments,
-    check_device,
-    option,
-)
+from hf_urbanseg.options.config import AugmentationArguments, DataArguments
+from hf_urbanseg.options.fields import check_device, option
 from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.prediction import PlanArguments
 from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 

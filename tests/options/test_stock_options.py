@@ -11,10 +11,10 @@ from transformers import TrainingArguments
 
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.finetuning import finetune
-from hf_urbanseg.options.config import TrainingOptions
 from hf_urbanseg.options.parsing import build_parser
 from hf_urbanseg.options.stock_options import REFUSED, STOCK_RANGES
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
+from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 STOCK = {f.name: f for f in fields(TrainingArguments)}

@@ -13,8 +13,8 @@ from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import describe_failures, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.options.config import PlanArguments
 from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.prediction import PlanArguments
 from hf_urbanseg.reports.overlays import name_picture
 
 
