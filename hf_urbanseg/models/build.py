@@ -15,12 +15,13 @@ from transformers import (
 )
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.baselines.deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
 from hf_urbanseg.models.baselines.encoder_decoder import EncoderDecoderForSemanticSegmentation
 from hf_urbanseg.models.baselines.pspnet import PSPNetForSemanticSegmentation
 from hf_urbanseg.models.baselines.swin_segformer import SwinSegformerForSemanticSegmentation
 from hf_urbanseg.models.baselines.unet import UNetForSemanticSegmentation
+from hf_urbanseg.models.classes import adapt_classes, label_fields
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
 from hf_urbanseg.models.loading import (
     SegformerImageProcessorPil,
@@ -112,10 +113,6 @@ ARCHITECTURES: dict[str, Architecture] = {
 """By the word of `--architecture`: SegFormer and the networks that the report compares it with."""
 
 
-_CLASSES = ("decode_head.classifier.", "decode_head.upsamplings.")
-"""Prefixes of what depends on the classes."""
-
-
 def name_architecture(model_type: str | None) -> str | None:
     """The word of `--architecture` for the model type of a configuration; None for models of others."""
     return next((name for name, one in ARCHITECTURES.items() if one.model_type == model_type), None)
@@ -136,7 +133,7 @@ def build_config(size: str, label_space: LabelSpace, architecture: str = "segfor
     if size not in family.sizes:
         fix = f"choose one of them, or another `--architecture` than {architecture}"
         raise ModelError(f"a size of {', '.join(family.sizes)}", f"`{size}`", fix)
-    fields = family.sizes[size] | _label_fields(label_space) | _check_fields(architecture, overrides)
+    fields = family.sizes[size] | label_fields(label_space) | _check_fields(architecture, overrides)
     return family.model_class.config_class(**fields)
 
 
@@ -153,23 +150,26 @@ def load_pretrained_model(
     label_space: LabelSpace,
     revision: str | None = None,
     architecture: str = "segformer",
+    new_classifier: bool = False,
     **overrides,
 ) -> PreTrainedModel:
     """A model from the Hub or a folder, completely: every tensor is found, or it is an error.
 
-    The classifier is made anew (and the log says so) when the checkpoint's classes are others. A checkpoint of the
-    encoder alone, trained on ImageNet, keeps its encoder and gets a new decode head: `nvidia/mit-b0` for a SegFormer,
-    `microsoft/resnet-50` for DeepLabV3+ and PSPNet, `microsoft/swin-tiny-patch4-window7-224` for Swin.
+    When the checkpoint's classes are others, rows of the classifier are kept for those that both have, by name, the
+    others start from random weights, and the log lists both. A checkpoint of the encoder alone, trained on ImageNet,
+    keeps its encoder and gets a new decode head: `nvidia/mit-b0` for a SegFormer, `microsoft/resnet-50` for DeepLabV3+
+    and PSPNet, `microsoft/swin-tiny-patch4-window7-224` for Swin.
 
     Args:
         name_or_path: Hub id or local folder, keys in the old or the new layout of transformers.
+        new_classifier: Keep no row of the classifier.
         overrides: Fields of the architecture's configuration, for example `drop_path_rate`.
 
     Raises:
         ModelError: Not found, of another architecture, damaged, or tensors missing, unexpected or of another shape.
     """
     family, config = _find_architecture(architecture), load_config(name_or_path, revision)
-    fields = _label_fields(label_space) | _check_fields(architecture, overrides)
+    fields = label_fields(label_space) | _check_fields(architecture, overrides)
     model_class = family.model_class
     if config.model_type == family.encoder_type:
         return _load_encoder(name_or_path, revision, family, config, fields)
@@ -183,28 +183,22 @@ def load_pretrained_model(
         expected = "a SegFormer" if architecture == "segformer" else f"a `{architecture}`"
         expected += f", or a `{family.encoder_type}` as its encoder" if family.encoder_type else ""
         raise ModelError(expected, f"model type `{config.model_type}`", fix, name_or_path)
-    same_classes = _same_classes(config.id2label, label_space)
-    old_names = [config.id2label[key] for key in sorted(config.id2label)]
     encoder_only = architecture == "segformer" and model_class.__name__ not in (config.architectures or [])
-    for name, value in fields.items():
+    own = label_fields(label_space) if encoder_only else {}
+    for name, value in (_check_fields(architecture, overrides) | own).items():
         setattr(config, name, value)
     model = load_complete(
         model_class,
         name_or_path,
-        new=("decode_head.",) if encoder_only else () if same_classes else _CLASSES,
+        new=("decode_head.",) if encoder_only else (),
         unused=("classifier.",) if encoder_only else (),
         revision=revision,
         config=config,
     )
     if encoder_only:
         logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
-    elif not same_classes:
-        _reset_classes(model)
-        logger.warning(
-            "%s predicts %d classes (%s, ...), the data has %d (%s, ...): the classifier starts from random weights",
-            name_or_path, len(old_names), old_names[0], label_space.num_labels, label_space.names[0],
-        )  # fmt: skip
-    return model
+        return model
+    return adapt_classes(model, label_space, str(name_or_path), new_classifier)
 
 
 def _load_encoder(
@@ -227,13 +221,6 @@ def _load_encoder(
     model.backbone.load_state_dict(state, strict=True)
     logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
     return model
-
-
-def _reset_classes(model: PreTrainedModel) -> None:
-    torch.nn.init.normal_(model.decode_head.classifier.weight, std=getattr(model.config, "initializer_range", 0.01))
-    torch.nn.init.zeros_(model.decode_head.classifier.bias)
-    for layer in getattr(model.decode_head, "upsamplings", ()):
-        layer.reset_parameters()
 
 
 def _find_architecture(name: str) -> Architecture:
@@ -292,16 +279,3 @@ def choose_eval_size(sizes: Mapping[tuple[int, int], int]) -> tuple[int, int]:
     """The commonest (height, width) of a data set, each side brought to the nearest multiple of 32."""
     height, width = max(sorted(sizes), key=lambda size: sizes[size])
     return tuple(max(32, 32 * math.floor(side / 32 + 0.5)) for side in (height, width))
-
-
-def _label_fields(label_space: LabelSpace) -> dict:
-    labels = {"id2label": label_space.id2label, "label2id": label_space.label2id}
-    return labels | {"semantic_loss_ignore_index": IGNORE_INDEX}
-
-
-def _same_classes(id2label: Mapping[int, str], label_space: LabelSpace) -> bool:
-    """Same names in the same order; `LABEL_0`-style placeholders of the right number are taken on trust."""
-    names = [str(id2label[key]).strip().lower().replace("_", " ") for key in sorted(id2label)]
-    if all(name.startswith("label ") for name in names):
-        return len(names) == label_space.num_labels
-    return names == [name.lower().replace("_", " ") for name in label_space.names]

@@ -81,6 +81,9 @@ class ModelArguments(Options):
         None, "Hub id or folder to start from, or `tiny-streets`, the small SegFormer inside the package."
     )
     model_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
+    new_classifier: bool = option(
+        False, "Keep no row of the checkpoint's classifier. Default: those of classes that the data has, by name."
+    )
     init: str = option("pretrained", "`pretrained` or `random` weights.", choices=["pretrained", "random"])
     size: str = option(
         "b0",

@@ -179,26 +179,31 @@ def test_load_pretrained_model__half_precision_arrives_in_single(saved, altered,
         assert torch.equal(tensor, saved[1][name].to(dtype).float()), name
 
 
-def test_load_pretrained_model__other_class_count_makes_a_new_classifier_and_says_so(saved, caplog):
-    model = load_pretrained_model(str(saved[0]), TWO)
-    new = ("decode_head.classifier.weight", "decode_head.classifier.bias")
-    assert_equal_tensors(model, saved[1], but=new)
-    assert model.decode_head.classifier.weight.shape == (2, 16, 1, 1)
-    assert model.config.id2label == {0: "road", 1: "rest"}
-    assert model.config.num_labels == 2
+def test_load_pretrained_model__a_class_that_both_have_keeps_its_row(saved, caplog):
+    three = LabelSpace("three", ("sky", "rest", "Traffic_Light"), (*TWO.colors, (3, 3, 3)), {0: 0, 1: 1, 2: 2})
+    model = load_pretrained_model(str(saved[0]), three)
+    parts = ("decode_head.classifier.weight", "decode_head.classifier.bias")
+    assert_equal_tensors(model, saved[1], but=parts)
+    assert model.config.id2label == three.id2label
+    assert model.config.num_labels == 3
+    for part in parts:
+        tensor = model.get_parameter(part)
+        assert torch.equal(tensor[[0, 2]], saved[1][part][[10, 6]])
     # Zero bias and the initial spread of SegFormer, not what happened to be in memory.
-    assert not model.decode_head.classifier.bias.any()
-    assert 0.01 < model.decode_head.classifier.weight.detach().std().item() < 0.04
-    assert (
-        "predicts 19 classes (road, ...), the data has 2 (road, ...): the classifier starts from random" in caplog.text
-    )
+    assert model.decode_head.classifier.bias[1] == 0
+    assert 0.01 < model.decode_head.classifier.weight[1].detach().std().item() < 0.04
+    assert "predicts 19 classes (road, ...), the data has 3 (sky, ...): rest start from random weights" in caplog.text
+    assert "kept by name: sky, Traffic_Light" in caplog.text
 
 
-def test_load_pretrained_model__same_count_of_other_names_makes_a_new_classifier(saved, caplog):
-    swapped = LabelSpace("swapped", CITYSCAPES.names[::-1], CITYSCAPES.colors, CITYSCAPES.label_ids)
-    model = load_pretrained_model(str(saved[0]), swapped)
-    assert_equal_tensors(model, saved[1], but=("decode_head.classifier.weight", "decode_head.classifier.bias"))
-    assert "the classifier starts from random weights" in caplog.text
+def test_load_pretrained_model__no_class_in_common_or_none_wanted_makes_a_new_classifier(saved, caplog):
+    other = LabelSpace("other", ("left", "right"), TWO.colors, TWO.label_ids)
+    for space, wanted in ((other, False), (CITYSCAPES, True)):
+        caplog.clear()
+        model = load_pretrained_model(str(saved[0]), space, new_classifier=wanted)
+        assert not model.decode_head.classifier.bias.any()
+        assert "the classifier starts from random weights" in caplog.text
+        assert "kept" not in caplog.text
 
 
 @pytest.mark.parametrize("spell", [str.title, lambda name: name.replace(" ", "_"), lambda name: f" {name} "])
@@ -209,9 +214,12 @@ def test_load_pretrained_model__spelling_of_names_is_no_other_class(saved, alter
     assert model.config.id2label == CITYSCAPES.id2label
 
 
-def test_load_pretrained_model__placeholder_names_of_the_right_number_are_trusted(saved, altered):
+def test_load_pretrained_model__placeholder_names_of_the_right_number_are_trusted_aloud(saved, altered, caplog):
     folder = altered(id2label={str(key): f"LABEL_{key}" for key in range(19)})
-    assert_equal_tensors(load_pretrained_model(folder, CITYSCAPES), saved[1])
+    model = load_pretrained_model(folder, CITYSCAPES)
+    assert_equal_tensors(model, saved[1])
+    assert model.config.id2label == CITYSCAPES.id2label
+    assert "have no names (LABEL_0, ...): its classifier is kept row by row, in the data's order (road" in caplog.text
 
 
 def test_load_pretrained_model__encoder_only_keeps_the_encoder(tmp_path, caplog):
@@ -384,23 +392,33 @@ def test_load_pretrained_model__baseline_with_tensors_that_do_not_fit(baselines,
 @pytest.mark.parametrize("name", SMALL)
 def test_load_pretrained_model__baseline_for_other_classes(baselines, caplog, name):
     folder, tensors = baselines[name]
-    swapped = LabelSpace("swapped", CITYSCAPES.names[::-1], CITYSCAPES.colors, CITYSCAPES.label_ids)
     new = [key for key in tensors if key.startswith(("decode_head.classifier.", "decode_head.upsamplings."))]
     assert len(new) == (5 if name == "transposed" else 2)
-    for space in (TWO, swapped):
-        caplog.clear()
-        model = load_pretrained_model(str(folder), space, architecture=SMALL[name][0])
-        assert_equal_tensors(model, tensors, but=new)
-        assert "the classifier starts from random weights" in caplog.text
-        head = model.decode_head
-        assert head.classifier.out_channels == space.num_labels
-        assert not head.classifier.bias.any()
-        assert 0 < head.classifier.weight.abs().max() < 0.1
-        for layer in getattr(head, "upsamplings", ()):
-            assert layer.weight.shape == (space.num_labels, space.num_labels, 4, 4)
-            assert 0.9 < layer.weight.abs().max() * (16 * space.num_labels) ** 0.5 <= 1  # torch's own
-        with torch.no_grad():
-            assert model(draw_images(1, 3, 40, 40)).logits.shape[1] == space.num_labels
+    other = LabelSpace("other", ("left", "right"), TWO.colors, TWO.label_ids)
+    model = load_pretrained_model(str(folder), other, architecture=SMALL[name][0])
+    assert_equal_tensors(model, tensors, but=new)
+    assert "the classifier starts from random weights" in caplog.text
+    head = model.decode_head
+    assert head.classifier.out_channels == 2
+    assert not head.classifier.bias.any()
+    assert 0 < head.classifier.weight.abs().max() < 0.1
+    for layer in getattr(head, "upsamplings", ()):
+        assert layer.weight.shape == (2, 2, 4, 4)
+        assert 0.9 < layer.weight.abs().max() * (16 * 2) ** 0.5 <= 1  # torch's own
+    with torch.no_grad():
+        assert model(draw_images(1, 3, 40, 40)).logits.shape[1] == 2
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_load_pretrained_model__the_same_classes_in_another_order_are_the_same_model(baselines, caplog, name):
+    folder, _ = baselines[name]
+    swapped = LabelSpace("swapped", CITYSCAPES.names[::-1], CITYSCAPES.colors, CITYSCAPES.label_ids)
+    caplog.set_level("INFO")
+    models = [load_pretrained_model(str(folder), one, architecture=SMALL[name][0]) for one in (CITYSCAPES, swapped)]
+    with torch.no_grad():
+        first, second = (model.eval()(draw_images(1, 3, 40, 40)).logits for model in models)
+    assert (first - second.flip(1)).abs().max() < 1e-5 * first.abs().max()
+    assert "classes of the data in another order: each keeps its weights" in caplog.text
 
 
 @pytest.mark.parametrize("name", SMALL)
