@@ -74,9 +74,9 @@ def cap(patch: pytest.MonkeyPatch) -> None:
         arguments.model.size, arguments.run.num_overlays = "tiny", min(arguments.run.num_overlays, 1)
         return run(arguments)
 
-    def load_tiny(name, space, revision=None, architecture="segformer", **options):
+    def load_tiny(name, space, revision=None, architecture="segformer", new_classifier=False, **options):
         if Path(name).is_dir() or is_built_in(name):
-            return load(name, space, revision, architecture, **options)
+            return load(name, space, revision, architecture, new_classifier, **options)
         assert ON_THE_HUB.fullmatch(name), f"{name}: not a checkpoint that the pages may name"
         return build_random_model("tiny", space, architecture, **options)
 

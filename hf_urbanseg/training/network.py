@@ -28,8 +28,8 @@ def build_network(
     elif args.model_name_or_path is None:
         raise ConfigError("`model_name_or_path`", "none", "name a Hub id or folder, or add `--init random`")
     else:
-        names = args.model_name_or_path, space, args.model_revision, args.architecture, args.new_classifier
-        model = load_pretrained_model(*names, **overrides)
+        names = args.model_name_or_path, space, args.model_revision, args.architecture
+        model = load_pretrained_model(*names, new_classifier=args.new_classifier, **overrides)
     if args.lora_rank:
         attach_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout)
     if not args.stock_decode_head:
