@@ -1,8 +1,9 @@
-"""Classes: label ids in files, train ids in the model, names and colours."""
+"""Classes: what label files hold for them, train ids in the model, names and colours."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
@@ -11,8 +12,11 @@ from hf_urbanseg.escaping import is_plain
 
 IGNORE_INDEX = 255
 """Train id of pixels that are in no loss and no metric (void, padding)."""
+ENCODINGS = ("ids", "color", "instance", "red")
 _LONGEST_NAME = 100
-_QUOTE = "correct it, and put numbers and words such as `null` in quotes"
+_MOST_VALUES = 1 << 24
+_BLUR, _LEAST_BLUR = 24, 8
+QUOTE = "correct it, and put numbers and words such as `null` in quotes"
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,18 @@ class LabelSpace:
         name: Short name, used in messages and metadata.
         names: Class names in train-id order (train id 0 first): text of 1 to 100 characters on one line.
         colors: One (red, green, blue) triple of 0..255 per class, for pictures.
-        label_ids: Raw value in a label file -> train id, or `IGNORE_INDEX` for void. A value that is not a key is an
-            error in the data, never silently void.
+        label_ids: Value in a label file, 0..2^24-1 -> train id, or `IGNORE_INDEX` for void. A value that is not a key
+            is an error in the data, never silently void. A colour is the value of `pack_color`.
         categories: The group each class belongs to (Cityscapes: flat, construction, ...), or none at all; scores are
             given per group, too.
+        encoding: How a label file's pixels hold the values. `ids`: grey of 1, 8, 16 or 32 bits, the indices of a
+            palette, or three equal channels. `color`: as seen, whatever the file's mode. `instance`: id or
+            id * 1000 + number, grey (Cityscapes' instanceIds) or as red + 256 green + 256^2 blue (its panoptic
+            files). `red`: the red channel, with numbers of instances in the others (KITTI-STEP).
+        edge_tolerance: Largest share of a label's pixels that may have other values, as edges drawn with
+            anti-aliasing do; they are void.
+        lossy: Files are JPEG. A pixel has the value that it is within `blur` of in every channel, if the eight around
+            have it, too; others count as of another value.
     """
 
     name: str
@@ -34,9 +46,12 @@ class LabelSpace:
     colors: tuple[tuple[int, int, int], ...]
     label_ids: Mapping[int, int] = field(hash=False)
     categories: tuple[str, ...] = ()
+    encoding: str = "ids"
+    edge_tolerance: float = 0.0
+    lossy: bool = False
 
     def __post_init__(self):
-        count, check = len(self.names), _build_check(self.name)
+        count, check = len(self.names), build_check(self.name)
         check_class_names((*self.names, *self.categories), self.name)
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         check(not twice, "unique class names", f"{', '.join(twice)} twice", "rename one of them")
@@ -44,7 +59,20 @@ class LabelSpace:
         found = f"{len(self.categories)} of {count} with one"
         check(len(self.categories) in (0, count), "a `category` for every class or for none", found, "complete them")
         for label_id in self.label_ids:
-            check(0 <= label_id <= 255, "label ids of 0..255", label_id, "label files are 8-bit")
+            fix = "label files of ids have no other values"
+            check(0 <= label_id < _MOST_VALUES, f"label ids of 0..{_MOST_VALUES - 1}", label_id, fix)
+        known = f"`encoding` of {', '.join(ENCODINGS)}"
+        check(self.encoding in ENCODINGS, known, f"`{self.encoding}`", "choose one of them")
+        share, lossy = self.edge_tolerance, self.lossy
+        is_share = type(share) in (int, float) and 0 <= share < 1
+        check(is_share, "`edge_tolerance` as a share of 0 to below 1", f"{share!r}", "write for example 0.02")
+        check(type(lossy) is bool, "`lossy` as true or false", f"{lossy!r}", "correct it")
+        check(not lossy or self.encoding in ("ids", "color"), "`encoding` ids or color of lossy files", self.encoding,
+              "get the files that were not compressed")  # fmt: skip
+        if lossy:
+            fix = "values this near can't be restored; get the files that were not compressed"
+            check(self.blur >= _LEAST_BLUR, f"values at least {2 * _LEAST_BLUR + 1} apart in lossy files",
+                  f"some {self._least_distance} apart", fix)  # fmt: skip
 
     @property
     def num_labels(self) -> int:
@@ -59,19 +87,41 @@ class LabelSpace:
         return {name: train_id for train_id, name in enumerate(self.names)}
 
     @cached_property
-    def train_id_table(self) -> np.ndarray:
-        """(256,) uint8: train id of every raw label id. Unknown ids hold `IGNORE_INDEX`; see `known_ids`."""
-        table = np.full(256, IGNORE_INDEX, np.uint8)
-        for label_id, train_id in self.label_ids.items():
-            table[label_id] = train_id
+    def value_table(self) -> np.ndarray:
+        """(size + 1,) uint8 or uint16: 1 + the place in `label_ids` of every value, 0 where it is unknown.
+
+        The size, 2^8, 2^16 or 2^24, is above every known value; larger ones have the last place, which is unknown.
+        """
+        size = next(1 << bits for bits in (8, 16, 24) if max(self.label_ids, default=0) < 1 << bits)
+        if self.encoding == "color":
+            size = _MOST_VALUES
+        table = np.zeros(size + 1, np.uint8 if len(self.label_ids) < 256 else np.uint16)
+        for place, value in enumerate(self.label_ids, 1):
+            if not self.lossy:
+                table[value] = place
+            elif self.encoding == "color":
+                near = (slice(max(c - self.blur, 0), c + self.blur + 1) for c in reversed(unpack_color(value)))
+                table[:size].reshape(256, 256, 256)[tuple(near)] = place
+            else:
+                table[:size][max(value - self.blur, 0) : value + self.blur + 1] = place
         return table
 
     @cached_property
-    def known_ids(self) -> np.ndarray:
-        """(256,) bool: True where a raw label id is in the mapping."""
-        known = np.zeros(256, bool)
-        known[list(self.label_ids)] = True
-        return known
+    def train_id_table(self) -> np.ndarray:
+        """(size + 1,) uint8: train id of every value, in the places of `value_table`; `IGNORE_INDEX` if unknown."""
+        return np.array([IGNORE_INDEX, *self.label_ids.values()], np.uint8)[self.value_table]
+
+    @property
+    def blur(self) -> int:
+        """How far a pixel of a lossy file may be from a value, in every channel."""
+        return min(_BLUR, (self._least_distance - 1) // 2)
+
+    @property
+    def _least_distance(self) -> int:
+        """The least of the distances between known values: of colours, that of the channel which differs most."""
+        split = unpack_color if self.encoding == "color" else lambda value: (value,)
+        pairs = combinations(map(split, self.label_ids), 2)
+        return min((max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairs), default=256)
 
     @cached_property
     def palette(self) -> np.ndarray:
@@ -80,76 +130,40 @@ class LabelSpace:
         palette[: self.num_labels] = self.colors
         return palette
 
+    def spell(self, value: int) -> str:
+        """A value of a label file as people write it: a number, or a colour such as (128, 64, 128)."""
+        return str(unpack_color(value)) if self.encoding == "color" else str(value)
+
     def with_train_ids(self) -> "LabelSpace":
         """The same classes for label files that hold train ids already."""
         identity = {train_id: train_id for train_id in range(self.num_labels)} | {IGNORE_INDEX: IGNORE_INDEX}
-        return LabelSpace(self.name, self.names, self.colors, identity, self.categories)
+        return replace(self, label_ids=identity, encoding="ids", edge_tolerance=0.0, lossy=False)
 
-    def to_dict(self) -> dict:
-        """A JSON- and YAML-ready description that `from_dict` reads back."""
-        ids = {train_id: [] for train_id in (*range(self.num_labels), IGNORE_INDEX)}
-        for label_id, train_id in sorted(self.label_ids.items()):
-            ids[train_id].append(label_id)
-        classes = [
-            {"name": name, "color": list(color), "label_ids": ids[train_id]}
-            for train_id, (name, color) in enumerate(zip(self.names, self.colors, strict=True))
-        ]
-        for entry, category in zip(classes, self.categories, strict=False):
-            entry["category"] = category
-        return {"name": self.name, "classes": classes, "void": ids[IGNORE_INDEX]}
 
-    @classmethod
-    def from_dict(cls, description: Mapping, source: str = "label space") -> "LabelSpace":
-        """Reads `{name, classes: [{name, color, label_ids, category}], void: [ids]}`; `category` is optional.
+def pack_color(color: Iterable[int]) -> int:
+    """The value of a colour: red + 256 green + 256^2 blue."""
+    red, green, blue = color
+    return red | green << 8 | blue << 16
 
-        Raises:
-            ConfigError: A key is missing or unknown, a value of another shape, or an id is mapped twice.
-        """
-        check, label_ids = _build_check(source), {}
-        fix = "list each class with name, color, label_ids"
-        check(isinstance(description, Mapping), "a mapping with `classes`", repr(description), fix)
-        classes = description.get("classes")
-        check(classes and isinstance(classes, (list, tuple)), "a list `classes`", repr(classes), fix)
 
-        def assign(ids, train_id: int, owner: str) -> None:
-            check(isinstance(ids, (list, tuple)), "a list of label ids", f"{ids!r} in {owner}", f"write [{ids}]")
-            for label_id in ids:
-                check(type(label_id) is int, "whole-number label ids", f"{label_id!r} in {owner}", "correct it")
-                again = f"{label_id} again in {owner}"
-                check(label_id not in label_ids, "each label id in one class", again, "keep it once")
-                label_ids[label_id] = train_id
-
-        for train_id, entry in enumerate(classes):
-            check(isinstance(entry, Mapping) and "name" in entry, "a `name` for every class", repr(entry), "add it")
-            unknown = ", ".join(map(str, entry.keys() - {"name", "color", "label_ids", "category"}))
-            check(not unknown, "keys name, color, label_ids, category", unknown, "remove it")
-            name, color = entry["name"], entry.get("color", ())
-            check_class_names([name], source)
-            triple = isinstance(color, (list, tuple)) and len(color) == 3
-            right = triple and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
-            fix = "write [red, green, blue]"
-            check(right, "`color` as three whole numbers of 0..255", f"{color!r} for {name}", fix)
-            assign(entry.get("label_ids", [train_id]), train_id, name)
-        void = description.get("void")
-        assign([] if void is None else void, IGNORE_INDEX, "void")
-        names = tuple(entry["name"] for entry in classes)
-        colors = tuple(tuple(entry["color"]) for entry in classes)
-        categories = tuple(entry["category"] for entry in classes if entry.get("category") is not None)
-        name = description.get("name")
-        check(name is None or (isinstance(name, str) and is_plain(name)), "a `name` on one line", repr(name), _QUOTE)
-        return cls(source if name is None else name, names, colors, label_ids, categories)
+def unpack_color(value: int) -> tuple[int, ...]:
+    """(red, green, blue) of a value, with the opacity behind where it isn't whole."""
+    color = value & 255, value >> 8 & 255, value >> 16 & 255
+    return color if value < _MOST_VALUES else (*color, 255 - (value >> 24))
 
 
 def check_class_names(names: Iterable[object], source: str) -> None:
     """Refuses names that aren't text of 1 to 100 characters on one line; `source` is named in errors."""
-    check = _build_check(source)
+    check = build_check(source)
     for name in names:
         # Here, because it would be too late when it stands in pictures and tables after hours of training.
         right = isinstance(name, str) and name.strip() and len(name) <= _LONGEST_NAME and is_plain(name)
-        check(right, f"names as text of 1 to {_LONGEST_NAME} characters on one line", repr(name), _QUOTE)
+        check(right, f"names as text of 1 to {_LONGEST_NAME} characters on one line", repr(name), QUOTE)
 
 
-def _build_check(source: str) -> Callable:
+def build_check(source: str) -> Callable:
+    """`check(right, expected, found, fix)`, which raises a ConfigError that names `source` unless `right`."""
+
     def check(right, expected: str, found, fix: str) -> None:
         if not right:
             raise ConfigError(expected, f"{found}", fix, source)
@@ -191,38 +205,3 @@ CITYSCAPES = LabelSpace(
     tuple(category for *_, category in _CITYSCAPES),
 )
 """The 19 classes of Cityscapes and KITTI, for files of *labelIds* (0..33)."""
-
-
-def find_common_classes(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, list[int]]:
-    """Our index -> their indices of the classes in common, in our order: by name, never by position.
-
-    Case, underscores and the synonyms after a comma ("road, route") don't matter.
-    """
-    known: dict[str, list[int]] = {}
-    for index, label in enumerate(theirs):
-        for word in {_plain(word) for word in str(label).split(",")} | {_plain(label)}:
-            known.setdefault(word, []).append(index)
-    return {index: known[word] for index, label in enumerate(ours) if (word := _plain(label)) in known}
-
-
-def match_classes(theirs: Sequence[str], ours: Sequence[str], name: str) -> list[tuple[int, int]]:
-    """(their index, our index) of the classes that a teacher has in common with the data, by `find_common_classes`.
-
-    Raises:
-        ConfigError: None in common, or two of theirs for one of ours.
-    """
-    common = find_common_classes(theirs, ours)
-    for train_id, found in common.items():
-        if len(found) > 1:
-            which = " and ".join(f"`{theirs[index]}`" for index in found)
-            expected = f"one class of the teacher's for `{ours[train_id]}`"
-            raise ConfigError(expected, which, "rename one in its config.json", name)
-    if not common:
-        some = ", ".join(map(str, theirs[:3]))
-        expected = f"a teacher with classes of the data's ({', '.join(ours[:3])}, ...), by name"
-        raise ConfigError(expected, f"{some}, ...", "choose another, or rename its classes in config.json", name)
-    return [(found[0], train_id) for train_id, found in common.items()]
-
-
-def _plain(label: object) -> str:
-    return str(label).strip().lower().replace("_", " ")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.command_line import command, parse_command_line
+from hf_urbanseg.data.label_space_files import describe_label_space, parse_label_space
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
@@ -69,7 +70,6 @@ def _to_hub(options: ConvertArguments, output: Path):
     from hf_urbanseg.data.label_space_files import read_label_space, write_label_space
     from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
     from hf_urbanseg.files import written_whole
-    from hf_urbanseg.labels import LabelSpace
     from hf_urbanseg.models.build import build_image_processor
     from hf_urbanseg.models.convert.files import read_checkpoint_file
     from hf_urbanseg.models.convert.to_hub import build_converted_model, convert_to_hub
@@ -85,7 +85,7 @@ def _to_hub(options: ConvertArguments, output: Path):
     elif options.eval_size is None:
         logger.warning("%s says no input size: taken as 1024 2048, Cityscapes' own; see `--eval_size`", file.path)
     if space is None and isinstance(said.get("label_space"), dict):
-        space = LabelSpace.from_dict(said["label_space"], str(file.path))
+        space = parse_label_space(said["label_space"], str(file.path))
     converted = convert_to_hub(file, space and space.names, options.decoder)
     model = build_converted_model(converted)
     with written_whole(output, folder=True, also=(SafetensorError,)) as staged:
@@ -117,7 +117,7 @@ def _from_hub(options: ConvertArguments, output: Path):
         if space is None or dict(enumerate(space.names)) != model.config.id2label:
             space = build_label_space(model.config.id2label, str(options.checkpoint))
         else:
-            said["label_space"] = space.to_dict()
+            said["label_space"] = describe_label_space(space)
         colors = space.colors
     with written_whole(output, also=(RuntimeError,)) as staged:  # a full disk is a RuntimeError of torch's
         save_checkpoint_file(converted, staged, colors, said)

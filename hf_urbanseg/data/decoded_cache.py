@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 from datasets import Dataset
 
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -36,12 +37,12 @@ class DecodedCache:
     def __init__(self, rows: Dataset, label_space: LabelSpace, sizes: list[tuple[int, int]]):
         self.sizes = sizes
         self.starts = np.concatenate([[0], np.cumsum([4 * height * width for height, width in sizes])])
-        self.memory, table = np.empty(int(self.starts[-1]), np.uint8), label_space.train_id_table
+        self.memory = np.empty(int(self.starts[-1]), np.uint8)
 
         def fill(index: int) -> None:
             row, (image, label) = rows[index], self[index]
             image[:] = np.asarray(row["image"].convert("RGB"))
-            label[:] = table[np.asarray(row["label"])]
+            label[:] = read_train_ids(row["label"], label_space)
 
         # Decoders let go of the interpreter.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -1,27 +1,36 @@
 """Label spaces by name or from files: the classes of a data set, and where its folders are."""
 
 import difflib
-import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.data.id2label import label_space_from_names
+from hf_urbanseg.errors import ConfigError, DataError, join_faults, log_faults
+from hf_urbanseg.escaping import is_plain
 from hf_urbanseg.files import expand_home, read_mapping, write_json
-from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
+from hf_urbanseg.labels import (
+    CITYSCAPES,
+    IGNORE_INDEX,
+    QUOTE,
+    LabelSpace,
+    build_check,
+    check_class_names,
+    pack_color,
+    unpack_color,
+)
 from hf_urbanseg.palettes import choose_colors
-
-logger = logging.getLogger(__name__)
 
 BUILT_IN = {"cityscapes": CITYSCAPES, "cityscapes_train_ids": CITYSCAPES.with_train_ids()}
 FOLDER_KEYS = ("splits", "images", "labels", "image_suffix", "label_suffix")
-_AT_255 = {-1, IGNORE_INDEX}  # where an 8-bit file stores them
-_VOID = re.compile("unlabell?ed|void|ignore|n/a|unknown|don'?t care|out of roi|rectification border")
-"""Names, in any case and with any of space, `-` and `_`, that stand for void wherever they are seen."""
-_DOUBTFUL = re.compile("background|others?|none|undefined|ego vehicle|(void|unlabel|ignore|unknown).*")
-"""Void in some sets and classes in others: `background` is class 0 of Pascal VOC, `void-ground` a class of
-sidewalk-semantic. They are trained."""
+_FILE_KEYS = ("encoding", "edge_tolerance", "lossy")
+_KEYS = ("name", "classes", "id2label", "void", *_FILE_KEYS, *FOLDER_KEYS)
+_MEANT = {
+    "ignore": "void", "ignore_index": "void", "ignore_label": "void", "ignored": "void", "unlabeled": "void",
+    "id_to_label": "id2label", "names": "id2label", "palette": "classes", "format": "encoding", "masks": "labels",
+    "tolerance": "edge_tolerance", "jpeg": "lossy", "train": "splits", "val": "splits", "validation": "splits",
+}  # fmt: skip
 
 
 def shipped_label_spaces() -> dict[str, Path]:
@@ -35,7 +44,7 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
 
     Args:
         name_or_path: `cityscapes`, `cityscapes_train_ids`, a name in hf_urbanseg/data/label_spaces, or a YAML or JSON
-            file with the keys of `LabelSpace.from_dict` and optionally those of `load_described_folders`. In place of
+            file with the keys of `parse_label_space` and optionally those of `sources.described_folders`. In place of
             `classes` it may say `id2label: {id: name}`, with or without `void`: see `label_space_from_names`. A file
             that is nothing but such a mapping, as `id2label.json` on the Hub, is read so too.
 
@@ -53,108 +62,122 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     description = read_mapping(path, "label space")
     if description and all(re.fullmatch(r"-?\d+", str(key)) for key in description):
         description = {"id2label": description}
-    known = ("name", "classes", "id2label", "void", *FOLDER_KEYS)
-    for key in description:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            fix = f"did you mean `{near[0]}`" if near else "remove it"
-            if "reduce" in str(key):
-                fix = "remove it and list the unlabelled id under `void`"
-            raise DataError(f"keys {', '.join(known)}", f"`{key}`", fix, path)
+    faults = [_refuse_key(str(key), path) for key in description if key not in _KEYS]
     folders = {key: description[key] for key in FOLDER_KEYS if key in description}
+    if "classes" in description and "id2label" in description:
+        faults.append(DataError("either `classes` or `id2label`", "both", "keep one of them", path))
+    if faults:
+        log_faults(faults[1:])
+        raise join_faults(faults, "fault")
     if "id2label" not in description:
-        return LabelSpace.from_dict(description, str(path)), folders
-    if "classes" in description:
-        raise DataError("either `classes` or `id2label`", "both", "keep one of them", path)
-    name = description.get("name", path.stem)
-    return label_space_from_names(description["id2label"], name, path, description.get("void")), folders
+        return parse_label_space(description, str(path)), folders
+    space = label_space_from_names(description["id2label"], path.stem, path, description.get("void"))
+    how = {key: description[key] for key in ("name", *_FILE_KEYS) if key in description}
+    if how.get("encoding") == "color":
+        fix = "list `classes` with their `color`"
+        raise DataError("`encoding` of files of ids with `id2label`", "`color`", fix, path)
+    return parse_label_space(describe_label_space(space) | how, str(path)), folders
+
+
+def _refuse_key(key: str, path: Path) -> DataError:
+    near = [_MEANT[key.lower()]] if key.lower() in _MEANT else difflib.get_close_matches(key, _KEYS, 1)
+    fix = f"did you mean `{near[0]}`" if near else "remove it"
+    if "reduce" in key:
+        fix = "remove it and list the unlabelled id under `void`"
+    return DataError(f"keys {', '.join(_KEYS)}", f"`{key}`", fix, path)
 
 
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
     """Writes JSON that `read_label_space` reads back."""
-    write_json(path, label_space.to_dict())
+    write_json(path, describe_label_space(label_space))
 
 
-def label_space_from_names(id2label: Mapping, name: str, source: Path, void: Sequence[int] | None = None) -> LabelSpace:
-    """The label space of a set that only has an `id2label.json`: its files hold these ids.
+def describe_label_space(space: LabelSpace) -> dict:
+    """A JSON- and YAML-ready description that `parse_label_space` reads back."""
+    is_color = space.encoding == "color"
+    values = {train_id: [] for train_id in (*range(space.num_labels), IGNORE_INDEX)}
+    for value, train_id in sorted(space.label_ids.items()):
+        values[train_id].append(list(unpack_color(value)) if is_color else value)
+    key = "label_colors" if is_color else "label_ids"
+    classes = [
+        {"name": name, "color": list(color), key: values[train_id]}
+        for train_id, (name, color) in enumerate(zip(space.names, space.colors, strict=True))
+    ]
+    for entry, category in zip(classes, space.categories, strict=False):
+        entry["category"] = category
+    how = {key: getattr(space, key) for key in _FILE_KEYS if getattr(space, key) != getattr(LabelSpace, key)}
+    return {"name": space.name, **how, "classes": classes, "void": values[IGNORE_INDEX]}
 
-    Train ids follow the order of the ids. Colours are of `choose_colors`.
 
-    Void are 255 (and -1, which an 8-bit file stores as 255), and classes by `void` or else by their names: those that
-    are void in every set, and `ego vehicle` beside one of Cityscapes' other void areas. A warning names these, and
-    doubtful names, which are trained, with the way to overrule it.
+def parse_label_space(description: Mapping, source: str = "label space") -> LabelSpace:
+    """Reads `{name, classes: [{name, color, label_ids, category}], void: [ids], encoding, ...}`.
 
-    Args:
-        id2label: Ids, as numbers or words, and names.
-        name: Of the label space.
-        source: The file, named in errors.
-        void: Ids that are void beside 255; None goes by the names.
+    Only the names are needed: a class without `color` gets one of `choose_colors`, one without `label_ids` its
+    position. With `encoding: color` classes have `label_colors` in their place, by default their `color`, and `void`
+    lists colours. Other keys of `read_label_space` are ignored.
 
     Raises:
-        DataError: A key that is not an id of 0..255, a name that is none or occurs twice, or nothing left to train.
+        ConfigError: A key is missing or unknown, a value of another shape, or an id is mapped twice; the first fault,
+            of which further ones have been logged.
     """
-    names = _read_names(id2label, source)
-    if void is None:
-        void = _guess_void(names, source)
-    elif not isinstance(void, list | tuple) or not all(type(label_id) is int for label_id in void):
-        raise DataError("`void` as a list of label ids", f"{void!r}", "write [0] or []", source)
-    kept = [label_id for label_id in sorted(names) if label_id not in {*void, *_AT_255}]
-    if not kept:
-        raise DataError("at least one class that isn't void", f"{len(names)} names", "add classes", source)
-    colors = choose_colors([names[label_id] for label_id in kept])
-    classes = [
-        {"name": names[label_id], "color": color, "label_ids": [label_id]}
-        for label_id, color in zip(kept, colors, strict=True)
-    ]
-    void = sorted({*void, IGNORE_INDEX} - {-1})
-    return LabelSpace.from_dict({"name": name, "classes": classes, "void": void}, str(source))
+    check, faults = build_check(source), []
+    fix = "list each class with name, color, label_ids"
+    check(isinstance(description, Mapping), "a mapping with `classes`", repr(description), fix)
+    classes, is_color = description.get("classes"), description.get("encoding") == "color"
+    check(classes and isinstance(classes, (list, tuple)), "a list `classes`", repr(classes), fix)
+    label_ids: dict[int, int] = {}
+    key, other = ("label_colors", "label_ids") if is_color else ("label_ids", "label_colors")
+
+    def read_class(train_id: int, entry) -> None:
+        check(isinstance(entry, Mapping) and "name" in entry, "a `name` for every class", repr(entry), "add it")
+        unknown = ", ".join(map(str, entry.keys() - {"name", "color", key, "category"}))
+        fix = "say `encoding: color` for label files of colours" if unknown == "label_colors" else "remove it"
+        fix = f"write `{key}`, or leave `encoding: color` out" if unknown == other == "label_ids" else fix
+        check(not unknown, f"keys name, color, {key}, category", unknown, fix)
+        name, color = entry["name"], entry.get("color")
+        check_class_names([name], source)
+        _check_color(color, f"for {name}", check, "`color`", optional=not is_color)
+        values = entry.get(key, [color if is_color else train_id])
+        _assign(label_ids, values, train_id, str(name), is_color, check)
+
+    void = description.get("void")
+    readers = [lambda one=one: read_class(*one) for one in enumerate(classes)]
+    readers.append(lambda: _assign(label_ids, [] if void is None else void, IGNORE_INDEX, "void", is_color, check))
+    name = description.get("name")
+    right = name is None or (isinstance(name, str) and is_plain(name))
+    readers.append(lambda: check(right, "a `name` on one line", repr(name), QUOTE))
+    for read in readers:
+        try:
+            read()
+        except ConfigError as fault:
+            faults.append(fault)
+    if faults:
+        log_faults(faults[1:])
+        raise join_faults(faults, "fault")
+    names, how = tuple(entry["name"] for entry in classes), {k: description[k] for k in _FILE_KEYS if k in description}
+    chosen = choose_colors(names)
+    colors = tuple(tuple(entry.get("color") or color) for entry, color in zip(classes, chosen, strict=True))
+    categories = tuple(entry["category"] for entry in classes if entry.get("category") is not None)
+    return LabelSpace(source if name is None else name, names, colors, label_ids, categories, **how)
 
 
-def _read_names(id2label: Mapping, source: Path) -> dict[int, str]:
-    def refuse(expected: str, found: str) -> DataError:
-        return DataError(expected, found, "correct the file or give `--label_space`", source)
-
-    if not isinstance(id2label, Mapping):
-        raise refuse('"id": "name" pairs', f"{id2label!r}"[:80])
-    names, spelt = {}, {}
-    for key, class_name in id2label.items():
-        if not re.fullmatch(r"-?\d{1,9}", str(key)):
-            raise refuse('"id": "name" pairs', f"`{key}` as an id")
-        label_id = int(key)
-        if not -1 <= label_id <= IGNORE_INDEX:
-            raise refuse("ids of 0..255, as 8-bit label files hold", f"`{key}`")
-        if not isinstance(class_name, str) or not class_name.strip():
-            raise refuse("a name in words for every id", f"{class_name!r} for id {label_id}")
-        if label_id in names:
-            raise refuse("every id once", f"{label_id} again as `{key}`")
-        if class_name in spelt:
-            raise refuse("a name of its own for every id", f"`{class_name}` for ids {spelt[class_name]} and {label_id}")
-        names[label_id], spelt[class_name] = class_name, label_id
-    return names
+def _assign(
+    label_ids: dict[int, int], values: Iterable, train_id: int, owner: str, is_color: bool, check: Callable
+) -> None:
+    kind = "colour" if is_color else "label id"
+    example = "[[red, green, blue]]" if is_color else f"[{values}]"
+    check(isinstance(values, (list, tuple)), f"a list of {kind}s", f"{values!r} in {owner}", f"write {example}")
+    for value in values:
+        if is_color:
+            _check_color(value, f"in {owner}", check, "colours")
+        check(is_color or type(value) is int, "whole-number label ids", f"{value!r} in {owner}", "correct it")
+        number = pack_color(value) if is_color else value
+        check(number not in label_ids, f"each {kind} in one class", f"{value} again in {owner}", "keep it once")
+        label_ids[number] = train_id
 
 
-def _guess_void(names: Mapping[int, str], source: Path) -> set[int]:
-    """The ids that are void by name; a warning says which, and what else may be meant."""
-    plain = {
-        label_id: " ".join(re.split(r"[\s_-]+", name.casefold().replace("\u2019", "'"))).strip()
-        for label_id, name in names.items()
-    }
-    void = {label_id for label_id, name in plain.items() if _VOID.fullmatch(name)}
-    if {"out of roi", "rectification border"} & set(plain.values()):  # void in Cityscapes, a class of Mapillary Vistas
-        void |= {label_id for label_id, name in plain.items() if name == "ego vehicle"}
-    kept = {label_id: name for label_id, name in plain.items() if label_id not in void | _AT_255}
-    guesses = {
-        "void by name (or id 255), so in no loss and no score": void ^ (_AT_255 & names.keys()),
-        "trained as classes, though the names mean void in some sets": filter(
-            lambda i: _DOUBTFUL.fullmatch(kept[i]), kept
-        ),
-    }
-    lists = {what: ", ".join(f"`{names[i]}` (id {i})" for i in sorted(ids)) for what, ids in guesses.items()}
-    if said := "; ".join(f"{what}: {ids}" for what, ids in lists.items() if ids):
-        fix = "to change that, give `--label_space` a file with this `id2label` and, as a list `void`, the ids that are"
-        logger.warning("%s: %s; %s", source, said, fix)
-    official = {i: CITYSCAPES.names[train_id] for i, train_id in CITYSCAPES.label_ids.items() if train_id < 255}
-    if len(kept) > len(official) and official.items() <= kept.items():
-        line = "%s: these are the labelIds of Cityscapes, and %d of them would be trained; %s trains its 19 classes"
-        logger.warning(line, source, len(kept), "`--label_space cityscapes`")
-    return void
+def _check_color(color, where: str, check: Callable, what: str, optional: bool = False) -> None:
+    triple = isinstance(color, (list, tuple)) and len(color) == 3
+    right = triple and all(type(channel) is int and 0 <= channel <= 255 for channel in color)
+    expected = f"{what} as three whole numbers of 0..255"
+    check(right or (optional and color is None), expected, f"{color!r} {where}", "write [red, green, blue]")

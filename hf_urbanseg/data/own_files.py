@@ -8,7 +8,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
-from hf_urbanseg.data.label_space_files import label_space_from_names
+from hf_urbanseg.data.label_space_files import label_space_from_names, parse_label_space
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import read_mapping
 from hf_urbanseg.labels import LabelSpace
@@ -26,7 +26,7 @@ def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
         dataset: `user/name`, or a folder; `commit` is of the former.
     """
     if path := _find_own_file(dataset, LABEL_SPACE_FILE, commit):
-        return LabelSpace.from_dict(read_mapping(path, "label space"), str(path))
+        return parse_label_space(read_mapping(path, "label space"), str(path))
     if path := _find_own_file(dataset, "id2label.json", commit):
         return label_space_from_names(read_mapping(path, "id2label"), dataset.rpartition("/")[2], path)
     fix = "give its classes by `--label_space`, such as a JSON file of `id: name` pairs"

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.teacher_cache import TeacherCache
 from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
 from hf_urbanseg.labels import LabelSpace
@@ -46,7 +47,7 @@ class TrainDataset(torch.utils.data.Dataset):
         cache: DecodedCache | None = None,
         teacher: TeacherCache | None = None,
     ):
-        self.rows, self.table, self.transforms, self.seed = rows, label_space.train_id_table, transforms, seed
+        self.rows, self.label_space, self.transforms, self.seed = rows, label_space, transforms, seed
         self.cache, self.teacher = cache, teacher
 
     @property
@@ -61,7 +62,7 @@ class TrainDataset(torch.utils.data.Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.cache is None:
             row = self.rows[index]
-            image, label = np.asarray(row["image"].convert("RGB")), self.table[np.asarray(row["label"])]
+            image, label = np.asarray(row["image"].convert("RGB")), read_train_ids(row["label"], self.label_space)
         else:
             image, label = self.cache[index]
         seed_transforms(self.transforms, (self.seed, epoch, index))
@@ -147,7 +148,7 @@ class EvalDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, rows: Dataset, label_space: LabelSpace, image_processor, sizes: InputSizes | None = None):
-        self.rows, self.table, self.image_processor = rows, label_space.train_id_table, image_processor
+        self.rows, self.label_space, self.image_processor = rows, label_space, image_processor
         self.sizes = sizes
 
     @property
@@ -171,7 +172,7 @@ class EvalDataset(torch.utils.data.Dataset):
         row = self.rows[index]
         return {
             "views": build_views(row["image"], self.image_processor, self.sizes),
-            "labels": torch.from_numpy(self.table[np.asarray(row["label"])]),
+            "labels": torch.from_numpy(read_train_ids(row["label"], self.label_space)),
             "index": index,
         }
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hf_urbanseg.class_names import match_classes
 from hf_urbanseg.data.transforms import View
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import hash_file, read_json, write_json, written_whole
-from hf_urbanseg.labels import match_classes
 
 TEACHER_FILE, SCORES_FILE = "taught.json", "scores.arrow"
 CELL = 4

@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetInfo, Image
 from datasets.splits import SplitDict, SplitInfo
 
 from hf_urbanseg.data.image_files import FEATURES
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, read_source
 from hf_urbanseg.data.pictures import read_stored
@@ -87,7 +88,7 @@ def collect_dataset(
     licence = choose_data_licence(origin, names, license, private, folder)
     origin = licence.name or origin  # Cityscapes, whatever was recorded
     inspection = inspect_pairs(data.splits, data.label_space)
-    space, folders = data.label_space.to_dict(), list_local_folders(folder, {})
+    space, folders = describe_label_space(data.label_space), list_local_folders(folder, {})
     if is_absolute(space["name"]):  # of a label-space file without a name
         space["name"] = last_name(space["name"])
     kept = {"origin": origin, "license": licence.id, "notes": list(data.notes)}

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.data.collator import stack_views
+from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.errors import ModelError
@@ -130,5 +131,5 @@ def _saved_label_space(config) -> LabelSpace | None:
     path = Path(config.name_or_path or ".") / LABEL_SPACE_FILE
     if not config.name_or_path or not path.is_file():
         return None
-    space = LabelSpace.from_dict(read_json(path, ModelError), str(path)).with_train_ids()
+    space = parse_label_space(read_json(path, ModelError), str(path)).with_train_ids()
     return space if space.id2label == {int(key): name for key, name in config.id2label.items()} else None

@@ -6,7 +6,8 @@ import logging
 import torch
 from transformers import PreTrainedModel
 
-from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace, find_common_classes
+from hf_urbanseg.class_names import find_common_classes
+from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
 logger = logging.getLogger(__name__)
 

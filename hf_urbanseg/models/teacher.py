@@ -16,9 +16,9 @@ from transformers import AutoModelForSemanticSegmentation, AutoModelForUniversal
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from hf_urbanseg.class_names import match_classes
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
-from hf_urbanseg.labels import match_classes
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import PROCESSOR_FILE, explain, find_file, load_complete, load_config
 

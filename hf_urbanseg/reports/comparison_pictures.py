@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from datasets import Dataset
 
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.files import hash_file
@@ -72,7 +73,7 @@ def draw_pictures(
         for number, index in sorted(wanted):
             row = rows[place[names[index]]]
             image = row["image"].convert("RGB")
-            label = space.train_id_table[np.asarray(row["label"])]
+            label = read_train_ids(row["label"], space)
             for run in (0, number + 1):
                 if (run, index) not in predicted:
                     with _or_none(f"{comparison.runs[run].name} can't predict {names[index]} again"):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.preprocessing import TrainDataset
@@ -121,7 +122,7 @@ def draw_samples(
         for index, train_ids in frames.items():
             row = rows[index]
             image = np.asarray(row["image"].convert("RGB"))
-            labelled = draw_labels(image, space.train_id_table[np.asarray(row["label"])], space)
+            labelled = draw_labels(image, read_train_ids(row["label"], space), space)
             caption = f"for {', '.join(space.names[c] for c in train_ids)}" if train_ids else ""
             samples.append(_embed(row["name"], caption, (image, labelled), _PHOTO_PIXELS))
             cells.append((stack((image, labelled)), f"{row['name']}: {caption}" if caption else row["name"]))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
@@ -153,7 +154,7 @@ def collect_failures(
         for index, reasons in chosen.items():
             row = data.splits[split][index]
             image = row["image"].convert("RGB")
-            label = data.label_space.train_id_table[np.asarray(row["label"])]
+            label = read_train_ids(row["label"], data.label_space)
             prediction = predictor.predict([image])[0]
             cases.append(describe_failure(row["name"], reasons, image, prediction, label, data.label_space))
             bar.update()

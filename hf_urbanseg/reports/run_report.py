@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import spell_out
@@ -200,7 +201,7 @@ def save_pictures(
         for index in sorted(picked | chosen.keys()):
             row = rows[index]
             image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
-            shown = image, predictor.predict([image])[0], space.train_id_table[np.asarray(row["label"])], space
+            shown = image, predictor.predict([image])[0], read_train_ids(row["label"], space), space
             title = f"{split}: {row['name']}"
             if index in picked:
                 save_comparison(run.path / OVERLAYS / file, *shown, title)

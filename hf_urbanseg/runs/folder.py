@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
+from hf_urbanseg.data.label_space_files import describe_label_space, parse_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
@@ -130,7 +131,7 @@ class RunFolder:
     def read_label_space(self) -> LabelSpace | None:
         """The classes, and how label files spell them."""
         content = read_json(self.path / LABEL_SPACE)
-        return None if content is None else LabelSpace.from_dict(content, str(self.path / LABEL_SPACE))
+        return None if content is None else parse_label_space(content, str(self.path / LABEL_SPACE))
 
     def read_class_weights(self) -> dict | None:
         """`weights` and `counts` by class, `scheme`, `source`; None for an unweighted loss."""
@@ -170,7 +171,7 @@ class RunFolder:
         write_yaml(self.path / RECIPE, recipe)
         write_json(self.path / TRAINING_ARGUMENTS, training_arguments)
         write_split_file(self.path / SPLITS, data.splits)
-        write_json(self.path / LABEL_SPACE, data.label_space.to_dict())
+        write_json(self.path / LABEL_SPACE, describe_label_space(data.label_space))
         write_json(self.path / FRAMES, frames, indent=None)
         if teacher:
             write_json(self.path / TEACHER, teacher)
@@ -180,7 +181,7 @@ class RunFolder:
     def write_source(self, source: Mapping, data: LoadedData, frames: Mapping[str, Mapping]) -> None:
         """What was measured, so that it is found again, and known for the same; see `describe_source`."""
         write_json(self.path / MEASURED, source)
-        write_json(self.path / LABEL_SPACE, data.label_space.to_dict())
+        write_json(self.path / LABEL_SPACE, describe_label_space(data.label_space))
         write_json(self.path / FRAMES, frames, indent=None)
         if "train" in data.splits:  # a split file has one
             write_split_file(self.path / SPLITS, data.splits)

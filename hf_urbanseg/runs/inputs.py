@@ -122,7 +122,10 @@ def compare_classes(run: RunFolder, now: LabelSpace) -> Iterator[Difference]:
     for label_id in sorted({**meanings[0], **meanings[1]}):
         one, other = (meaning.get(label_id, "none of the classes' ids, nor void") for meaning in meanings)
         if one != other:
-            yield Difference(LABEL_SPACE, f"label id {label_id} as {one}", other)
+            yield Difference(LABEL_SPACE, f"label id {now.spell(label_id)} as {one}", other)
+    for key in ("encoding", "edge_tolerance", "lossy"):
+        if (one := getattr(before, key)) != (other := getattr(now, key)):
+            yield Difference(LABEL_SPACE, f"`{key}` {one}", f"{other}")
     groups = [dict(zip(space.names, space.categories, strict=False)) for space in (before, now)]
     for name, one in groups[0].items():
         if (other := groups[1].get(name, one)) != one:

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from hf_urbanseg.commands import evaluate
 from hf_urbanseg.commands.compare import main
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.files import hash_file, read_json, write_json
 from hf_urbanseg.inference.plan import PLAIN
@@ -123,7 +124,7 @@ def test_main__colours_of_the_run(runs, tmp_path, monkeypatch):
     names = Predictor.from_pretrained(runs / "seed0").label_space.names
     space = LabelSpace("mine", names, tuple((i, 1, 2) for i in range(19)), {})
     (tmp_path / "seed0" / "label_space.json").write_text("{")  # a damaged one is passed over
-    write_json(tmp_path / "seed1" / "label_space.json", space.to_dict())
+    write_json(tmp_path / "seed1" / "label_space.json", describe_label_space(space))
     folders = tmp_path / "seed0", tmp_path / "seed1"
     run(monkeypatch, *folders, "--output", tmp_path / "out", "--show_images", 0)
     page = (tmp_path / "out" / "comparison.html").read_text()

@@ -14,7 +14,7 @@ from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.commands import evaluate, predict
 from hf_urbanseg.commands.convert_checkpoint import main
-from hf_urbanseg.data.label_space_files import write_label_space
+from hf_urbanseg.data.label_space_files import describe_label_space, write_label_space
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.predictor import Predictor
@@ -334,7 +334,7 @@ def test_convert_checkpoint__encoder_alone(run, checkpoint, model, tmp_path, cap
 def test_convert_checkpoint__label_space(run, model, tmp_path):
     torch.save({"state_dict": convert_from_hub(model, "nvlabs").tensors}, tmp_path / "model.pth")
     space = LabelSpace("mine", tuple(f"class {i}" for i in range(19)), CITYSCAPES.colors, {0: 0})
-    (tmp_path / "mine.json").write_text(json.dumps(space.to_dict()))
+    (tmp_path / "mine.json").write_text(json.dumps(describe_label_space(space)))
     words = ("--label_space", tmp_path / "mine.json", *SIZE)
     assert run(tmp_path / "model.pth", "--output", tmp_path / "run", *words)[0] == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"]["18"] == "class 18"

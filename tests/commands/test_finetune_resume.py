@@ -13,6 +13,7 @@ from PIL import Image
 from test_folder_in_use import snapshot
 
 from hf_urbanseg import finetuning
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.finetuning import run_finetuning
 from hf_urbanseg.labels import CITYSCAPES
@@ -130,11 +131,12 @@ def swap_ids(space):
         (swap_ids, "expected label id 24 as `person`, as the run was started; found `rider` (and 1 more difference)"),
         (lambda space: space["void"].append(200), "expected label id 200 as none of the classes' ids, nor void, as "),
         (lambda space: space["classes"][0].update(category="void"), "expected `road` in the category `flat`, as "),
+        (lambda space: space.update(encoding="red"), "expected `encoding` ids, as the run was started; found red; "),
         (lambda space: space["classes"][0].update(color=[1, 2, 3]), None),
     ],
 )
 def test_resume__on_other_classes(resume, tmp_path, change, said):
-    space = CITYSCAPES.to_dict()
+    space = describe_label_space(CITYSCAPES)
     change(space)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(space))
     line = resume(label_space=tmp_path / "mine.yaml")

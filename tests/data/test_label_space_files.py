@@ -102,7 +102,7 @@ def test_label_space_from_names__unlabeled_is_void_and_a_warning_says_so(tmp_pat
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
-        f"{tmp_path / 'id2label.json'}: void by name (or id 255), so in no loss and no score: `unlabeled` (id 0); "
+        f"{tmp_path / 'id2label.json'}: void by name (or id -1), so in no loss and no score: `unlabeled` (id 0); "
         "trained as classes, though the names mean void in some sets: `void-ground` (id 5); to change that, give "
         "`--label_space` a file with this `id2label` and, as a list `void`, the ids that are"
     )
@@ -167,10 +167,11 @@ def test_label_space_from_names__the_ids_of_cityscapes(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_label_space_from_names__a_class_at_255_is_void_and_named(tmp_path, caplog):
-    assert label_space_from_names({0: "road", 255: "car"}, "mine", tmp_path).names == ("road",)
-    assert "no score: `car` (id 255)" in caplog.text
-    caplog.clear()
+def test_label_space_from_names__255_is_a_class_where_somebody_calls_it_one(tmp_path, caplog):
+    for void in (None, []):
+        space = label_space_from_names({0: "road", 255: "car"}, "mine", tmp_path, void)
+        assert (space.names, dict(space.label_ids)) == (("road", "car"), {0: 0, 255: 1})
+    assert not caplog.records
     label_space_from_names({0: "road", 255: "Void"}, "mine", tmp_path)
     assert not caplog.records  # as everybody has it
 
@@ -212,8 +213,8 @@ def test_read_label_space__of_a_bare_id2label_with_folders(tmp_path):
         ('{"0": "a", "1": 1}', "a name in words for every id; found 1 for id 1"),
         ('{"0": "a", "1": " "}', "a name in words for every id; found ' ' for id 1"),
         ('{"0": "a", "1": ["b"]}', "a name in words for every id; found ['b'] for id 1"),
-        ('{"0": "a", "256": "b"}', "ids of 0..255, as 8-bit label files hold; found `256`"),
-        ('{"0": "a", "-2": "b"}', "ids of 0..255, as 8-bit label files hold; found `-2`"),
+        ('{"0": "a", "16777216": "b"}', "ids of 0..16777215, or -1 for void; found `16777216`"),
+        ('{"0": "a", "-2": "b"}', "ids of 0..16777215, or -1 for void; found `-2`"),
         ('{"0": "unlabeled", "255": "void"}', "at least one class that isn't void; found"),
         ('{"id2label": ["a"]}', "\"id\": \"name\" pairs; found ['a']; correct the file or give `--label_space`"),
         ('{"id2label": {"a": 0}}', '"id": "name" pairs; found `a` as an id'),

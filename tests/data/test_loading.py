@@ -9,8 +9,8 @@ from datasets import Dataset, DatasetDict
 from made_pictures import write_pair
 
 from hf_urbanseg.data.image_files import FEATURES, build_dataset, pair_folders
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import load_data
-from hf_urbanseg.data.preflight.cache import compute_key
 from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
@@ -51,11 +51,9 @@ def names(loaded, split):
 
 
 def test_load_data__palette(kitti):
-    """Other colours, and else the same: what was found in the files is still known."""
     own, other = load_data(data_dir=str(kitti)), load_data(data_dir=str(kitti), palette="colorblind")
     assert other.label_space.colors == COLORBLIND[:19]
     assert replace(other.label_space, colors=CITYSCAPES.colors) == own.label_space
-    assert compute_key({}, own.label_space) == compute_key({}, other.label_space)
 
 
 def test_load_data__kitti(kitti):
@@ -126,7 +124,7 @@ def test_load_data__saved_set_brings_its_label_space(kitti, tmp_path):
     DatasetDict({"val": rows.select(range(2)), "train": rows.select(range(2, 8))}).save_to_disk(tmp_path / "mine")
     with pytest.raises(DataError, match=r"mine: expected label_space\.json or .*; found neither; .*`--label_space`"):
         load_data(data_dir=str(tmp_path / "mine"))
-    (tmp_path / "mine" / "label_space.json").write_text(json.dumps(CITYSCAPES.to_dict()))
+    (tmp_path / "mine" / "label_space.json").write_text(json.dumps(describe_label_space(CITYSCAPES)))
     loaded = load_data(data_dir=str(tmp_path / "mine"))
     assert (loaded.name, loaded.label_space) == ("mine", CITYSCAPES)
     assert sizes(loaded) == {"train": 6, "validation": 2}
@@ -224,4 +222,4 @@ def test_load_data__real_camvid(label_space):
     assert sizes(loaded) == {"train": 367, "validation": 101}
     row = loaded.splits["validation"][0]
     assert row["image"].size == row["label"].size == (480, 360)
-    assert loaded.label_space.known_ids[np.unique(np.asarray(row["label"]))].all()
+    assert loaded.label_space.value_table[np.unique(np.asarray(row["label"]))].all()

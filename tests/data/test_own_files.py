@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.own_files import read_own_label_space, read_source
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES
@@ -13,7 +14,7 @@ def test_read_own_label_space__from_a_folder(tmp_path):
         read_own_label_space(str(tmp_path))
     (tmp_path / "id2label.json").write_text('{"0": "road", "1": "kerb"}')
     assert read_own_label_space(str(tmp_path)).names == ("road", "kerb")
-    (tmp_path / "label_space.json").write_text(json.dumps(CITYSCAPES.to_dict()))
+    (tmp_path / "label_space.json").write_text(json.dumps(describe_label_space(CITYSCAPES)))
     assert read_own_label_space(str(tmp_path)) == CITYSCAPES
 
 
@@ -28,7 +29,7 @@ def test_read_source__words_or_an_error(tmp_path):
 
 
 def test_read_source__missing_on_the_hub_is_nothing_and_an_outage_is_not(upload, waits):
-    hub = upload({"label_space.json": json.dumps(CITYSCAPES.to_dict()).encode()})
+    hub = upload({"label_space.json": json.dumps(describe_label_space(CITYSCAPES)).encode()})
     commit = hub.repository("user/set", "dataset").branches["main"]
     assert read_source("user/set", commit) == {}
     hub.fail(500, times=math.inf)

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.labels import CITYSCAPES
 
 CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\ntags:\n- segformer\n---\n# A model\n"
@@ -45,7 +46,7 @@ def build_run(folder: Path, **recipe) -> Path:
         "preprocessor_config.json": json.dumps({"size": {"height": 64, "width": 192}}),
         "recipe.yaml": yaml.safe_dump(options, sort_keys=False),
         "splits.yaml": "train: [a]\ntest: [b]\n",
-        "label_space.json": json.dumps(CITYSCAPES.to_dict()),
+        "label_space.json": json.dumps(describe_label_space(CITYSCAPES)),
         "class_weights.json": "{}",
         "metrics.json": json.dumps({"splits": {"test": {"mean_iou": 0.5}}}),
         "log_history.json": "{}",

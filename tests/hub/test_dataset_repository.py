@@ -13,6 +13,7 @@ from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
 from hf_urbanseg.data.image_files import FEATURES
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.hub import dataset_repository
 from hf_urbanseg.hub.dataset_repository import collect_dataset, is_data_file, push_prepared_set
@@ -52,7 +53,7 @@ def rows(start, count, **options):
 
 def save(folder, splits, space=CITYSCAPES, **source):
     DatasetDict(splits).save_to_disk(str(folder))
-    (folder / "label_space.json").write_text(json.dumps(space.to_dict()))
+    (folder / "label_space.json").write_text(json.dumps(describe_label_space(space)))
     (folder / "source.json").write_text(json.dumps({"origin": "kitti", "notes": ["test: 2 of 9, seed 0"], **source}))
     return folder
 
@@ -90,7 +91,7 @@ def test_collect_dataset__the_files_own_bytes_in_parquet(prepared):
         assert [layout.column(index).compression for index in range(5)] == ["UNCOMPRESSED"] * 5
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         assert features["label"] == {"_type": "Image"}  # without it, users would get dictionaries
-    assert json.loads(files["label_space.json"]) == CITYSCAPES.to_dict()
+    assert json.loads(files["label_space.json"]) == describe_label_space(CITYSCAPES)
     assert json.loads(files["source.json"]) == {
         "origin": "kitti", "license": "cc-by-nc-sa-3.0", "notes": ["test: 2 of 9, seed 0"]
     }  # fmt: skip
@@ -142,7 +143,7 @@ def test_collect_dataset__nothing_else_of_the_folder_and_no_path_of_this_machine
         (prepared / name).parent.mkdir(exist_ok=True)
         (prepared / name).write_text("forbidden")
     (prepared / "source.json").write_text(json.dumps({"origin": "kitti", "notes": [f"as listed in {tmp_path}/x.yaml"]}))
-    space = {**CITYSCAPES.to_dict(), "name": f"{tmp_path}/space.yaml"}
+    space = {**describe_label_space(CITYSCAPES), "name": f"{tmp_path}/space.yaml"}
     (prepared / "label_space.json").write_text(json.dumps(space))
     files = collect(prepared)
     assert len(files) == 8

@@ -14,6 +14,7 @@ from PIL import Image
 from rendered_kitti import write_kitti
 
 from hf_urbanseg.commands import publish as publish_command
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
@@ -75,7 +76,7 @@ def run(kitti, tmp_path_factory):
         entries[split] = write_split_files(*at, measured, predictor, data, 0, at[0].hash_weights())
     images = {split: len(names) for split, names in SPLITS.items()}
     write_json(folder / "metrics.json", {"splits": entries, "data": {"name": "kitti", "images": images}})
-    write_json(folder / "label_space.json", CITYSCAPES.to_dict())
+    write_json(folder / "label_space.json", describe_label_space(CITYSCAPES))
     write_split_file(folder / "splits.yaml", SPLITS)
     write_yaml(folder / "recipe.yaml", {"data_dir": str(kitti), "init": "random", "size": "tiny", "max_steps": 1})
     write_model_card(folder, "user/name")

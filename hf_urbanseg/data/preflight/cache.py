@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from datasets import DatasetDict
 
 from hf_urbanseg.data.preflight.pair_files import PairInspection
@@ -19,12 +18,14 @@ from hf_urbanseg.labels import LabelSpace
 logger = logging.getLogger(__name__)
 
 # Raise it when a check gets stricter or the arrays change: results of an older preflight then count for nothing.
-_VERSION = 3
+_VERSION = 4
 
 
 def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
     """Names, files and label mapping as one hash; None where a file can't be vouched for (remote or missing)."""
-    mapping = json.dumps([label_space.names, sorted(label_space.label_ids.items())])
+    space = label_space
+    how = space.encoding, space.edge_tolerance, space.lossy, space.colors
+    mapping = json.dumps([space.names, sorted(space.label_ids.items()), *how])
     key = hashlib.sha256(f"{_VERSION} {mapping}".encode())
     try:
         for split, dataset in splits.items():
@@ -58,18 +59,17 @@ def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
 
 
 def _read_pair(
-    name: str, size: Sequence[int], counts: Sequence[int], digest: str, files: Sequence[str]
+    name: str, size: Sequence[int], counts: Mapping[str, int], digest: str, files: Sequence[str]
 ) -> PairInspection:
     (height, width), (image, label) = size, files
-    return PairInspection(name, (height, width), np.array(counts, np.int64).reshape(256), digest, (image, label))
+    counts = {int(value): int(count) for value, count in counts.items()}
+    return PairInspection(name, (height, width), counts, digest, (image, label))
 
 
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
     content = {
-        split: [
-            (pair.name, pair.size, pair.label_counts.tolist(), pair.image_digest, pair.file_digests) for pair in found
-        ]
+        split: [(pair.name, pair.size, pair.label_counts, pair.image_digest, pair.file_digests) for pair in found]
         for split, found in pairs.items()
     }
     try:

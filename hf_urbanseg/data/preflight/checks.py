@@ -14,6 +14,15 @@ from datasets import Dataset, DatasetDict, Image
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.preflight.cache import compute_key, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
+from hf_urbanseg.data.preflight.set_values import (
+    check_id_kind,
+    count_all,
+    find_odd_values,
+    find_unknown,
+    first_few,
+    list_values,
+    refuse_values,
+)
 from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.progress import show_progress
@@ -37,19 +46,25 @@ class Inspection:
 
     def train_id_counts(self, split: str, label_space: LabelSpace) -> np.ndarray:
         """(num_images, num_labels) int64: pixels per image and class; void is left out."""
-        return self._label_counts(split) @ _membership(label_space)
+        counts = np.zeros((len(self.pairs[split]), label_space.num_labels), np.int64)
+        for row, pair in zip(counts, self.pairs[split], strict=True):
+            for value, count in pair.label_counts.items():
+                if (train_id := label_space.label_ids.get(value, IGNORE_INDEX)) != IGNORE_INDEX:
+                    row[train_id] += count
+        return counts
 
     def void_share(self, split: str, label_space: LabelSpace) -> float:
         """Share of the split's pixels, 0..1, that are in no class."""
-        all_pixels = self._label_counts(split).sum()
+        all_pixels = sum(sum(pair.label_counts.values()) for pair in self.pairs[split])
         return float(1 - self.train_id_counts(split, label_space).sum() / all_pixels)
 
     def sizes(self, split: str) -> Counter:
         """How many pairs have each (height, width)."""
         return Counter(pair.size for pair in self.pairs[split])
 
-    def _label_counts(self, split: str) -> np.ndarray:
-        return np.stack([pair.label_counts for pair in self.pairs[split]])
+    def values(self) -> Counter:
+        """Pixels per value in all label files."""
+        return count_all(pair for pairs in self.pairs.values() for pair in pairs)
 
 
 def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool = True) -> Inspection:
@@ -98,11 +113,6 @@ def _undecoded(dataset: Dataset) -> Dataset:
     return columns.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
 
 
-def _membership(label_space: LabelSpace) -> np.ndarray:
-    """(256, num_labels) int64: 1 where a raw label id belongs to a class."""
-    return (label_space.train_id_table[:, None] == np.arange(label_space.num_labels)).astype(np.int64)
-
-
 def _check_names(splits: DatasetDict) -> None:
     if not splits:
         raise DataError("at least one split", "none", "check `--data_dir` or `--dataset`")
@@ -120,7 +130,7 @@ def _check_names(splits: DatasetDict) -> None:
 def _read_all(splits: DatasetDict, label_space: LabelSpace, progress: bool) -> dict[str, tuple[PairInspection, ...]]:
     def inspect(split: str, row: dict) -> tuple[str, PairInspection | DataError]:
         try:
-            return split, inspect_pair(split, row["name"], row["image"], row["label"])
+            return split, inspect_pair(split, row["name"], row["image"], row["label"], label_space)
         except DataError as error:
             return split, error
 
@@ -145,24 +155,17 @@ def _read_all(splits: DatasetDict, label_space: LabelSpace, progress: bool) -> d
 def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
     """Refuses the first bad pair; the results are `PairInspection`s, or the `DataError`s that refuse a pair."""
     sound = [one for found in results.values() for one in found if isinstance(one, PairInspection)]
-    files_with = sum((one.label_counts > 0).astype(int) for one in sound)
     if len(sound) == sum(map(len, results.values())):
-        _check_id_kind(files_with > 0, label_space)
+        check_id_kind(count_all(sound).keys(), label_space)
+    files_with = Counter(value for one in sound for value in one.label_counts)
     errors = []
     for split, found in results.items():
         for row, one in enumerate(found):
             if isinstance(one, DataError):
                 errors.append(one)
-            elif (unknown := (one.label_counts > 0) & ~label_space.known_ids).any():
-                value = int(unknown.argmax())
-                error = DataError(
-                    f"only label values of `{label_space.name}` ({_ranges(label_space.known_ids)})",
-                    f"{value} in {one.label_counts[value]} pixels; {files_with[value]} file(s) have this value",
-                    "correct the label, list the value under its class or `void` in the `--label_space` file, or "
-                    "choose the label space these files were made for",
-                    where_is(splits[split][row]["label"], split, one.name),
-                )
-                errors.append(error)
+            elif unknown := find_unknown(one, label_space):
+                where = where_is(splits[split][row]["label"], split, one.name)
+                errors.append(refuse_values(unknown, sum(one.label_counts.values()), files_with, label_space, where))
     _refuse_all(errors, "bad pair")
 
 
@@ -172,44 +175,11 @@ def _refuse_all(errors: list[DataError], kind: str) -> None:
         raise join_faults(errors, kind)
 
 
-def _check_id_kind(seen: np.ndarray, label_space: LabelSpace) -> None:
-    """Refuses files of train ids where label ids are expected: most classes would be read as others or as void.
-
-    The sign: the mapping has ids above the number of classes, no pixel has such an id, and several smaller values
-    occur, of which one at least is no class in the mapping. Values of neither kind are left to the next check.
-    """
-    is_class = _membership(label_space).any(1)
-    count = label_space.num_labels
-    small, large = seen[:count], seen[count:]
-    if (
-        not is_class[count:].any()
-        or (large & is_class[count:]).any()
-        or small.sum() < 2
-        or not (small & ~is_class[:count]).any()
-        or (seen & ~label_space.known_ids)[count:IGNORE_INDEX].any()
-    ):
-        return
-    own = f"`--label_space {label_space.name}_train_ids`"
-    raise DataError(
-        f"label ids of `{label_space.name}` ({_ranges(is_class)})",
-        f"no class above {count - 1} in any label ({_ranges(seen)}), which looks like train ids",
-        f"use {own if label_space.name == 'cityscapes' else 'a label space'} that lists 0..{count - 1}, or, if they "
-        "really are label ids, one that has only the classes which occur",
-    )
-
-
-def _ranges(ids: np.ndarray) -> str:
-    """`0..3, 7` for a boolean array that is True at 0, 1, 2, 3 and 7."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], ids, [False]]).astype(np.int8)))
-    pairs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
-    return ", ".join(f"{first}..{last}" if last > first else f"{first}" for first, last in pairs)
-
-
 def _check_void(inspection: Inspection, label_space: LabelSpace) -> None:
     for split in inspection.pairs:
         if not inspection.train_id_counts(split, label_space).any():
-            seen = np.sum([pair.label_counts for pair in inspection.pairs[split]], 0) > 0
-            found = f"only void in `{split}` (values {_ranges(seen)})"
+            seen = count_all(inspection.pairs[split])
+            found = f"only void in `{split}` (values {list_values(seen, label_space)})"
             fix = "check `--label_space`, or leave the split out if it has no labels"
             raise DataError(f"labelled pixels in every split, of `{label_space.name}`", found, fix, split)
 
@@ -227,19 +197,15 @@ def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
 
 
 def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:
+    yield from find_odd_values(inspection.values(), label_space)
     for split, pairs in inspection.pairs.items():
         same = defaultdict(list)
         for pair in pairs:
             same[pair.image_digest].append(pair.name)
-        if groups := [_first_few(names, 2, " = ") for names in same.values() if len(names) > 1]:
-            yield f"{split}: the same image more than once: {_first_few(groups)}."
+        if groups := [first_few(names, 2, " = ") for names in same.values() if len(names) > 1]:
+            yield f"{split}: the same image more than once: {first_few(groups)}."
         counts = inspection.train_id_counts(split, label_space)
         if void := [pair.name for pair, count in zip(pairs, counts, strict=True) if not count.any()]:
-            yield f"{split}: images without any labelled pixel: {_first_few(void)}."
+            yield f"{split}: images without any labelled pixel: {first_few(void)}."
         if split == "train" and (absent := [n for n, c in zip(label_space.names, counts.sum(0), strict=True) if not c]):
             yield f"train: no pixel of {', '.join(absent)}; the model can't learn them."
-
-
-def _first_few(words: list[str], limit: int = 5, between: str = ", ") -> str:
-    more = f" and {len(words) - limit} more" if len(words) > limit else ""
-    return between.join(words[:limit]) + more

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from hf_urbanseg.data.pictures import open_picture, read_stored
+from hf_urbanseg.data.preflight.label_values import check_palette, count_values, read_label
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import LabelSpace
 
 _IMAGE_MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA")
 _REPAIR = "fetch the file again or leave the pair out"
@@ -24,14 +25,14 @@ class PairInspection:
     Args:
         name: Frame name.
         size: (height, width) after any EXIF rotation that both files share.
-        label_counts: (256,) int64 pixels per raw label id.
+        label_counts: Pixels per value of the label file; see `count_values`.
         image_digest: SHA-256 of the size and the decoded RGB pixels.
         file_digests: SHA-256 of the bytes of the image's and of the label's file.
     """
 
     name: str
     size: tuple[int, int]
-    label_counts: np.ndarray
+    label_counts: dict[int, int]
     image_digest: str
     file_digests: tuple[str, str]
 
@@ -56,11 +57,14 @@ def where_is(stored: Mapping | None, split: str, name: str) -> str:
     return stored["path"] if in_a_file else f"{split}/{name}"
 
 
-def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | None) -> PairInspection:
+def inspect_pair(
+    split: str, name: str, image: Mapping | None, label: Mapping | None, label_space: LabelSpace
+) -> PairInspection:
     """Decodes and measures one pair; call it inside `strict_pillow`.
 
     Args:
         image: `{"path", "bytes"}` as `datasets.Image(decode=False)` gives it. `label` likewise.
+        label_space: What the label's pixels may say, and how.
 
     Raises:
         DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.
@@ -70,7 +74,7 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
     picture, image_bits, orientation = _open(image_bytes, "image", image_where)
     mask, label_bits, label_orientation = _open(label_bytes, "label", label_where)
     _check_image(picture, image_bits, image_where)
-    _check_label(mask, label_bits, label_where)
+    values = read_label(mask, label_bits, label_space, label_where)
     if orientation != label_orientation:
         expected = "the same EXIF orientation in an image and its label"
         found = f"{orientation} in the image and {label_orientation} in the label (1 is upright)"
@@ -85,7 +89,9 @@ def inspect_pair(split: str, name: str, image: Mapping | None, label: Mapping | 
     digest = hashlib.sha256(f"{height}x{width}:".encode())
     digest.update((picture if picture.mode == "RGB" else picture.convert("RGB")).tobytes())
     size = (width, height) if orientation >= 5 else (height, width)
-    counts = np.array(mask.histogram(), np.int64)  # of indices, for a palette
+    counts = count_values(values, label_space)
+    if mask.mode == "P" and label_space.encoding == "ids":
+        check_palette(mask, counts, label_space, label_where)
     files = tuple(hashlib.sha256(content).hexdigest() for content in (image_bytes, label_bytes))
     return PairInspection(name, size, counts, digest.hexdigest(), files)
 
@@ -137,20 +143,3 @@ def _check_image(picture: Image.Image, bits: int, where: str) -> None:
         if lowest < 255:
             found = f"transparent pixels (alpha down to {lowest})"
             raise DataError("an opaque image", found, "flatten it to 8-bit RGB", where)
-
-
-def _check_label(mask: Image.Image, bits: int, where: str) -> None:
-    mode = mask.mode
-    expected = "a label of one 8-bit channel, grey or palette (mode L or P)"
-    if mask.format in ("JPEG", "MPO"):
-        raise DataError(expected, "a JPEG, whose compression blurs label ids", "export the label as PNG", where)
-    if mode in ("L", "P") and (bits == 8 or mode == "P"):
-        return
-    if mode.startswith(("I", "F")):
-        found, fix = f"{bits} bits per pixel (mode {mode})", "save the label ids, 0..255, as 8-bit PNG"
-    elif mode in ("L", "1"):
-        found, fix = f"{bits}-bit grey (mode {mode})", "save the label ids as 8-bit PNG"
-    else:
-        found = f"{len(mask.getbands())} channels (mode {mode})"
-        fix = "use the file of label ids, not its coloured copy, or turn the colours into ids"
-    raise DataError(expected, found, fix, where)

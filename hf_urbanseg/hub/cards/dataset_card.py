@@ -8,6 +8,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from hf_urbanseg import __version__
+from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.escaping import flatten
@@ -86,7 +87,7 @@ def _draw_samples(path: Path, data: LoadedData) -> None:
     cells, (split, rows) = [], next(iter(data.splits.items()))
     for index in np.unique(np.linspace(0, len(rows) - 1, 3).round().astype(int)).tolist():
         image = np.asarray(rows[index]["image"].convert("RGB"))
-        train_ids = data.label_space.train_id_table[np.asarray(rows[index]["label"])]
+        train_ids = read_train_ids(rows[index]["label"], data.label_space)
         cells.append((image, f"{split}: {rows[index]['name']}"))
         cells.append((blend(image, train_ids, data.label_space, alpha=0.6), "its label; void is left uncoloured"))
     save_contact_sheet(path, cells, 2, "Frames and their labels", [], cell_width=620)

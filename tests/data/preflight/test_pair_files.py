@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import made_pictures
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from hf_urbanseg.data.preflight.pair_files import inspect_pair, strict_pillow
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.labels import CITYSCAPES
 
 HEIGHT, WIDTH = 12, 16
 LABEL = np.full((HEIGHT, WIDTH), 7, np.uint8)
@@ -46,14 +48,14 @@ def with_orientation(orientation):
 def inspect(tmp_path):
     """Writes both files as f0_image and f0_label and inspects them; arrays and pictures become PNG."""
 
-    def run(image=None, label=LABEL):
+    def run(image=None, label=LABEL, **how):
         stored = {}
         for role, content in (("image", noise() if image is None else image), ("label", label)):
             path = tmp_path / f"f0_{role}"
             path.write_bytes(content if isinstance(content, bytes) else encode(content))
             stored[role] = {"path": str(path), "bytes": None}
         with strict_pillow():
-            return inspect_pair("train", "f0", stored["image"], stored["label"])
+            return inspect_pair("train", "f0", stored["image"], stored["label"], replace(CITYSCAPES, **how))
 
     return run
 
@@ -79,14 +81,13 @@ def refusal(inspect, tmp_path):
 def test_inspect_pair__counts_and_size(inspect):
     found = inspect()
     assert (found.name, found.size) == ("f0", (12, 16))
-    assert found.label_counts.dtype == np.int64
-    assert {value: count for value, count in enumerate(found.label_counts.tolist()) if count} == {0: 3, 7: 184, 26: 5}
+    assert found.label_counts == {0: 3, 7: 184, 26: 5}
 
 
 def test_inspect_pair__palette_label_keeps_indices(inspect):
     palette = encode(with_palette(LABEL))
     assert Image.open(io.BytesIO(palette)).mode == "P"
-    assert inspect(label=palette).label_counts[[0, 7, 26]].tolist() == [3, 184, 5]
+    assert inspect(label=palette).label_counts == {0: 3, 7: 184, 26: 5}
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -94,7 +95,7 @@ def test_inspect_pair__small_palette_label_keeps_indices(inspect, bits):
     palette = Image.new("P", (WIDTH, HEIGHT))
     palette.putdata([1] * 10 + [0] * (WIDTH * HEIGHT - 10))
     palette.putpalette([9, 9, 9, 200, 200, 200])
-    assert inspect(label=encode(palette, bits=bits)).label_counts[:3].tolist() == [182, 10, 0]
+    assert inspect(label=encode(palette, bits=bits)).label_counts == {0: 182, 1: 10}
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA"])
@@ -171,34 +172,56 @@ def test_inspect_pair__empty_cell():
     sound = {"path": None, "bytes": encode(noise())}
     for nothing in (None, {"path": None, "bytes": None}):
         with pytest.raises(DataError, match=r"^train/f0: expected an image and a label .* a label here; found none; "):
-            inspect_pair("train", "f0", sound, nothing)
+            inspect_pair("train", "f0", sound, nothing, CITYSCAPES)
 
 
 # Files of the wrong kind
 
 
+CLEAR = np.dstack([*[LABEL] * 3, np.where(LABEL, 255, 7).astype(np.uint8)])
+COLORS = np.dstack([LABEL, LABEL, LABEL + 1])
+
+
 @pytest.mark.parametrize(
-    ("label", "found", "fix"),
+    ("label", "how", "message"),
     [
-        (np.stack([LABEL] * 3, -1), "3 channels (mode RGB)", "not its coloured copy"),
-        (np.stack([LABEL] * 4, -1), "4 channels (mode RGBA)", "not its coloured copy"),
-        (LABEL.astype(np.uint16) * 256, "16 bits per pixel (mode I;16)", "save the label ids, 0..255, as 8-bit PNG"),
-        (encode(LABEL.astype(np.int32), "TIFF"), "32 bits per pixel (mode I)", "save the label ids, 0..255, as 8-bit"),
-        (
-            encode(LABEL.astype(np.float32), "TIFF"),
-            "32 bits per pixel (mode F)",
-            "save the label ids, 0..255, as 8-bit",
-        ),
-        (LABEL > 7, "1-bit grey (mode 1)", "save the label ids as 8-bit PNG"),
-        (encode(LABEL, "JPEG"), "a JPEG, whose compression blurs label ids", "export the label as PNG"),
+        (COLORS, {}, "expected a label of ids, in one channel or in equal ones; found colours; use the file of label "
+         "ids, or say `encoding: color` in the label space and list the colours there."),
+        (CLEAR, {}, "expected a label without transparent pixels; found transparent pixels (alpha down to 7); "
+         "flatten it, or leave the alpha out."),
+        (encode(LABEL + np.float32(0.5), "TIFF"), {}, "expected a label of whole numbers (`encoding: ids`); found "
+         "fractions; export the label as PNG of ids, or say in the label space what it holds."),
+        (encode(Image.fromarray(noise()).convert("CMYK"), "TIFF"), {}, "expected a label of ids in grey, in a "
+         "palette's indices or in three equal channels (`encoding: ids`); found 4 channels (mode CMYK); export the "
+         "label as PNG of ids, or say in the label space what it holds."),
+        (LABEL, {"encoding": "red"}, "expected a label of three channels of 8 bits (`encoding: red`); found 1 channels "
+         "(mode L); export the label as PNG of ids, or say in the label space what it holds."),
+        (LABEL.astype(np.uint16), {"encoding": "color"}, "expected a label of colours or grey of 8 bits (`encoding: "
+         "color`); found 1 channels (mode I;16); export the label as PNG of ids, or say in the label space what it "
+         "holds."),
+        (encode(LABEL, "JPEG"), {}, "expected a lossless label file; found a JPEG, whose compression blurs label ids; "
+         "export the label as PNG, or say `lossy: true` in the label space."),
     ],
-    ids=["rgb", "rgba", "16 bits", "32 bits", "float", "1 bit", "jpeg"],
-)
-def test_inspect_pair__label_of_another_kind(refusal, label, found, fix):
-    message = refusal(label=label)
-    assert message.startswith("f0_label: expected a label of one 8-bit channel, grey or palette (mode L or P); found ")
-    assert f"found {found};" in message
-    assert fix in message
+)  # fmt: skip
+def test_inspect_pair__label_of_another_kind(refusal, label, how, message):
+    assert refusal(label=label, **how) == f"f0_label: {message}"
+
+
+# Every way to write the same ids
+
+
+def grey_of(bits):
+    return {8: LABEL, 16: LABEL.astype(np.uint16), 32: encode(LABEL.astype(np.int32), "TIFF")}[bits]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [LABEL, grey_of(16), grey_of(32), encode(LABEL.astype(np.float32), "TIFF"), np.dstack([LABEL] * 3),
+     np.dstack([*[LABEL] * 3, np.full_like(LABEL, 255)]), encode(with_palette(LABEL))],
+    ids=["8 bits", "16 bits", "32 bits", "float", "three channels", "four channels", "palette"],
+)  # fmt: skip
+def test_inspect_pair__ids_in_every_mode(inspect, label):
+    assert inspect(label=label).label_counts == {0: 3, 7: 184, 26: 5}
 
 
 def test_inspect_pair__four_bit_grey_label_would_be_stretched(refusal):

@@ -8,6 +8,7 @@ from hostile_files import make_fifo
 from made_pictures import write_pair
 
 from hf_urbanseg.data.image_files import build_dataset, pair_folders
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.sources import saved_set
 from hf_urbanseg.data.sources.request import DataRequest
@@ -41,7 +42,7 @@ def test_load__what_was_prepared_is_final(rows, tmp_path):
     """No validation is cut off it again, but where a split file says otherwise."""
     DatasetDict({"train": rows}).save_to_disk(tmp_path / "mine")
     (tmp_path / "mine" / "source.json").write_text('{"origin": "kitti", "notes": ["test: 2 of 10 frames"]}')
-    (tmp_path / "mine" / "label_space.json").write_text(json.dumps(CITYSCAPES.to_dict()))
+    (tmp_path / "mine" / "label_space.json").write_text(json.dumps(describe_label_space(CITYSCAPES)))
     loaded = load_data(data_dir=str(tmp_path / "mine"))
     assert list(loaded.splits) == ["train"]
     assert loaded.notes == ("test: 2 of 10 frames", "validation: none", "test: none")

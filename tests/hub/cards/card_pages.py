@@ -12,6 +12,7 @@ from loopback_cards import read_front_matter
 from markdown_it import MarkdownIt
 from run_folders import build_png
 
+from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
@@ -55,7 +56,7 @@ def build_card_run(
     """A run's folder without weights, its numbers made up but consistent."""
     space = space or build_space()
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "label_space.json", space.to_dict())
+    write_json(folder / "label_space.json", describe_label_space(space))
     scores = {}
     for split in splits:
         matrix, counts = build_images(5, images or tuple(f"{i:06d}_10" for i in range(5)), space)
