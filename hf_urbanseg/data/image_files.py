@@ -1,6 +1,7 @@
 """Folders of image and label files: what is in them, and which image belongs to which label."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
@@ -37,10 +38,17 @@ def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
 
 
 def pair_folders(
-    images_at: Path, labels_at: Path, image_suffix: str = "", label_suffix: str = ""
+    images_at: Path, labels_at: Path, image_suffix: str = "", label_suffix: str = "", unlabelled_images: bool = False
 ) -> dict[str, tuple[Path, Path]]:
-    """Images and labels of the same name in a pair of folders, sorted by it; see `list_images` for the suffixes."""
+    """Images and labels of the same name in a pair of folders, sorted by it; see `list_images` for the suffixes.
+
+    Images without a label are an error, or else left out.
+    """
     images, labels = list_images(images_at, image_suffix), list_images(labels_at, label_suffix)
+    if images_at == labels_at and not image_suffix:  # labels are beside their images, and no images of their own
+        images = {name: path for name, path in images.items() if not name.endswith(label_suffix)}
+    if unlabelled_images:
+        images = {name: path for name, path in images.items() if name in labels}
     for these, others, kind, where in (
         (images, labels, "a label", labels_at),
         (labels, images, "an image", images_at),
@@ -49,14 +57,51 @@ def pair_folders(
             expected = f"{kind} named {alone[0]} in {where}"
             found = f"none for {len(alone)} of {len(these)} files"
             raise DataError(expected, found, "add what is missing or move files without one away", these[alone[0]])
-    for path in labels.values():
-        if path.suffix.lower() in (".jpg", ".jpeg"):
-            raise DataError("a lossless label file", "JPEG, which alters label ids", "use the PNG original", path)
     return {name: (images[name], labels[name]) for name in sorted(images)}
 
 
-def build_dataset(pairs: Mapping[str, tuple[Path, Path]]) -> Dataset:
+def pair_patterns(root: Path, images: str, labels: str, **options) -> list[dict[str, tuple[Path, Path]]]:
+    """The pairs of every pair of folders that two patterns name, such as `rgb/*/train` and `gt/*/train`.
+
+    What the stars stand for is the same on both sides. Names that are not unique get it in front.
+
+    Args:
+        root: What the patterns are relative to; they may have any number of `*`, each for a part of one folder's name.
+        options: Of `pair_folders`.
+    """
+    of_images, of_labels = ({_match(folder, root, pattern): folder for folder in _glob(root, pattern)}
+                            for pattern in (images, labels))  # fmt: skip
+    keys = of_labels if options.get("unlabelled_images") else {**of_images, **of_labels}
+    if not keys:
+        raise DataError(f"folders `{images}` and `{labels}`", "none", "check the data folder and its layout", root)
+    found = {key: pair_folders(
+        of_images.get(key, root / _fill(images, key)), of_labels.get(key, root / _fill(labels, key)), **options
+    ) for key in sorted(keys)}  # fmt: skip
+    names = [name for pairs in found.values() for name in pairs]
+    if len(set(names)) == len(names):
+        return list(found.values())
+    return [{"_".join((*key, name)): pair for name, pair in pairs.items()} for key, pairs in found.items()]
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
+    # Without a star also what doesn't exist, so that the error names it.
+    return sorted(path for path in root.glob(pattern) if path.is_dir()) if "*" in pattern else [root / pattern]
+
+
+def _match(folder: Path, root: Path, pattern: str) -> tuple[str, ...]:
+    """What the stars of the pattern stand for in a folder."""
+    expression = re.escape(pattern.strip("/")).replace(r"\*", "([^/]*)")
+    return re.fullmatch(expression, folder.relative_to(root).as_posix()).groups()
+
+
+def _fill(pattern: str, key: Sequence[str]) -> str:
+    parts = pattern.split("*")
+    return parts[0] + "".join(word + part for word, part in zip(key, parts[1:], strict=True))
+
+
+def build_dataset(*pair_groups: Mapping[str, tuple[Path, Path]]) -> Dataset:
     """A dataset of paths to the files of `pair_folders`, which are read when a row is."""
+    pairs = {name: pair for pairs in pair_groups for name, pair in pairs.items()}
     # Absolute, so that a later change of the working folder leaves them valid.
     images, labels = ([str(pair[which].absolute()) for pair in pairs.values()] for which in (0, 1))
     return Dataset.from_dict({"image": images, "label": labels, "name": list(pairs)}, features=FEATURES)

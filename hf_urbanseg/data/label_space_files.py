@@ -23,7 +23,7 @@ from hf_urbanseg.labels import (
 from hf_urbanseg.palettes import choose_colors
 
 BUILT_IN = {"cityscapes": CITYSCAPES, "cityscapes_train_ids": CITYSCAPES.with_train_ids()}
-FOLDER_KEYS = ("splits", "images", "labels", "image_suffix", "label_suffix")
+FOLDER_KEYS = ("splits", "images", "labels", "image_suffix", "label_suffix", "unlabelled_images")
 _FILE_KEYS = ("encoding", "edge_tolerance", "lossy")
 _KEYS = ("name", "classes", "id2label", "void", *_FILE_KEYS, *FOLDER_KEYS)
 _MEANT = {

@@ -75,13 +75,6 @@ def test_pair_folders__label_without_image(tmp_path):
         pair_folders(images, labels)
 
 
-def test_pair_folders__jpeg_label(tmp_path):
-    write_flat(tmp_path / "images" / "a.png")
-    write_flat(tmp_path / "labels" / "a.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg: expected a lossless label file; found JPEG"):
-        pair_folders(tmp_path / "images", tmp_path / "labels")
-
-
 def test_build_dataset__palette_label_keeps_indices_not_brightness(tmp_path):
     indices = np.arange(24, dtype=np.uint8).reshape(4, 6)
     write_flat(tmp_path / "i" / "a.png")

@@ -1,9 +1,6 @@
 """The official layout of Cityscapes."""
 
-from itertools import groupby
-from pathlib import Path
-
-from hf_urbanseg.data.image_files import build_dataset, pair_folders
+from hf_urbanseg.data.image_files import build_dataset, pair_patterns
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
 
@@ -27,26 +24,17 @@ def load(request: DataRequest) -> FoundData:
     """
     suffix = f"_gtFine_label{'Train' if request.label_space_name == 'cityscapes_train_ids' else ''}Ids"
     splits = {
-        ours: build_dataset(_pair_cities(request.path, official, suffix))
+        ours: pair_patterns(
+            request.path, f"{IMAGES}/{official}/*", f"{LABELS}/{official}/*",
+            image_suffix="_leftImg8bit", label_suffix=suffix,
+        )
         for official, ours in (("train", "train"), ("val", "test"))
         if (request.path / IMAGES / official).is_dir()
-    }
+    }  # fmt: skip
     if not splits:
         fix = "unpack both official archives here"
         raise DataError(f"{IMAGES}/train or {IMAGES}/val", "neither", fix, request.path)
     # Frames of one city follow each other in time and show the same streets.
-    names = splits["train"]["name"] if "train" in splits else ()
-    scenes = [list(frames) for _, frames in groupby(names, lambda name: name.split("_")[0])]
-    return FoundData(splits, request.street_classes, "cityscapes", (_NOTE,), scenes)
-
-
-def _pair_cities(root: Path, split: str, label_suffix: str) -> dict[str, tuple[Path, Path]]:
-    images_at, labels_at = root / IMAGES / split, root / LABELS / split
-    # Of both sides, so that a city without images is noticed as much as one without labels.
-    cities = sorted(
-        {entry.name for at in (images_at, labels_at) if at.is_dir() for entry in at.iterdir() if entry.is_dir()}
-    )
-    if not cities:
-        raise DataError("one folder per city", "none", "unpack the official archive here", images_at)
-    of_cities = (pair_folders(images_at / city, labels_at / city, "_leftImg8bit", label_suffix) for city in cities)
-    return dict(pair for pairs in of_cities for pair in pairs.items())
+    scenes = [list(city) for city in splits.get("train", ())]
+    rows = {split: build_dataset(*cities) for split, cities in splits.items()}
+    return FoundData(rows, request.street_classes, "cityscapes", (_NOTE,), scenes)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from hf_urbanseg.data.image_files import UNSPLIT, build_dataset, pair_folders
+from hf_urbanseg.data.columns import SPLIT_NAMES
+from hf_urbanseg.data.image_files import UNSPLIT, build_dataset, pair_patterns
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
 
@@ -18,21 +19,27 @@ def load(request: DataRequest) -> FoundData:
     """The splits as described; a single pair of folders is unsplit.
 
     The description has `splits` (split name -> `images`, `labels`) or one pair `images`, `labels`, relative to the
-    path; optional `image_suffix` and `label_suffix` are taken off the stems before pairing.
+    path; a `*` in them stands for any part of a folder's name, the same on both sides, and frames of one folder are
+    a scene. Optional `image_suffix` and `label_suffix` are taken off the stems before pairing. With
+    `unlabelled_images` images without a label are left out.
     """
     folders, source = request.folders, request.label_space_name
-    suffixes = [str(folders.get(key) or "") for key in ("image_suffix", "label_suffix")]
+    options = {key: str(folders.get(key) or "") for key in ("image_suffix", "label_suffix")}
+    options["unlabelled_images"] = folders.get("unlabelled_images", False)
     if ("splits" in folders) == ("images" in folders or "labels" in folders):
         raise DataError("either `splits` or `images` and `labels`", "both or neither", "keep one form", source)
-    pairs = folders.get("splits", {UNSPLIT: folders})
-    if not isinstance(pairs, Mapping) or not pairs:
-        raise DataError("`splits` with train, validation or test", f"{pairs!r}", "list the folders of each", source)
-    splits = {}
-    for split, pair in pairs.items():
-        if "splits" in folders and split not in ("train", "validation", "test"):
-            raise DataError("splits named train, validation, test", f"`{split}`", "rename it", source)
+    described = folders.get("splits", {UNSPLIT: folders})
+    if not isinstance(described, Mapping) or not described:
+        raise DataError("`splits` with train, validation or test", f"{described!r}", "list the folders of each", source)
+    splits, scenes = {}, []
+    for their_name, pair in described.items():
+        split = SPLIT_NAMES.get(str(their_name).lower())
+        if split is None or split in splits or ("splits" in folders and split == UNSPLIT):
+            fix = "rename it" if split is None or split == UNSPLIT else "keep one"
+            raise DataError("splits named train, validation, test, each once", f"`{their_name}`", fix, source)
         if not isinstance(pair, Mapping) or not {"images", "labels"} <= set(pair):
-            raise DataError("`images` and `labels`", f"{pair!r} for {split}", "name both folders", source)
-        images, labels = (request.path / str(pair[role]) for role in ("images", "labels"))
-        splits[split] = build_dataset(pair_folders(images, labels, *suffixes))
-    return FoundData(splits, request.label_space, request.label_space.name)
+            raise DataError("`images` and `labels`", f"{pair!r} for {their_name}", "name both folders", source)
+        groups = pair_patterns(request.path, str(pair["images"]), str(pair["labels"]), **options)
+        splits[split] = build_dataset(*groups)
+        scenes += [list(group) for group in groups if len(groups) > 1]
+    return FoundData(splits, request.label_space, request.label_space.name, scenes=scenes)

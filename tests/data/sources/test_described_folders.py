@@ -38,6 +38,45 @@ def test_load__one_pair_is_unsplit(tmp_path):
     assert {split: list(rows["name"]) for split, rows in found.splits.items()} == {"all": ["a", "b", "c"]}
 
 
+def test_load__patterns(tmp_path):
+    """As ACDC and KITTI-STEP have them: a folder per scene, whose frames go together; names may come again."""
+    for weather in ("fog", "snow"):
+        for scene in ("0", "1"):
+            pair = (tmp_path / kind / weather / "train" / scene for kind in ("rgb", "gt"))
+            write_pair(*pair, f"{weather}_{scene}", 0, "_rgb.png", "_gt.png")
+    folders = {"splits": {"train": {"images": "rgb/*/train/*", "labels": "gt/*/train/*"}}}
+    found = read(tmp_path, folders | {"image_suffix": "_rgb", "label_suffix": "_gt"})
+    assert list(found.splits["train"]["name"]) == ["fog_0", "fog_1", "snow_0", "snow_1"]
+    assert found.scenes == [["fog_0"], ["fog_1"], ["snow_0"], ["snow_1"]]
+    for sequence in ("0000", "0001"):
+        write_pair(tmp_path / "image_02" / sequence, tmp_path / "maps" / sequence, "000000")
+    found = read(tmp_path, {"images": "image_02/*", "labels": "maps/*"})
+    assert list(found.splits["all"]["name"]) == ["0000_000000", "0001_000000"]
+
+
+def test_load__patterns_that_name_nothing_or_one_side(tmp_path):
+    with pytest.raises(DataError, match=r"expected folders `rgb/\*` and `gt/\*`; found none"):
+        read(tmp_path, {"images": "rgb/*", "labels": "gt/*"})
+    write_pair(tmp_path / "rgb" / "a", tmp_path / "gt" / "b", "x")
+    with pytest.raises(DataError, match="gt/a: expected a folder of images; found no such folder"):
+        read(tmp_path, {"images": "rgb/*", "labels": "gt/*"})
+
+
+def test_load__images_without_a_label(tmp_path):
+    write_pair(tmp_path / "x", tmp_path / "y", "a")
+    write_pair(tmp_path / "x", tmp_path / "z", "b")
+    with pytest.raises(DataError, match="expected a label named b"):
+        read(tmp_path, {"images": "x", "labels": "y"})
+    found = read(tmp_path, {"images": "x", "labels": "y", "unlabelled_images": True})
+    assert list(found.splits["all"]["name"]) == ["a"]
+
+
+def test_load__val_and_images_beside_their_labels(tmp_path):
+    write_pair(tmp_path / "v", tmp_path / "v", "a", 0, ".png", "_mask.png")
+    found = read(tmp_path, {"splits": {"val": {"images": "v", "labels": "v"}}, "label_suffix": "_mask"})
+    assert list(found.splits["validation"]["name"]) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
@@ -45,7 +84,7 @@ def test_load__one_pair_is_unsplit(tmp_path):
         ({"splits": {}, "images": "a", "labels": "b"}, "either `splits` or `images` and `labels`"),
         ({"images": "a"}, "`images` and `labels`"),
         ({"splits": {}}, "`splits` with train, validation or test"),
-        ({"splits": {"val": {"images": "a", "labels": "b"}}}, "found `val`; rename it"),
+        ({"splits": {"eval": {"images": "a", "labels": "b"}}}, "found `eval`; rename it"),
         ({"splits": {"train": {"images": "a"}}}, "`images` and `labels`"),
         ({"splits": {"train": "a"}}, "`images` and `labels`"),
     ],
