@@ -1,15 +1,16 @@
 """Label spaces by name or from files: the classes of a data set, and where its folders are."""
 
 import difflib
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.errors import ConfigError, DataError, join_faults, log_faults
 from hf_urbanseg.escaping import is_plain
-from hf_urbanseg.files import expand_home, read_mapping, write_json
+from hf_urbanseg.files import expand_home, read_mapping, write_json, written_whole
 from hf_urbanseg.labels import (
     CITYSCAPES,
     IGNORE_INDEX,
@@ -90,6 +91,20 @@ def _refuse_key(key: str, path: Path) -> DataError:
 def write_label_space(path: Path, label_space: LabelSpace) -> None:
     """Writes JSON that `read_label_space` reads back."""
     write_json(path, describe_label_space(label_space))
+
+
+def write_label_space_to_edit(path: Path, space: LabelSpace, comments: Sequence[str]) -> None:
+    """Writes YAML that `read_label_space` reads back, a line for each class and then for void, with a comment each."""
+    described = describe_label_space(space)
+    classes, void = described.pop("classes"), described.pop("void")
+    lines = [f"{key}: {json.dumps(value)}" for key, value in described.items()]
+    lines += ["# Of each class its name, its colour in pictures, and what label files hold for it. Delete a line and",
+              "# put its values under `void` where pixels are to be in no loss and no score.", "classes:"]  # fmt: skip
+    rows = ["{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in entry.items()) + "}" for entry in classes]
+    lines += [f"  - {row}  # {comment.strip()}" for row, comment in zip(rows, comments, strict=False)]
+    lines.append(f"void: {json.dumps(void)}  # {comments[-1].strip()}")
+    with written_whole(path) as staged:
+        staged.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def describe_label_space(space: LabelSpace) -> dict:

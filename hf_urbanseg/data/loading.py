@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from datasets import Dataset, DatasetDict
 
+from hf_urbanseg.data.class_files import read_class_words
 from hf_urbanseg.data.label_space_files import read_label_space
-from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kitti, saved_set, synthetic
+from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kitti, saved_set, simple_folders, synthetic
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
@@ -16,7 +17,7 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.palettes import recolor
 
 DATASET_SOURCES = (synthetic, hub_set)
-DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes)
+DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes, simple_folders)
 """Asked in this order; a new layout is a module in `sources` and its name here."""
 
 
@@ -47,7 +48,8 @@ class LoadedData:
 def load_data(
     data_dir: str | None = None,
     dataset: str | None = None,
-    label_space: str | None = None,
+    label_space: str | LabelSpace | None = None,
+    classes: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     split_file: str | None = None,
@@ -65,7 +67,8 @@ def load_data(
     Args:
         data_dir: KITTI folder or archive, Cityscapes folder, saved set, or a folder that `label_space` describes.
         dataset: `synthetic`, a Hub id, or a folder that `datasets.load_dataset` reads.
-        label_space: A name or file for `read_label_space`; None takes what the layout or the set itself says.
+        label_space: Or a name or file for `read_label_space`; None takes what the layout or the set itself says.
+        classes: For `read_class_words`, in place of a label space.
         image_column: Of a saved or Hub set; None guesses from the usual names. `label_column` likewise.
         split_file: YAML lists of frame names, in place of the data's own splits and of all cuts but validation's.
         keep_together: Comma-separated names of frames that must be in one split, one string per group.
@@ -91,11 +94,15 @@ def load_data(
     for name, given in hub_only.items():
         if given and (dataset is None or (dataset == "synthetic" and name != "dataset_config")):
             raise DataError(f"a Hub id as `dataset` with `{name}`", f"`{where}`", f"leave `--{name}` out", where)
-    space, folders = read_label_space(label_space) if label_space else (None, {})
+    if classes and label_space:
+        raise DataError("either `label_space` or `classes`", "both", "give one of them")
+    space, folders = (read_class_words(classes), {}) if classes else (label_space, {})
+    if isinstance(label_space, str):
+        space, folders = read_label_space(label_space)
     request = DataRequest(
         path=None if data_dir is None else expand_home(data_dir),
         dataset=dataset,
-        label_space_name=label_space,
+        label_space_name=label_space if isinstance(label_space, str) else None,
         label_space=space,
         folders=folders,
         image_column=image_column,

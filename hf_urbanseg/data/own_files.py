@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from hf_urbanseg.data.class_files import MissingClassesError
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.label_space_files import label_space_from_names, parse_label_space
 from hf_urbanseg.errors import DataError
@@ -29,8 +30,9 @@ def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
         return parse_label_space(read_mapping(path, "label space"), str(path))
     if path := _find_own_file(dataset, "id2label.json", commit):
         return label_space_from_names(read_mapping(path, "id2label"), dataset.rpartition("/")[2], path)
-    fix = "give its classes by `--label_space`, such as a JSON file of `id: name` pairs"
-    raise DataError(f"{LABEL_SPACE_FILE} or id2label.json in the data set", "neither", fix, dataset)
+    fix = "give its classes by `--label_space`, such as a JSON file of `id: name` pairs, or `urbanseg label-space` "
+    fix += "shows what its labels hold"
+    raise MissingClassesError(f"{LABEL_SPACE_FILE} or id2label.json in the data set", "neither", fix, dataset)
 
 
 def read_source(dataset: str, commit: str | None = None) -> dict:

@@ -31,6 +31,9 @@ class DataArguments(Options):
         "hf_urbanseg/data/label_spaces, or a YAML or JSON file, also with `id2label` and `void`. Default: what the "
         "layout or the set implies.",
     )
+    classes: list[str] | None = option(
+        None, "Names of the classes in place of a label space: of ids 0, 1, ... in order, or as 0=rest 255=road."
+    )
     image_column: str | None = option(
         None, f"Image column of a Hub or saved set. Default: the first of {', '.join(IMAGE_COLUMNS)} that holds images."
     )
