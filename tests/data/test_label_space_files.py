@@ -1,16 +1,17 @@
 import json
-import logging
 
 import pytest
+import yaml
 
 from hf_urbanseg.data.label_space_files import (
-    label_space_from_names,
+    describe_label_space,
+    parse_label_space,
     read_label_space,
     shipped_label_spaces,
     write_label_space,
 )
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
-from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 
 
 def test_read_label_space__built_in():
@@ -49,6 +50,117 @@ def test_write_label_space__reads_back(tmp_path):
         assert read_label_space(str(tmp_path / "space.json")) == (space, {})
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        CITYSCAPES,
+        CITYSCAPES.with_train_ids(),
+        LabelSpace("two", ("road", "car"), ((1, 2, 3), (4, 5, 6)), {0: 255, 1: 0, 2: 0}),
+    ],
+)
+def test_describe_label_space__is_read_back_through_yaml(space):
+    again = parse_label_space(yaml.safe_load(yaml.safe_dump(describe_label_space(space))))
+    assert (again.name, again.names, again.colors) == (space.name, space.names, space.colors)
+    assert dict(again.label_ids) == dict(space.label_ids)
+
+
+def test_parse_label_space__names_are_enough():
+    space = parse_label_space({"classes": [{"name": "road"}, {"name": "kerb"}]})
+    assert (space.colors[0], dict(space.label_ids)) == ((128, 64, 128), {0: 0, 1: 1})
+    assert space.colors[1] not in (space.colors[0], (0, 0, 0))
+
+
+def test_parse_label_space__tells_all_faults_of_one_start(caplog):
+    classes = [CAR, CAR | {"name": "bus", "color": 7, "label_ids": [1]}, {"name": 7, "label_ids": [2]}]
+    with pytest.raises(ConfigError, match=r"found 7 for bus \(and 2 more faults\)"):
+        parse_label_space({"classes": classes, "void": ["x"]})
+    assert ["found 7;" in caplog.messages[0], "'x' in void" in caplog.messages[1]] == [True, True]
+
+
+def test_parse_label_space__defaults():
+    space = parse_label_space({"classes": [{"name": n, "color": [0, 0, 9]} for n in ("a", "b")]}, "mine.yaml")
+    assert space.name == "mine.yaml"
+    assert dict(space.label_ids) == {0: 0, 1: 1}  # the position is the id
+
+
+CAR = {"name": "car", "color": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ({}, "expected a list `classes`; found None"),
+        ({"classes": "car"}, "expected a list `classes`; found 'car'"),
+        ({"classes": []}, "expected a list `classes`; found []"),
+        ({"classes": ["car"]}, "expected a `name` for every class; found 'car'"),
+        ({"classes": [CAR | {"colour": 1}]}, "expected keys name, color, label_ids, category; found colour; remove"),
+        ({"classes": [CAR | {"label_colors": [[1, 2, 3]]}]}, "label_colors; say `encoding: color` for label files of"),
+        ({"classes": [CAR | {"label_ids": [1]}], "encoding": "color"}, "found label_ids; write `label_colors`, or le"),
+        ({"classes": [CAR], "void": [0], "encoding": "color"}, "expected colours as three whole numbers of 0..255; f"),
+        ({"classes": [CAR], "void": [[1, 2, 3]], "encoding": "color"}, "each colour in one class; found [1, 2, 3] aga"),
+        ({"classes": [{"name": "car"}], "encoding": "color"}, "expected `color` as three whole numbers of 0..255; fou"),
+        ({"classes": [CAR | {"color": [1, 2]}]}, "found [1, 2] for car"),
+        ({"classes": [CAR | {"color": [1, 2, 256]}]}, "found [1, 2, 256] for car"),
+        ({"classes": [CAR | {"color": [1, 2, 0.5]}]}, "found [1, 2, 0.5] for car"),
+        ({"classes": [CAR | {"label_ids": ["7"]}]}, "expected whole-number label ids; found '7' in car"),
+        ({"classes": [CAR | {"label_ids": [True]}]}, "expected whole-number label ids; found True in car"),
+        ({"classes": [CAR | {"label_ids": [3, 3]}]}, "expected each label id in one class; found 3 again in car"),
+        ({"classes": [CAR | {"label_ids": [3]}], "void": [3]}, "found 3 again in void"),
+        ({"classes": [CAR | {"color": 7}]}, "for car"),
+        ({"classes": [CAR | {"color": "red"}]}, "for car"),
+        ({"classes": [CAR | {"label_ids": 7}]}, "7 in car"),
+        ({"classes": [CAR], "void": 0}, "0 in void"),
+        ({"classes": [CAR], "void": "0"}, "'0' in void"),
+        (["car"], "['car']"),
+        ({"classes": [CAR | {"name": None}]}, "found None; correct it, and put numbers and words such as `null` in q"),
+        ({"classes": [CAR | {"name": ["x"]}]}, "found ['x']"),
+        ({"classes": [CAR | {"name": 7}]}, "expected names as text of 1 to 100 characters on one line; found 7"),
+        ({"classes": [CAR | {"name": ""}]}, "found ''"),
+        ({"classes": [CAR | {"name": " "}]}, "found ' '"),
+        ({"classes": [CAR | {"name": "a\nb"}]}, r"found 'a\nb'"),
+        ({"classes": [CAR | {"name": "a\u2028b"}]}, r"found 'a\u2028b'"),
+        ({"classes": [CAR | {"name": "\x1b]0;a\x07"}]}, r"found '\x1b]0;a\x07'"),
+        ({"classes": [CAR | {"name": "\ud800"}]}, r"found '\ud800'"),
+        ({"classes": [CAR | {"name": "x" * 101}]}, "found 'xxx"),
+        ({"classes": [CAR | {"category": True}]}, "found True"),
+        ({"classes": [CAR | {"category": ""}]}, "found ''"),
+        ({"classes": [CAR], "name": ["x"]}, "expected a `name` on one line; found ['x']"),
+        ({"classes": [CAR], "name": "a\nb"}, r"expected a `name` on one line; found 'a\nb'"),
+    ],
+)
+def test_parse_label_space__refuses_in_one_line_that_names_the_file(description, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_label_space(description, "classes.yaml")
+    assert str(caught.value).startswith("classes.yaml: expected ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "<b>", "=a", "道路", "traffic light", "$x$", "a|b", "7", "\u202eb"])
+def test_label_space__any_text_is_a_name(name):
+    assert LabelSpace("one", (name,), ((1, 2, 3),), {}).id2label[0] == name
+    # Numbers and an absent name of the whole aren't mistaken for text.
+    assert parse_label_space({"classes": [CAR | {"name": name}], "name": None}, "mine.yaml").name == "mine.yaml"
+
+
+def test_parse_label_space__empty_void_is_no_void():
+    assert dict(parse_label_space({"classes": [CAR], "void": None}).label_ids) == {0: 0}
+
+
+def test_categories__survive_the_round_trip_and_train_ids():
+    assert parse_label_space(describe_label_space(CITYSCAPES)).categories == CITYSCAPES.categories
+    assert CITYSCAPES.with_train_ids().categories == CITYSCAPES.categories
+
+
+def test_categories__for_every_class_or_for_none():
+    description = describe_label_space(CITYSCAPES)
+    del description["classes"][3]["category"]
+    with pytest.raises(ConfigError, match="expected a `category` for every class or for none; found 18 of 19"):
+        parse_label_space(description)
+    for entry in description["classes"]:
+        entry.pop("category", None)
+    assert parse_label_space(description).categories == ()
+
+
 def test_read_label_space__unknown_name_lists_the_known():
     with pytest.raises(DataError, match=r"cityscapes, cityscapes_train_ids, camvid.*or a \.yaml file; found `kamvid`"):
         read_label_space("kamvid")
@@ -59,6 +171,10 @@ def test_read_label_space__unknown_name_lists_the_known():
     [
         ("classes: [{name: a, color: [1, 2, 3]}]\nsplit: {}", "found `split`; did you mean `splits`"),
         ("classes: [{name: a, color: [1, 2, 3]}]\nreduce_labels: true", "list the unlabelled id under `void`"),
+        ("classes: [{name: a}]\nignore: 11", "found `ignore`; did you mean `void`"),
+        ("classes: [{name: a}]\nval: {}", "found `val`; did you mean `splits`"),
+        ("id2label: {0: a}\nencoding: color", "expected `encoding` of files of ids with `id2label`; found `color`"),
+        ("classes: [{name: a}]\nid2label: {0: a}\nfoo: 1", "found `foo` (and 1 more fault); remove it"),
         ("classes: [", "a label space file in YAML"),
         ("- a", "found list"),
     ],
@@ -77,112 +193,6 @@ def test_read_label_space__bad_classes(tmp_path):
     path.write_text("classes: [{name: a, color: [1, 2, 3], label_ids: [4]}]\nvoid: [4]")
     with pytest.raises(ConfigError, match=r"mine\.yaml: expected each label id in one class; found 4 again in void"):
         read_label_space(str(path))
-
-
-def test_label_space_from_names__train_ids_and_official_colours(tmp_path):
-    space = label_space_from_names(json.loads('{"1": "kerb", "0": "road", "255": "void"}'), "mine", tmp_path)
-    assert space.names == ("road", "kerb")
-    assert space.colors[0] == (128, 64, 128)
-    assert dict(space.label_ids) == {0: 0, 1: 1, 255: 255}
-
-
-def test_label_space_from_names__gaps_close_and_colours_differ(tmp_path):
-    space = label_space_from_names({str(2 * index): f"class {index}" for index in range(40)}, "mine", tmp_path)
-    assert dict(space.label_ids) == {2 * index: index for index in range(40)} | {255: 255}
-    assert len(set(space.colors)) == 40
-
-
-SIDEWALK = {0: "unlabeled", 1: "flat-road", 2: "flat-sidewalk", 3: "human-person", 4: "sky", 5: "void-ground"}
-
-
-def test_label_space_from_names__unlabeled_is_void_and_a_warning_says_so(tmp_path, caplog):
-    space = label_space_from_names(SIDEWALK, "mine", tmp_path / "id2label.json")
-    assert space.names == ("flat-road", "flat-sidewalk", "human-person", "sky", "void-ground")
-    assert dict(space.label_ids) == {0: 255, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 255: 255}
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert record.getMessage() == (
-        f"{tmp_path / 'id2label.json'}: void by name (or id -1), so in no loss and no score: `unlabeled` (id 0); "
-        "trained as classes, though the names mean void in some sets: `void-ground` (id 5); to change that, give "
-        "`--label_space` a file with this `id2label` and, as a list `void`, the ids that are"
-    )
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["unlabeled", "Unlabelled", "VOID", "ignore", "N/A", "unknown", "don't care", "Don\u2019t Care", "dont-care",
-     "out of roi", "out_of_roi", "Rectification-Border", " void ", "_void_"],
-)  # fmt: skip
-@pytest.mark.parametrize("label_id", [0, 1, 7])
-def test_label_space_from_names__names_of_void(tmp_path, caplog, name, label_id):
-    names = {2: "road", 3: "car", label_id: name}
-    space = label_space_from_names(names, "mine", tmp_path)
-    assert space.names == ("road", "car")
-    assert dict(space.label_ids) == {2: 0, 3: 1, label_id: 255, 255: 255}
-    assert f"`{name}` (id {label_id})" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "doubtful"),
-    [
-        ("background", True), ("_background_", True), ("Other", True), ("none", True), ("undefined", True),
-        ("ego vehicle", True), ("void-static", True), ("unlabeled object", True), ("unknown_vehicle", True),
-        ("avoidance lane", False), ("other vehicle", False), ("static", False), ("dynamic", False), ("na", False),
-        ("license plate", False), ("obstacle", False),
-    ],
-)  # fmt: skip
-def test_label_space_from_names__anything_else_is_trained(tmp_path, caplog, name, doubtful):
-    space = label_space_from_names({0: name, 1: "road"}, "mine", tmp_path)
-    assert space.names == (name, "road")
-    assert dict(space.label_ids) == {0: 0, 1: 1, 255: 255}
-    assert len(caplog.records) == doubtful
-    assert (
-        not doubtful or f"trained as classes, though the names mean void in some sets: `{name}` (id 0)" in caplog.text
-    )
-
-
-def test_label_space_from_names__ego_vehicle_is_void_in_cityscapes_and_a_class_in_mapillary(tmp_path):
-    names = {0: "road", 1: "ego vehicle", 2: "Ego Vehicle"}
-    assert label_space_from_names(names, "mine", tmp_path).names == ("road", "ego vehicle", "Ego Vehicle")
-    for beside in ("rectification border", "out of roi"):
-        assert label_space_from_names({**names, 3: beside}, "mine", tmp_path).names == ("road",)
-
-
-def test_label_space_from_names__the_ids_of_cityscapes(tmp_path, caplog):
-    """All 34, as sets of others list them: trained as they stand they are 30 classes, and no benchmark's."""
-    void = {0: "unlabeled", 1: "ego vehicle", 2: "rectification border", 3: "out of roi"}
-    extra = {4: "static", 5: "dynamic", 6: "ground", 9: "parking", 10: "rail track", 14: "guard rail", 15: "bridge"}
-    extra |= {16: "tunnel", 18: "polegroup", 29: "caravan", 30: "trailer"}
-    official = {i: CITYSCAPES.names[train_id] for i, train_id in CITYSCAPES.label_ids.items() if train_id != 255}
-    space = label_space_from_names({**void, **extra, **official, -1: "license plate"}, "mine", tmp_path)
-    assert space.num_labels == 30
-    assert [i for i, train_id in space.label_ids.items() if train_id == 255] == [0, 1, 2, 3, 255]
-    assert (
-        "the labelIds of Cityscapes, and 30 of them would be trained; `--label_space cityscapes` trains" in caplog.text
-    )
-    assert "`license plate` (id -1)" in caplog.text
-    caplog.clear()
-    for nineteen in (dict(enumerate(CITYSCAPES.names)), official):
-        assert label_space_from_names(nineteen, "mine", tmp_path).names == CITYSCAPES.names
-    assert not caplog.records
-
-
-def test_label_space_from_names__255_is_a_class_where_somebody_calls_it_one(tmp_path, caplog):
-    for void in (None, []):
-        space = label_space_from_names({0: "road", 255: "car"}, "mine", tmp_path, void)
-        assert (space.names, dict(space.label_ids)) == (("road", "car"), {0: 0, 255: 1})
-    assert not caplog.records
-    label_space_from_names({0: "road", 255: "Void"}, "mine", tmp_path)
-    assert not caplog.records  # as everybody has it
-
-
-def test_label_space_from_names__void_overrules_the_names(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    space = label_space_from_names(SIDEWALK, "mine", tmp_path, void=[5])
-    assert space.names == ("unlabeled", "flat-road", "flat-sidewalk", "human-person", "sky")
-    assert dict(space.label_ids) == {**{i: i for i in range(5)}, 5: 255, 255: 255}
-    assert label_space_from_names(SIDEWALK, "mine", tmp_path, void=[]).num_labels == 6
-    assert not caplog.records
 
 
 @pytest.mark.parametrize("void", [None, [], [2]])
@@ -233,9 +243,3 @@ def test_read_label_space__bad_id2label(tmp_path, text, message):
     assert str(caught.value).startswith(f"{tmp_path / 'mine.json'}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("key", [1.5, True, None, "1.0", "road"])
-def test_label_space_from_names__ids_that_are_no_whole_numbers(tmp_path, key):
-    with pytest.raises(DataError, match=f'"id": "name" pairs; found `{key}` as an id'):
-        label_space_from_names({0: "kerb", key: "car"}, "mine", tmp_path)
