@@ -92,13 +92,15 @@ class LabelSpace:
 
         The size, 2^8, 2^16 or 2^24, is above every known value; larger ones have the last place, which is unknown.
         """
-        size = next(1 << bits for bits in (8, 16, 24) if max(self.label_ids, default=0) < 1 << bits)
-        if self.encoding == "color":
-            size = _MOST_VALUES
+        largest = max(self.label_ids, default=0)
+        largest = {"color": _MOST_VALUES - 1, "instance": largest * 1000 + 999}.get(self.encoding, largest)
+        size = next((1 << bits for bits in (8, 16) if largest < 1 << bits), _MOST_VALUES)
         table = np.zeros(size + 1, np.uint8 if len(self.label_ids) < 256 else np.uint16)
         for place, value in enumerate(self.label_ids, 1):
             if not self.lossy:
                 table[value] = place
+                if self.encoding == "instance" and value:
+                    table[:size][value * 1000 : value * 1000 + 1000] = place
             elif self.encoding == "color":
                 near = (slice(max(c - self.blur, 0), c + self.blur + 1) for c in reversed(unpack_color(value)))
                 table[:size].reshape(256, 256, 256)[tuple(near)] = place

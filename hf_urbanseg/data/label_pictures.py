@@ -6,15 +6,16 @@ from PIL import Image
 
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
-_INSTANCES = 1000
+_BAND = 16
+"""Rows that are read at a time: what lies between stays in the processor's cache."""
 
 
 def read_train_ids(picture: Image.Image, label_space: LabelSpace) -> np.ndarray:
     """(height, width) uint8 train ids of a label picture that the preflight has let through; void is 255."""
-    values = read_values(picture, label_space.encoding)
-    if not label_space.lossy:
-        return look_up(label_space.train_id_table, values)
-    return np.array([IGNORE_INDEX, *label_space.label_ids.values()], np.uint8)[find_places(values, label_space)]
+    if label_space.lossy:
+        places = find_places(read_values(picture, label_space.encoding), label_space)
+        return np.array([IGNORE_INDEX, *label_space.label_ids.values()], np.uint8)[places]
+    return _look_up(label_space.train_id_table, _read_pixels(picture, label_space.encoding))
 
 
 def find_places(values: np.ndarray, label_space: LabelSpace) -> np.ndarray:
@@ -23,23 +24,15 @@ def find_places(values: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     Of lossy files also 0, as unknown ones, where the 3x3 pixels around don't agree: what lies between two colours may
     be the colour of a third class.
     """
-    places = look_up(label_space.value_table, values)
+    places = _look_up(label_space.value_table, values)
     if label_space.lossy:
         around = np.ones((3, 3), np.uint8)
         places[cv2.dilate(places, around) != cv2.erode(places, around)] = 0
     return places
 
 
-def look_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The table's entry for every value, its last for larger ones."""
-    if values.dtype == np.uint8:
-        return table[values]
-    # As int64, numpy's own kind of index: any other is converted inside, slower.
-    return table.take(np.minimum(values, len(table) - 1, dtype=np.uint32).astype(np.int64))
-
-
 def read_values(picture: Image.Image, encoding: str) -> np.ndarray:
-    """(height, width) uint8, uint16 or uint32: what each pixel says by the `encoding` of a `LabelSpace`.
+    """(height, width) uint8, uint16 or uint32: what each pixel holds by the `encoding` of a `LabelSpace`.
 
     Negative numbers of a 32-bit file are as large as unsigned ones can be. A colour is as `pack_color` has it, with
     255 - opacity as a fourth byte above; where nothing is seen it counts as black.
@@ -47,43 +40,58 @@ def read_values(picture: Image.Image, encoding: str) -> np.ndarray:
     Raises:
         ValueError: The picture's mode is none that the encoding knows; the words say what it knows.
     """
+    return _pack(_read_pixels(picture, encoding))
+
+
+def _look_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """The table's entry for every value, its last for larger ones."""
+    if pixels.ndim == 2 and pixels.dtype == np.uint8:
+        return table[pixels]
+    found = np.empty(pixels.shape[:2], table.dtype)
+    for top in range(0, len(pixels), _BAND):
+        # As int64, numpy's own kind of index: any other is converted inside, slower.
+        values = _pack(pixels[top : top + _BAND]).astype(np.int64)
+        table.take(values, mode="clip", out=found[top : top + _BAND])
+    return found
+
+
+def _read_pixels(picture: Image.Image, encoding: str) -> np.ndarray:
+    """Values, or colours with three or four channels."""
     mode = picture.mode
     if encoding == "color":
         if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
             raise ValueError("colours or grey of 8 bits")
-        has_alpha = picture.has_transparency_data
-        packed = _pack(picture.convert("RGBA"))
-        if not has_alpha:
-            return packed & np.uint32(0xFFFFFF)
-        packed ^= np.uint32(0xFF000000)
-        packed[packed >> 24 == 255] = 0
-        return packed
-    if encoding == "red" or (encoding == "instance" and mode in ("RGB", "RGBA")):
+        wanted = "RGBA" if picture.has_transparency_data else "RGB"
+        return np.asarray(picture if mode == wanted else picture.convert(wanted))  # which would copy it
+    if encoding == "red":
         if mode not in ("RGB", "RGBA"):
             raise ValueError("three channels of 8 bits")
-        if encoding == "red":
-            return np.asarray(picture.getchannel(0))
-        values = _pack(picture.convert("RGBA")) & np.uint32(0xFFFFFF)
-    elif mode in ("1", "L", "P"):
-        values = np.asarray(picture).astype(np.uint8, copy=False)
-    elif mode in ("LA", "RGB", "RGBA"):  # of equal channels, as the preflight has seen
-        values = np.asarray(picture.getchannel(0))
-    elif mode.startswith("I"):
+        return np.asarray(picture.getchannel(0))
+    if encoding == "instance" and mode in ("RGB", "RGBA"):
+        return np.asarray(picture if mode == "RGB" else picture.convert("RGB"))
+    if mode in ("1", "L", "P"):
+        return np.asarray(picture).astype(np.uint8, copy=False)
+    if mode in ("LA", "RGB", "RGBA"):  # of equal channels, as the preflight has seen
+        return np.asarray(picture.getchannel(0))
+    if mode.startswith("I"):
         values = np.asarray(picture)
-        values = values.astype(np.uint16 if mode.startswith("I;16") else np.int32, copy=False)
-        values = values.view(np.uint32) if values.dtype == np.int32 else values
-    elif mode == "F":
+        return values.astype(np.uint16, copy=False) if mode.startswith("I;16") else values.view(np.uint32)
+    if mode == "F":
         found = np.asarray(picture)
-        values = found.astype(np.int32).view(np.uint32)
-        if (values.view(np.int32) != found).any():
+        values = found.astype(np.int32)
+        if (values != found).any():
             raise ValueError("whole numbers")
-    else:
-        raise ValueError("ids in grey, in a palette's indices or in three equal channels")
-    if encoding == "instance" and values.dtype != np.uint8:
-        values = np.where(values < _INSTANCES, values, values // _INSTANCES)
-    return values
+        return values.view(np.uint32)
+    raise ValueError("ids in grey, in a palette's indices or in three equal channels")
 
 
-def _pack(picture: Image.Image) -> np.ndarray:
-    """(height, width) uint32 of an RGBA picture: red lowest, opacity highest."""
-    return np.frombuffer(picture.tobytes(), "<u4").reshape(picture.height, picture.width).copy()
+def _pack(pixels: np.ndarray) -> np.ndarray:
+    """(height, width): values as they are, colours as one number each."""
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.shape[-1] == 3:
+        # Faster than Pillow's own RGBA, and than arithmetic.
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0] & np.uint32(0xFFFFFF)
+    packed = np.ascontiguousarray(pixels).view("<u4")[..., 0] ^ np.uint32(0xFF000000)
+    packed[packed >> 24 == 255] = 0
+    return packed
