@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
@@ -56,19 +57,18 @@ def _look_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _read_pixels(picture: Image.Image, encoding: str) -> np.ndarray:
-    """Values, or colours with three or four channels."""
+    """Values, or what `_pack` makes them of."""
     mode = picture.mode
     if encoding == "color":
         if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
             raise ValueError("colours or grey of 8 bits")
-        wanted = "RGBA" if picture.has_transparency_data else "RGB"
-        return np.asarray(picture if mode == wanted else picture.convert(wanted))  # which would copy it
+        return _share_colors(picture)
     if encoding == "red":
         if mode not in ("RGB", "RGBA"):
             raise ValueError("three channels of 8 bits")
         return np.asarray(picture.getchannel(0))
     if encoding == "instance" and mode in ("RGB", "RGBA"):
-        return np.asarray(picture if mode == "RGB" else picture.convert("RGB"))
+        return _share_colors(picture)
     if mode in ("1", "L", "P"):
         return np.asarray(picture).astype(np.uint8, copy=False)
     if mode in ("LA", "RGB", "RGBA"):  # of equal channels, as the preflight has seen
@@ -85,13 +85,28 @@ def _read_pixels(picture: Image.Image, encoding: str) -> np.ndarray:
     raise ValueError("ids in grey, in a palette's indices or in three equal channels")
 
 
+def _share_colors(picture: Image.Image) -> np.ndarray:
+    """(height, width) int32, red lowest, the highest byte of no meaning: the picture's own memory if that can be had.
+
+    Where something isn't opaque, (height, width, 4) uint8 instead.
+    """
+    if picture.has_transparency_data:
+        return np.asarray(picture.convert("RGBA"))
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+    picture.load()
+    try:
+        shared = np.frombuffer(pa.array(picture).values.buffers()[1], "<i4")
+    except (ValueError, TypeError):  # in several blocks, as pictures above 16 MB are; Pillow before 11.3
+        shared = np.asarray(picture.convert("RGBA")).view("<i4")
+    return shared.reshape(picture.height, picture.width)
+
+
 def _pack(pixels: np.ndarray) -> np.ndarray:
     """(height, width): values as they are, colours as one number each."""
+    if pixels.dtype == np.int32:
+        return pixels.view(np.uint32) & np.uint32(0xFFFFFF)
     if pixels.ndim == 2:
         return pixels
-    if pixels.shape[-1] == 3:
-        # Faster than Pillow's own RGBA, and than arithmetic.
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0] & np.uint32(0xFFFFFF)
-    packed = np.ascontiguousarray(pixels).view("<u4")[..., 0] ^ np.uint32(0xFF000000)
+    packed = pixels.view("<u4")[..., 0] ^ np.uint32(0xFF000000)
     packed[packed >> 24 == 255] = 0
     return packed

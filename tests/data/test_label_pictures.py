@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from made_pictures import encode, noise
@@ -11,7 +12,7 @@ from PIL import Image
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.image_files import FEATURES
-from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.label_pictures import read_train_ids, read_values
 from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.data.preflight.label_values import count_values, read_label
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
@@ -116,6 +117,15 @@ def rows_picture(label) -> Image.Image:
     picture = Image.open(io.BytesIO(label if isinstance(label, bytes) else encode(label)))
     picture.load()
     return picture
+
+
+def test_read_values__a_picture_in_several_blocks():
+    """What Pillow can't share is copied, to the same values."""
+    large = Image.fromarray(COLORS[np.random.default_rng(0).integers(0, 4, (2100, 2100))])
+    with pytest.raises(ValueError):
+        pa.array(large)
+    colors = np.asarray(large).astype(int)
+    np.testing.assert_array_equal(read_values(large, "color"), colors @ [1, 256, 65536])
 
 
 def test_count_values__unknown_ones_are_told_apart():
