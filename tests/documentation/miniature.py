@@ -34,6 +34,8 @@ def build_miniature(root: Path) -> None:
     _write_kitti_test(root / "kitti", root / "submission.zip")
     _write_camvid(root / "camvid")
     shutil.copytree(root / "camvid", root / "folder")
+    _write_masks(root / "my_masks", 3, 1)
+    _write_masks(root / "binary_masks", 2, 255)
     camvid = Path(__file__).parents[2] / "hf_urbanseg" / "data" / "label_spaces" / "camvid.yaml"
     shutil.copy(camvid, root / "classes.yaml")
     image, _ = render_scene(1, (64, 96))
@@ -79,6 +81,15 @@ def _write_camvid(root: Path) -> None:
         image, label = render_scene(100 + number, (48, 96))
         Image.fromarray(image).save(root / split / "images" / f"{number:04d}.png")
         Image.fromarray(label % 12).save(root / split / "labels" / f"{number:04d}.png")
+
+
+def _write_masks(root: Path, count: int, step: int) -> None:
+    """Plain folders of images and masks, without a list of classes."""
+    for number in range(4):
+        image, label = render_scene(200 + number, (48, 96))
+        for kind, pixels in (("images", image), ("masks", label % count * np.uint8(step))):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / kind / f"{number:04d}.png")
 
 
 def _write_video(path: Path) -> None:
