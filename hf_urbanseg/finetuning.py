@@ -20,18 +20,19 @@ from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms
+from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.models.build import build_image_processor, choose_eval_size, find_size
+from hf_urbanseg.models.build import build_image_processor, find_size
 from hf_urbanseg.models.freezing import count_trained
 from hf_urbanseg.models.loading import load_config
+from hf_urbanseg.models.sizes import choose_eval_size, explain_misfit, find_commonest
 from hf_urbanseg.options.config import AugmentationArguments
-from hf_urbanseg.options.finetune_arguments import FinetuneArguments, parse_finetuning
+from hf_urbanseg.options.finetune_arguments import OWN_DATA, FinetuneArguments, parse_finetuning
 from hf_urbanseg.options.stock_options import check_effects, check_reporters, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.ranges import check_range
@@ -64,14 +65,15 @@ logger = logging.getLogger(__name__)
 _LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
+def finetune(recipe: str | Path | None = None, **options) -> RunFolder:
     """Fine-tunes a SegFormer: data, checks, class weights, model, training, measurement, pictures.
 
     Does what `urbanseg finetune` does, with the same options by the same names:
     `finetune("segformer_b0_kitti", data_dir="data_semantics.zip", max_steps=2000)`.
 
     Args:
-        recipe: Name inside the package (`urbanseg recipes` lists them), or a YAML file.
+        recipe: Name inside the package (`urbanseg recipes` lists them), or a YAML file. Default: `own_data` where data
+            is named, else `demo`.
         options: Fields of `DataArguments`, `ModelArguments`, `AugmentationArguments`, `LossArguments`,
             `DistillationArguments`, `RunArguments` and `UrbanSegTrainingArguments`; they win over the recipe.
 
@@ -81,7 +83,8 @@ def finetune(recipe: str | Path = "demo", **options) -> RunFolder:
     Raises:
         UrbanSegError: Data, options or a model that can't be used, named in one line; nothing was written then.
     """
-    return run_finetuning(parse_finetuning(recipe=str(recipe), options=options))
+    named = {} if recipe is None else {"recipe": str(recipe)}
+    return run_finetuning(parse_finetuning(options=options | named))
 
 
 def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
@@ -153,7 +156,9 @@ def _run(
         data, inspection = leave_out_trained(run, data, inspection)
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
     frames = describe_frames(inspection)
-    crop_size = tuple(arguments.augmentation.crop_size)
+    sizes = inspection.sizes("train")
+    augmentation = arguments.augmentation.fit(sizes)
+    crop_size = tuple(augmentation.crop_size)
     teaching = prepare_teaching(
         arguments.distillation, data.label_space, frames["train"], crop_size, args.device,
         arguments.model.stock_decode_head,
@@ -168,8 +173,11 @@ def _run(
     )  # fmt: skip
     set_seed(args.seed)
     model = build_network(arguments.model, arguments.loss, data.label_space, teaching.feature_channels)
-    eval_size = tuple(arguments.model.eval_size or choose_eval_size(inspection.sizes("train")))
+    eval_size = tuple(arguments.model.eval_size or choose_eval_size(sizes))
     check_network(model, args, crop_size, eval_size)
+    ratios = [scale.find_ratios(find_commonest(sizes)) for scale in parse_scales(augmentation.train_scales)]
+    if misfit := explain_misfit(eval_size, ratios, sizes):
+        logger.warning(misfit)
     image_processor = build_image_processor(eval_size)
     held_out = {
         split: EvalDataset(data.splits[split], data.label_space, image_processor)
@@ -180,7 +188,7 @@ def _run(
         model,
         args,
         arguments.loss.build(data.label_space.num_labels, weights, teaching.parts),
-        _build_train_dataset(arguments.augmentation, args, data, inspection, teaching.cache),
+        _build_train_dataset(augmentation, args, data, inspection, teaching.cache),
         held_out.get("validation"),  # selection never sees test
         image_processor,
         teacher=teaching.teacher,
@@ -206,6 +214,8 @@ def _run(
 
     trainer.add_callback(_Keeper(write_inputs, check))
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
+    if arguments.run.recipe is None and data.name != "synthetic":
+        _describe_defaults(arguments, augmentation)
     parameters = _describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     check()
@@ -302,6 +312,20 @@ def _build_train_dataset(
     rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
     cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES)
     return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache, teacher)
+
+
+def _describe_defaults(arguments: FinetuneArguments, augmentation: AugmentationArguments) -> None:
+    """What was taken where data was named and no recipe, and what to try next."""
+    start = arguments.model.model_name_or_path if arguments.model.init == "pretrained" else "random weights"
+    args, crop, scales = arguments.training, augmentation.crop_size, augmentation.train_scales
+    logger.info(
+        "no `--recipe` was named, so this is `%s`: %d steps from %s at learning rate %g, crops of %dx%d at scales %s",
+        OWN_DATA, args.max_steps, start, args.learning_rate, *crop, " ".join(scales),
+    )  # fmt: skip
+    if start == "tiny-streets":
+        logger.info(
+            "  next: `--size b0` starts from SegFormer-B0 on the Hub (a GPU helps), `--max_steps` trains longer"
+        )
 
 
 def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> dict[str, int]:

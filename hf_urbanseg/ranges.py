@@ -24,6 +24,7 @@ class Range(NamedTuple):
         above, below: The bound itself is out.
         also: A number beside them.
         sides: Of a (height, width), of which there must be two.
+        multiple: Whole numbers of this alone; what is nearest to the number found is proposed.
     """
 
     least: float = -math.inf
@@ -32,6 +33,7 @@ class Range(NamedTuple):
     below: bool = False
     also: float | None = None
     sides: bool = False
+    multiple: int = 1
 
     def __str__(self) -> str:
         least = f"above {self.least:,}" if self.above else f"of {self.least:,}"
@@ -41,13 +43,20 @@ class Range(NamedTuple):
             bounds = f"{least} to below {self.most:,}"
         else:
             bounds = f"{least}, up to {self.most:,}" if self.above else f"{least}..{self.most:,}"
+        if self.multiple > 1:
+            bounds += f" in multiples of {self.multiple}"
         return bounds if self.also is None else f"{bounds} or {self.also}"
 
     def __contains__(self, value) -> bool:
         if not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
             return False
         low = value > self.least if self.above else value >= self.least
-        return value == self.also or (low and (value < self.most if self.below else value <= self.most))
+        high = value < self.most if self.below else value <= self.most
+        return value == self.also or (low and high and (self.multiple == 1 or value % self.multiple == 0))
+
+    def nearest(self, value: float) -> int:
+        """The multiple within the bounds that is nearest."""
+        return int(min(max(self.multiple * math.floor(value / self.multiple + 0.5), self.least), self.most))
 
     def check(self, name: str, value, path: str | Path | None = None) -> None:
         """Refuses a number, or a list with one, outside, and an empty list; None is an option that wasn't given."""
@@ -57,7 +66,11 @@ class Range(NamedTuple):
         if value is not None and not right:
             found = list(value) if isinstance(value, tuple) else value
             kind = " as height and width" if self.sides else ""
-            raise ConfigError(f"`{name}`{kind} {self}", f"{found}", "correct it", path)
+            fix = "correct it"
+            numbers = [one for one in values if isinstance(one, Real) and abs(one) <= sys.float_info.max]
+            if self.multiple > 1 and len(numbers) == len(values) == (2 if self.sides else 1):
+                fix = f"give for example {' '.join(str(self.nearest(one)) for one in numbers)}"
+            raise ConfigError(f"`{name}`{kind} {self}", f"{found}", fix, path)
 
 
 # The types of options. An upper bound without a reason in nature is more than anybody needs, and breaks no library.
@@ -74,6 +87,9 @@ Batch = Annotated[int, Range(1, 4096)]
 Width = Annotated[int, Range(1, 65_536)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Size = Annotated[list[int], Range(32, 16_384, sides=True)]
+INPUT_SIDES = Range(32, 16_384, sides=True, multiple=32)
+"""Of a network's input: it halves its maps five times."""
+InputSize = Annotated[list[int], INPUT_SIDES]
 
 
 def find_ranges(options_type: type) -> Mapping[str, Range]:

@@ -15,7 +15,7 @@ from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.options.training_options import TrainingOptions
-from hf_urbanseg.ranges import Range, check_options, find_ranges
+from hf_urbanseg.ranges import InputSize, Range, check_options, find_ranges
 
 INF, NAN = float("inf"), float("nan")
 WITHOUT = {"local_rank"}  # the launcher's, and read by nobody
@@ -72,6 +72,7 @@ def test_options__out_of_range_is_one_line_that_names_the_option(options_type, n
         (Range(0, 16, above=True), [16], [0, 16.1], "above 0, up to 16"),
         (Range(0, 1, below=True), [0, 0.999], [1], "of 0 to below 1"),
         (Range(1, 10_000, also=-1), [-1, 1], [0, -2], "of 1..10,000 or -1"),
+        (Range(32, 96, multiple=32), [32, 64.0, 96], [0, 33, 128, 94], "of 32..96 in multiples of 32"),
     ],
 )
 def test_range__bounds(found, inside, outside, said):
@@ -86,6 +87,7 @@ class Some(Options):
 
     share: Annotated[float, Range(0, 1)] = option(0.5, "A share.")
     size: Annotated[list[int], Range(32, sides=True)] | None = option(None, "A size.")
+    input_size: InputSize | None = option(None, "A size of a network's input.")
     numbers: list[Annotated[int, Range(1, 7)]] = option([1], "Numbers.")
     word: str = option("a", "A word.")
 
@@ -99,6 +101,20 @@ class Some(Options):
         ({"size": [64]}, "expected `size` as height and width of 32 or more; found [64]; correct it."),
         ({"size": 64}, "expected `size` as height and width of 32 or more; found 64; correct it."),
         ({"size": (64, 31)}, "expected `size` as height and width of 32 or more; found [64, 31]; correct it."),
+        (
+            {"input_size": [94, 310]},
+            "expected `input_size` as height and width of 32..16,384 in multiples of 32; found [94, 310]; give for "
+            "example 96 320.",
+        ),
+        (
+            {"input_size": [94]},
+            "expected `input_size` as height and width of 32..16,384 in multiples of 32; found [94]; correct it.",
+        ),
+        (
+            {"input_size": [5, 99_999]},
+            "expected `input_size` as height and width of 32..16,384 in multiples of 32; found [5, 99999]; give for "
+            "example 32 16384.",
+        ),
         ({"numbers": [1, 8]}, "expected `numbers` of 1..7; found [1, 8]; correct it."),
         ({"numbers": []}, "expected `numbers` of 1..7; found []; correct it."),
     ],
@@ -110,7 +126,7 @@ def test_check_options__lines(given, line):
 
 
 def test_check_options__what_is_right():
-    check_options(Some(1, (32, 64), [7], ""))
+    check_options(Some(1, (32, 64), (32, 96), [7], ""))
     check_options(Some(size=None))
 
 

@@ -58,6 +58,7 @@ def _browse(args: BrowseArguments, data_args: DataArguments, augmentation: Augme
     plot_class_distribution(image_counts.sum(0), data.label_space, chart, title=title)
     frames, augmented = choose_frames(image_counts, args.num_samples), {}
     if args.split == "train" and args.num_augmented:  # others are never augmented
+        augmentation = augmentation.fit(inspection.sizes("train"))
         transforms = build_train_transforms(**asdict(augmentation))
         numbers = args.seed, args.num_augmented, args.num_epochs
         augmented = draw_augmented(data, transforms, *numbers, image_counts, output)

@@ -12,7 +12,7 @@ from hf_urbanseg.escaping import flatten
 from hf_urbanseg.files import check_place
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.fields import Options, option, required
-from hf_urbanseg.ranges import Size
+from hf_urbanseg.ranges import InputSize
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ConvertArguments(Options):
     label_space: str | None = option(
         None, "Names of the classes, as in training. Default: the file's; for 19 without names those of Cityscapes."
     )
-    eval_size: Size | None = option(
+    eval_size: InputSize | None = option(
         None,
         "Height and width to which the folder's image processor resizes, in multiples of 32. Default: the file's, if "
         "it was made of a folder; else 1024 2048, and a line says so.",

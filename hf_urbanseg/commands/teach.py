@@ -14,7 +14,7 @@ from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.options.fields import Options, option, required
 from hf_urbanseg.options.prediction import PlanArguments
-from hf_urbanseg.ranges import Range, Size
+from hf_urbanseg.ranges import InputSize, Range
 
 
 @dataclass
@@ -26,7 +26,7 @@ class TeachArguments(Options):
     overwrite: bool = option(False, "Replace an earlier one at --output.")
     teacher_revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     teacher_precision: str = option("fp32", "Of its weights and pass.", choices=["fp32", "bf16"])
-    input_size: Size | None = option(
+    input_size: InputSize | None = option(
         None, "Height and width that it sees frames in. Default: the commonest size, in multiples of 32."
     )
     top_k: Annotated[int, Range(1, 255)] | None = option(
@@ -36,11 +36,6 @@ class TeachArguments(Options):
     bits: Annotated[int, Range(8, 16)] = option(
         8, "Of each score, 8 or 16; finer the closer it is to the best.", choices=[8, 16]
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.input_size and any(side % 32 for side in self.input_size):
-            raise ConfigError("`input_size` in multiples of 32", f"{self.input_size}", "give for example 384 1280")
 
 
 @command
@@ -63,7 +58,8 @@ def _teach(options: TeachArguments, data_args: DataArguments, plan_args: PlanArg
     from hf_urbanseg.data.own_files import check_output
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.teacher_cache import is_teacher_cache, write_teacher_cache
-    from hf_urbanseg.models.build import build_image_processor, choose_eval_size
+    from hf_urbanseg.models.build import build_image_processor
+    from hf_urbanseg.models.sizes import choose_eval_size
     from hf_urbanseg.models.teacher import load_teacher
 
     check_output(output, options.overwrite, is_teacher_cache, "what a teacher wrote down")

@@ -30,6 +30,13 @@ class Scale(NamedTuple):
     box: tuple[int, int] | None = None
     ratios: tuple[float, float] | None = None
 
+    def find_ratios(self, size: tuple[int, int]) -> tuple[float, float]:
+        """The least and most that a picture of this (height, width) is made larger by."""
+        if self.box is None:
+            return self.ratios
+        ratio = min(max(self.box) / max(size), min(self.box) / min(size))
+        return ratio, ratio
+
 
 def parse_scales(texts: Sequence[str | float]) -> list[Scale]:
     """Reads `375x1242` (fit into height x width), `0.75` (ratio) and `0.5-2.0` (uniform range of ratios)."""
@@ -62,10 +69,8 @@ class RandomScale(A.DualTransform):
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
         scale = self.py_random.choice(self.scales)
-        if scale.box:
-            ratio = min(max(scale.box) / max(height, width), min(scale.box) / min(height, width))
-        else:
-            ratio = self.py_random.uniform(*scale.ratios)
+        least, most = scale.find_ratios((height, width))
+        ratio = least if scale.box else self.py_random.uniform(least, most)
         return {"size": (max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5)))}
 
     def apply(self, img: np.ndarray, size: tuple[int, int], **params: Any) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Models from the Hub, a folder or random weights, and the image processor that belongs to them."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from hf_urbanseg.models.loading import (
     load_complete,
     load_config,
 )
+from hf_urbanseg.ranges import INPUT_SIDES
 
 logger = logging.getLogger(__name__)
 
@@ -268,14 +268,5 @@ def build_image_processor(size: tuple[int, int]) -> SegformerImageProcessorPil:
 
     nvidia's processors resize to a square, which distorts street scenes; `choose_eval_size` gives one that fits.
     """
-    height, width = size
-    if height <= 0 or width <= 0 or height % 32 or width % 32:
-        found = f"{height} {width}"
-        raise ModelError("`eval_size` (height, width) in multiples of 32", found, "give for example 384 1280")
-    return SegformerImageProcessorPil(size={"height": height, "width": width}, do_reduce_labels=False)
-
-
-def choose_eval_size(sizes: Mapping[tuple[int, int], int]) -> tuple[int, int]:
-    """The commonest (height, width) of a data set, each side brought to the nearest multiple of 32."""
-    height, width = max(sorted(sizes), key=lambda size: sizes[size])
-    return tuple(max(32, 32 * math.floor(side / 32 + 0.5)) for side in (height, width))
+    INPUT_SIDES.check("eval_size", list(size))
+    return SegformerImageProcessorPil(size=dict(zip(("height", "width"), size, strict=True)), do_reduce_labels=False)

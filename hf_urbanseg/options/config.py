@@ -1,12 +1,13 @@
 """The dataclasses behind a recipe: data, model, augmentation, loss, and what a run leaves."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.options.fields import Options, architecture_option, option, palette_option, stock_decode_head_option
-from hf_urbanseg.ranges import Amount, Count, Range, Seed, Share, ShareAboveZero, ShareBelowOne, Size, Width
+from hf_urbanseg.ranges import Amount, Count, InputSize, Range, Seed, Share, ShareAboveZero, ShareBelowOne, Size, Width
 
 
 @dataclass
@@ -64,7 +65,11 @@ class DataArguments(Options):
 class RunArguments(Options):
     """Which recipe, and what the run leaves behind."""
 
-    recipe: str = option("demo", "Recipe inside the package, or a YAML file; options on the command line win.")
+    recipe: str | None = option(
+        None,
+        "Recipe inside the package, or a YAML file; options on the command line win. Default: `own_data` where data is "
+        "named, else `demo`.",
+    )
     num_overlays: Count = option(
         6, "Pictures of prediction beside label, evenly picked from the held-out split; 0: none, nor of failures."
     )
@@ -108,7 +113,7 @@ class ModelArguments(Options):
     )
     lora_dropout: ShareBelowOne = option(0.0, "Dropout on what enters them.")
     stock_decode_head: bool = stock_decode_head_option()
-    eval_size: Size | None = option(
+    eval_size: InputSize | None = option(
         None,
         "Height and width to which the saved image processor resizes, in multiples of 32. "
         "Default: the commonest training size, rounded.",
@@ -125,11 +130,14 @@ class ModelArguments(Options):
 class AugmentationArguments(Options):
     """Training augmentation; the defaults are the report's."""
 
-    train_scales: list[str] = option(
+    train_scales: list[str] | None = option(
         ["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"],
-        "Scales to choose from, uniformly: 375x1242 (fit into height x width), 0.75 (ratio) or 0.5-2.0 (range).",
+        "Scales to choose from, uniformly: 375x1242 (fit into height x width), 0.75 (ratio) or 0.5-2.0 (range). "
+        "null in a recipe: around the size at which pictures are measured.",
     )
-    crop_size: Size = option([368, 368], "Height and width of the crop.")
+    crop_size: Size | None = option(
+        [368, 368], "Height and width of the crop. null in a recipe: that, or the size of smaller pictures."
+    )
     max_class_share: Share = option(0.75, "A crop with one class over this share is redrawn; 1 turns it off.")
     flip: Share = option(0.5, "Probability of a horizontal flip.")
     photometric: bool = option(True, "Photometric distortion.")
@@ -138,7 +146,15 @@ class AugmentationArguments(Options):
         super().__post_init__()
         from hf_urbanseg.data.transforms import parse_scales  # here, because `--help` has no need of it
 
-        parse_scales(self.train_scales)
+        if self.train_scales is not None:
+            parse_scales(self.train_scales)
+
+    def fit(self, sizes: Mapping[tuple[int, int], int]) -> "AugmentationArguments":
+        """The same with what is left to the data, of which so many pictures have each (height, width)."""
+        from hf_urbanseg.models.sizes import choose_crop_size, choose_train_scales  # as above
+
+        scales = choose_train_scales(sizes) if self.train_scales is None else self.train_scales
+        return replace(self, train_scales=scales, crop_size=self.crop_size or choose_crop_size(sizes))
 
 
 @dataclass

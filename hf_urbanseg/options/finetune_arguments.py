@@ -9,6 +9,9 @@ from hf_urbanseg.options.parsing import find_option, parse_arguments
 from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
+OWN_DATA = "own_data"
+"""The recipe where data is named and no recipe."""
+
 
 class FinetuneArguments(NamedTuple):
     """All options of a run."""
@@ -22,18 +25,20 @@ class FinetuneArguments(NamedTuple):
     training: UrbanSegTrainingArguments
 
 
-def parse_finetuning(
-    argv: Sequence[str] = (), recipe: str | None = None, options: Mapping | None = None
-) -> FinetuneArguments:
-    """A run's options: words of a command line over those of Python; `recipe` is taken where neither names one."""
+def parse_finetuning(argv: Sequence[str] = (), options: Mapping | None = None) -> FinetuneArguments:
+    """A run's options: words of a command line over those of Python, both over those of a recipe."""
     options = dict(options or {})
-    names = ("recipe", "size", "init", "model_name_or_path")
+    names = ("recipe", "size", "init", "model_name_or_path", "data_dir", "dataset")
     chosen = {name: find_option(argv, name) or options.get(name) for name in names}
-    recipe = chosen["recipe"] or recipe or RunArguments.recipe
     own_model = chosen["init"] == "random" or chosen["model_name_or_path"] is not None
-    content = load_recipe(recipe, chosen["size"], any_size=own_model)
-    if any(find_option(argv, one) or options.get(one) for one in ("data_dir", "dataset")):
+    recipe, size = chosen["recipe"], chosen["size"]
+    if recipe is None and (chosen["data_dir"] or chosen["dataset"] not in (None, "synthetic")):
+        recipe = OWN_DATA
+        if chosen["model_name_or_path"] not in (None, "tiny-streets"):
+            size = size or "b0"  # its rates are those of a large network that knows much already
+    content = load_recipe(recipe or "demo", size, any_size=own_model)
+    if chosen["data_dir"] or chosen["dataset"]:
         for one in ("data_dir", "dataset", "dataset_config", "dataset_revision"):
             content.pop(one, None)  # the recipe's own data, in place of which others were named
     types = tuple(FinetuneArguments.__annotations__.values())
-    return FinetuneArguments(*parse_arguments(types, argv, content, recipe, options))
+    return FinetuneArguments(*parse_arguments(types, argv, content, recipe or "demo", options))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rendered_kitti import write_kitti
 from safetensors.torch import load_file
 
 import hf_urbanseg
@@ -66,6 +67,39 @@ def test_parse_finetuning__data_of_ones_own_take_the_place_of_the_recipes(tmp_pa
     assert (data.data_dir, data.dataset) == (None, "user/set")
 
 
+def test_parse_finetuning__data_without_a_recipe_start_from_tiny_streets():
+    """Another model has the rates that suit it; without data it is the demo."""
+    for argv, model, rate, steps in (
+        (["--data_dir", "mine"], "tiny-streets", 1e-3, 500),
+        (["--dataset=user/set", "--max_steps", "7"], "tiny-streets", 1e-3, 7),
+        (["--data_dir", "mine", "--size", "b2"], "nvidia/segformer-b2-finetuned-cityscapes-1024-1024", 1e-5, 20_000),
+        (["--data_dir", "mine", "--model_name_or_path", "me/mine"], "me/mine", 1e-5, 10_000),
+        (["--dataset", "synthetic"], "tiny-streets", 1e-3, 250),
+        ([], "tiny-streets", 1e-3, 250),
+    ):
+        arguments = parse_finetuning(argv)
+        args = arguments.training
+        assert (arguments.model.model_name_or_path, args.learning_rate, args.max_steps) == (model, rate, steps)
+        assert arguments.run.random_baseline == (steps == 250)
+        sizes = arguments.augmentation.crop_size, arguments.augmentation.train_scales, arguments.model.eval_size
+        assert (sizes == (None, None, None)) == (steps != 250)
+
+
+@pytest.mark.parametrize(("size", "crop"), [((40, 60), "64x96"), ((300, 130), "288x128")])
+def test_finetune__data_without_a_recipe(size, crop, tmp_path, caplog):
+    """Pictures of any size train; what was taken is said, and the folder's record repeats it."""
+    frames = write_kitti(tmp_path / "frames", range(6), size, vary=False)
+    found = hf_urbanseg.finetune(
+        data_dir=frames, output_dir=tmp_path / "run", max_steps=2, warmup_steps=0, eval_steps=2, save_steps=2,
+        per_device_train_batch_size=2, dataloader_num_workers=0, num_overlays=0,
+    )  # fmt: skip
+    assert f"so this is `own_data`: 2 steps from tiny-streets at learning rate 0.001, crops of {crop} at" in caplog.text
+    assert "`--size b0` starts from SegFormer-B0 on the Hub" in caplog.text
+    assert "for pictures like these say" not in caplog.text
+    assert found.read_recipe()["crop_size"] is None
+    assert "| augmentation | scales by the pictures' size" in (found.path / "README.md").read_text()
+
+
 def test_finetune__shows_the_resolved_recipe(capsys, tmp_path, monkeypatch):
     from hf_urbanseg.commands import finetune, recipes
 
@@ -80,5 +114,5 @@ def test_finetune__shows_the_resolved_recipe(capsys, tmp_path, monkeypatch):
     assert "warmup_steps: 5000\n" in capsys.readouterr().out
     recipes.main([])
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in listed][:3] == ["demo", "pretrain_camvid_tiny", "pretrain_tiny_streets"]
+    assert [line.split("  ")[0] for line in listed][:3] == ["demo", "own_data", "pretrain_camvid_tiny"]
     assert any(line.startswith("ladder/5_ohem ") and "rung 5 of 7: online hard example" in line for line in listed)

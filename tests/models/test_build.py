@@ -22,7 +22,7 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from hf_urbanseg.errors import ModelError
+from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace
 from hf_urbanseg.models.build import (
     ARCHITECTURES,
@@ -30,7 +30,6 @@ from hf_urbanseg.models.build import (
     build_config,
     build_image_processor,
     build_random_model,
-    choose_eval_size,
     find_size,
     load_pretrained_model,
 )
@@ -301,26 +300,6 @@ def test_build_config__classes_and_unknown_size():
         build_config("b6", CITYSCAPES)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "expected"),
-    [
-        ({(375, 1242): 9, (370, 1226): 3}, (384, 1248)),
-        ({(370, 1226): 9, (375, 1242): 3}, (384, 1216)),
-        ({(1024, 2048): 1}, (1024, 2048)),
-        ({(360, 480): 1}, (352, 480)),  # 360 is 11.25 x 32
-        ({(368, 368): 1}, (384, 384)),  # half-way goes up
-        ({(5, 20): 1}, (32, 32)),
-    ],
-)
-def test_choose_eval_size__commonest_brought_to_multiples_of_32(sizes, expected):
-    assert choose_eval_size(sizes) == expected
-
-
-def test_choose_eval_size__a_tie_does_not_depend_on_the_order():
-    sizes = {(64, 96): 2, (96, 128): 2}
-    assert choose_eval_size(sizes) == choose_eval_size(dict(reversed(sizes.items())))
-
-
 def test_build_image_processor__size_and_normalisation():
     processor = build_image_processor((64, 96))
     image = Image.fromarray(np.full((30, 50, 3), (124, 0, 255), np.uint8))
@@ -334,9 +313,9 @@ def test_build_image_processor__size_and_normalisation():
 
 @pytest.mark.parametrize("size", [(375, 1242), (384, 1241), (0, 32), (-32, 32), (16, 32)])
 def test_build_image_processor__refuses_other_than_multiples_of_32(size):
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ConfigError) as caught:
         build_image_processor(size)
-    assert f"multiples of 32; found {size[0]} {size[1]}" in str(caught.value)
+    assert f"in multiples of 32; found {list(size)}; give for example " in str(caught.value)
 
 
 def test_load_pretrained_model__a_kept_decoder_is_not_trained(tmp_path):

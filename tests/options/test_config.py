@@ -61,7 +61,7 @@ def test_arguments__lists_are_not_shared_between_instances():
         (("--crop_size", 31, 64), "expected `crop_size` as height and width of 32..16,384; found [31, 64]"),
         (
             ("--eval_size", 384, 384, 384),
-            "`eval_size` as height and width of 32..16,384; found [384, 384, 384]",
+            "`eval_size` as height and width of 32..16,384 in multiples of 32; found [384, 384, 384]; correct it.",
         ),
         (("--warmup_steps", -3), "expected `warmup_steps` of 0 or more; found -3.0; correct it."),
         (("--lr_end", -0.1), "expected `lr_end` of 0..1; found -0.1; correct it."),

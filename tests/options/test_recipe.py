@@ -204,7 +204,7 @@ def test_load_recipe__a_line_that_is_no_yaml_is_named_and_not_shown(tmp_path):
 def test_load_recipe__unknown_name_lists_the_known():
     with pytest.raises(ConfigError) as caught:
         load_recipe("segformer_b9_kitti")
-    assert "demo, pretrain_camvid_tiny, pretrain_tiny_streets, segformer_b0_kitti" in str(caught.value)
+    assert "demo, own_data, pretrain_camvid_tiny, pretrain_tiny_streets, segformer_b0_kitti" in str(caught.value)
     assert "`segformer_b9_kitti`" in str(caught.value)
 
 
@@ -335,8 +335,8 @@ def test_load_recipe__unknown_keys_of_a_base_are_refused(tmp_path):
 def test_recipe_names__folders_come_last_and_are_part_of_the_name():
     names = recipe_names()
     kitti = ["segformer_b0_kitti", "segformer_b2_kitti", "segformer_b5_kitti"]
-    assert names[:6] == ["demo", "pretrain_camvid_tiny", "pretrain_tiny_streets", *kitti]
-    assert "ladder/5_ohem" in names[6:]
+    assert names[:7] == ["demo", "own_data", "pretrain_camvid_tiny", "pretrain_tiny_streets", *kitti]
+    assert "ladder/5_ohem" in names[7:]
     assert "did you mean `ladder/5_ohem`" in load_fails("5_ohem")
     assert "ladder/..." in load_fails("qqq")
 

@@ -130,7 +130,7 @@ def test_write_dataset_card__says_only_what_the_splits_allow(tmp_path, data):
     assert 'dataset["train"][0]' in text
     assert "Use the test split" not in text
     assert "\n# set\n\n2 street scenes with the class of each pixel" in text
-    assert f"{command} --dataset user/set --train_scales 0.5-1.75 --output_dir" in text  # the recipe's fit KITTI alone
+    assert "urbanseg finetune --size b0 --dataset user/set --output_dir" in text  # that recipe's sizes fit KITTI alone
 
 
 def test_write_dataset_card__commonest_sizes_first(tmp_path, data):
