@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
@@ -195,7 +196,7 @@ class CheckpointingTrainer(Trainer):
         load_weights(self.model, resume_from_checkpoint, self.ema)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Moments and step of the checkpoint with the options of this start, such as a lower learning rate."""
+        """Moments and step of the checkpoint with the options of this start, such as a lower rate or more steps."""
         groups = [{key: group[key] for key in group.keys() - {"params", "lr"}} for group in self.optimizer.param_groups]
         with reading_state(checkpoint, "optimizer.pt and scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -203,9 +204,13 @@ class CheckpointingTrainer(Trainer):
             if group.get("initial_lr"):
                 group["lr"] *= options["initial_lr"] / group["initial_lr"]  # along the schedule
             group.update(options)
-        if hasattr(self.lr_scheduler, "base_lrs"):
-            self.lr_scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
-            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        schedule, groups = self.lr_scheduler, self.optimizer.param_groups
+        if isinstance(schedule, LambdaLR):  # what was saved is of a schedule of the length before: 0 at its end
+            for group, factor in zip(groups, schedule.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
+        if hasattr(schedule, "base_lrs"):
+            schedule.base_lrs = [group["initial_lr"] for group in groups]
+            schedule._last_lr = [group["lr"] for group in groups]
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if self.accelerator.scaler is None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from interruptions import Stop
-from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation, TrainerCallback
 
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.transforms import normalize_batch
@@ -281,6 +281,38 @@ def test_save__no_pickled_arguments(worker, tmp_path):
     assert [path for path in files if b"hf_canary" in path.read_bytes() or path.name == "training_args.bin"] == []
     manifest = json.loads((tmp_path / "checkpoint-1" / "manifest.json").read_text())["files"]
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= set(manifest)
+
+
+class Rates(TrainerCallback):
+    """Keeps the learning rates that each step is taken with."""
+
+    def __init__(self):
+        self.rates = {}
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.rates[state.global_step + 1] = [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "cosine"])
+def test_resume__a_finished_run_made_longer_has_the_long_runs_rates(worker, tmp_path, schedule):
+    """Its last rate is 0, which its checkpoint holds."""
+    options = {
+        "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 1, "warmup_steps": 0,
+        "lr_scheduler_type": schedule,
+    }  # fmt: skip
+
+    def train(folder, steps: int, **how) -> dict[int, list[float]]:
+        trainer = worker.build_trainer(worker.build_arguments(tmp_path / folder, max_steps=steps, **options))
+        trainer.add_callback(watch := Rates())
+        trainer.train(**how)
+        return watch.rates
+
+    expected = train("long", 5)
+    assert [*train("short", 3)] == [1, 2, 3]
+    resumed = train("short", 5, resume_from_checkpoint=True)
+    assert [*resumed] == [4, 5]
+    assert all(resumed[step] == expected[step] for step in resumed)
+    assert min(resumed[4]) > 0
 
 
 def test_resume__cadences_are_those_of_the_new_start(worker, tmp_path):
