@@ -30,8 +30,9 @@ from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size
+from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.sizes import choose_eval_size
 
 
 def build_rows(data_dir: str | None, count: int, folder: Path) -> Dataset:

@@ -45,10 +45,10 @@ from hf_urbanseg.models.build import (
     SIZES,
     build_image_processor,
     build_random_model,
-    choose_eval_size,
     load_pretrained_model,
 )
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.sizes import choose_eval_size
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 
 VARIANTS = ("stock", "ours", "nudged", "stock_fp32", "ours_fp32")

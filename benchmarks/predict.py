@@ -29,8 +29,9 @@ from hf_urbanseg.inference.plan import PLAIN, REPORT_RATIOS, PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.inference.sliding_window import compute_window_starts
 from hf_urbanseg.labels import CITYSCAPES
-from hf_urbanseg.models.build import build_image_processor, build_random_model, choose_eval_size
+from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
+from hf_urbanseg.models.sizes import choose_eval_size
 
 
 def main() -> None:

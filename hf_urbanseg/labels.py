@@ -126,6 +126,19 @@ class LabelSpace:
         return min((max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairs), default=256)
 
     @cached_property
+    def label_id_table(self) -> np.ndarray:
+        """What label files hold for every train id, the lowest id if a class has several; 0 of classes without one.
+
+        (256,) of the smallest unsigned integers; (256, 3) uint8 for files of colours, the first of each class.
+        """
+        lowest = {train_id: label_id for label_id, train_id in sorted(self.label_ids.items(), reverse=True)}
+        if self.encoding == "color":
+            lowest = {train_id: label_id for label_id, train_id in reversed(self.label_ids.items())}
+        values = [lowest.get(train_id, 0) for train_id in range(256)]
+        return np.array([unpack_color(value) for value in values] if self.encoding == "color" else values,
+                        np.uint8 if self.encoding == "color" else np.min_scalar_type(max(values)))  # fmt: skip
+
+    @cached_property
     def palette(self) -> np.ndarray:
         """(256, 3) uint8: colour of every train id; black for `IGNORE_INDEX` and unused ids."""
         palette = np.zeros((256, 3), np.uint8)

@@ -23,6 +23,13 @@ def test_cityscapes__nineteen_classes_in_train_id_order():
     assert CITYSCAPES.train_id_table[LABEL_IDS].tolist() == list(range(19))
 
 
+def test_label_id_table__the_lowest_id_of_each_class():
+    assert CITYSCAPES.label_id_table[:19].tolist() == LABEL_IDS
+    space = build_space(label_ids={0: 255, 9: 0, 7: 0, 200: 1, 255: 1})
+    assert space.label_id_table[:2].tolist() == [7, 200]
+    assert (space.train_id_table[space.label_id_table[:2]] == [0, 1]).all()
+
+
 def test_cityscapes__all_other_ids_of_the_benchmark_are_void():
     void = sorted(set(range(34)) - set(LABEL_IDS))
     assert CITYSCAPES.train_id_table[[*void, 255]].tolist() == [255] * 16

@@ -1,4 +1,4 @@
-"""Images -> train-id PNG, colour PNG and overlay; videos -> overlay video; with a trained model.
+"""Images -> PNG of ids, colour PNG and overlay; videos -> overlay video; with a trained model.
 
 Files that can't be read are listed and the others are done; the exit status is 2 then, as for every mistake in the
 input.
@@ -19,7 +19,8 @@ from hf_urbanseg.ranges import Share
 
 logger = logging.getLogger(__name__)
 
-_KINDS = ("train_id", "color", "overlay")
+_IDS = ["train_id", "label_id"]
+_KINDS = (*_IDS, "color", "overlay")
 
 
 @dataclass
@@ -29,6 +30,12 @@ class PredictArguments(Options):
     model: str = required("Folder written by training, or a Hub id; may stand first, without --model.")
     input: list[str] = required("Images, videos and folders of them, not their subfolders; may stand second.")
     output: str = option("predictions", "Folder for the results; made if missing.")
+    ids: str = option(
+        "train_id",
+        "What a PNG of ids holds, and is named after: `train_id`, the model's own numbers from 0, or `label_id`, those "
+        "of the label files that it was trained on (the lowest where a class has several).",
+        choices=_IDS,
+    )
     strict: bool = option(False, "Do nothing at all if a file can't be read, in place of all others.")
     alpha: Share = option(0.5, "Opacity of the classes in the overlay, 0..1.")
     palette: str | None = palette_option()
@@ -39,7 +46,7 @@ class PredictArguments(Options):
     )
     show_rate: bool = option(False, "Draw the frame rate reached by the prediction on a video's frames.")
     video_frames: list[str] = option(
-        [], "Write PNGs of a video's frames, too: any of train_id, color, overlay.", choices=_KINDS
+        [], "Write PNGs of a video's frames, too: any of train_id, label_id, color, overlay.", choices=_KINDS
     )
 
     def __post_init__(self):
@@ -57,7 +64,7 @@ def main(argv: list[str]) -> None:
 
 def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     from hf_urbanseg.inference.input_files import check_inputs, find_inputs, is_video, refuse_bad
-    from hf_urbanseg.inference.predictor import Predictor
+    from hf_urbanseg.inference.predictor import Predictor, load_label_ids
     from hf_urbanseg.palettes import recolor
     from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
     from hf_urbanseg.reports.prediction_video import predict_video
@@ -67,14 +74,17 @@ def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     check_targets(paths, output)
     stock, plan = plan_args.stock_decode_head, plan_args.build_plan()
     predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
+    if "label_id" in (args.ids, *args.video_frames):
+        predictor.label_space = load_label_ids(args.model, predictor.label_space.names)
     predictor.label_space = recolor(predictor.label_space, args.palette)
     good, bad = check_inputs(paths)
     if args.strict or not good:
         refuse_bad(bad, len(paths), "could be read and nothing was done")
     videos = {path: info for path, info in good.items() if is_video(path)}
     if images := [path for path in good if path not in videos]:
-        predict_images(images, predictor, output, plan_args.batch_size, args.alpha, args.legend)
-        print(f"{output}: train ids, colours and overlay for {len(images)} image{'s' if len(images) != 1 else ''}")
+        predict_images(images, predictor, output, plan_args.batch_size, args.alpha, args.legend, args.ids)
+        files = f"{args.ids.replace('_', ' ')}s, colours and overlay"
+        print(f"{output}: {files} for {len(images)} image{'s' if len(images) != 1 else ''}")
     options = plan_args.batch_size, args.alpha, args.show_rate, args.video_frames, args.legend
     for path, info in videos.items():
         try:

@@ -20,7 +20,7 @@ from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.models.loading import load_complete, load_image_processor
+from hf_urbanseg.models.loading import find_file, load_complete, load_image_processor
 from hf_urbanseg.palettes import choose_colors
 
 
@@ -88,8 +88,7 @@ class Predictor:
             stock_decode_head: Leaves a SegFormer's decode head to transformers instead of computing the same faster.
 
         Raises:
-            ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape, or
-                a processor that reduces labels.
+            ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape.
         """
         image_processor = load_image_processor(name_or_path, revision)
         model = load_complete(AutoModelForSemanticSegmentation, name_or_path, revision=revision)
@@ -124,6 +123,29 @@ class Predictor:
         starts = range(0, len(images), batch_size)
         batches = (self.predict_batch([*map(to_image, images[start : start + batch_size])]) for start in starts)
         return [one.cpu().numpy() for batch in batches for one in batch]
+
+
+def load_label_ids(name_or_path: str | Path, names: Sequence[str], revision: str | None = None) -> LabelSpace:
+    """The classes of a model with the label ids of the data that it was trained on, which training records.
+
+    Args:
+        names: Of its classes.
+
+    Raises:
+        ModelError: A model that came without, or a class that has no label id.
+    """
+    fix = "leave label ids out: train ids are the model's own numbers"
+    try:
+        path = find_file(name_or_path, LABEL_SPACE_FILE, revision)
+    except ModelError as error:
+        expected = f"a model with the {LABEL_SPACE_FILE} that training writes, for label ids"
+        raise ModelError(expected, "none", fix, name_or_path) from error
+    space = LabelSpace.from_dict(read_json(path, ModelError), str(path))
+    if space.names != tuple(names):
+        raise ModelError(f"the model's {len(names)} classes", f"{len(space.names)} others", fix, path)
+    if unspelt := [name for train_id, name in space.id2label.items() if train_id not in space.label_ids.values()]:
+        raise ModelError("a label id for every class", f"none for {', '.join(unspelt)}", fix, path)
+    return space
 
 
 def _saved_label_space(config) -> LabelSpace | None:

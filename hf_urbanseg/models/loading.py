@@ -147,7 +147,7 @@ def build_from_config(config: PretrainedConfig, **options) -> PreTrainedModel:
 
 
 def load_image_processor(name_or_path: str | Path, revision: str | None = None) -> SegformerImageProcessorPil:
-    """The image processor saved with a model; it must not reduce labels."""
+    """The image processor saved with a model. It is shown images alone: that others' reduce labels changes nothing."""
     path = find_file(name_or_path, PROCESSOR_FILE, revision)
     try:
         options = read_json(path)
@@ -158,10 +158,6 @@ def load_image_processor(name_or_path: str | Path, revision: str | None = None) 
 
 def restore_image_processor(options: Mapping, path: str | Path) -> SegformerImageProcessorPil:
     """The image processor of saved options, tried; `path` is where they stood."""
-    for key in ("do_reduce_labels", "reduce_labels"):
-        if options.get(key):
-            found = "true, which shifts every class by one"
-            raise ModelError(f"`{key}` false", found, f"set `{key}` to false", path)
     try:
         if max(_measure_numbers(options)) > _LARGEST:
             raise ValueError(f"{max(_measure_numbers(options))}, which is too large")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from hf_urbanseg.data.submission import encode_label_ids
 from hf_urbanseg.errors import DataError
@@ -17,7 +18,8 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.overlays import blend, colorize, draw_class_legend, find_classes
 
-KINDS = ("train_id", "color", "overlay")
+IDS = ("train_id", "label_id")
+KINDS = (*IDS, "color", "overlay")
 LEGENDS = {"overlay": ("overlay",), "all": ("color", "overlay"), "none": ()}
 """Which kinds of pictures have a legend, by word."""
 
@@ -29,37 +31,54 @@ def write_prediction(
     train_ids: np.ndarray,
     label_space: LabelSpace,
     alpha: float,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = ("train_id", "color", "overlay"),
     legend: str = "overlay",
     classes: Sequence[int] | None = None,
 ) -> None:
     """Writes `<stem>_train_id.png`, `<stem>_color.png` and `<stem>_overlay.png`, or those of `kinds`.
 
+    Files of ids list their classes as the PNG's `Description`.
+
     Args:
+        label_space: For `label_id` as the data spells it, see `load_label_ids`.
         alpha: Opacity of the classes in the overlay.
         legend: Which pictures have one below, a word of `LEGENDS`.
         classes: In it; default: those that occur.
     """
     train_ids = np.asarray(train_ids)
     for kind in kinds:
-        picture = train_ids
-        if kind != "train_id":
-            overlay = kind == "overlay"
-            picture = blend(image, train_ids, label_space, alpha) if overlay else colorize(train_ids, label_space)
+        about = None
+        match kind:
+            case "overlay":
+                picture = blend(image, train_ids, label_space, alpha)
+            case "color":
+                picture = colorize(train_ids, label_space)
+            case _:
+                table = label_space.label_id_table if kind == "label_id" else np.arange(256, dtype=np.uint8)
+                picture, about = table[train_ids], PngInfo()
+                listed = ", ".join(f"{table[train_id]} {name}" for train_id, name in label_space.id2label.items())
+                about.add_itxt("Description", f"{kind} of {label_space.name}: {listed}")
         if kind in LEGENDS[legend]:
             listed = find_classes(label_space, train_ids) if classes is None else classes
             picture = np.concatenate([picture, draw_class_legend(train_ids.shape, label_space, listed)])
         with written_whole(output / f"{stem}_{kind}.png") as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG")
+            Image.fromarray(picture).save(temporary, format="PNG", pnginfo=about)
 
 
 def predict_images(
-    paths: Sequence[Path], predictor: Predictor, output: Path, batch_size: int, alpha: float, legend: str
+    paths: Sequence[Path],
+    predictor: Predictor,
+    output: Path,
+    batch_size: int,
+    alpha: float,
+    legend: str,
+    ids: str = "train_id",
 ) -> None:
-    """Predicts image files into `output`; `alpha` and `legend` as in `write_prediction`."""
+    """Predicts image files into `output`; `alpha` and `legend` as in `write_prediction`, `ids` of `IDS`."""
     files = {path.stem: path for path in paths}
     for stem, image, train_ids in _predict_files(files, predictor, batch_size, "predicting"):
-        write_prediction(output, stem, image, train_ids, predictor.label_space, alpha, legend=legend)
+        kinds = (ids, "color", "overlay")
+        write_prediction(output, stem, image, train_ids, predictor.label_space, alpha, kinds, legend)
 
 
 def predict_label_ids(

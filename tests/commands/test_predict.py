@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import struct
 import sys
 import zlib
@@ -19,7 +21,7 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.labels import CITYSCAPES
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.palettes import COLORBLIND
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.prediction_files import write_prediction
@@ -126,6 +128,41 @@ def test_main__legend_of_the_classes_that_occur_below_and_never_in_the_way(run, 
             assert kind not in kinds or _shown(found[300:]) == classes
     # Colour PNGs are data: with or without a legend on overlays the same bytes.
     assert (tmp_path / "none" / "a_color.png").read_bytes() == (tmp_path / "overlay" / "a_color.png").read_bytes()
+
+
+def test_main__label_ids_are_those_of_the_training_data(run, model, tmp_path):
+    """A mask that counts classes from 1 and has 0 for void agrees as it should, pixel by pixel."""
+    own = tmp_path / "own"
+    shutil.copytree(model, own)
+    classes = [{"name": name, "color": [1, 2, 3], "label_ids": [i + 1]} for i, name in enumerate(CITYSCAPES.names)]
+    (own / "label_space.json").write_text(json.dumps({"name": "mine", "classes": classes, "void": [0]}))
+    _image(40, 60).save(tmp_path / "a.png")
+    status, out, _ = run("--input", "a.png", "--ids", "label_id", model=own)
+    assert (status, out) == (0, "predictions: label ids, colours and overlay for 1 image\n")
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
+        "a_color.png", "a_label_id.png", "a_overlay.png"
+    ]  # fmt: skip
+    train_ids = Predictor.from_pretrained(own, "cpu").predict(_image(40, 60))
+    mask = train_ids + 1
+    mask[:10], mask[10:15] = 0, mask[10:15] % 19 + 1  # void, and five rows of thirty that are labelled otherwise
+    with Image.open("predictions/a_label_id.png") as picture:
+        assert picture.mode == "L"
+        assert picture.text["Description"].startswith("label_id of mine: 1 road, 2 sidewalk, 3 building, ")
+        found = np.asarray(picture)
+    assert (found == mask)[mask != 0].mean() == 25 / 30
+    table = LabelSpace.from_dict(json.loads((own / "label_space.json").read_text())).train_id_table
+    assert (table[mask] == train_ids)[table[mask] < 255].mean() == 25 / 30  # as our evaluation has it
+
+    assert run("--input", "a.png", model=own)[0] == 0
+    with Image.open("predictions/a_train_id.png") as picture:
+        assert picture.text["Description"].startswith("train_id of mine: 0 road, 1 sidewalk, ")
+        np.testing.assert_array_equal(np.asarray(picture), train_ids)
+
+
+def test_main__label_ids_of_a_model_that_came_without(run, tmp_path):
+    _image().save(tmp_path / "a.png")
+    said = "expected a model with the label_space.json that training writes, for label ids; found none; "
+    _refused(run("--input", "a.png", "--ids", "label_id"), tmp_path / "predictions", said)
 
 
 def test_main__palette(run, tmp_path):
@@ -337,7 +374,7 @@ def test_write_prediction__a_failed_write_leaves_the_old_file(tmp_path, monkeypa
     old = tmp_path / "a_train_id.png"
     old.write_bytes(b"old")
 
-    def save(self, path, format):
+    def save(self, path, format, pnginfo):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -480,7 +517,7 @@ def test_main__a_video_that_breaks_leaves_nothing(run, av, tmp_path, monkeypatch
 def test_main__a_failed_write_of_a_frame_leaves_nothing(run, av, tmp_path, monkeypatch, batch_size):
     _video(tmp_path / "drive.mp4")
 
-    def save(self, path, format):
+    def save(self, path, format, pnginfo):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)

@@ -8,15 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from hf_urbanseg.data.image_files import FEATURES
+from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
+from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PredictionPlan
-from hf_urbanseg.inference.predictor import Predictor, build_label_space
+from hf_urbanseg.inference.predictor import Predictor, build_label_space, load_label_ids
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.models.decode_head import FastSegformerDecodeHead
@@ -294,11 +298,61 @@ def test_from_pretrained__refuses_damaged_weights(folder):
 
 
 @pytest.mark.parametrize("key", ["do_reduce_labels", "reduce_labels"])
-def test_from_pretrained__refuses_reduced_labels(folder, key):
-    path = folder / "preprocessor_config.json"
+def test_from_pretrained__a_processor_that_reduces_labels_shifts_nothing(folder, key):
+    """As ADE20K's checkpoints have it: neither what is predicted nor what it is measured against."""
+    pixels = np.random.default_rng(0).integers(0, 34, (2, 40, 60), np.uint8)
+    row = {"image": _images((40, 60))[0], "label": Image.fromarray(pixels[0]), "name": "a"}
+    rows = Dataset.from_list([row], features=FEATURES)
+
+    def look() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        predictor = Predictor.from_pretrained(folder, "cpu")
+        dataset = EvalDataset(rows, CITYSCAPES, predictor.image_processor)
+        loader = build_eval_loader(dataset, 1, 0)
+        matrix = measure(predictor.model, loader, dataset.names, CITYSCAPES.names).matrix
+        return predictor.predict(row["image"]), dataset[0]["labels"].numpy(), matrix
+
+    before, path = look(), folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: True}))
-    with pytest.raises(ModelError, match=f"preprocessor_config.json: expected `{key}` false; found true"):
-        Predictor.from_pretrained(folder)
+    after = look()
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    np.testing.assert_array_equal(after[1], CITYSCAPES.train_id_table[pixels[0]])
+
+
+def _write_label_space(folder, **changes):
+    classes = [{"name": name, "color": [1, 2, 3], "label_ids": [i + 1]} for i, name in enumerate(CITYSCAPES.names)]
+    classes[4]["label_ids"] = [100, 5]  # the lowest counts
+    space = {"name": "mine", "classes": classes, "void": [0]} | changes
+    (folder / "label_space.json").write_text(json.dumps(space))
+
+
+def test_load_label_ids__those_of_the_training_data(folder):
+    _write_label_space(folder)
+    space = load_label_ids(folder, CITYSCAPES.names)
+    assert space.label_id_table[:19].tolist() == [*range(1, 20)]
+    assert Predictor.from_pretrained(folder, "cpu").label_space.label_ids[0] == 0  # train ids elsewhere
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (None, "/model: expected a model with the label_space.json that training writes, for label ids; found none; "),
+        (
+            {"classes": [{"name": "a", "color": [1, 2, 3]}], "void": []},
+            "expected the model's 19 classes; found 1 others; ",
+        ),
+        (
+            {"classes": [{"name": n, "color": [1, 2, 3], "label_ids": [7] * (n == "car")} for n in CITYSCAPES.names]},
+            "label_space.json: expected a label id for every class; found none for road, sidewalk, ",
+        ),
+    ],
+)
+def test_load_label_ids__refuses_what_it_can_not_spell(folder, changes, said):
+    if changes is not None:
+        _write_label_space(folder, **changes)
+    with pytest.raises(ModelError) as caught:
+        load_label_ids(folder, CITYSCAPES.names)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("leave label ids out: train ids are the model's own numbers.")
 
 
 @pytest.mark.parametrize("filename", ["preprocessor_config.json", "config.json", "model.safetensors"])

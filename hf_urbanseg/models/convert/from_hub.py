@@ -113,12 +113,7 @@ def describe_folder(config: SegformerConfig, folder: str | Path) -> dict:
         find_file(folder, PROCESSOR_FILE)
     except ModelError:  # encoders are saved without one
         return said
-    try:
-        processor = load_image_processor(folder)
-    except ModelError as error:  # others' may reduce labels
-        logger.warning("no image processor is taken along: %s", error)
-        return said
-    return said | {"image_processor": json.loads(processor.to_json_string())}
+    return said | {"image_processor": json.loads(load_image_processor(folder).to_json_string())}
 
 
 def save_checkpoint_file(
