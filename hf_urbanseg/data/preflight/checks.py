@@ -209,3 +209,20 @@ def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[
             yield f"{split}: images without any labelled pixel: {first_few(void)}."
         if split == "train" and (absent := [n for n, c in zip(label_space.names, counts.sum(0), strict=True) if not c]):
             yield f"train: no pixel of {', '.join(absent)}; the model can't learn them."
+    yield from _find_unmeasured(inspection, label_space)
+
+
+def _find_unmeasured(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:
+    """Classes that no score says anything of, for there is nothing to find, or nothing else."""
+    has = {split: inspection.train_id_counts(split, label_space).any(0) for split in inspection.pairs}
+    trained = has.pop("train", np.zeros(label_space.num_labels, bool))
+    for split, measured in has.items():
+        if missing := [label_space.names[train_id] for train_id in np.flatnonzero(trained & ~measured)]:
+            yield f"{split}: no pixel of {', '.join(missing)}; how well they are learnt isn't measured there."
+    if trained.sum() == 1:
+        only = label_space.names[trained.argmax()]
+        yield (
+            f"train: every labelled pixel is {only}: to answer it always is right, so that nothing is learnt and "
+            "its scores are 100 %; list the rest as a class of its own, such as background, in place of void, in the "
+            "`--label_space` file."
+        )

@@ -311,8 +311,24 @@ def test_inspect_pairs__warnings(tmp_path, caplog):
         "train: the same image more than once: f0 = f1.",
         "train: images without any labelled pixel: f3.",
         "train: no pixel of car; the model can't learn them.",
+        "train: every labelled pixel is road: to answer it always is right, so that nothing is learnt and its scores "
+        "are 100 %; list the rest as a class of its own, such as background, in place of void, in the `--label_space` "
+        "file.",
     )
     assert tuple(record.message for record in caplog.records) == found.warnings
+
+
+def test_inspect_pairs__classes_that_are_trained_and_not_measured(tmp_path):
+    road = np.full((HEIGHT, WIDTH), 7, np.uint8)
+    train, only_road, both = (make_pair(tmp_path, f"f{i}", label=one) for i, one in enumerate((LABEL, road, LABEL)))
+    found = inspect(make_splits(train=[train], validation=[only_road], test=[both]))
+    assert found.warnings == ("validation: no pixel of car; how well they are learnt isn't measured there.",)
+    assert inspect(make_splits(validation=[only_road])).warnings == ()  # nothing is trained
+    found = inspect(make_splits(train=[only_road], test=[both]))
+    assert [line.partition(";")[0][:43] for line in found.warnings] == [
+        "train: no pixel of car",
+        "train: every labelled pixel is road: to ans",
+    ]
 
 
 # Cache
