@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import datasets
+import pyarrow.compute as pc
 
 from hf_urbanseg.data.column_names import IMAGE_COLUMNS, LABEL_COLUMNS, NAME_COLUMNS
 from hf_urbanseg.data.image_files import UNSPLIT
@@ -11,6 +12,7 @@ from hf_urbanseg.escaping import is_plain
 
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test", UNSPLIT: UNSPLIT}
 SPLIT_NAMES |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
+_BYTES = "write the bytes of PNG files in place of paths or arrays, or give folders of image files as `--data_dir`"
 _NAME_KINDS = tuple(datasets.Value(kind) for kind in ("string", "large_string", "int16", "int32", "int64"))
 
 
@@ -42,6 +44,14 @@ def normalise_columns(
             continue
         if unlabelled or rows.data.column(image).null_count:
             raise DataError("an image and a label in every row", f"empty ones in {their_name}", "remove them", source)
+        for column in (image, label):
+            # Others' paths may lead anywhere on this machine.
+            if (
+                isinstance(rows.features[column], dict)
+                and pc.struct_field(rows.data.column(column), "bytes").null_count
+            ):
+                found = f"rows of {their_name} with a path alone"
+                raise DataError(f"the bytes of each picture in `{column}`", found, _BYTES, source)
         names = _frame_names(rows, split)
         rows = rows.with_format(None).select_columns([image, label])
         rows = rows.rename_columns({image: "image", label: "label"}).add_column("name", names)
@@ -56,21 +66,35 @@ def normalise_columns(
 def choose_columns(
     features: Mapping, image_column: str | None, label_column: str | None, source: str
 ) -> tuple[str, str]:
-    """The columns of images and of labels."""
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    """The columns of images and of labels: declared so, else of files' bytes, as pandas, polars and Spark write."""
+    declared = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    images = [*declared, *(name for name, feature in features.items() if _holds_files(feature))]
     columns = []
     for role, chosen, usual in (("image", image_column, IMAGE_COLUMNS), ("label", label_column, LABEL_COLUMNS)):
-        column = chosen if chosen is not None else next((name for name in usual if name in images), None)
+        column = chosen
+        if chosen is None:
+            column = next((name for these in (declared, images) for name in usual if name in these), None)
         if column not in images:
-            there = [name if name in images else f"{name} ({type(kind).__name__})" for name, kind in features.items()]
+            there = [name if name in images else f"{name} ({_name_kind(kind)})" for name, kind in features.items()]
             raise DataError(
                 f"an image column `{chosen}`" if chosen else f"an image column named {', '.join(usual)}",
                 f"image columns {', '.join(images) or '(none)'} among {', '.join(there)}",
-                f"name one of pictures with `--{role}_column`, or give folders of image files as `--data_dir`",
+                f"name one of pictures with `--{role}_column`, {_BYTES}",
                 source,
             )
         columns.append(column)
     return tuple(columns)
+
+
+def _holds_files(feature) -> bool:
+    """Whether a column has bytes: alone, or as `datasets` and others write a file, with its path."""
+    if isinstance(feature, dict):
+        return {"bytes"} <= feature.keys() <= {"bytes", "path"} and _holds_files(feature["bytes"])
+    return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+
+
+def _name_kind(feature) -> str:
+    return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
 def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:

@@ -25,7 +25,7 @@ def hub_errors_in_one_line(dataset: str, revision: str | None = None) -> Iterato
     except DataError as error:
         raise error if error.path else DataError(error.expected, error.found, error.fix, dataset) from error
     except Exception as error:  # of huggingface_hub, its HTTP library, datasets, fsspec, pyarrow, Pillow
-        found, fix = _describe(error, revision, Path(dataset).is_dir())
+        found, fix = _describe(error, revision, Path(dataset).exists())
         raise DataError("a Hub data set that can be read", found, fix, dataset) from error
 
 

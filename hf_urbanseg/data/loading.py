@@ -66,7 +66,7 @@ def load_data(
 
     Args:
         data_dir: KITTI folder or archive, Cityscapes folder, saved set, or a folder that `label_space` describes.
-        dataset: `synthetic`, a Hub id, or a folder that `datasets.load_dataset` reads.
+        dataset: `synthetic`, a Hub id, or a folder or .parquet file that `datasets.load_dataset` reads.
         label_space: Or a name or file for `read_label_space`; None takes what the layout or the set itself says.
         classes: For `read_class_words`, in place of a label space.
         image_column: Of a saved or Hub set; None guesses from the usual names. `label_column` likewise.
@@ -130,16 +130,19 @@ def _find_source(request: DataRequest):
         if source := next((one for one in DATASET_SOURCES if one.matches(request)), None):
             return source
         found = f"`{request.dataset}`, which is none"
-        raise DataError("`synthetic`, a Hub id `user/name` or a folder", found, "correct `--dataset`")
+        raise DataError("`synthetic`, a Hub id `user/name`, a folder or a .parquet file", found, "correct `--dataset`")
     if not path.exists():
         looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
         fix = "correct `--data_dir`" + (", or give a Hub id as `--dataset`" if looks_like_id else "")
         raise DataError("a folder or .zip archive", "no such path", fix, path)
     if path.is_file() and path.suffix.lower() != ".zip":
-        raise DataError("a folder or .zip archive", "a file of another kind", "give the folder around it", path)
+        fix = "name it by `--dataset`" if path.suffix.lower() == ".parquet" else "give the folder around it"
+        raise DataError("a folder or .zip archive", "a file of another kind", fix, path)
     if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):
         return source
     inside = sorted(entry.name for entry in path.iterdir())
     found = f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder"
     fix = "check `--data_dir`, or describe the folders in a YAML file as `--label_space`"
+    if next((path.glob("*.parquet")), None) or next(path.glob("*/*.parquet"), None):
+        fix = "name a folder of tables by `--dataset`"
     raise DataError(", or ".join(one.LOOKS_LIKE for one in DATA_DIR_SOURCES), found, fix, path)

@@ -24,7 +24,7 @@ def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
     """The label space that a set brings along, or that of the `id2label.json` of Hub sets, whose files hold its ids.
 
     Args:
-        dataset: `user/name`, or a folder; `commit` is of the former.
+        dataset: `user/name`, a folder, or a file in one; `commit` is of the former.
     """
     if path := _find_own_file(dataset, LABEL_SPACE_FILE, commit):
         return parse_label_space(read_mapping(path, "label space"), str(path))
@@ -48,9 +48,21 @@ def read_source(dataset: str, commit: str | None = None) -> dict:
     return {"origin": source.get("origin"), "license": source.get("license"), "notes": notes}
 
 
+def is_table(dataset: str) -> bool:
+    """Whether this is a local .parquet file."""
+    return dataset.lower().endswith(".parquet") and Path(dataset).is_file()
+
+
+def find_folder(dataset: str) -> Path | None:
+    """The folder of a local set, which may be a file in it; None for the Hub's."""
+    if is_table(dataset):
+        return Path(dataset).parent
+    return Path(dataset) if Path(dataset).is_dir() else None
+
+
 def _find_own_file(dataset: str, name: str, commit: str | None) -> Path | None:
-    if Path(dataset).is_dir():
-        path = Path(dataset) / name
+    if folder := find_folder(dataset):
+        path = folder / name
         return path if path.is_file() else None
     try:
         with hub_errors_in_one_line(dataset):

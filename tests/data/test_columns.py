@@ -1,6 +1,7 @@
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from made_pictures import encode, with_palette
 
 from hf_urbanseg.data.columns import normalise_columns
@@ -59,6 +60,73 @@ def test_normalise_columns__a_class_label_is_not_a_label_image():
     with pytest.raises(
         DataError, match=r"user/name: .*found image columns image among image, label \(ClassLabel\); .*`--label_column`"
     ):
+        normalise(rows)
+
+
+def as_written(kind) -> Dataset:
+    """Rows whose pictures are of another type of Arrow's, without what `datasets` would say of them."""
+    struct = pa.types.is_struct(kind)
+    cells = [[{"bytes": one, "path": "gone.png"} if struct else one] * 2 for one in (GREY, PALETTE)]
+    return Dataset(pa.table(dict(zip(("image", "label"), (pa.array(one, kind) for one in cells), strict=True))))
+
+
+def struct(**kinds) -> pa.DataType:
+    return pa.struct(kinds)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        struct(bytes=pa.binary(), path=pa.string()),
+        struct(path=pa.large_string(), bytes=pa.large_binary()),
+        struct(bytes=pa.binary()),
+    ],
+    ids=str,
+)
+def test_normalise_columns__files_as_others_write_them(kind):
+    """pandas and Spark write `binary`, polars `large_binary`; the bytes stay as they are."""
+    rows = normalise(as_written(kind))
+    assert rows.features == FEATURES
+    np.testing.assert_array_equal(np.asarray(rows[1]["label"]), INDICES)
+    assert rows.cast_column("label", Image(decode=False))[0]["label"]["bytes"] == PALETTE
+
+
+def test_normalise_columns__a_declared_picture_goes_before_bytes():
+    rows = make_rows(label="mask").add_column("label", [b"no", b"picture"], feature=Value("binary"))
+    np.testing.assert_array_equal(np.asarray(normalise(rows)[0]["label"]), INDICES)
+
+
+@pytest.mark.parametrize(
+    ("cells", "feature", "said"),
+    [
+        (
+            ["a.png", "/etc/b.png"],
+            Value("string"),
+            r"found image columns image among image, label \(string\); name one",
+        ),
+        (
+            [[[0, 1]], [[1, 0]]],
+            List(List(Value("uint8"))),
+            r"label \(List\); name one of pictures with `--label_column`",
+        ),
+        (
+            [np.eye(2), np.eye(2)],
+            Array2D((2, 2), "uint8"),
+            r"label \(Array2D\); .*, write the bytes of PNG files in place",
+        ),
+        (
+            [{"bytes": None, "path": "/etc/b.png"}, {"bytes": GREY, "path": None}],
+            {"bytes": Value("binary"), "path": Value("string")},
+            "expected the bytes of each picture in `label`; found rows of train with a path alone; write the bytes of ",
+        ),
+    ],
+)
+def test_normalise_columns__paths_and_arrays_in_one_line(cells, feature, said):
+    features = Features({"image": Image(), "label": feature})
+    rows = Dataset.from_dict({"image": [{"bytes": GREY, "path": None}] * 2, "label": cells}, features=features)
+    with pytest.raises(DataError, match=said):
         normalise(rows)
 
 

@@ -146,7 +146,7 @@ def test_load_data__synthetic(monkeypatch):
         ({"data_dir": "nowhere"}, "nowhere: expected a folder or .zip archive; found no such path; correct"),
         ({"data_dir": "user/name"}, "user/name: expected a folder or .zip archive; found no such path; correct "
          "`--data_dir`, or give a Hub id as `--dataset`"),
-        ({"dataset": "name"}, "`synthetic`, a Hub id `user/name` or a folder; found `name`, which is none"),
+        ({"dataset": "name"}, "a Hub id `user/name`, a folder or a .parquet file; found `name`, which is none"),
         ({"dataset": "/no/such/folder"}, "found `/no/such/folder`, which is none"),
         ({"dataset": "a", "test_fraction": 1.0}, "a: expected `test_fraction` from 0 to below 1; found 1.0"),
         ({"data_dir": "a", "validation_fraction": -0.1}, "`validation_fraction` from 0 to below 1; found -0.1"),

@@ -1,5 +1,6 @@
-"""Data sets of the Hub, downloaded into the cache of `datasets` or streamed into memory; folders of the same kind."""
+"""Data sets of the Hub, downloaded into the cache of `datasets` or streamed into memory; local ones of that kind."""
 
+import glob
 import logging
 import os
 import re
@@ -18,10 +19,11 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from hf_urbanseg.data.column_names import NAME_COLUMNS
 from hf_urbanseg.data.columns import SPLIT_NAMES, choose_columns, normalise_columns
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
-from hf_urbanseg.data.own_files import read_own_label_space, read_source
+from hf_urbanseg.data.image_files import UNSPLIT
+from hf_urbanseg.data.own_files import find_folder, is_table, read_own_label_space, read_source
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import check_files
+from hf_urbanseg.files import check_files, check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +32,15 @@ _STREAMED_ROWS = 16
 
 
 def matches(request: DataRequest) -> bool:
-    """Whether `dataset` is a folder, or `user/name`."""
+    """Whether `dataset` is a folder, a .parquet file, or `user/name`."""
     dataset = request.dataset
-    return dataset is not None and (Path(dataset).is_dir() or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", dataset)))
+    if dataset is None:
+        return False
+    return find_folder(dataset) is not None or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", dataset))
 
 
 def load(request: DataRequest) -> FoundData:
-    """Reads a data set of the Hub, or of a local folder that `datasets.load_dataset` reads.
+    """Reads a data set of the Hub, or of a local folder or .parquet file that `datasets.load_dataset` reads.
 
     The Hub is asked for the set first, and everything then comes from the commit it names. So a Hub that is away or
     refuses is told at once, without the library's retries (25 s and more), which begin with the files.
@@ -45,23 +49,33 @@ def load(request: DataRequest) -> FoundData:
     are used of the splits that are used. Nothing of them is written to disk.
     """
     dataset = request.dataset
-    local = Path(dataset).is_dir()
+    local = find_folder(dataset) is not None
     with hub_errors_in_one_line(dataset, request.revision):
-        found, commit = _read_folder(request) if local else _read_hub(request)
+        found, commit = _read_local(request) if local else _read_hub(request)
     splits, notes = normalise_columns(found, request.image_column, request.label_column, dataset)
     if request.config is not None:
         notes.append(f"configuration {request.config} of the set")
     space = request.label_space or read_own_label_space(dataset, commit)
-    name = Path(dataset).resolve().name if local else dataset
+    name = Path(dataset).resolve().name.removesuffix(".parquet") if local else dataset
     return FoundData(splits, space, name, notes, final_notes=read_source(dataset, commit).get("notes"))
 
 
-def _read_folder(request: DataRequest) -> tuple[datasets.DatasetDict, None]:
-    for name, given in (("streaming", request.streaming), ("dataset_revision", request.revision)):
+def _read_local(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], None]:
+    table = is_table(request.dataset)
+    for name, given in (
+        ("streaming", request.streaming),
+        ("dataset_revision", request.revision),
+        ("dataset_config", table and request.config),
+    ):
         if given:
             fix = f"leave `--{name}` out: the files are here already"
-            raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder", fix)
+            raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder or file", fix)
     folder = Path(request.dataset)
+    if table:
+        check_regular(folder)
+        split = folder.stem if folder.stem.lower() in SPLIT_NAMES else UNSPLIT
+        rows = datasets.load_dataset("parquet", data_files=glob.escape(str(folder.absolute())), split="train")
+        return {split: rows}, None
     check_files(folder)
     with _own_files(folder):
         return datasets.load_dataset(request.dataset, request.config), None
@@ -79,7 +93,7 @@ def _own_files(folder: Path) -> Iterator[None]:
         if "://" in pattern or not any(place.is_relative_to(root) for root in roots):
             fix = "correct the front matter of its README.md"
             raise DataError("the folder's own files as `data_files`", f"`{pattern}`", fix, folder)
-        return resolve(pattern, base_path, *args, **options)
+        return resolve(pattern, glob.escape(base_path), *args, **options)  # a folder may be called `data [1]`
 
     data_files.resolve_pattern = resolve_inside
     try:

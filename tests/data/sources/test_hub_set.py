@@ -7,6 +7,8 @@ import time
 from types import SimpleNamespace
 
 import loopback_api
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Image, Value, arrow_dataset
 from datasets import config as datasets_config
@@ -331,6 +333,53 @@ def test_load__a_folder_of_links(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     for name in ("mine", "link"):
         assert len(load_data(dataset=str(tmp_path / name), validation_fraction=0).splits["train"]) == 6
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Writes .parquet files as pandas does, plain bytes, beside their classes."""
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "tables [1]"
+    folder.mkdir()
+    (folder / "label_space.json").write_text(SPACE)
+
+    def write(**files):
+        for name, numbers in files.items():
+            rows = {"image": [picture(i) for i in numbers], "mask": [palette(i) for i in numbers]}
+            pq.write_table(pa.table(rows), folder / f"{name}.parquet")
+        return folder
+
+    return write
+
+
+def test_load__one_table(tables):
+    """Whatever it is called is cut like any data without splits; `train` is all train."""
+    file = tables(streets=range(8), train=range(3)) / "streets.parquet"
+    found = load_data(dataset=str(file))
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 5, "validation": 1, "test": 2}
+    assert (found.name, found.label_space.names) == ("streets", ("a", "b"))
+    assert {*contents(found.splits["test"])} < {picture(i) for i in range(8)}
+    inspect_pairs(found.splits, found.label_space)
+    assert {*load_data(dataset=str(file.with_name("train.parquet"))).splits} == {"train", "validation"}
+    with pytest.raises(
+        DataError, match="with `dataset_config`; found a local folder or file; leave `--dataset_config`"
+    ):
+        load_data(dataset=str(file), dataset_config="a")
+    with pytest.raises(DataError, match=r"streets\.parquet: .* a file of another kind; name it by `--dataset`"):
+        load_data(data_dir=str(file))
+    with pytest.raises(DataError, match="name a folder of tables by `--dataset`"):
+        load_data(data_dir=str(file.parent))
+    file.write_bytes(b"<html>please log in</html>")
+    with pytest.raises(DataError, match="found a damaged or unsuitable file"):
+        load_data(dataset=str(file))
+
+
+def test_load__tables_named_after_their_splits(tables):
+    found = load_data(dataset=str(tables(train=range(4), test=range(4, 6))), validation_fraction=0)
+    assert {split: contents(rows) for split, rows in found.splits.items()} == {
+        "train": [picture(i) for i in range(4)],
+        "test": [picture(i) for i in range(4, 6)],
+    }
 
 
 def test_load__a_folder_with_a_fifo(tmp_path):
