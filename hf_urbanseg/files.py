@@ -1,10 +1,12 @@
 """Files written whole or not at all, and files that others made, of which only so much is read."""
 
+import difflib
 import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -113,6 +115,26 @@ def expand_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # of a user without an entry in passwd, or a name that nobody has
         raise DataError("a home folder for `~`", "none", "set HOME, or give the whole path", path) from error
+
+
+def explain_missing(path: str | Path) -> str:
+    """What is probably wrong with a path at which nothing is, to be put behind `nothing there`; empty if unknown."""
+    text, path = str(path), Path(path)
+    if os.sep == "/" and re.match(r"[A-Za-z]:\\", text):
+        return ", for it is a path of Windows: give it as this system names it (WSL: `/mnt/c/...`)"
+    for fault, mended in (
+        ("a backslash separates no folders here", text.replace("\\", "/") if os.sep == "/" else text),
+        ("a name begins or ends with a space", str(Path(*(part.strip() or part for part in path.parts)))),
+    ):
+        if mended != text and Path(mended) != path:
+            return f", for {fault}: write `{mended}`"
+    with suppress(OSError):
+        at = next(one for one in (path, *path.parents) if one.parent.is_dir() or one.parent == one)
+        if near := difflib.get_close_matches(at.name, os.listdir(at.parent), 1):
+            return f", but `{at.with_name(near[0])}` is there"
+        if at != path and at.parent != Path():
+            return f": `{at.parent}` has no `{at.name}`"
+    return ""
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -226,7 +248,8 @@ def read_mapping(
         text = read_bytes(path, MOST_YAML, error_class).decode("utf-8-sig")
         content = yaml.load(text, _Words if words else _Values)
     except OSError as error:
-        raise error_class(f"a readable {kind} file", error.strerror or str(error), fix, path) from error
+        why = explain_missing(path) if isinstance(error, FileNotFoundError) else ""
+        raise error_class(f"a readable {kind} file", f"{error.strerror or error}{why}", fix, path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         found = str(error)
         if mark := getattr(error, "problem_mark", None):  # without the line itself: it may hold a secret

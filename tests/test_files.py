@@ -15,11 +15,15 @@ import yaml
 from hostile_files import ENDLESS
 
 from hf_urbanseg import files
-from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.data.image_files import list_images
+from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.submission import find_images, get_benchmark
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.files import (
     check_name,
     check_place,
     expand_home,
+    explain_missing,
     read_bytes,
     read_json,
     read_mapping,
@@ -27,6 +31,9 @@ from hf_urbanseg.files import (
     write_yaml,
     written_whole,
 )
+from hf_urbanseg.inference.input_files import find_inputs
+from hf_urbanseg.models.loading import find_file
+from hf_urbanseg.runs.measured import load_measurement
 
 
 def test_write_json__reads_back_and_keeps_the_order(tmp_path):
@@ -184,6 +191,50 @@ def test_check_place__no_room_for_a_file(tmp_path):
             check_place(tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (r"C:\data\kitti", ", for it is a path of Windows: give it as this system names it (WSL: `/mnt/c/...`)"),
+        (r"{0}\images", ", for a backslash separates no folders here: write `{0}/images`"),
+        ("{0}/images ", ", for a name begins or ends with a space: write `{0}/images`"),
+        ("{0}/imges", ", but `{0}/images` is there"),
+        ("{0}/imges/a.png", ", but `{0}/images` is there"),
+        ("{0}/zzz/a/b", ": `{0}` has no `zzz`"),
+        ("{0}/zzz", ""),
+        ("user/name", ""),
+        ("", ""),
+        ("/", ""),
+        ("a\0b", ""),
+    ],
+)
+def test_explain_missing__what_is_probably_wrong(tmp_path, monkeypatch, path, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert explain_missing(path.format(tmp_path)) == said.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (lambda path: load_data(data_dir=path), "a folder or .zip archive"),
+        (lambda path: load_data(dataset=path), "`synthetic`, a Hub id"),
+        (lambda path: list_images(Path(path)), "a folder of images"),
+        (lambda path: find_inputs([path]), "an image, a video or a folder"),
+        (lambda path: find_file(path, "config.json"), "a model folder"),
+        (lambda path: read_mapping(path, "recipe"), "a readable recipe file"),
+        (lambda path: find_images(Path(path), get_benchmark("kitti", "test")), "the data of KITTI"),
+        (lambda path: load_measurement(path, "test"), "the folder of a run"),
+    ],
+)
+def test_explain_missing__is_asked_wherever_a_path_leads_nowhere(tmp_path, monkeypatch, look, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub" / "images").mkdir(parents=True)
+    with pytest.raises(UrbanSegError) as caught:
+        look(r"sub\images")
+    assert expected in caught.value.expected
+    assert "for a backslash separates no folders here: write `sub/images`" in caught.value.found
 
 
 def test_expand_home__without_one(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value
 
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import check_name
+from hf_urbanseg.files import check_name, explain_missing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 FEATURES = Features({"image": Image(), "label": Image(), "name": Value("string")})
@@ -19,7 +19,8 @@ UNSPLIT = "all"
 def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
     """Image files directly inside `folder` by name: the stem without `suffix`. Files without `suffix` are left out."""
     if not folder.is_dir():
-        raise DataError("a folder of images", "no such folder", "check the data folder and its layout", folder)
+        found = "a file" if folder.exists() else f"no such folder{explain_missing(folder)}"
+        raise DataError("a folder of images", found, "check the data folder and its layout", folder)
     inside = sorted(folder.iterdir())
     found: dict[str, Path] = {}
     for path in inside:

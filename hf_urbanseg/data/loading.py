@@ -12,7 +12,7 @@ from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kit
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import expand_home
+from hf_urbanseg.files import expand_home, explain_missing
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.palettes import recolor
 
@@ -129,12 +129,12 @@ def _find_source(request: DataRequest):
     if path is None:
         if source := next((one for one in DATASET_SOURCES if one.matches(request)), None):
             return source
-        found = f"`{request.dataset}`, which is none"
+        found = f"`{request.dataset}`, which is none{explain_missing(request.dataset)}"
         raise DataError("`synthetic`, a Hub id `user/name`, a folder or a .parquet file", found, "correct `--dataset`")
     if not path.exists():
         looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
         fix = "correct `--data_dir`" + (", or give a Hub id as `--dataset`" if looks_like_id else "")
-        raise DataError("a folder or .zip archive", "no such path", fix, path)
+        raise DataError("a folder or .zip archive", f"no such path{explain_missing(path)}", fix, path)
     if path.is_file() and path.suffix.lower() != ".zip":
         fix = "name it by `--dataset`" if path.suffix.lower() == ".parquet" else "give the folder around it"
         raise DataError("a folder or .zip archive", "a file of another kind", fix, path)

@@ -23,7 +23,7 @@ from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
 from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import read_bytes, written_whole
+from hf_urbanseg.files import explain_missing, read_bytes, written_whole
 from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
@@ -91,7 +91,8 @@ def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
         benchmark: Whose.
     """
     if not data_dir.exists():
-        raise DataError(f"the data of {benchmark.name}", "nothing there", "correct `--data_dir`", data_dir)
+        found = f"nothing there{explain_missing(data_dir)}"
+        raise DataError(f"the data of {benchmark.name}", found, "correct `--data_dir`", data_dir)
     root = extract_folders(data_dir, list(benchmark.counts)) if data_dir.is_file() else data_dir
     found: dict[str, Path] = {}
     for folder, count in benchmark.counts.items():

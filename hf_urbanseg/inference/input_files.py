@@ -9,7 +9,7 @@ from pathlib import Path
 from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
 from hf_urbanseg.data.video import VIDEO_SUFFIXES, VideoInfo, inspect_video
 from hf_urbanseg.errors import DataError, join_faults, log_faults
-from hf_urbanseg.files import check_name
+from hf_urbanseg.files import check_name, explain_missing
 from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.progress import show_progress
 
@@ -28,7 +28,8 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
         elif entry.is_file():
             paths.append(entry)
         else:
-            raise DataError("an image, a video or a folder of them", "nothing there", "correct `--input`", entry)
+            found = f"nothing there{explain_missing(entry)}"
+            raise DataError("an image, a video or a folder of them", found, "correct `--input`", entry)
     by_stem = {}
     for path in map(check_name, paths):
         first = by_stem.setdefault(path.stem, path)

@@ -27,7 +27,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
-from hf_urbanseg.files import read_json
+from hf_urbanseg.files import explain_missing, read_json
 from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -184,7 +184,7 @@ def find_file(
         return folder / filename
     fix = "train a model first, or correct the path or Hub id"
     if _is_path(folder):
-        found = "a file" if folder.exists() else "nothing there"
+        found = "a file" if folder.exists() else f"nothing there{explain_missing(folder)}"
         raise error_class("a model folder", found, fix, name_or_path)
     try:
         return Path(cached_file(str(name_or_path), filename, revision=revision))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
+from hf_urbanseg.files import explain_missing
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.complexity import count_macs, count_parameters
@@ -51,7 +52,7 @@ def load_measurement(folder: str | Path, split: str, name: str | None = None) ->
     """
     run = RunFolder(folder)
     if not run.path.is_dir():
-        found = "a file" if run.path.exists() else "nothing there"
+        found = "a file" if run.path.exists() else f"nothing there{explain_missing(run.path)}"
         raise DataError("the folder of a run", found, _MEASURE, run.path)
     measured = run.read_counts(split)
     if measured is None:

@@ -165,7 +165,7 @@ def test_teach__refuses(run, frames, tmp_path, fails):
     assert "invalid choice: 12" in refuse(bits=12)
     assert "something else there already" in refuse(output=frames)
     assert "something else there already" in refuse(output=run, overwrite="true")
-    assert "`input_size` in multiples of 32; found [60, 90]" in refuse(input_size="60 90")
+    assert "in multiples of 32; found [60, 90]; give for example 64 96." in refuse(input_size="60 90")
     assert "`input_size` or `sliding_window`; found both" in refuse(input_size="64 96", sliding_window="64 64")
     assert not (tmp_path / "cache").exists()
     write_down(run, frames, tmp_path / "cache")
