@@ -140,11 +140,13 @@ def load_label_ids(name_or_path: str | Path, names: Sequence[str], revision: str
     except ModelError as error:
         expected = f"a model with the {LABEL_SPACE_FILE} that training writes, for label ids"
         raise ModelError(expected, "none", fix, name_or_path) from error
-    space = LabelSpace.from_dict(read_json(path, ModelError), str(path))
+    space = parse_label_space(read_json(path, ModelError), str(path))
     if space.names != tuple(names):
         raise ModelError(f"the model's {len(names)} classes", f"{len(space.names)} others", fix, path)
     if unspelt := [name for train_id, name in space.id2label.items() if train_id not in space.label_ids.values()]:
         raise ModelError("a label id for every class", f"none for {', '.join(unspelt)}", fix, path)
+    if space.label_id_table.itemsize > 2:
+        raise ModelError("label ids of 0..65535, as a PNG holds", f"{max(space.label_ids)}", fix, path)
     return space
 
 

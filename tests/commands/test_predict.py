@@ -16,12 +16,14 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.commands import predict
+from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, inspect_video, open_video_writer, read_frames
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.palettes import COLORBLIND
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.prediction_files import write_prediction
@@ -150,13 +152,28 @@ def test_main__label_ids_are_those_of_the_training_data(run, model, tmp_path):
         assert picture.text["Description"].startswith("label_id of mine: 1 road, 2 sidewalk, 3 building, ")
         found = np.asarray(picture)
     assert (found == mask)[mask != 0].mean() == 25 / 30
-    table = LabelSpace.from_dict(json.loads((own / "label_space.json").read_text())).train_id_table
+    table = parse_label_space(json.loads((own / "label_space.json").read_text())).train_id_table
     assert (table[mask] == train_ids)[table[mask] < 255].mean() == 25 / 30  # as our evaluation has it
 
     assert run("--input", "a.png", model=own)[0] == 0
     with Image.open("predictions/a_train_id.png") as picture:
         assert picture.text["Description"].startswith("train_id of mine: 0 road, 1 sidewalk, ")
         np.testing.assert_array_equal(np.asarray(picture), train_ids)
+
+
+def test_main__label_ids_of_files_of_colours(run, model, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(model, own)
+    classes = [{"name": name, "color": [i, 2, 3]} for i, name in enumerate(CITYSCAPES.names)]
+    classes[0]["label_colors"] = [[9, 9, 9], [0, 0, 9]]
+    description = {"encoding": "color", "classes": classes, "void": [[0, 0, 0]]}
+    (own / "label_space.json").write_text(json.dumps(description))
+    _image(40, 60).save(tmp_path / "a.png")
+    assert run("--input", "a.png", "--ids", "label_id", model=own)[0] == 0
+    with Image.open("predictions/a_label_id.png") as picture:
+        found = read_train_ids(picture, parse_label_space(description))
+        assert (np.asarray(picture)[found == 0] == 9).all()
+    np.testing.assert_array_equal(found, Predictor.from_pretrained(own, "cpu").predict(_image(40, 60)))
 
 
 def test_main__label_ids_of_a_model_that_came_without(run, tmp_path):
