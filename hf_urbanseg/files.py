@@ -203,8 +203,15 @@ def read_bytes(path: str | Path, most: int, error_class: type[UrbanSegError] = D
         return file.read(size)
 
 
-def read_json(path: str | Path, error_class: type[UrbanSegError] = DataError) -> dict | None:
-    """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None."""
+def read_json(
+    path: str | Path, error_class: type[UrbanSegError] = DataError, most: int = MOST_JSON, kind: type = dict
+) -> dict | list | None:
+    """The object in a JSON file; None if there is no such file. NaN, which is not JSON, is read as None.
+
+    Args:
+        error_class: Raised if it can't be read, is none, or is larger than `most` bytes.
+        kind: `list` for a file that holds one.
+    """
 
     def build(pairs: list[tuple]) -> dict:
         content = dict(pairs)
@@ -216,7 +223,7 @@ def read_json(path: str | Path, error_class: type[UrbanSegError] = DataError) ->
 
     try:
         # Some editors on Windows put a mark in front.
-        text = read_bytes(path, MOST_JSON, error_class).decode("utf-8-sig")
+        text = read_bytes(path, most, error_class).decode("utf-8-sig")
         content = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=build)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -224,8 +231,9 @@ def read_json(path: str | Path, error_class: type[UrbanSegError] = DataError) ->
         raise error_class("a readable file", error.strerror or str(error), "check it", path) from error
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; nested without end
         raise error_class("JSON", str(error).rstrip("."), "restore the file or make it anew", path) from error
-    if not isinstance(content, dict):
-        raise error_class("a JSON object", type(content).__name__, "restore the file or make it anew", path)
+    if not isinstance(content, kind):
+        expected = "a JSON object" if kind is dict else "a JSON list"
+        raise error_class(expected, type(content).__name__, "restore the file or make it anew", path)
     return content
 
 

@@ -8,7 +8,16 @@ from datasets import Dataset, DatasetDict
 
 from hf_urbanseg.data.class_files import read_class_words
 from hf_urbanseg.data.label_space_files import read_label_space
-from hf_urbanseg.data.sources import cityscapes, described_folders, hub_set, kitti, saved_set, simple_folders, synthetic
+from hf_urbanseg.data.sources import (
+    cityscapes,
+    described_folders,
+    hub_set,
+    kitti,
+    labelling_export,
+    saved_set,
+    simple_folders,
+    synthetic,
+)
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
@@ -17,7 +26,7 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.palettes import recolor
 
 DATASET_SOURCES = (synthetic, hub_set)
-DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes, simple_folders)
+DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes, labelling_export, simple_folders)
 """Asked in this order; a new layout is a module in `sources` and its name here."""
 
 
@@ -61,11 +70,14 @@ def load_data(
     dataset_config: str | None = None,
     streaming: bool = False,
     palette: str | None = None,
+    format: str = "auto",
+    background: str | None = None,
 ) -> LoadedData:
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
 
     Args:
-        data_dir: KITTI folder or archive, Cityscapes folder, saved set, or a folder that `label_space` describes.
+        data_dir: KITTI folder or archive, Cityscapes folder, saved set, a folder that `label_space` describes, plain
+            folders of images and masks, or the export of a labelling tool: the folder, or one file of its annotations.
         dataset: `synthetic`, a Hub id, or a folder or .parquet file that `datasets.load_dataset` reads.
         label_space: Or a name or file for `read_label_space`; None takes what the layout or the set itself says.
         classes: For `read_class_words`, in place of a label space.
@@ -79,6 +91,9 @@ def load_data(
         dataset_config: Configuration of a `dataset` that has several.
         streaming: Read the Hub set over the network once and hold its files in memory, instead of downloading it.
         palette: The classes' colours (`choose_colors`); None takes the data's own.
+        format: Of the export, one of `labelling_export.FORMATS`; `auto` looks at the files.
+        background: What pixels in no shape of an export are: `class` or `void`; None is the former, if `label_space`
+            has such a class.
 
     Raises:
         DataError: Anything missing, unpaired, ambiguous or unreadable; one line that names it.
@@ -90,6 +105,8 @@ def load_data(
     for name, fraction in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
         if not 0 <= fraction < 1:  # also refuses NaN
             raise DataError(f"`{name}` from 0 to below 1", f"{fraction}", "give a share such as 0.1", where)
+    if dataset is not None and format != "auto":
+        raise DataError("an export as `data_dir` with `format`", f"`{where}`", "leave `--format` out", where)
     hub_only = {"streaming": streaming, "dataset_revision": dataset_revision, "dataset_config": dataset_config}
     for name, given in hub_only.items():
         if given and (dataset is None or (dataset == "synthetic" and name != "dataset_config")):
@@ -110,9 +127,15 @@ def load_data(
         revision=dataset_revision,
         config=dataset_config,
         streaming=streaming,
+        format=format,
+        background=background,
     )
     try:
-        found = _find_source(request).load(request)
+        source = _find_source(request)
+        if background is not None and source is not labelling_export:
+            found = "data whose labels are files"
+            raise DataError("an export of shapes with `background`", found, "leave `--background` out", where)
+        found = source.load(request)
     except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
         what = f"{error.strerror or error} at {error.filename or where}"
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
@@ -135,9 +158,11 @@ def _find_source(request: DataRequest):
         looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path))
         fix = "correct `--data_dir`" + (", or give a Hub id as `--dataset`" if looks_like_id else "")
         raise DataError("a folder or .zip archive", f"no such path{explain_missing(path)}", fix, path)
-    if path.is_file() and path.suffix.lower() != ".zip":
+    if path.is_file() and path.suffix.lower() not in (".zip", *labelling_export.SUFFIXES):
         fix = "name it by `--dataset`" if path.suffix.lower() == ".parquet" else "give the folder around it"
         raise DataError("a folder or .zip archive", "a file of another kind", fix, path)
+    if request.format != "auto" or (path.is_file() and path.suffix.lower() in labelling_export.SUFFIXES):
+        return labelling_export
     if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):
         return source
     inside = sorted(entry.name for entry in path.iterdir())

@@ -1,7 +1,7 @@
 """Any data as one self-contained set: images, labels, splits and classes in a folder that needs nothing else."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
@@ -34,7 +34,11 @@ def describe_source(
 
 
 def write_prepared_set(
-    loaded: LoadedData, output: Path, overwrite: bool = False, source: Mapping | None = None
+    loaded: LoadedData,
+    output: Path,
+    overwrite: bool = False,
+    source: Mapping | None = None,
+    draw: Callable[[Path], Sequence[str]] = lambda folder: (),
 ) -> None:
     """Writes splits, label space, split file and README so that `load_data(data_dir=output)` needs nothing else.
 
@@ -45,6 +49,7 @@ def write_prepared_set(
         output: The folder; its parents are made.
         overwrite: Replaces an earlier set.
         source: From `describe_source`.
+        draw: Writes pictures for the README into the folder, and returns their names.
     """
     check_output(output, overwrite, is_saved_set, "a prepared set")
     with written_whole(output, folder=True) as staged:
@@ -56,7 +61,7 @@ def write_prepared_set(
         write_label_space(staged / LABEL_SPACE_FILE, loaded.label_space)
         write_json(staged / SOURCE_FILE, source or {"origin": None, "license": None, "notes": list(loaded.notes)})
         write_split_file(staged / SPLITS_FILE, loaded.splits)
-        (staged / "README.md").write_text(_describe(loaded), encoding="utf-8")
+        (staged / "README.md").write_text(_describe(loaded, draw(staged)), encoding="utf-8")
 
 
 def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
@@ -73,7 +78,7 @@ def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
     return Dataset.from_file(str(file))
 
 
-def _describe(loaded: LoadedData) -> str:
+def _describe(loaded: LoadedData, pictures: Sequence[str]) -> str:
     classes = ", ".join(f"{index} {name}" for index, name in loaded.label_space.id2label.items())
     lines = [
         f"# {escape_markdown(loaded.name)}, prepared for hf_urbanseg",
@@ -89,6 +94,7 @@ def _describe(loaded: LoadedData) -> str:
         "",
         f"Classes by train id: {escape_markdown(classes)}.",
         "",
+        *(line for picture in pictures for line in (f"![frames and their labels]({picture})", "")),
         "The licence of the source data applies.",
     ]
     return "\n".join(lines) + "\n"

@@ -16,8 +16,8 @@ class DataArguments(Options):
 
     data_dir: str | None = option(
         None,
-        "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by `urbanseg prepare-data`, or a "
-        "folder whose --label_space file says where images and labels are.",
+        "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by `urbanseg prepare-data`, a "
+        "folder whose --label_space file says where images and labels are, or what a labelling tool exported.",
     )
     dataset: str | None = option(
         None,
@@ -59,6 +59,17 @@ class DataArguments(Options):
         "process (about 1 MB a KITTI frame) instead of downloading it to disk. The pixels are the same.",
     )
     palette: str | None = palette_option()
+    format: str = option(
+        "auto",
+        "Format of an export of a labelling tool. Default: what the files look like.",
+        choices=["auto", "coco", "labelme", "cvat", "yolo", "label_studio", "supervisely"],
+    )
+    background: str | None = option(
+        None,
+        "Pixels in no shape of such an export: `class`, the class `background`, or `void`, in no loss and no score. "
+        "Default: class, where --label_space has it or isn't given.",
+        choices=["class", "void"],
+    )
 
 
 @dataclass

@@ -58,6 +58,19 @@ def test_main__writes_a_split_file_that_serves_the_source(kitti, monkeypatch):
     }
 
 
+def test_main__shows_the_labels_and_their_shares(kitti, tmp_path, monkeypatch, capsys):
+    """Of the 6 x 96 pixels; the picture is in the README and in nobody's way."""
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
+    rows = [np.asarray(row["label"]) for split in load_data(data_dir="prepared").splits.values() for row in split]
+    cars, roads = ([np.count_nonzero(label == label_id) for label in rows] for label_id in (26, 7))
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, counts in (("car", cars), ("road", roads)):
+        share, seen = f"{sum(counts) / (6 * 96):.2%}", str(np.count_nonzero(counts))
+        assert [name, share, "of", "the", "pixels,", "in", seen, "frames"] in shown
+    assert "![frames and their labels](samples.png)" in (tmp_path / "prepared" / "README.md").read_text()
+    assert PillowImage.open(tmp_path / "prepared" / "samples.png").size[0] > 400
+
+
 @pytest.mark.parametrize("space", ["camvid", "camvid_as_cityscapes"])
 def test_main__camvid_is_known_by_its_label_space(tmp_path, monkeypatch, space):
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """A folder in which the names that the pages use exist, small enough for a command to take a second."""
 
+import json
 import shutil
 import zipfile
 from io import BytesIO
@@ -41,6 +42,7 @@ def build_miniature(root: Path) -> None:
     image, _ = render_scene(1, (64, 96))
     Image.fromarray(image).save(root / "street.png")
     _write_video(root / "drive.mp4")
+    _write_export(root / "my_export")
 
     main(["finetune", "--recipe", "segformer_b2_kitti", "--data_dir", "data_semantics.zip"])
     for name in SAME_RUN:
@@ -90,6 +92,18 @@ def _write_masks(root: Path, count: int, step: int) -> None:
         for kind, pixels in (("images", image), ("masks", label % count * np.uint8(step))):
             (root / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / kind / f"{number:04d}.png")
+
+
+def _write_export(folder: Path) -> None:
+    """COCO's JSON of one polygon a picture."""
+    folder.mkdir()
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
+    for number in range(6):
+        Image.fromarray(render_scene(200 + number, (48, 96))[0]).save(folder / f"{number}.png")
+        content["images"].append({"id": number, "file_name": f"{number}.png", "height": 48, "width": 96})
+        outline = [[9, 9, 60, 9, 60 - number, 40]]
+        content["annotations"].append({"image_id": number, "category_id": 1, "segmentation": outline})
+    (folder / "annotations.json").write_text(json.dumps(content))
 
 
 def _write_video(path: Path) -> None:

@@ -31,6 +31,8 @@ class DataRequest:
     revision: str | None = None
     config: str | None = None
     streaming: bool = False
+    format: str = "auto"
+    background: str | None = None
 
     @property
     def street_classes(self) -> LabelSpace:
