@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hf_urbanseg.data.image_files import UNSPLIT, build_dataset
 from hf_urbanseg.data.label_space_files import label_space_from_names
-from hf_urbanseg.data.sources.exports import coco
+from hf_urbanseg.data.sources.exports import coco, cvat, label_studio, labelme, supervisely, yolo
 from hf_urbanseg.data.sources.exports.drawing import draw_frames
 from hf_urbanseg.data.sources.exports.folder import Export, ExportFolder, Frame
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
@@ -14,8 +14,15 @@ from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace, find_common_classes
 from hf_urbanseg.palettes import choose_colors
 
-FORMATS = {"coco": coco}
-LOOKS_LIKE = "an export of a labelling tool (COCO)"
+FORMATS = {
+    "coco": coco,
+    "labelme": labelme,
+    "cvat": cvat,
+    "yolo": yolo,
+    "label_studio": label_studio,
+    "supervisely": supervisely,
+}
+LOOKS_LIKE = "an export of a labelling tool (COCO, labelme, CVAT, YOLO, Label Studio, Supervisely)"
 SUFFIXES = (".json", ".xml")
 """Of files that may be given in place of the folder."""
 _BACKGROUND = ("background", "_background_")

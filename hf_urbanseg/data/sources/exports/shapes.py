@@ -99,37 +99,44 @@ def _read_ring(points: Sequence, scale: tuple[float, float]) -> np.ndarray:
 
 
 def fill_rectangle(
-    size: Size, corner: tuple, opposite: tuple, degrees: float = 0, scale: tuple[float, float] = (1, 1)
+    size: Size,
+    corner: Sequence,
+    opposite: Sequence,
+    degrees: object = 0,
+    scale: tuple[float, float] = (1, 1),
+    about_corner: bool = False,
 ) -> Area:
-    """Between two corners, turned clockwise about the first one."""
-    (x, y), (u, v) = _read_numbers((corner, opposite)) * scale
-    return fill_rings(size, [_turn(((x, y), (u, y), (u, v), (x, v)), (x, y), degrees)])
+    """Between two corners, turned clockwise about its centre, or about the first corner."""
+    (x, y), (u, v) = read_numbers((corner, opposite), (2, 2)) * scale
+    about = (x, y) if about_corner else ((x + u) / 2, (y + v) / 2)
+    return fill_rings(size, [_turn(((x, y), (u, y), (u, v), (x, v)), about, degrees)])
 
 
 def fill_ellipse(
-    size: Size, center: tuple, radii: tuple, degrees: float = 0, scale: tuple[float, float] = (1, 1)
+    size: Size, center: Sequence, radii: Sequence, degrees: object = 0, scale: tuple[float, float] = (1, 1)
 ) -> Area:
     """Of radii along x and y, turned clockwise; as a polygon with a corner every pixel or so."""
-    center, radii = _read_numbers((center, radii)) * scale
+    center, radii = read_numbers((center, radii), (2, 2)) * scale
     if radii.min() < 0 or radii.max() > _MOST_OUTLINE / 8:
         raise DataError("radii of 0 or more, in or near the picture", f"{radii.min():g} and {radii.max():g}", _AGAIN)
     angles = np.linspace(0, 2 * math.pi, max(16, math.ceil(2 * math.pi * radii.max())), endpoint=False)
     return fill_rings(size, [_turn(center + np.stack([np.cos(angles), np.sin(angles)], 1) * radii, center, degrees)])
 
 
-def _turn(points: Sequence, about: Sequence, degrees: float) -> np.ndarray:
-    angle = math.radians(float(_read_numbers(degrees)))
+def _turn(points: Sequence, about: Sequence, degrees: object) -> np.ndarray:
+    angle = math.radians(float(read_numbers(degrees, ())))
     turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    return (np.asarray(points) - about) @ turned + about
+    return np.asarray(points) if angle == 0 else (np.asarray(points) - about) @ turned + about
 
 
-def _read_numbers(values: object) -> np.ndarray:
+def read_numbers(values: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Float64 of that shape, from numbers or words; what isn't finite, or farther than any picture, is refused."""
     try:
         numbers = np.array(values, float)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError("coordinates as numbers", f"{values!r:.80}", _AGAIN) from error
-    if not np.isfinite(numbers).all():
-        raise DataError("coordinates as numbers", f"{values!r:.80}", _AGAIN)
+    except (ValueError, TypeError, OverflowError):
+        numbers = np.full(1, np.nan)
+    if numbers.shape != shape or not (np.abs(numbers) <= _FARTHEST).all():
+        raise DataError("coordinates as numbers in or near the picture", f"{values!r:.80}", _AGAIN)
     return numbers
 
 
@@ -182,7 +189,7 @@ def paste_picture(size: Size, text: object, corner: tuple, packed: bool = False)
         corner: x and y of its upper left corner.
         packed: The picture's file is packed by zlib, as Supervisely does.
     """
-    left, top = _read_numbers(corner).astype(int).tolist()
+    left, top = read_numbers(corner, (2,)).astype(int).tolist()
     try:
         content = base64.b64decode(text, validate=True)
         if packed:  # no more than twice the pixels as they are
