@@ -21,6 +21,7 @@ from random import Random
 
 from robustness import warm
 from robustness.bad_data import KINDS as BAD_DATA
+from robustness.bad_exports import KINDS as BAD_EXPORTS
 from robustness.bad_models import KINDS as BAD_MODELS
 from robustness.bad_options import KINDS as BAD_OPTIONS
 from robustness.bad_runs import KINDS as BAD_RUNS
@@ -32,7 +33,7 @@ from robustness.watching import describe_harm, watch
 
 WHAT = {
     "bad": (
-        BAD_DATA | BAD_OPTIONS | BAD_MODELS | BAD_RUNS,
+        BAD_DATA | BAD_EXPORTS | BAD_OPTIONS | BAD_MODELS | BAD_RUNS,
         2000,
         0.0,
         "generated bad inputs: one line, status 2, nothing written",

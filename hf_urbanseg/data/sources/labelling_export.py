@@ -54,8 +54,8 @@ def load(request: DataRequest) -> FoundData:
     ((kind, files),) = found.items()
     export = FORMATS[kind].read(folder, files)
     _check(export, kind, request.path)
-    space, ids, rest, said = _choose_classes(export, request)
     name = folder.root.resolve().name
+    space, ids, rest, said = _choose_classes(export, request, name)
     labels, without = draw_frames(export.frames, ids, rest, name)
     splits = _split(export.frames, labels, folder, request.path)
     unused = sum(map(len, folder.images.values())) - len(export.frames)
@@ -86,7 +86,7 @@ def _check(export: Export, kind: str, path: Path) -> None:
             raise DataError("every picture once in the export", found, fix, frame.file)
 
 
-def _choose_classes(export: Export, request: DataRequest) -> tuple[LabelSpace, dict[str, int], int, str]:
+def _choose_classes(export: Export, request: DataRequest, name: str) -> tuple[LabelSpace, dict[str, int], int, str]:
     """The label space of the drawn files, which hold train ids; names' ids; the rest's; and a sentence on that.
 
     A name that is void by itself, such as `ignore`, is void (`label_space_from_names`). A class of the export that is
@@ -96,8 +96,8 @@ def _choose_classes(export: Export, request: DataRequest) -> tuple[LabelSpace, d
     if not 0 < len(names) <= _MOST_CLASSES:
         raise DataError(f"1 to {_MOST_CLASSES} classes in the export", f"{len(names)}", "merge some", request.path)
     source = request.path
-    own = label_space_from_names(dict(enumerate(names)), source.name, source)
-    void = {name for index, name in enumerate(names) if own.label_ids[index] == IGNORE_INDEX}
+    own = label_space_from_names(dict(enumerate(names)), name, source)
+    void = {one for index, one in enumerate(names) if own.label_ids[index] == IGNORE_INDEX}
     if request.label_space is not None:
         space, ids = request.label_space.with_train_ids(), _match(export, void, request.label_space, source)
     else:
@@ -107,7 +107,7 @@ def _choose_classes(export: Export, request: DataRequest) -> tuple[LabelSpace, d
             kept.insert(0, _BACKGROUND[0])
         colors = [export.classes.get(name) or color for name, color in zip(kept, choose_colors(kept), strict=True)]
         ids = {name: index for index, name in enumerate(kept)}
-        space = LabelSpace(source.stem, tuple(kept), tuple(colors), dict(enumerate(range(len(kept)))))
+        space = LabelSpace(name, tuple(kept), tuple(colors), dict(enumerate(range(len(kept)))))
         space = space.with_train_ids()
         ids |= dict.fromkeys(void, IGNORE_INDEX)
     background = [index for index, name in enumerate(space.names) if name.lower() in _BACKGROUND]

@@ -3,10 +3,12 @@ import os
 import numpy as np
 import pytest
 from made_exports import SQUARE, coco, flat, labels, read, square, write_json, write_picture
+from PIL import Image
 
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.sources import labelling_export
 from hf_urbanseg.data.sources.exports import drawing
+from hf_urbanseg.data.sources.exports.folder import ExportFolder
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
@@ -166,3 +168,67 @@ def test_load_data__background_of_label_files(tmp_path):
         write_picture(tmp_path / "training" / folder / "a.png", value=value)
     with pytest.raises(DataError, match="an export of shapes with `background`; found data whose labels are files"):
         load_data(data_dir=str(tmp_path), background="void")
+
+
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [
+        ("labels.json", None),
+        ("instances_train2017.json", "train"),
+        ("Valid/_annotations.coco.json", "validation"),
+        ("annotations/instances_default.json", None),
+        ("train_images/labels.json", "train"),
+        ("train station/labels.json", None),
+        ("train_val.json", None),
+        ("test/train/labels.json", "train"),
+    ],
+)
+def test_find_split__by_the_names_of_the_file_and_its_folders(tmp_path, file, split):
+    """But not by those around the export, which here say test."""
+    assert ExportFolder(tmp_path).find_split(tmp_path / file) == split
+
+
+def test_find_split__not_by_the_name_of_a_picture(tmp_path):
+    """A file that is called as its picture is: `test 1.json` is no test split."""
+    write_picture(tmp_path / "test 1.png")
+    shapes = [{"label": "car", "points": SQUARE}]
+    write_json(tmp_path / "test 1.json", {"shapes": shapes, "imagePath": "test 1.png"})
+    assert list(read(tmp_path).splits) == ["all"]
+
+
+def test_load__two_formats_in_one_folder(tmp_path):
+    export(tmp_path)
+    shapes = [{"label": "bus", "points": SQUARE}]
+    write_json(tmp_path / "a.json", {"shapes": shapes, "imagePath": "a.png"})
+    with pytest.raises(
+        DataError, match=r"found coco \(labels.json\) and labelme \(a.json\); choose one with `--format"
+    ):
+        read(tmp_path)
+    assert read(tmp_path, format="coco").label_space.names == ("background", "car", "road")
+    assert read(tmp_path, format="labelme").label_space.names == ("background", "bus")
+    with pytest.raises(DataError, match="annotations in the format cvat; found none"):
+        read(tmp_path, format="cvat")
+
+
+def test_load__a_picture_turned_by_exif(tmp_path):
+    """Tools label it as it is seen, and its file lies on its side."""
+    export(tmp_path, size=(30, 20))
+    mark = Image.Exif()
+    mark[0x0112] = 6
+    Image.open(tmp_path / "a.png").save(tmp_path / "a.png", exif=mark)
+    with pytest.raises(DataError, match=r"found 20x30, turned by EXIF, in .*upright, without the EXIF tag"):
+        read(tmp_path)
+
+
+def test_load__more_classes_than_a_label_file_holds(tmp_path):
+    export(tmp_path, categories=[f"c{number}" for number in range(255)])
+    with pytest.raises(DataError, match="1 to 254 classes in the export; found 255"):
+        read(tmp_path)
+    export(tmp_path, {"segmentation": [RING], "category_id": 254}, categories=[f"c{number}" for number in range(254)])
+    np.testing.assert_array_equal(labels(read(tmp_path))["a"], square(254))
+
+
+def test_load__links_that_go_round(tmp_path):
+    export(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert len(read(tmp_path).splits["all"]) == 1

@@ -94,7 +94,7 @@ def _read_size(frame: Frame) -> tuple[int, int]:
         raise DataError("a readable image file", found, "fetch it again or leave it out", frame.image) from error
     size = picture.height, picture.width
     if frame.size not in (None, size):
-        turned = ", turned by EXIF" if picture.getexif().get(0x0112, 1) != 1 else ""
+        turned = ", turned by EXIF," if picture.getexif().get(0x0112, 1) != 1 else ""
         found = f"{size[0]}x{size[1]}{turned} in {frame.image}"
         expected = f"a picture of {frame.size[0]}x{frame.size[1]} (height x width), as `{frame.where}` says"
         fix = "export again with these pictures, or put those back that were labelled (upright, without the EXIF tag)"

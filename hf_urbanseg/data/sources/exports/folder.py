@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hf_urbanseg.data.columns import SPLIT_NAMES
@@ -20,6 +20,7 @@ from hf_urbanseg.files import check_name, read_json
 MOST_ANNOTATIONS = 1 << 29
 """Bytes of one file: COCO's own largest, of 118,000 pictures, has 470 MB. Read, it takes ten times as much memory."""
 _HEAD = 1 << 14  # bytes that tell what a file is
+_ANY_FOLDER = {"images", "image", "imgs", "img", "labels", "annotations", "frames", "data", "set"}
 _AGAIN = "correct it, or export again"
 _WORDS = {list: "a list", dict: "an object", str: "text", int: "a whole number"}
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
@@ -109,12 +110,21 @@ class ExportFolder:
         """A file's path inside the folder."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
-    def find_split(self, path: Path) -> str | None:
-        """The split that a file's name or the folders around it tell: `instances_val2017.json`, `valid/a.json`."""
-        for part in reversed(PurePosixPath(self.describe(path)).with_suffix("").parts):
-            for word in re.split(r"[^a-z]+", part.lower()):
-                if word in SPLIT_NAMES and word != UNSPLIT:
-                    return SPLIT_NAMES[word]
+    def find_split(self, path: Path, by_name: bool = True) -> str | None:
+        """The split that a file of annotations or a folder around it is called by: `instances_val2017.json`,
+        `valid/a.json`, but not `train station/a.json`.
+
+        Args:
+            by_name: False for a file that is called as its picture is.
+        """
+        *folders, name = self.describe(path).lower().split("/")
+        found = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name) if word in SPLIT_NAMES.keys() - {UNSPLIT}}
+        if by_name and len(found) == 1:
+            return found.pop()
+        for folder in reversed(folders):
+            words = set(re.findall("[a-z]+", folder)) - _ANY_FOLDER
+            if len(words) == 1 and words <= SPLIT_NAMES.keys() - {UNSPLIT}:
+                return SPLIT_NAMES[words.pop()]
         return None
 
     def find_image(self, named: object, file: Path, where: str, split: str | None = None) -> Path:
@@ -132,7 +142,7 @@ class ExportFolder:
             found = [path for path, count in zip(found, shared, strict=True) if count == max(shared)]
         for closer in (
             lambda path: path.parent == file.parent,
-            lambda path: split is not None and self.find_split(path) == split,
+            lambda path: split is not None and self.find_split(path, by_name=False) == split,
         ):
             if len(found) > 1:
                 found = [path for path in found if closer(path)] or found

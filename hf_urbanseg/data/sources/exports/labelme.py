@@ -36,7 +36,7 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
     export, names = Export(), set()
     for file in files:
         content = folder.read_json(file)
-        split = folder.find_split(file)
+        split = folder.find_split(file, by_name=False)
         image = folder.find_image(take(content, "imagePath", str, file), file, "`/imagePath`", split)
         size = take_size(content, ("imageHeight", "imageWidth"), file, "")
         frame = Frame(image, size, [], file, "/imageHeight", split)

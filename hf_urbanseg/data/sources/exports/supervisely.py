@@ -37,7 +37,7 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
 
 
 def _read_frame(folder: ExportFolder, file: Path, export: Export) -> Frame:
-    content, split, name = folder.read_json(file), folder.find_split(file), file.stem
+    content, split, name = folder.read_json(file), folder.find_split(file, by_name=False), file.stem
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:  # as older versions name them
         name = next((one for one in folder.images if Path(one).stem == name), name)
     image = folder.find_image(f"{file.parent.parent.name}/img/{name}", file, "its name", split)
