@@ -160,7 +160,8 @@ def _find_source(request: DataRequest):
         raise DataError("a folder or .zip archive", f"no such path{explain_missing(path)}", fix, path)
     if path.is_file() and path.suffix.lower() not in (".zip", *labelling_export.SUFFIXES):
         fix = "name it by `--dataset`" if path.suffix.lower() == ".parquet" else "give the folder around it"
-        raise DataError("a folder or .zip archive", "a file of another kind", fix, path)
+        expected = "a folder, a .zip archive or an export's .json or .xml"
+        raise DataError(expected, "a file of another kind", fix, path)
     if request.format != "auto" or (path.is_file() and path.suffix.lower() in labelling_export.SUFFIXES):
         return labelling_export
     if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):

@@ -179,7 +179,7 @@ def test_load_data__unknown_layout_says_what_was_looked_for(tmp_path):
 def test_load_data__a_file_that_is_no_archive(tmp_path):
     (tmp_path / "image.png").touch()
     with pytest.raises(
-        DataError, match=r"image\.png: expected a folder or \.zip archive; found a file of another kind"
+        DataError, match=r"image\.png: expected a folder, a \.zip archive or an .*; found a file of another kind"
     ):
         load_data(data_dir=str(tmp_path / "image.png"))
 

@@ -26,6 +26,8 @@ LOOKS_LIKE = "an export of a labelling tool (COCO, labelme, CVAT, YOLO, Label St
 SUFFIXES = (".json", ".xml")
 """Of files that may be given in place of the folder."""
 _BACKGROUND = ("background", "_background_")
+_DIM = (40, 40, 40)
+"""Of the background, so that shapes stand out of a dimmed picture."""
 _MOST_CLASSES = 254
 
 
@@ -105,7 +107,10 @@ def _choose_classes(export: Export, request: DataRequest, name: str) -> tuple[La
         has_own = any(name.lower() in _BACKGROUND for name in kept)
         if request.background != "void" and not has_own:
             kept.insert(0, _BACKGROUND[0])
-        colors = [export.classes.get(name) or color for name, color in zip(kept, choose_colors(kept), strict=True)]
+        colors = [
+            export.classes.get(one) or (_DIM if one.lower() in _BACKGROUND else color)
+            for one, color in zip(kept, choose_colors(kept), strict=True)
+        ]
         ids = {name: index for index, name in enumerate(kept)}
         space = LabelSpace(name, tuple(kept), tuple(colors), dict(enumerate(range(len(kept)))))
         space = space.with_train_ids()
@@ -163,6 +168,9 @@ def _count(export: Export, without: int, unused: int) -> list[str]:
     empty = sum(not frame.shapes for frame in export.frames)
     said = {
         f"annotations without an area, left out: {left_out}": left_out,
+        f"rectangles, drawn as areas: {export.rectangles:,} (boxes around objects would be wrong labels)": (
+            export.rectangles
+        ),
         f"frames without a shape, the rest alone: {empty:,}": empty,
         f"shapes that cover no pixel (outside the picture, or too thin): {without:,}": without,
         f"pictures without annotations, left out: {unused:,}": unused > 0,

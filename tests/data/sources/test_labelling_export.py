@@ -1,11 +1,13 @@
 import os
 
+import datasets
 import numpy as np
 import pytest
-from made_exports import SQUARE, coco, flat, labels, read, square, write_json, write_picture
-from PIL import Image
+from made_exports import SIZE, SQUARE, coco, flat, labels, read, square, write_json, write_picture
+from PIL import Image, ImageOps
 
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources import labelling_export
 from hf_urbanseg.data.sources.exports import drawing
 from hf_urbanseg.data.sources.exports.folder import ExportFolder
@@ -210,14 +212,30 @@ def test_load__two_formats_in_one_folder(tmp_path):
         read(tmp_path, format="cvat")
 
 
-def test_load__a_picture_turned_by_exif(tmp_path):
-    """Tools label it as it is seen, and its file lies on its side."""
-    export(tmp_path, size=(30, 20))
-    mark = Image.Exif()
-    mark[0x0112] = 6
-    Image.open(tmp_path / "a.png").save(tmp_path / "a.png", exif=mark)
-    with pytest.raises(DataError, match=r"found 20x30, turned by EXIF, in .*upright, without the EXIF tag"):
-        read(tmp_path)
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_load_data__pictures_turned_by_exif(tmp_path, orientation):
+    """Tools label them as they are seen. Where the size says that one didn't, the label lies as the file does."""
+    mark, pixels = Image.Exif(), np.zeros((*SIZE, 3), np.uint8)
+    mark[0x0112] = orientation
+    pixels[3:13, 4:14] = 200  # the square that is labelled
+    seen = Image.fromarray(pixels)
+    for index in range(1, 9):  # the way to lie in a file that, turned by Pillow, looks like this
+        lying = seen if index == 8 else seen.transpose(index - 1)
+        lying.save(tmp_path / "a.png", exif=mark)
+        if np.array_equal(np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))), pixels):
+            break
+    content = coco([[RING]])
+    write_json(tmp_path / "labels.json", content)
+    loaded = load_data(data_dir=str(tmp_path), test_fraction=0, validation_fraction=0)
+    inspect_pairs(loaded.splits, loaded.label_space, progress=False)
+    (row,) = loaded.splits["train"]
+    np.testing.assert_array_equal(np.asarray(row["image"]), pixels)
+    np.testing.assert_array_equal(np.asarray(row["label"]), square())
+    if orientation >= 5:
+        content["images"][0] |= {"height": SIZE[1], "width": SIZE[0]}
+        write_json(tmp_path / "labels.json", content)
+        (row,) = read(tmp_path).splits["all"].cast_column("label", datasets.Image(decode=False))
+        np.testing.assert_array_equal(np.asarray(Image.open(row["label"]["path"])), square(size=SIZE[::-1]))
 
 
 def test_load__more_classes_than_a_label_file_holds(tmp_path):

@@ -120,6 +120,7 @@ class _Reader:
             expected = f"a label of the task's ({', '.join(sorted(self.declared))})"
             raise self.refuse(expected, f"`{name}`")
         self.export.classes.setdefault(name, None)
+        self.export.rectangles += kind == "box"
         order = self.read_integer(attributes, "z_order", "0")
         self.layers[order].append(Shape(name, self.where, partial(_cover, kind=kind, said=attributes)))
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
+from PIL import ExifTags, Image
 
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
 from hf_urbanseg.data.sources.exports.folder import Frame, hash_listing
+from hf_urbanseg.data.sources.exports.shapes import Size
 from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.files import read_bytes, read_json, written_whole
 from hf_urbanseg.progress import show_progress
@@ -19,6 +20,16 @@ from hf_urbanseg.progress import show_progress
 _VERSION = 1  # raise it when the same shapes cover other pixels
 _THREADS = 8
 _FACTS = "drawn.json"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""From upright to how a file of that EXIF orientation lies."""
 
 
 def draw_frames(frames: Sequence[Frame], ids: Mapping[str, int], rest: int, name: str) -> tuple[list[Path], int]:
@@ -50,10 +61,14 @@ def draw_frames(frames: Sequence[Frame], ids: Mapping[str, int], rest: int, name
 def _draw_all(frames: Sequence[Frame], paths: Sequence[Path], ids: Mapping[str, int], rest: int) -> None:
     def draw(frame: Frame, path: Path) -> int | DataError:
         try:
-            pixels, without = _draw(frame, ids, rest)
+            size, orientation, turn = _read_size(frame)
+            pixels, without = _draw(frame, size, ids, rest)
         except DataError as error:
             return error
-        Image.fromarray(pixels).save(path)
+        label, mark = Image.fromarray(pixels), Image.Exif()
+        if orientation != 1:  # as the picture's file: both are turned when they are read
+            mark[ExifTags.Base.Orientation] = orientation
+        (label if turn is None else label.transpose(turn)).save(path, exif=mark)
         bar.update()
         return without
 
@@ -65,8 +80,7 @@ def _draw_all(frames: Sequence[Frame], paths: Sequence[Path], ids: Mapping[str, 
     (paths[0].parent / _FACTS).write_text(json.dumps({"without_pixels": sum(results)}))
 
 
-def _draw(frame: Frame, ids: Mapping[str, int], rest: int) -> tuple[np.ndarray, int]:
-    size = _read_size(frame)
+def _draw(frame: Frame, size: Size, ids: Mapping[str, int], rest: int) -> tuple[np.ndarray, int]:
     label, without = np.full(size, rest, np.uint8), 0
     for shape in frame.shapes:
         try:
@@ -83,20 +97,27 @@ def _draw(frame: Frame, ids: Mapping[str, int], rest: int) -> tuple[np.ndarray, 
     return label, without
 
 
-def _read_size(frame: Frame) -> tuple[int, int]:
-    """The picture's (height, width), as its file stores it; what the export says has to be the same."""
+def _read_size(frame: Frame) -> tuple[Size, int, Image.Transpose | None]:
+    """(height, width) to draw in, the picture's EXIF orientation, and how the label is turned to lie as its file does.
+
+    Tools show and label pictures upright; only where the export's size is that of the file lying on its side, one
+    hasn't.
+    """
     try:
         picture = open_picture(read_bytes(frame.image, MOST_BYTES), frame.image)
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except DataError:
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged bytes
         found = f"{type(error).__name__}: {error}"
         raise DataError("a readable image file", found, "fetch it again or leave it out", frame.image) from error
-    size = picture.height, picture.width
-    if frame.size not in (None, size):
-        turned = ", turned by EXIF," if picture.getexif().get(0x0112, 1) != 1 else ""
-        found = f"{size[0]}x{size[1]}{turned} in {frame.image}"
-        expected = f"a picture of {frame.size[0]}x{frame.size[1]} (height x width), as `{frame.where}` says"
-        fix = "export again with these pictures, or put those back that were labelled (upright, without the EXIF tag)"
-        raise DataError(expected, found, fix, frame.file)
-    return size
+    orientation = orientation if orientation in _TURNS else 1
+    stored = picture.height, picture.width
+    upright = stored[::-1] if orientation >= 5 else stored
+    if frame.size in (None, upright):
+        return upright, orientation, _TURNS.get(orientation)
+    if frame.size == stored:
+        return stored, orientation, None
+    expected = f"a picture of {frame.size[0]}x{frame.size[1]} (height x width), as `{frame.where}` says"
+    fix = "export again with these pictures, or put those back that were labelled"
+    raise DataError(expected, f"{upright[0]}x{upright[1]} in {frame.image}", fix, frame.file)

@@ -51,12 +51,14 @@ class Export:
     Args:
         classes: Names in order, each with its colour, or None where the export has none for it.
         left_out: How many annotations of each kind have no area, such as points.
+        rectangles: How many shapes are upright or turned boxes.
         notes: One sentence each.
     """
 
     frames: list[Frame] = field(default_factory=list)
     classes: dict[str, tuple[int, int, int] | None] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    rectangles: int = 0
     notes: list[str] = field(default_factory=list)
 
 

@@ -102,6 +102,7 @@ def _read_result(result: object, frame: Frame, export: Export, where: str) -> No
     if geometry is None or key == "keypointlabels":
         export.left_out[key.removesuffix("labels") or "label"] += 1
         return
+    export.rectangles += geometry == "height"
     frame.shapes.append(Shape(labels[0], f"{where}/value", partial(_cover, value=value, geometry=geometry)))
 
 

@@ -46,6 +46,7 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
             if kind in _AREAS:
                 frame.shapes.append(Shape(name, f"{where}/points", partial(_cover, entry=_keep(entry), kind=kind)))
                 names.add(name)
+                export.rectangles += kind == "rectangle"
             else:
                 export.left_out[str(kind)[:40]] += 1
         export.frames.append(frame)

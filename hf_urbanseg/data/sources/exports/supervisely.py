@@ -49,6 +49,7 @@ def _read_frame(folder: ExportFolder, file: Path, export: Export) -> Frame:
         if title not in export.classes:
             found = f"`{title}` at `{where}`"
             raise DataError("a class of meta.json", found, "export again with meta.json", file)
+        export.rectangles += kind == "rectangle"
         if kind in _AREAS:
             frame.shapes.append(Shape(title, where, partial(_cover, entry=entry, kind=kind)))
         else:

@@ -29,6 +29,7 @@ def test_read__every_kind_of_area(tmp_path):
     np.testing.assert_array_equal(labels(found)["a"], square())
     box = '<box label="car" xtl="4.00" ytl="3.00" xbr="14.00" ybr="13.00" z_order="0"/>'
     np.testing.assert_array_equal(labels(read(write(tmp_path, box)))["a"], square())
+    assert any(note.startswith("rectangles, drawn as areas: 1 (boxes") for note in read(tmp_path).notes)
     turned = box.replace("/>", ' rotation="90.0"/>')
     np.testing.assert_array_equal(labels(read(write(tmp_path, turned)))["a"], square())
     ellipse = labels(read(write(tmp_path, '<ellipse label="car" cx="9" cy="8" rx="5" ry="5"/>')))["a"]
