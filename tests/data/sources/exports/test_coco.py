@@ -72,6 +72,9 @@ def test_read__classes_in_the_order_of_ids_and_without_headings(tmp_path):
     assert found.label_space.names == ("background", "car", "road")
     assert "class `streets`: left out, it heads others and has no annotation" in found.notes
     np.testing.assert_array_equal(labels(found)["a"], square())
+    content["annotations"].append(content["annotations"][0] | {"category_id": 0})
+    write_json(tmp_path / "labels.json", content)
+    assert read(tmp_path).label_space.names == ("background", "streets", "car", "road")
 
 
 def test_read__several_files(tmp_path):

@@ -56,6 +56,16 @@ def test_read__z_order_goes_before_the_order_of_the_file(tmp_path):
         np.testing.assert_array_equal(labels(read(write(tmp_path, *shapes)))["a"], square(value))
 
 
+def test_read__shapes_stay_with_their_image(tmp_path):
+    write(tmp_path, CAR)
+    write_picture(tmp_path / "images" / "b.png")
+    text = (tmp_path / "annotations.xml").read_text()
+    second = f'<image name="b.png" width="{SIZE[1]}" height="{SIZE[0]}"></image>\n</annotations>'
+    (tmp_path / "annotations.xml").write_text(text.replace("</annotations>", second))
+    found = labels(read(tmp_path))
+    assert (found["a"].max(), found["b"].max()) == (1, 0)
+
+
 def test_read__subsets_and_what_has_no_area(tmp_path):
     found = read(write(tmp_path, CAR, '<points label="car" points="1,2"/>', '<tag label="road"/>', subset="Validation"))
     assert list(found.splits) == ["validation"]

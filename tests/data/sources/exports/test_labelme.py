@@ -73,6 +73,12 @@ def test_read__a_mask_at_the_edge_is_cut_off(tmp_path):
     assert (found["b"].sum(), found["b"][:3, :6].all()) == (18, True)
 
 
+def test_read__the_picture_beside_the_file(tmp_path):
+    write_picture(tmp_path / "masks" / "a.png", value=7)
+    row = read(write(tmp_path, (SQUARE, "polygon"))).splits["all"][0]
+    assert (row["name"], np.asarray(row["image"]).max()) == ("a", 100)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [

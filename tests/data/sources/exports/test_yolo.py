@@ -84,6 +84,7 @@ def test_read__faults_name_the_file_and_the_line(tmp_path, rows, message):
         ("names: car\ntrain: images/train\n", "`names` as a list of words"),
         ("names: {1: car, 2: road}\ntrain: images/train\n", "`names` as a list of words, or by number from 0"),
         ("names: [car, car]\ntrain: images/train\n", "every name once; found `car` again"),
+        ("names: [car, road]\ntrain: /content/train/images\n", "the folder or list `/content/train/images` of `train`"),
         ("names: [car, road]\ntrain: nowhere\n", "the folder or list `nowhere` of `train`; found none"),
         ("names: [car, road]\ntrain: {}\nval: 3\n", "folders or lists under `val`; found 3"),
         ("names: [car, road]\ntrain: images/train\nval: images/train\n", "every picture once in the export"),
