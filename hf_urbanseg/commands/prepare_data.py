@@ -1,10 +1,8 @@
 """Turns any supported data into one self-contained, checked and split set, and publishes it: --push_to_hub user/set."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.errors import ConfigError, UrbanSegError
@@ -13,12 +11,6 @@ from hf_urbanseg.files import check_place, expand_home
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.options.fields import Options, option, required
-
-if TYPE_CHECKING:
-    from hf_urbanseg.data.loading import LoadedData
-    from hf_urbanseg.data.preflight.checks import Inspection
-
-_SHOWN = 3
 
 
 @dataclass
@@ -62,6 +54,7 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
     from hf_urbanseg.hub.dataset_repository import push_prepared_set
     from hf_urbanseg.hub.ledger import PushLedger
     from hf_urbanseg.hub.publish import check_target
+    from hf_urbanseg.reports.label_summary import draw_summary, list_shares
 
     if options.push_to_hub is not None:
         check_target(options.push_to_hub, options.revision)
@@ -75,12 +68,14 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
         names = [name for rows in loaded.splits.values() for name in rows["name"]]
         choose_data_licence(source["origin"], names, source["license"], options.private, loaded.name)
     inspection = inspect_pairs(loaded.splits, loaded.label_space)
-    write_prepared_set(loaded, output, options.overwrite, source, lambda folder: _draw(loaded, inspection, folder))
+    write_prepared_set(
+        loaded, output, options.overwrite, source, lambda folder: [draw_summary(loaded, inspection, folder)]
+    )
     print(f"{spell_out(loaded.name)}: {loaded.label_space.num_labels} classes")
     for split, rows in loaded.splits.items():
         print(f"  {split:<10} {len(rows):>6} frames")
-    for line in _count_pixels(loaded, inspection):
-        print(f"  {spell_out(line)}")
+    for name, share in zip((*loaded.label_space.names, "void"), list_shares(loaded, inspection), strict=True):
+        print(spell_out(f"  {share:<40} {name}"))
     for note in loaded.notes:
         print(f"  {spell_out(note)}")
     print(f"written to {options.output}; train on it with --data_dir {options.output}")
@@ -93,28 +88,3 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
         print(f"not pushed; once it can be: urbanseg publish {options.output}", file=sys.stderr)
         raise
     print(f"pushed to {result.url}; train on it with --dataset {options.push_to_hub}")
-
-
-def _draw(loaded: "LoadedData", inspection: "Inspection", folder: Path) -> tuple[str, ...]:
-    """Few frames of one split with their labels, which together show its classes."""
-    from hf_urbanseg.reports.data_pages import choose_frames, draw_samples
-
-    split = next(iter(loaded.splits))
-    counts = inspection.train_id_counts(split, loaded.label_space)
-    draw_samples(loaded, split, choose_frames(counts, _SHOWN), counts, folder)
-    return ("samples.png",)
-
-
-def _count_pixels(loaded: "LoadedData", inspection: "Inspection") -> Iterator[str]:
-    """Of every class, its share of all pixels and the frames with it."""
-    import numpy as np
-
-    counts = np.concatenate([inspection.train_id_counts(split, loaded.label_space) for split in loaded.splits])
-    total = sum(
-        height * width for pairs in inspection.pairs.values() for height, width in (pair.size for pair in pairs)
-    )
-    frames, names = (counts > 0).sum(0).tolist(), loaded.label_space.names
-    longest = max(map(len, (*names, "void")))
-    for name, pixels, seen in zip(names, counts.sum(0).tolist(), frames, strict=True):
-        yield f"{name:<{longest}} {pixels / total:7.2%} of the pixels, in {seen} frames"
-    yield f"{'void':<{longest}} {1 - counts.sum() / total:7.2%} of the pixels"

@@ -162,9 +162,14 @@ def _find_source(request: DataRequest):
         fix = "name it by `--dataset`" if path.suffix.lower() == ".parquet" else "give the folder around it"
         expected = "a folder, a .zip archive or an export's .json or .xml"
         raise DataError(expected, "a file of another kind", fix, path)
+    if request.format == "masks":
+        return simple_folders
     if request.format != "auto" or (path.is_file() and path.suffix.lower() in labelling_export.SUFFIXES):
         return labelling_export
     if source := next((one for one in DATA_DIR_SOURCES if one.matches(request)), None):
+        if source is labelling_export and simple_folders.matches(request):
+            fix = "move one away, or say which: `--format masks`, or that of the annotations, such as coco"
+            raise DataError("annotations or masks", "both", fix, path)
         return source
     inside = sorted(entry.name for entry in path.iterdir())
     found = f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder"

@@ -9,7 +9,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 from hf_urbanseg.data.class_files import MissingClassesError
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
-from hf_urbanseg.data.label_space_files import label_space_from_names, parse_label_space
+from hf_urbanseg.data.id2label import label_space_from_names
+from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import read_mapping
 from hf_urbanseg.labels import LabelSpace

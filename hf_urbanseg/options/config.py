@@ -61,8 +61,8 @@ class DataArguments(Options):
     palette: str | None = palette_option()
     format: str = option(
         "auto",
-        "Format of an export of a labelling tool. Default: what the files look like.",
-        choices=["auto", "coco", "labelme", "cvat", "yolo", "label_studio", "supervisely"],
+        "Format of an export of a labelling tool, or `masks` for plain folders. Default: what the files look like.",
+        choices=["auto", "masks", "coco", "labelme", "cvat", "yolo", "label_studio", "supervisely"],
     )
     background: str | None = option(
         None,

@@ -66,7 +66,7 @@ def test_main__shows_the_labels_and_their_shares(kitti, tmp_path, monkeypatch, c
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     for name, counts in (("car", cars), ("road", roads)):
         share, seen = f"{sum(counts) / (6 * 96):.2%}", str(np.count_nonzero(counts))
-        assert [name, share, "of", "the", "pixels,", "in", seen, "frames"] in shown
+        assert [share, "of", "the", "pixels,", "in", seen, "frames", name] in shown
     assert "![frames and their labels](samples.png)" in (tmp_path / "prepared" / "README.md").read_text()
     assert PillowImage.open(tmp_path / "prepared" / "samples.png").size[0] > 400
 

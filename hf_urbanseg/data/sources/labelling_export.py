@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hf_urbanseg.class_names import find_common_classes
+from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.data.image_files import UNSPLIT, build_dataset
-from hf_urbanseg.data.label_space_files import label_space_from_names
 from hf_urbanseg.data.sources.exports import coco, cvat, label_studio, labelme, supervisely, yolo
 from hf_urbanseg.data.sources.exports.drawing import draw_frames
 from hf_urbanseg.data.sources.exports.folder import Export, ExportFolder, Frame
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace, find_common_classes
+from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.palettes import choose_colors
 
 FORMATS = {

@@ -47,11 +47,15 @@ def load(request: DataRequest) -> FoundData:
     root, notes, space, splits = request.path, [], request.label_space, {}
     file = None if space else find_class_file(root)
     if file and file.name.startswith("label_space."):
-        space, folders = read_label_space(str(file))
-        if folders:
-            described = DataRequest(root, label_space_name=str(file), label_space=space, folders=folders)
+        space, where = read_label_space(str(file))
+        if where:
+            described = DataRequest(root, label_space_name=str(file), label_space=space, folders=where)
             return described_folders.load(described)
-    for split, (images, labels) in _find_pairs(root).items():
+    folders = _find_pairs(root) if root.is_dir() else {}
+    if not folders:
+        fix = "check `--data_dir`, or describe the folders in a file for `--label_space`"
+        raise DataError(f"folders of images and of masks, such as {LOOKS_LIKE}", "none", fix, root)
+    for split, (images, labels) in folders.items():
         if split in splits:
             raise DataError(f"one {split} split", f"a second one at {images}", "remove or rename one", root)
         pairs, left_out = _pair(images, labels)

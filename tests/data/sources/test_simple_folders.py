@@ -1,5 +1,7 @@
 """Layouts as people have them, each read to the same frames, classes and pixels."""
 
+import json
+
 import numpy as np
 import pytest
 from made_pictures import encode, noise
@@ -149,3 +151,19 @@ def test_load__refuses(tmp_path, files, message):
             (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message):
         read(tmp_path)
+
+
+def test_load_data__masks_beside_annotations_of_a_tool(tmp_path):
+    """Two formats in one folder: both are named, and the way to choose."""
+    write(tmp_path, "images/{n}.jpg", "masks/{n}.png")
+    image = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}
+    shape = {"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 3]]}
+    coco = {"images": [image], "annotations": [shape], "categories": [{"id": 1, "name": "car"}]}
+    (tmp_path / "annotations.json").write_text(json.dumps(coco))
+    with pytest.raises(DataError, match=r"expected annotations or masks; found both; .*: `--format masks`, or that of"):
+        read(tmp_path)
+    assert read(tmp_path, format="masks").label_space.names == ("road", "kerb", "car")
+    drawn = load_data(data_dir=str(tmp_path), format="coco", test_fraction=0, validation_fraction=0)
+    assert drawn.label_space.names == ("background", "car")
+    with pytest.raises(DataError, match="expected folders of images and of masks, such as images/"):
+        load_data(data_dir=str(tmp_path / "images"), format="masks")
