@@ -17,16 +17,22 @@ UNSPLIT = "all"
 
 
 def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
-    """Image files directly inside `folder` by name: the stem without `suffix`. Files without `suffix` are left out."""
+    """Image files directly inside `folder` by name: the stem without `suffix`. Files without `suffix` are left out.
+
+    A `*` in the suffix is any part of the name: `_label_*` takes `a_label_1` for the frame `a_1`.
+    """
     if not folder.is_dir():
         found = "a file" if folder.exists() else f"no such folder{explain_missing(folder)}"
         raise DataError("a folder of images", found, "check the data folder and its layout", folder)
     inside = sorted(folder.iterdir())
+    shape = re.compile(f"(.*){re.escape(suffix)}".replace(r"\*", "(.*)"), re.DOTALL)
     found: dict[str, Path] = {}
     for path in inside:
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(suffix):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        name = path.stem.removesuffix(suffix)
+        if not (match := shape.fullmatch(path.stem)):
+            continue
+        name = "_".join(match.groups())
         if name in found:
             twice = f"{found[name].name} and {path.name}"
             raise DataError("one file per frame", twice, "remove or rename one of them", path)
@@ -34,7 +40,10 @@ def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
     if not found:
         wanted = f"image files ending in `{suffix}`" if suffix else f"image files ({' '.join(IMAGE_SUFFIXES)})"
         some = ", ".join(path.name for path in inside[:3]) + (" ..." if len(inside) > 3 else "") or "an empty folder"
-        raise DataError(wanted, some, "put the files directly into this folder or name another", folder)
+        fix = "put the files directly into this folder or name another"
+        if suffix and any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
+            fix = "get or make the files that end so, or correct the suffix"
+        raise DataError(wanted, some, fix, folder)
     return found
 
 

@@ -26,6 +26,14 @@ def test_list_images__suffix_is_taken_off_and_other_files_left_out(tmp_path):
     assert list_images(tmp_path, "_L") == {"a": tmp_path / "a_L.png", "b": tmp_path / "b_L.png"}
 
 
+def test_list_images__a_star_in_the_suffix(tmp_path):
+    for name in ("2018_label_front_01.png", "2018_label_front_02.png", "2018_camera_front_01.png"):
+        (tmp_path / name).touch()
+    assert list(list_images(tmp_path, "_label_*")) == ["2018_front_01", "2018_front_02"]
+    with pytest.raises(DataError, match=r"ending in `_L`; found 2018_.* \.\.\.|get or make the files that end so"):
+        list_images(tmp_path, "_L")
+
+
 def test_list_images__duplicate_stem(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "a.png").touch()

@@ -51,6 +51,28 @@ def test_load__train_id_files(root):
     assert np.unique(np.asarray(found.splits["train"][0]["label"])).tolist() == [0]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ("color", r"`\*_gtFine_labelIds\.png`; found only kinds color; unpack .*; the colours can't replace it"),
+        ("color labelTrainIds", "only kinds color, labelTrainIds; say `--label_space cityscapes_train_ids`"),
+        (
+            "color polygons",
+            "only kinds color, polygons; make them: IDD's by its createLabels.py, Cityscapes' by",
+        ),
+        ("instanceIds", "only kinds instanceIds; unpack gtFine_trainvaltest.zip"),
+    ],
+)
+def test_load__label_files_of_other_kinds(root, kinds, message):
+    for file in root.glob("gtFine/*/*/*"):
+        for kind in kinds.split():
+            file.with_name(f"{file.stem.rpartition('_')[0]}_{kind}.{'json' if kind == 'polygons' else 'png'}").touch()
+        if file.stem.rpartition("_")[2] not in kinds.split():
+            file.unlink()
+    with pytest.raises(DataError, match=message):
+        read(root)
+
+
 @pytest.mark.parametrize(("lost", "left"), [("val", "train"), ("train", "test")])
 def test_load__one_of_them_alone(root, lost, left):
     shutil.rmtree(root / "leftImg8bit" / lost)
