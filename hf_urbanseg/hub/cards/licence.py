@@ -54,7 +54,8 @@ class Licence:
 
 def recognise_data(name: str) -> str | None:
     """A key of `TITLES` for a data set's name (`kitti`, `user/kitti-48`, `camvid_as_cityscapes`); None for others."""
-    name = name.lower()
+    # Other sets in Cityscapes' classes, and those that have KITTI in their names.
+    name = re.sub(r"_as_cityscapes|kitti[-_]?(360|step)", "", name.lower())
     if name == "synthetic":
         return name
     return next((key for key in ("camvid", "kitti", "cityscapes") if key in name), None)

@@ -64,7 +64,8 @@ def test_choose_licence__no_other_network_has_nvidias_weights():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("KITTI", "kitti"), ("user/kitti-48", "kitti"), ("camvid_as_cityscapes", "camvid"), ("cityscapes", "cityscapes"),
-     ("synthetic", "synthetic"), ("synthetic_fog", None), ("mine", None)],
+     ("synthetic", "synthetic"), ("synthetic_fog", None), ("mine", None), ("idd_as_cityscapes", None),
+     ("kitti_360", None), ("user/KITTI-STEP", None)],
 )  # fmt: skip
 def test_recognise_data__by_name(name, expected):
     assert recognise_data(name) == expected
