@@ -24,9 +24,11 @@ from hf_urbanseg.labels import (
 from hf_urbanseg.palettes import choose_colors
 
 BUILT_IN = {"cityscapes": CITYSCAPES, "cityscapes_train_ids": CITYSCAPES.with_train_ids()}
-FOLDER_KEYS = ("splits", "images", "labels", "image_suffix", "label_suffix", "unlabelled_images")
+FOLDER_KEYS = (
+    "splits", "images", "labels", "image_suffix", "label_suffix", "unlabelled_images", "note", "recognized_by",
+)  # fmt: skip
 _FILE_KEYS = ("encoding", "edge_tolerance", "lossy")
-_KEYS = ("name", "classes", "id2label", "void", *_FILE_KEYS, *FOLDER_KEYS)
+_KEYS = ("name", "classes", "id2label", "label_ids", "void", *_FILE_KEYS, *FOLDER_KEYS)
 _MEANT = {
     "ignore": "void", "ignore_index": "void", "ignore_label": "void", "ignored": "void", "unlabeled": "void",
     "id_to_label": "id2label", "names": "id2label", "palette": "classes", "format": "encoding", "masks": "labels",
@@ -47,7 +49,8 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
         name_or_path: `cityscapes`, `cityscapes_train_ids`, a name in hf_urbanseg/data/label_spaces, or a YAML or JSON
             file with the keys of `parse_label_space` and optionally those of `sources.described_folders`. In place of
             `classes` it may say `id2label: {id: name}`, with or without `void`: see `label_space_from_names`. A file
-            that is nothing but such a mapping, as `id2label.json` on the Hub, is read so too.
+            that is nothing but such a mapping, as `id2label.json` on the Hub, is read so too. `classes` may be the name
+            of a label space: its classes and label values, or with `label_ids: {name: [ids]}` and `void` others.
 
     Raises:
         DataError: No such name or file, not YAML, or an unknown key.
@@ -67,9 +70,14 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     folders = {key: description[key] for key in FOLDER_KEYS if key in description}
     if "classes" in description and "id2label" in description:
         faults.append(DataError("either `classes` or `id2label`", "both", "keep one of them", path))
+    if "label_ids" in description and not isinstance(description.get("classes"), str):
+        fix = "write them beside the classes' names"
+        faults.append(DataError("`label_ids` only with the name of a label space as `classes`", "them", fix, path))
     if faults:
         log_faults(faults[1:])
         raise join_faults(faults, "fault")
+    if isinstance(description.get("classes"), str):
+        description = _take_classes(description, path)
     if "id2label" not in description:
         return parse_label_space(description, str(path)), folders
     space = label_space_from_names(description["id2label"], path.stem, path, description.get("void"))
@@ -78,6 +86,25 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
         fix = "list `classes` with their `color`"
         raise DataError("`encoding` of files of ids with `id2label`", "`color`", fix, path)
     return parse_label_space(describe_label_space(space) | how, str(path)), folders
+
+
+def _take_classes(description: Mapping, path: Path) -> dict:
+    """The description with the classes of the label space that it names."""
+    name, ids = description["classes"], description.get("label_ids")
+    if name not in BUILT_IN and name not in shipped_label_spaces():  # so no file leads to itself
+        fix = f"list them, or choose one of {', '.join([*BUILT_IN, *shipped_label_spaces()])}"
+        raise DataError("a list `classes`, or the name of a label space", f"`{name}`", fix, path)
+    taken = describe_label_space(read_label_space(name)[0])
+    del taken["name"]
+    if ids is not None:
+        known = [entry["name"] for entry in taken["classes"]]
+        unknown = [f"`{key}`" for key in ids if key not in known] if isinstance(ids, Mapping) else [repr(ids)]
+        if unknown:
+            expected = f"`label_ids: {{name: [ids]}}` of {', '.join(known)}"
+            raise DataError(expected, ", ".join(unknown), "correct or remove it", path)
+        own = [entry | {"label_ids": ids.get(entry["name"], [])} for entry in taken["classes"]]
+        taken |= {"classes": own, "void": []}
+    return taken | {key: value for key, value in description.items() if key not in ("classes", "label_ids")}
 
 
 def _refuse_key(key: str, path: Path) -> DataError:

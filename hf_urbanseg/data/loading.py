@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset, DatasetDict
 
@@ -27,7 +27,7 @@ from hf_urbanseg.palettes import recolor
 
 DATASET_SOURCES = (synthetic, hub_set)
 DATA_DIR_SOURCES = (saved_set, described_folders, kitti, cityscapes, labelling_export, simple_folders)
-"""Asked in this order; a new layout is a module in `sources` and its name here."""
+"""Asked in this order; a new layout is a YAML file in `label_spaces`, or a module in `sources` and its name here."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def load_data(
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
 
     Args:
-        data_dir: KITTI folder or archive, Cityscapes folder, saved set, a folder that `label_space` describes, plain
-            folders of images and masks, or the export of a labelling tool: the folder, or one file of its annotations.
+        data_dir: KITTI folder or archive, folder of Cityscapes or another known set, saved set, a folder that
+            `label_space` describes, plain folders of images and masks, or the export of a labelling tool: the
+            folder, or one file of its annotations.
         dataset: `synthetic`, a Hub id, or a folder or .parquet file that `datasets.load_dataset` reads.
         label_space: Or a name or file for `read_label_space`; None takes what the layout or the set itself says.
         classes: For `read_class_words`, in place of a label space.
@@ -174,6 +175,10 @@ def _find_source(request: DataRequest):
     inside = sorted(entry.name for entry in path.iterdir())
     found = f"{', '.join(inside[:5])}{' ...' if len(inside) > 5 else ''}" if inside else "an empty folder"
     fix = "check `--data_dir`, or describe the folders in a YAML file as `--label_space`"
+    for folder in (path / name for name in inside if (path / name).is_dir()):  # archives have one around the data
+        if any(one.matches(replace(request, path=folder)) for one in DATA_DIR_SOURCES):
+            fix = f"give `--data_dir {folder}`"
+            break
     if next((path.glob("*.parquet")), None) or next(path.glob("*/*.parquet"), None):
         fix = "name a folder of tables by `--dataset`"
     raise DataError(", or ".join(one.LOOKS_LIKE for one in DATA_DIR_SOURCES), found, fix, path)

@@ -16,8 +16,9 @@ class DataArguments(Options):
 
     data_dir: str | None = option(
         None,
-        "Folder or .zip in the official KITTI or Cityscapes layout, a set saved by `urbanseg prepare-data`, a "
-        "folder whose --label_space file says where images and labels are, or what a labelling tool exported.",
+        "Folder or .zip in the official KITTI layout, folder in that of Cityscapes, ACDC, BDD100K or another set of "
+        "docs/data.md, a set saved by `urbanseg prepare-data`, folders of images and masks, or what a labelling tool "
+        "exported.",
     )
     dataset: str | None = option(
         None,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -162,7 +163,9 @@ def test_categories__for_every_class_or_for_none():
 
 
 def test_read_label_space__unknown_name_lists_the_known():
-    with pytest.raises(DataError, match=r"cityscapes, cityscapes_train_ids, camvid.*or a \.yaml file; found `kamvid`"):
+    with pytest.raises(
+        DataError, match=r"cityscapes, cityscapes_train_ids, a2d2, .*camvid.*or a \.yaml file; found `kamvid`"
+    ):
         read_label_space("kamvid")
 
 
@@ -203,6 +206,35 @@ def test_read_label_space__of_id2label(tmp_path, void):
     assert (space.name, folders) == ("mine", {})
     classes = {None: ("road", "background"), (): ("void", "road", "background"), (2,): ("void", "road")}
     assert space.names == classes[None if void is None else tuple(void)]
+
+
+def test_read_label_space__classes_of_another(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("classes: cityscapes_train_ids\nencoding: red")
+    space, _ = read_label_space(str(path))
+    assert space == replace(CITYSCAPES.with_train_ids(), name=str(path), encoding="red")
+    path.write_text("classes: cityscapes\nlabel_ids: {road: [1, 4]}")
+    assert read_label_space(str(path))[0].label_ids == {1: 0, 4: 0}  # Cityscapes' void went with its ids
+    path.write_text("classes: cityscapes\nlabel_ids: {road: [1, 4], rider: [2]}\nvoid: [0]")
+    space, _ = read_label_space(str(path))
+    assert (space.names, space.categories) == (CITYSCAPES.names, CITYSCAPES.categories)
+    assert space.label_ids == {1: 0, 4: 0, 2: 12, 0: 255}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: mine.yaml", "a list `classes`, or the name of a label space; found `mine.yaml`; list them, or"),
+        ("classes: cityscapes\nlabel_ids: {raod: [1], cat: []}", r"of road, sidewalk, .*found `raod`, `cat`"),
+        ("classes: cityscapes\nlabel_ids: [1]", r"found \[1\]"),
+        ("classes: [{name: a}]\nlabel_ids: {a: [1]}", "`label_ids` only with the name of a label space"),
+        ("classes: cityscapes\nlabel_ids: {road: [1], wall: [1]}", "each label id in one class; found 1 again in wall"),
+    ],
+)
+def test_read_label_space__bad_classes_of_another(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UrbanSegError, match=message):
+        read_label_space(str(tmp_path / "mine.yaml"))
 
 
 def test_read_label_space__of_a_bare_id2label_with_folders(tmp_path):

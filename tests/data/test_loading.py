@@ -171,9 +171,16 @@ def test_load_data__unknown_layout_says_what_was_looked_for(tmp_path):
     (tmp_path / "frames").mkdir()
     with pytest.raises(DataError) as caught:
         load_data(data_dir=str(tmp_path))
-    assert str(caught.value).startswith(f"{tmp_path}: expected dataset_dict.json (a saved set), or folders that a")
+    assert str(caught.value).startswith(f"{tmp_path}: expected dataset_dict.json (a saved set), or folders of a")
     assert "training/image_2 and training/semantic (KITTI), or leftImg8bit and gtFine (Cityscapes)" in str(caught.value)
     assert "found frames; check `--data_dir`, or describe the folders in a YAML file" in str(caught.value)
+
+
+def test_load_data__the_folder_inside_is_meant(kitti, cityscapes):
+    cityscapes.rename(kitti / "cityscapes")
+    (kitti / "training").rename(kitti / "other")
+    with pytest.raises(DataError, match=r"found cityscapes, other; give `--data_dir .*kitti/cityscapes`"):
+        load_data(data_dir=str(kitti))
 
 
 def test_load_data__a_file_that_is_no_archive(tmp_path):

@@ -77,6 +77,22 @@ def test_load__val_and_images_beside_their_labels(tmp_path):
     assert list(found.splits["validation"]["name"]) == ["a"]
 
 
+def test_load__splits_by_names(tmp_path):
+    for name in ("a_1", "a_2", "b_1", "c_1"):
+        write_pair(tmp_path / "x", tmp_path / "y", name)
+    pair = {"images": "x", "labels": "y"}
+    splits = {"train": pair | {"names": "a_.*"}, "val": pair | {"names": "b"}, "test": pair | {"names": "b_."}}
+    found = read(tmp_path, {"splits": {"train": splits["train"], "test": splits["test"]}, "note": "As published."})
+    assert {split: list(rows["name"]) for split, rows in found.splits.items()} == {
+        "train": ["a_1", "a_2"],
+        "test": ["b_1"],
+    }
+    assert list(found.notes) == ["As published.", "1 frames are left out: their names are in no split"]
+    assert not len(read(tmp_path, {"splits": splits}).splits["validation"])  # the whole name, not a part of it
+    with pytest.raises(DataError, match=r"my\.yaml: expected a regular expression as `names`; found '\('"):
+        read(tmp_path, {"splits": {"train": pair | {"names": "("}}})
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
