@@ -128,9 +128,10 @@ def unpack_brush(size: Size, packed: Sequence[int]) -> np.ndarray:
 
     Source: @thi.ng/rle-pack, which Label Studio uses.
     """
-    if not isinstance(packed, list) or not all(type(one) is int and 0 <= one < 256 for one in packed):
-        raise DataError("`rle` as a list of bytes", f"{packed!r:.40}", "export again")
-    content = bytes(packed)
+    try:
+        content = bytes(packed if isinstance(packed, list) else [None])  # of a number, that many zeros
+    except (TypeError, ValueError) as error:
+        raise DataError("`rle` as a list of bytes", f"{packed!r:.40}", "export again") from error
     bits, place = format(int.from_bytes(content, "big"), f"0{8 * len(content)}b"), 0
 
     def take_bits(count: int) -> int:
@@ -144,12 +145,15 @@ def unpack_brush(size: Size, packed: Sequence[int]) -> np.ndarray:
     if total != 4 * size[0] * size[1]:
         found = f"{total:,} values"
         raise DataError(f"`rle` of {size[0]}x{size[1]} pixels of 4 values", found, "export again")
-    word, lengths = take_bits(5) + 1, [take_bits(4) + 1 for _ in range(4)]
-    counts, values, done = [], [], 0
+    if take_bits(5) != 7:
+        raise DataError("`rle` of values of 8 bits", "others", "export again")
+    lengths = [take_bits(4) + 1 for _ in range(4)]
+    painted, done = np.empty(total, np.uint8), 0
     while done < total:
         repeated = take_bits(1)
         count = min(take_bits(lengths[take_bits(2)]) + 1, total - done)
+        # Colours don't repeat: most of a real brush is values one by one.
+        piece = take_bits(8) if repeated else np.frombuffer(take_bits(8 * count).to_bytes(count, "big"), np.uint8)
+        painted[done : done + count] = piece
         done += count
-        counts += [count] if repeated else [1] * count
-        values += [take_bits(word) > 0 for _ in range(1 if repeated else count)]
-    return np.repeat(values, counts).reshape(*size, 4)[..., 3]
+    return painted.reshape(*size, 4)[..., 3] > 0

@@ -25,7 +25,7 @@ def pack(mask, lengths=(3, 4, 8, 16)) -> list[int]:
         if count > 1:
             bits += ["1", f"{kind:02b}", f"{count - 1:0{lengths[kind]}b}", f"{values[place]:08b}"]
         else:
-            count = min(2 ** lengths[kind], 5, len(values) - place)
+            count = min(2 ** lengths[kind], 300, len(values) - place)
             bits += ["0", f"{kind:02b}", f"{count - 1:0{lengths[kind]}b}"]
             bits += [f"{one:08b}" for one in values[place : place + count]]
         place, turn = place + count, turn + 1
