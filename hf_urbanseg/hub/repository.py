@@ -66,8 +66,8 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
     Everything comes from an allow-list (`is_ours`), so checkpoints, optimizer states, `training_args.bin`, `.env`,
     push.json and whatever else lies in the folder stay. In texts the paths of this machine are cut to their last
     name; a link that leads out of the folder is left out. TensorBoard's event files go without host names and without
-    the records that hold paths, `pictures` (overlays, failures, the report) by default unless the data's terms are
-    known to forbid it.
+    the records that hold paths, `pictures` (overlays, failures, the report) by default unless the data's terms
+    forbid it or may do so.
 
     Raises:
         ModelError: No model, or another than was measured.
@@ -86,9 +86,10 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
     shown = [name for name in found if _matches(name, _PICTURES)]
     if shown and not (summary := RunSummary.read(run)).shows_pictures(pictures):
         if pictures is None:
+            terms = "forbids" if summary.data_kind == "cityscapes" else "may forbid"
             logger.warning(
-                "left out: %d files that show images of %s, whose licence forbids to publish them",
-                len(shown), summary.data_title,
+                "left out: %d files that show images of %s, whose licence %s to publish them",
+                len(shown), summary.data_title, terms,
             )  # fmt: skip
         found = {name: path for name, path in found.items() if name not in shown}
     return _clean(run, found, tensorboard)

@@ -115,7 +115,7 @@ class TrainingOptions:
     hub_tensorboard: bool = option(False, "Push TensorBoard's logs, too.")
     hub_pictures: bool | None = option(
         None, "Push what shows images of the data, too (overlays, failures, the report). Default: unless the data's "
-        "licence is known to forbid it (Cityscapes).", nargs="?", const=True
+        "licence forbids it (Cityscapes) or may do so (the known street sets of docs/data.md).", nargs="?", const=True
     )  # fmt: skip
     hub_timeout: Seconds = option(600.0, "Seconds that the end of a run waits for its pushes; what is left is owed.")
 

@@ -115,6 +115,9 @@ PICTURES = {"report.html", "overlays/scene.png", "failures/scene.png", "failures
         ("user/streets", None, True),
         ("camvid_as_cityscapes", None, True),
         ("cityscapes", None, False),
+        ("idd_as_cityscapes", None, False),
+        ("kitti_360", None, False),
+        ("kitti_360", True, True),
         ("user/Cityscapes-fine", None, False),
         ("cityscapes", False, False),
         ("cityscapes", True, True),
@@ -126,7 +129,9 @@ def test_collect_repository__pictures_of_data_that_may_not_be_published(run, cap
     caplog.clear()
     found = set(collect_repository(run, pictures=asked))
     assert everything - found == (set() if shown else PICTURES)
-    told = ["left out: 4 files that show images of Cityscapes, whose licence forbids to publish them"]
+    known = data in ("cityscapes", "user/Cityscapes-fine")
+    whose = "Cityscapes, whose licence forbids" if known else f"{data}, whose licence may forbid"
+    told = [f"left out: 4 files that show images of {whose} to publish them"]
     assert [one.getMessage() for one in caplog.records] == (told if not shown and asked is None else [])
 
 

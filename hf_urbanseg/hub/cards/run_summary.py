@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_urbanseg.data.label_space_files import shipped_label_spaces
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.licence import TITLES, Licence, choose_licence, recognise_data
@@ -94,8 +95,15 @@ class RunSummary:
         return self.data_name if self.data_is_hub else TITLES.get(self.data_kind, self.data_name)
 
     def shows_pictures(self, asked: bool | None = None) -> bool:
-        """Whether pictures made from the data's images are published; of unknown data its owner decides."""
-        return self.data_kind != "cityscapes" if asked is None else asked
+        """Whether pictures made from the data's images are published.
+
+        By default those of Cityscapes and of the sets whose layouts are known, but not their terms, are not; of other
+        data its owner decides.
+        """
+        if asked is not None:
+            return asked
+        kind = self.data_kind
+        return kind != "cityscapes" and (kind is not None or self.data_name not in shipped_label_spaces())
 
     @property
     def licence(self) -> Licence:
