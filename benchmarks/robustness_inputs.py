@@ -28,17 +28,19 @@ from robustness.bad_runs import KINDS as BAD_RUNS
 from robustness.campaign import Campaign
 from robustness.cases import Case, describe_fault, list_files, make_base
 from robustness.hostile_inputs import KINDS as HOSTILE
+from robustness.masks import BAD as BAD_MASKS
+from robustness.masks import ODD as ODD_MASKS
 from robustness.odd_inputs import KINDS as ODD
 from robustness.watching import describe_harm, watch
 
 WHAT = {
     "bad": (
-        BAD_DATA | BAD_EXPORTS | BAD_OPTIONS | BAD_MODELS | BAD_RUNS,
+        BAD_DATA | BAD_MASKS | BAD_EXPORTS | BAD_OPTIONS | BAD_MODELS | BAD_RUNS,
         2000,
         0.0,
         "generated bad inputs: one line, status 2, nothing written",
     ),
-    "odd": (ODD, 500, 0.02, "odd but right inputs: taken"),
+    "odd": (ODD | ODD_MASKS, 500, 0.02, "odd but right inputs: taken"),
     "hostile": (
         HOSTILE,
         100,

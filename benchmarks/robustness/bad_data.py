@@ -84,9 +84,12 @@ LABELS = NO_REGULAR_FILE | {
     "of an unknown id": _edit(_unknown_id),
     "of another size": _edit(lambda pixels, rng: pixels[rng.randint(1, 9) :]),
     "turned": _edit(lambda pixels, rng: pixels.T),
-    "in colours": _edit(lambda pixels, rng: np.stack([pixels] * 3, -1)),
+    "in colours": _edit(lambda pixels, rng: np.stack([pixels, pixels, pixels + 1], -1)),
     "of 16 bits": _edit(lambda pixels, rng: pixels.astype(np.uint16) * 300),
-    "of floats": lambda path, case: (Image.open(path).convert("F").save(path.with_suffix(".tif")), path.unlink()),
+    "of floats": lambda path, case: (
+        Image.fromarray(np.array(Image.open(path)) + np.float32(0.5)).save(path.with_suffix(".tif")),
+        path.unlink(),
+    ),
     "a JPEG": lambda path, case: (Image.open(path).convert("L").save(path.with_suffix(".jpg")), path.unlink()),
 }
 
@@ -272,7 +275,9 @@ KINDS |= {
     ),
     "class twice": _classes(lambda content, one, rng: content["classes"].append(one | {"label_ids": [200]})),
     "class of another's id": _classes(lambda content, one, rng: content["classes"][0].update(label_ids=[7, 8])),
-    "class id out of range": _classes(lambda content, one, rng: one.update(label_ids=[rng.choice((-7, 256, 10**12))])),
+    "class id out of range": _classes(
+        lambda content, one, rng: one.update(label_ids=[rng.choice((-7, 1 << 24, 10**12))])
+    ),
     "class id no number": _classes(lambda content, one, rng: one.update(label_ids=rng.choice(("7", [None], [1.5], 3)))),
     "class colour wrong": _classes(
         lambda content, one, rng: one.update(color=rng.choice(([1, 2], [1, 2, 300], "red", [0, -1, 0], [1.5, 2, 3])))
