@@ -49,7 +49,8 @@ class PublishArguments(Options):
     tensorboard: bool | None = option(None, "Also TensorBoard's files. Default: as before.", nargs="?", const=True)
     pictures: bool | None = option(
         None, "Also what shows images of the data (overlays, failures, the report). Default: as before, else unless "
-        "the data's licence forbids it (Cityscapes) or may do so (the known street sets of docs/data.md).", nargs="?", const=True
+        "the data's licence forbids it (Cityscapes) or may do so (the known street sets of docs/data.md).",
+        nargs="?", const=True,
     )  # fmt: skip
     dry_run: bool = option(False, "Show what would be pushed, and connect to nothing.")
     timeout: Seconds | None = option(

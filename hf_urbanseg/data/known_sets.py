@@ -7,8 +7,8 @@ from hf_urbanseg.data.label_space_files import read_label_space, shipped_label_s
 from hf_urbanseg.errors import DataError
 
 
-def recognize_set(root: Path) -> str | None:
-    """The name of the shipped label space that is `recognized_by` what is in a folder, or None.
+def recognise_set(root: Path) -> str | None:
+    """The name of the shipped label space that is `recognised_by` what is in a folder, or None.
 
     Raises:
         DataError: There are several.
@@ -23,4 +23,4 @@ def recognize_set(root: Path) -> str | None:
 @cache  # of files that are installed with the package
 def _read_marks() -> dict[str, list[str]]:
     folders = {name: read_label_space(name)[1] for name in shipped_label_spaces()}
-    return {name: found["recognized_by"] for name, found in folders.items() if "recognized_by" in found}
+    return {name: found["recognised_by"] for name, found in folders.items() if "recognised_by" in found}

@@ -25,7 +25,7 @@ from hf_urbanseg.palettes import choose_colors
 
 BUILT_IN = {"cityscapes": CITYSCAPES, "cityscapes_train_ids": CITYSCAPES.with_train_ids()}
 FOLDER_KEYS = (
-    "splits", "images", "labels", "image_suffix", "label_suffix", "unlabelled_images", "note", "recognized_by",
+    "splits", "images", "labels", "image_suffix", "label_suffix", "unlabelled_images", "note", "recognised_by",
 )  # fmt: skip
 _FILE_KEYS = ("encoding", "edge_tolerance", "lossy")
 _KEYS = ("name", "classes", "id2label", "label_ids", "void", *_FILE_KEYS, *FOLDER_KEYS)

@@ -1,6 +1,7 @@
 """Every shipped label space, on folders as it describes them; ids as the sets' own tools have them."""
 
 import itertools
+import re
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,8 @@ from cityscapesscripts.helpers import labels as official
 from made_pictures import noise, write_flat, write_pair
 from PIL import Image
 
+from hf_urbanseg.data.image_files import pair_patterns
+from hf_urbanseg.data.known_sets import recognise_set
 from hf_urbanseg.data.label_space_files import read_label_space, shipped_label_spaces
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -58,7 +61,7 @@ def build(root, name):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(content).save(file)
                 written += 1
-    for path in folders.get("recognized_by", ()):
+    for path in folders.get("recognised_by", ()):
         if "*" not in path and not (root / path).exists():
             (root / path).touch() if path.endswith(".json") else (root / path).mkdir()
     return written
@@ -70,7 +73,7 @@ def test_known_set__is_recognised_and_read(name, tmp_path):
     space, folders = read_label_space(name)
     _, drawn = draw(space)
     assert len(drawn) == sum(train_id in space.label_ids.values() for train_id in range(space.num_labels))
-    for asked in (name, None) if "recognized_by" in folders else (name,):
+    for asked in (name, None) if "recognised_by" in folders else (name,):
         loaded = load_data(data_dir=str(tmp_path), label_space=asked, validation_fraction=0)
         assert (loaded.name, loaded.label_space) == (name, space)
         assert any(note.startswith(f"{name}: recognised by its ") for note in loaded.notes) == (asked is None)
@@ -82,6 +85,55 @@ def test_known_set__is_recognised_and_read(name, tmp_path):
         if "*" in folders.get("images", ""):  # drives stay whole where they are cut
             drives = [{row.split("_")[0] for row in rows["name"]} for rows in loaded.splits.values()]
             assert drives[0].isdisjoint(drives[1])
+
+
+DRIVE, RECORDING = "2013_05_28_drive_0000_sync/image_00", "20180807145028"
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "label", "others"),
+    [  # Files as the sets have them, from their tools and pages.
+        ("acdc", "rgb_anon/fog/train/GOPR0475/GOPR0475_frame_000247_rgb_anon.png",
+         "gt/fog/train/GOPR0475/GOPR0475_frame_000247_gt_labelTrainIds.png",
+         "gt/fog/train/GOPR0475/GOPR0475_frame_000247_gt_labelIds.png rgb_anon/fog/train_ref/GOPR0475/a.png"),
+        ("bdd100k", "images/10k/train/0a0a0b1a-7c39d841.jpg", "labels/sem_seg/masks/train/0a0a0b1a-7c39d841.png",
+         "labels/sem_seg/colormaps/train/0a0a0b1a-7c39d841.png"),
+        ("bdd100k_seg", "seg/images/train/0a0a0b1a-7c39d841.jpg", "seg/labels/train/0a0a0b1a-7c39d841_train_id.png",
+         ""),
+        ("idd", "leftImg8bit/train/0/frame0000_leftImg8bit.png",
+         "gtFine/train/0/frame0000_gtFine_labellevel3Ids.png", "gtFine/train/0/frame0000_gtFine_polygons.json"),
+        ("idd_as_cityscapes", "leftImg8bit/train/0/frame0000_leftImg8bit.jpg",
+         "gtFine/train/0/frame0000_gtFine_labelcsTrainIds.png", ""),
+        ("a2d2", f"20180807_145028/camera/cam_front_center/{RECORDING}_camera_frontcenter_000001617.png",
+         f"20180807_145028/label/cam_front_center/{RECORDING}_label_frontcenter_000001617.png",
+         f"class_list.json 20180807_145028/camera/cam_front_center/{RECORDING}_camera_frontcenter_000001617.json "
+         f"20180807_145028/label/cam_rear_center/{RECORDING}_label_rearcenter_000001617.png"),
+        ("kitti_step", "images/train/0000/000000.png", "panoptic_maps/train/0000/000000.png", ""),
+        ("kitti_step_image_02", "training/image_02/0000/000000.png", "panoptic_maps/train/0000/000000.png",
+         "training/image_02/0002/000000.png"),
+        ("kitti_360", f"data_2d_raw/{DRIVE}/data_rect/0000000250.png",
+         f"data_2d_semantics/train/{DRIVE}/semantic/0000000250.png",
+         f"data_2d_raw/{DRIVE}/data_rect/0000000000.png data_2d_semantics/train/{DRIVE}/instance/0000000250.png"),
+        ("vistas", "training/images/-0C1J9CvgFP4BTVLXNeNZA.jpg", "training/labels/-0C1J9CvgFP4BTVLXNeNZA.png",
+         "config.json training/instances/-0C1J9CvgFP4BTVLXNeNZA.png"),
+        ("vistas_v2", "training/images/-0C1J9CvgFP4BTVLXNeNZA.jpg", "training/v2.0/labels/-0C1J9CvgFP4BTVLXNeNZA.png",
+         "config_v1.2.json config_v2.0.json training/v1.2/labels/-0C1J9CvgFP4BTVLXNeNZA.png"),
+        ("camvid_colors", "701_StillsRaw_full/0001TP_006690.png", "LabeledApproved_full/0001TP_006690_L.png", ""),
+        ("camvid_suite", "train/0001TP_006690.png", "train_labels/0001TP_006690_L.png",
+         "val_labels/0001TP_006870_L.png"),
+    ],
+)  # fmt: skip
+def test_known_set__finds_the_files_of_its_publishers(name, image, label, others, tmp_path):
+    for file in (image, label, *others.split()):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert recognise_set(tmp_path) == name
+    _, folders = read_label_space(name)
+    pair = folders["splits"]["train"] if "splits" in folders else folders
+    options = {key: folders[key] for key in ("image_suffix", "label_suffix", "unlabelled_images") if key in folders}
+    (group,) = pair_patterns(tmp_path, pair["images"], pair["labels"], **options)
+    assert list(group.values()) == [(tmp_path / image, tmp_path / label)]
+    assert all(re.fullmatch(pair.get("names", ".*"), frame) for frame in group)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +177,7 @@ def test_known_set__cityscapes_ids_where_it_says_so():
     assert {value: train_id for value, train_id in ids.label_ids.items() if value <= 33} == theirs
 
 
-def test_recognize_set__idd_with_both_kinds_of_labels_and_cityscapes(tmp_path):
+def test_recognise_set__idd_with_both_kinds_of_labels_and_cityscapes(tmp_path):
     """The three have the same folders."""
     frame, labels = "frame0000_gtFine", tmp_path / "gtFine" / "train" / "0"
     write_flat(tmp_path / "leftImg8bit" / "train" / "0" / "frame0000_leftImg8bit.jpg", (4, 6, 3))
@@ -137,7 +189,7 @@ def test_recognize_set__idd_with_both_kinds_of_labels_and_cityscapes(tmp_path):
         load_data(data_dir=str(tmp_path))
 
 
-def test_recognize_set__other_classes_than_its_own(tmp_path):
+def test_recognise_set__other_classes_than_its_own(tmp_path):
     for split in ("train", "val"):
         write_pair(tmp_path / f"images/10k/{split}", tmp_path / f"labels/sem_seg/masks/{split}", "a", 1)
     (tmp_path / "two.json").write_text('{"0": "a", "1": "b"}')

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hf_urbanseg.data.columns import SPLIT_NAMES
 from hf_urbanseg.data.image_files import UNSPLIT, build_dataset, pair_patterns
-from hf_urbanseg.data.known_sets import recognize_set
+from hf_urbanseg.data.known_sets import recognise_set
 from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
@@ -18,7 +18,7 @@ def matches(request: DataRequest) -> bool:
     """Whether the path is a folder, and the label space or its being a known set says where images and labels are."""
     if request.path is None or not request.path.is_dir():
         return False
-    return bool(request.folders) or recognize_set(request.path) is not None
+    return bool(request.folders) or recognise_set(request.path) is not None
 
 
 def load(request: DataRequest) -> FoundData:
@@ -31,7 +31,7 @@ def load(request: DataRequest) -> FoundData:
     frames that are its own. `note` is a sentence on the splits.
     """
     if not request.folders:
-        return _load_known(request, recognize_set(request.path))
+        return _load_known(request, recognise_set(request.path))
     folders, source = request.folders, request.label_space_name
     options = {key: str(folders.get(key) or "") for key in ("image_suffix", "label_suffix")}
     options["unlabelled_images"] = folders.get("unlabelled_images", False)
@@ -65,7 +65,7 @@ def _load_known(request: DataRequest, name: str) -> FoundData:
     space, folders = read_label_space(name)
     space = request.label_space or space
     found = load(replace(request, folders=folders, label_space=space, label_space_name=name))
-    how = " and ".join(folders["recognized_by"])
+    how = " and ".join(folders["recognised_by"])
     note = f"{name}: recognised by its {how}; `--label_space` names other classes or another layout"
     return replace(found, name=name, notes=(note, *found.notes))
 
