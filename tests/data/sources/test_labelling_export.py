@@ -1,4 +1,5 @@
 import os
+from dataclasses import fields
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from hf_urbanseg.data.sources.exports.folder import ExportFolder
 from hf_urbanseg.data.sources.request import DataRequest
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
+from hf_urbanseg.options.config import DataArguments
 
 RING = flat(SQUARE)
 
@@ -33,6 +35,11 @@ def test_matches__by_content(tmp_path):
     assert not labelling_export.matches(DataRequest(tmp_path))
     assert labelling_export.matches(DataRequest(export(tmp_path)))
     assert not labelling_export.matches(DataRequest(dataset="user/name"))
+
+
+def test_formats__are_those_of_the_option():
+    (option,) = (one for one in fields(DataArguments) if one.name == "format")
+    assert option.metadata["choices"] == ["auto", *labelling_export.FORMATS]
 
 
 def test_load_data__the_folder_and_its_file(tmp_path):

@@ -36,9 +36,8 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
             continue
         names = _read_categories(content["categories"], file)
         export.classes |= dict.fromkeys(names.values())
-        headings |= {
-            entry["supercategory"] for entry in content["categories"] if entry.get("supercategory") in names.values()
-        }
+        above = {entry["name"]: entry.get("supercategory") for entry in content["categories"]}
+        headings |= {heading for name, heading in above.items() if heading != name and heading in names.values()}
         frames = _read_images(content["images"], folder, file, split)
         for number, entry in enumerate(content["annotations"]):
             where = f"/annotations/{number}"
@@ -51,11 +50,10 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
                 found = f"{entry['category_id']!r:.40} at `{where}`, which is none"
                 raise DataError("the id of one of `categories`", found, "export again", file)
             used.add(name)
-            segmentation = entry.get("segmentation")
             if "segments_info" in entry:
                 fix = "convert it with panopticapi, or export instances"
                 raise DataError("COCO's instances", "panoptic segments", fix, file)
-            if segmentation:
+            if segmentation := entry.get("segmentation"):
                 cover = partial(_cover, segmentation=segmentation)
                 frame.shapes.append(Shape(name, f"{where}/segmentation", cover))
             else:
@@ -69,9 +67,8 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
 
 def _key(entry: object, name: str, file: Path, where: str) -> int | str:
     """An id; the standard says numbers, and some tools write words."""
-    return take(
-        entry, name, str if isinstance(entry, Mapping) and isinstance(entry.get(name), str) else int, file, where
-    )
+    kind = str if isinstance(entry, Mapping) and isinstance(entry.get(name), str) else int
+    return take(entry, name, kind, file, where)
 
 
 def _read_categories(entries: list, file: Path) -> dict[int | str, str]:

@@ -63,7 +63,7 @@ def test_read__classes_in_the_order_of_ids_and_without_headings(tmp_path):
     make(tmp_path, [[flat(SQUARE)]])
     content = coco([[flat(SQUARE)]])
     content["categories"] = [
-        {"id": 7, "name": "road", "supercategory": "streets"},
+        {"id": 7, "name": "road", "supercategory": "road"},
         {"id": 0, "name": "streets", "supercategory": "none"},
         {"id": 1, "name": "car", "supercategory": "streets"},
     ]
