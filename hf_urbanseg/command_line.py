@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 
@@ -31,6 +32,8 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # no notebook's
                 stream.reconfigure(errors="backslashreplace")  # a name that the terminal lacks must not end a run
+        # Of Pillow, in front of our own line about the same picture.
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         try:
             if not sys.stderr.isatty():  # before these are imported
                 for library in ("DATASETS", "HUB"):

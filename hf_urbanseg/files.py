@@ -164,12 +164,17 @@ def write_yaml(path: str | Path, content: Mapping) -> None:
     write_text(path, yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
-def check_regular(path: str | Path, most: int | None = None, error_class: type[UrbanSegError] = DataError) -> int:
+def check_regular(
+    path: str | Path,
+    most: int | None = None,
+    error_class: type[UrbanSegError] = DataError,
+    fix: str = "check that it is the right one",
+) -> int:
     """The size of a regular file, where links lead; a FIFO or a device may never end and isn't even opened.
 
     Args:
         most: Bytes it may have at most.
-        error_class: Raised of something else, or a larger file.
+        error_class: Raised of something else, or a larger file, for which `fix` says what to do.
 
     Raises:
         OSError: Nothing there, or no permission.
@@ -183,7 +188,7 @@ def check_regular(path: str | Path, most: int | None = None, error_class: type[U
         raise error_class("a regular file", found, "replace it or leave it out", path)
     if most is not None and status.st_size > most:
         found = f"{status.st_size:,} bytes"
-        raise error_class(f"a file of {most:,} bytes at most", found, "check that it is the right one", path)
+        raise error_class(f"a file of {most:,} bytes at most", found, fix, path)
     return status.st_size
 
 
@@ -196,9 +201,9 @@ def check_files(folder: str | Path) -> None:
                 check_regular(Path(at, name))
 
 
-def read_bytes(path: str | Path, most: int, error_class: type[UrbanSegError] = DataError) -> bytes:
-    """The content of a file that passes `check_regular`, as large as it was then; raises what that raises."""
-    size = check_regular(path, most, error_class)
+def read_bytes(path: str | Path, most: int, *args, **options) -> bytes:
+    """The content of a file that passes `check_regular`, as large as it was then; takes and raises what that does."""
+    size = check_regular(path, most, *args, **options)
     with open(path, "rb") as file:
         return file.read(size)
 

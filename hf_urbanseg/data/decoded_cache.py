@@ -11,6 +11,7 @@ import psutil
 from datasets import Dataset
 
 from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class DecodedCache:
 
         def fill(index: int) -> None:
             row, (image, label) = rows[index], self[index]
-            image[:] = np.asarray(row["image"].convert("RGB"))
+            image[:] = np.asarray(to_rgb(row["image"]))
             label[:] = read_train_ids(row["label"], label_space)
 
         # Decoders let go of the interpreter.

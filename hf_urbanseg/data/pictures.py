@@ -1,25 +1,39 @@
 """Pictures that others made: where their files may lie, and how much of them is read."""
 
 import re
+import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
+from itertools import count
+from pathlib import Path
 
 from datasets.utils.file_utils import xopen
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_regular, read_bytes
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()  # here, so that `datasets` decodes such files in every process that trains
 
 MOST_PIXELS = 1 << 26
 """67 million, 8192x8192: 8K video has half of it, street photographs a third."""
 MOST_BYTES = 4 * MOST_PIXELS
 """Of a file: those pixels uncompressed."""
 # Pillow knows forty more, of which EPS starts a program.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["HEIF"] if pillow_heif else []))
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TILES = "cut it into tiles, make it smaller or leave it out"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 # Each goes over all pixels, whatever few bytes it has; ten are usual.
 _JPEG_SIGNATURE, _JPEG_SCAN, _MOST_SCANS = b"\xff\xd8\xff", b"\xff\xda", 100
+_SUBFILE_TYPE = 254
 ADDRESS = re.compile(r"[a-z][\w+.-]*:", re.IGNORECASE)
 # What `datasets` calls a member of a local .zip: zip://a.png::/data.zip
 _MEMBER = re.compile(rf"zip://(?:(?!::).)+::(?!{ADDRESS.pattern})(?:(?!::).)+", re.IGNORECASE)
@@ -38,7 +52,7 @@ def read_stored(stored: Mapping) -> bytes:
     if stored["bytes"] is not None:
         return stored["bytes"]
     if not ADDRESS.match(path):
-        return read_bytes(path, MOST_BYTES)
+        return read_file(path)
     if not _MEMBER.fullmatch(path):
         fix = "download its files and name the folder"
         raise DataError("pictures on this machine", "an address, which is not followed", fix, path)
@@ -46,8 +60,13 @@ def read_stored(stored: Mapping) -> bytes:
     with xopen(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise DataError(f"a file of {MOST_BYTES:,} bytes at most", "more", "leave it out", path)
+        raise DataError(f"a file of {MOST_BYTES:,} bytes at most", "more", _TILES, path)
     return content
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a picture's file; raises what `read_stored` raises."""
+    return read_bytes(path, MOST_BYTES, fix=_TILES)
 
 
 def open_picture(content: bytes, where: object) -> Image.Image:
@@ -57,7 +76,7 @@ def open_picture(content: bytes, where: object) -> Image.Image:
         where: The file, named in errors.
 
     Raises:
-        DataError: Too many pixels.
+        DataError: Too many pixels, several pictures, bands that Pillow would leave out, or HEIC without its extra.
         Exception: On damaged bytes Pillow raises nearly anything.
     """
     try:
@@ -70,13 +89,61 @@ def open_picture(content: bytes, where: object) -> Image.Image:
         most = max(_MOST_SCANS, len(content) // 20_000)
         if content.startswith(_JPEG_SIGNATURE) and content.count(_JPEG_SCAN) > most:
             raise SyntaxError(f"JPEG file of more than {most} scans")
+        if pillow_heif is None and content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+            fix = 'pip install "hf-urbanseg[heif]", or convert it to JPEG'
+            raise DataError("the extra `heif` for HEIC pictures", "pillow-heif is not installed", fix, where)
         picture = Image.open(BytesIO(content), formats=_FORMATS)
         found = picture.width * picture.height
         refused = found > MOST_PIXELS and f"{picture.height}x{picture.width}"
-    except Image.DecompressionBombError as error:
-        refused = str(error).partition(",")[0]
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where one is an error
+        refused = f"{int(re.search('[0-9]+', str(error))[0]):,} pixels"
     if refused:
-        raise DataError(
-            f"a picture of {MOST_PIXELS:,} pixels at most", refused, "make it smaller or leave it out", where
-        )
+        raise DataError(f"a picture of {MOST_PIXELS:,} pixels at most", refused, _TILES, where)
+    _check_single(picture, where)
     return picture
+
+
+def _check_single(picture: Image.Image, where: object) -> None:
+    """One picture in the file, of whose bands Pillow shows all."""
+    found, fix = "", "save the one that is meant as a file of its own"
+    if picture.format == "TIFF":
+        bands = picture.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        if bands > len(picture.getbands()):
+            found, fix = f"{bands} bands", "save the three that are red, green and blue"
+        pages = 1
+        with suppress(EOFError):
+            # Overviews of an orthophoto and masks are pages, too, and say so.
+            for page in count(1):
+                picture.seek(page)
+                pages += not picture.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101
+                if pages > 1:
+                    found = "several pages"
+                    break
+        picture.seek(0)
+    elif picture.format in ("GIF", "PNG", "WEBP") and picture.is_animated:
+        found = "an animation"
+    if found:
+        raise DataError("one picture in grey, palette or RGB colours", found, fix, where)
+
+
+def find_lossy(content: bytes, picture: Image.Image) -> str:
+    """What makes the pixels of an opened file others than those that were saved, or nothing."""
+    if picture.format in ("JPEG", "MPO", "HEIF"):
+        return picture.format
+    inside = picture.info.get("compression") if picture.format == "TIFF" else None
+    if inside in ("jpeg", "tiff_jpeg", "webp"):
+        return f"a TIFF with {inside} inside"
+    # Its chunks: "VP8 " is lossy, "VP8L" isn't; both are said to be there before any pixel.
+    if picture.format == "WEBP" and _has_chunk(content, b"VP8 "):
+        return "a lossy WebP"
+    return ""
+
+
+def _has_chunk(content: bytes, name: bytes) -> bool:
+    place = 12
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, place)
+        if kind == name:
+            return True
+        place += 8 + size + size % 2
+    return False

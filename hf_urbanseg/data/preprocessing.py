@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.data.teacher_cache import TeacherCache
 from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
 from hf_urbanseg.labels import LabelSpace
@@ -62,7 +63,7 @@ class TrainDataset(torch.utils.data.Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.cache is None:
             row = self.rows[index]
-            image, label = np.asarray(row["image"].convert("RGB")), read_train_ids(row["label"], self.label_space)
+            image, label = np.asarray(to_rgb(row["image"])), read_train_ids(row["label"], self.label_space)
         else:
             image, label = self.cache[index]
         seed_transforms(self.transforms, (self.seed, epoch, index))
@@ -84,14 +85,14 @@ def build_views(image: Image.Image, image_processor, sizes: InputSizes | None = 
     Every scale is resized from the original image by the processor's own filter and normalised as it says.
 
     Args:
-        image: Of any mode.
+        image: Of any mode (`to_rgb`).
         image_processor: PIL image -> `pixel_values`.
         sizes: The input sizes; None is one view exactly as the processor makes it.
 
     Shape:
         returns: tensors (3, h, w) float32.
     """
-    image = image.convert("RGB")
+    image = to_rgb(image)
     options = [{}]
     if sizes is not None:
         # Of a processor that doesn't resize too, where another scale is asked for.

@@ -21,9 +21,9 @@ from PIL import Image
 
 from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
-from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
+from hf_urbanseg.data.pictures import MOST_BYTES, open_picture, read_file
 from hf_urbanseg.errors import ConfigError, DataError
-from hf_urbanseg.files import explain_missing, read_bytes, written_whole
+from hf_urbanseg.files import explain_missing, written_whole
 from hf_urbanseg.labels import CITYSCAPES
 
 LAST_LABEL_ID = 33
@@ -182,7 +182,7 @@ def _check_member(path: Path, bundle: zipfile.ZipFile, member: str, image: Path)
     if kind != "PNG" or mode != "L":
         raise DataError("a PNG of one 8-bit channel", f"{kind}, mode {mode}", "save the label ids as grey", where)
     try:
-        with open_picture(read_bytes(image, MOST_BYTES), image) as original:
+        with open_picture(read_file(image), image) as original:
             width, height = original.size
     except DataError:
         raise

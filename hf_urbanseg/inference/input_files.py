@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,8 @@ from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.files import check_name, explain_missing
 from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.progress import show_progress
+
+logger = logging.getLogger(__name__)
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
@@ -53,15 +56,21 @@ def check_inputs(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int] | Vi
 
     def inspect(path: Path) -> tuple[int, int] | VideoInfo | DataError:
         try:
-            return inspect_video(path) if is_video(path) else read_image(path).size
+            if is_video(path):
+                return inspect_video(path)
+            picture, note = read_image(path)
         except DataError as error:
             return error
+        notes[note] += 1
+        return picture.size
 
-    found = {}
+    found, notes = {}, Counter()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, show_progress(len(paths), "checking", "file") as bar:
         for path, one in zip(paths, pool.map(inspect, paths), strict=True):
             found[path] = one
             bar.update()
+    for note in filter(None, notes):
+        logger.warning("%s, in %d of %d images", note, notes[note], notes.total())
     bad = [one for one in found.values() if isinstance(one, DataError)]
     if len(bad) > 1:
         log_faults(bad, logging.WARNING)

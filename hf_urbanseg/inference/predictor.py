@@ -108,7 +108,7 @@ class Predictor:
         """Predicts images at their own size.
 
         Args:
-            images: One, or a list or tuple: paths, PIL images of any 8-bit mode, arrays (H, W, 3) or tensors (3, H, W)
+            images: One, or a list or tuple: paths, PIL images (`convert_to_rgb`), arrays (H, W, 3) or tensors (3, H, W)
                 of uint8 RGB values. Sizes and kinds may differ.
             batch_size: Images in memory at a time; doesn't change the result beyond rounding.
 
@@ -116,7 +116,7 @@ class Predictor:
             One (height, width) uint8 array of train ids per image: for a single image the array, for a list a list.
 
         Raises:
-            DataError: A file that can't be read, or none of the above.
+            DataError: A file that can't be read, a picture whose white is unknown, or none of the above.
         """
         if not isinstance(images, (list, tuple)):
             return self.predict([images])[0]

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.files import hash_file
 from hf_urbanseg.inference.predictor import Predictor
@@ -72,7 +73,7 @@ def draw_pictures(
     with show_progress(len(wanted), "pictures", "image") as bar:
         for number, index in sorted(wanted):
             row = rows[place[names[index]]]
-            image = row["image"].convert("RGB")
+            image = to_rgb(row["image"])
             label = read_train_ids(row["label"], space)
             for run in (0, number + 1):
                 if (run, index) not in predicted:

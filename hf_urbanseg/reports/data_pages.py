@@ -11,6 +11,7 @@ from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.preprocessing import TrainDataset
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.contact_sheet import save_contact_sheet
@@ -121,7 +122,7 @@ def draw_samples(
     with show_progress(len(frames), "samples", "image") as bar:
         for index, train_ids in frames.items():
             row = rows[index]
-            image = np.asarray(row["image"].convert("RGB"))
+            image = np.asarray(to_rgb(row["image"]))
             labelled = draw_labels(image, read_train_ids(row["label"], space), space)
             caption = f"for {', '.join(space.names[c] for c in train_ids)}" if train_ids else ""
             samples.append(_embed(row["name"], caption, (image, labelled), _PHOTO_PIXELS))

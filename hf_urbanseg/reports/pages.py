@@ -57,7 +57,7 @@ def embed_photo(image: Image.Image | np.ndarray, alt: str, max_pixels: int = MAX
         image: (H, W, 3) uint8.
     """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image = image.convert("RGB").resize(fit_pixels(image.size, max_pixels), Image.Resampling.LANCZOS)
+    image = image.resize(fit_pixels(image.size, max_pixels), Image.Resampling.LANCZOS)
     return _embed(image, alt, "JPEG", quality=82, optimize=True)
 
 
@@ -92,7 +92,7 @@ def embed_frame(
         Captions and pictures: image, label, every prediction, and the errors of every prediction.
     """
     size = fit_pixels(image.size, max_pixels)
-    image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    image = image.resize(size, Image.Resampling.LANCZOS)
     maps = [
         (caption, np.asarray(Image.fromarray(np.asarray(ids, np.uint8)).resize(size, Image.Resampling.NEAREST)))
         for caption, ids in [("label", label), *predictions.items()]

@@ -96,7 +96,7 @@ def _predict_files(files: Mapping, predictor: Predictor, batch_size: int, title:
     with show_progress(len(keys), title, "image", passes_of=passes_of) as bar:
         for start in range(0, len(keys), batch_size):
             batch = keys[start : start + batch_size]
-            images = [read_image(files[key]) for key in batch]
+            images = [read_image(files[key]).picture for key in batch]
             for predicted in zip(batch, images, predictor.predict(images, len(images)), strict=True):
                 yield predicted
                 bar.update()

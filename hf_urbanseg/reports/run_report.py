@@ -7,6 +7,7 @@ import numpy as np
 
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.inference.evaluation import Measurement
@@ -200,7 +201,7 @@ def save_pictures(
     with show_progress(len(picked | chosen.keys()), "pictures", "image") as bar:
         for index in sorted(picked | chosen.keys()):
             row = rows[index]
-            image, file = row["image"].convert("RGB"), f"{name_picture(row['name'])}.jpg"
+            image, file = to_rgb(row["image"]), f"{name_picture(row['name'])}.jpg"
             shown = image, predictor.predict([image])[0], read_train_ids(row["label"], space), space
             title = f"{split}: {row['name']}"
             if index in picked:

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
@@ -62,7 +63,7 @@ class TrackerPictures(TrainerCallback):
         """The name of each picture, and the picture, (height, width, 3) uint8; of wide images one below the other."""
         space = self.label_space
         for row in self.rows:
-            image = row["image"].convert("RGB")
+            image = to_rgb(row["image"])
             maps = predictor.predict(image), read_train_ids(row["label"], space)
             cells = [np.asarray(image), *(blend(image, one, space) for one in maps)]
             wide = image.width >= 1.8 * image.height

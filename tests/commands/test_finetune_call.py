@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from PIL import Image
 from rendered_kitti import write_kitti
 from safetensors.torch import load_file
 
 import hf_urbanseg
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.options.finetune_arguments import parse_finetuning
+
+KINDS = ("image_2", "semantic")
 
 
 @pytest.fixture
@@ -36,6 +39,35 @@ def test_finetune__the_call_does_what_the_script_does(run, kitti, options, tmp_p
     assert recipe == {key: value for key, value in hf_urbanseg.RunFolder(run).read_recipe().items() if key in recipe}
     with pytest.raises(ConfigError, match="an `output_dir` without a run"):
         hf_urbanseg.finetune(data_dir=kitti, output_dir=found.path, **options)
+
+
+def test_finetune__pictures_of_any_size_and_mode_in_one_set(options, tmp_path):
+    """From a thumbnail to a photograph, one of them taken upright, one grey, one half transparent, one of a scanner."""
+    folders = [write_kitti(tmp_path / "kitti", range(8), (40, 60), vary=False) / "training" / kind for kind in KINDS]
+    sizes = {0: (6, 4), 1: (800, 600), 2: (300, 9)}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number in range(8):
+        for path in (folder / f"{number:06d}_10.png" for folder in folders):
+            picture = Image.open(path)
+            picture = picture.resize(sizes.get(number, picture.size), Image.Resampling.NEAREST)
+            if number == 3:
+                picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+            else:
+                picture.save(path)
+    for number, mode, suffix in ((4, "L", "png"), (5, "RGBA", "png"), (6, "CMYK", "jpg")):
+        path = folders[0] / f"{number:06d}_10.png"
+        picture = Image.open(path).convert(mode)
+        if mode == "RGBA":
+            picture.putalpha(128)
+        path.unlink()
+        picture.save(path.with_suffix(f".{suffix}"))
+    options |= {"max_steps": 2, "num_overlays": 0}
+    run = hf_urbanseg.finetune(data_dir=tmp_path / "kitti", output_dir=tmp_path / "run", **options)
+    predictor = hf_urbanseg.Predictor.from_pretrained(run.path)
+    images = sorted(folders[0].iterdir())
+    found = [one.shape for one in predictor.predict(images)]
+    assert found == [sizes.get(number, (60, 40))[::-1] for number in range(8)]
 
 
 @pytest.mark.parametrize(

@@ -211,12 +211,15 @@ def test_main__applies_exif_orientation(run, tmp_path):
     np.testing.assert_array_equal(turned, upright)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
-def test_read_image__other_modes_become_rgb(tmp_path, mode):
-    _image().convert(mode).save(tmp_path / "a.png")
-    found = read_image(tmp_path / "a.png")
-    assert (found.mode, found.size) == ("RGB", (60, 40))
-    np.testing.assert_array_equal(np.array(found), np.array(_image().convert(mode).convert("RGB")))
+def test_main__transparent_images_are_counted(run, tmp_path, caplog):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for stem, alpha in (("a", 255), ("b", 100), ("c", 0)):
+        picture = _image()
+        picture.putalpha(alpha)
+        picture.save(frames / f"{stem}.png")
+    assert run("--input", frames)[0] == 0
+    assert "transparent pixels, laid on black, in 2 of 3 images" in caplog.messages
 
 
 def _png_16_bit_rgb(path):
@@ -231,8 +234,8 @@ def _png_16_bit_rgb(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
 
-def _png_16_bit_grey(path):
-    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(path)
+def _tiff_of_floats(path):
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(path, "TIFF")
 
 
 def _truncated(path):
@@ -271,8 +274,8 @@ def _text(path):
 @pytest.mark.parametrize(
     ("damage", "part"),
     [
-        (_png_16_bit_rgb, "expected 8 bits per channel; found mode RGB"),
-        (_png_16_bit_grey, "expected 8 bits per channel; found mode I;16"),
+        (_png_16_bit_rgb, "expected 8 bits per channel, or 16 whose white is 65535; found 16 bits and no value above"),
+        (_tiff_of_floats, "expected 8 or 16 bits per channel; found values 0.5..0.5 of mode F"),
         (_truncated, "expected a readable image"),
         (_truncated_jpeg, "expected a readable image"),
         (_flipped_bit, "expected a readable image"),

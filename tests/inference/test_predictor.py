@@ -131,7 +131,7 @@ def test_predict__takes_whatever_holds_an_image(model, processor, tmp_path):
         (torch.zeros(1, 3, 4, 6, dtype=torch.uint8), r"Tensor \(1, 3, 4, 6\) uint8"),
         (7, "int"),
         (None, "NoneType"),
-        (Image.new("I;16", (4, 4)), "a picture of mode I;16"),
+        (Image.new("I;16", (4, 4), 4095), "16 bits and no value above 4095"),
         ("nowhere.png", "FileNotFoundError"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

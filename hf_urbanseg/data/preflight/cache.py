@@ -59,17 +59,19 @@ def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
 
 
 def _read_pair(
-    name: str, size: Sequence[int], counts: Mapping[str, int], digest: str, files: Sequence[str]
+    name: str, size: Sequence[int], counts: Mapping[str, int], digest: str, files: Sequence[str], note: str
 ) -> PairInspection:
     (height, width), (image, label) = size, files
     counts = {int(value): int(count) for value, count in counts.items()}
-    return PairInspection(name, (height, width), counts, digest, (image, label))
+    return PairInspection(name, (height, width), counts, digest, (image, label), note)
 
 
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
     """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
     content = {
-        split: [(pair.name, pair.size, pair.label_counts, pair.image_digest, pair.file_digests) for pair in found]
+        split: [
+            (pair.name, pair.size, pair.label_counts, pair.image_digest, pair.file_digests, pair.note) for pair in found
+        ]
         for split, found in pairs.items()
     }
     try:

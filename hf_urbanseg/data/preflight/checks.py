@@ -204,6 +204,12 @@ def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[
             same[pair.image_digest].append(pair.name)
         if groups := [first_few(names, 2, " = ") for names in same.values() if len(names) > 1]:
             yield f"{split}: the same image more than once: {first_few(groups)}."
+        noted = defaultdict(list)
+        for pair in pairs:
+            noted[pair.note].append(pair.name)
+        for note, names in noted.items():
+            if note:
+                yield f"{split}: {note}, in {len(names)} of {len(pairs)} images: {first_few(names)}."
         counts = inspection.train_id_counts(split, label_space)
         if void := [pair.name for pair, count in zip(pairs, counts, strict=True) if not count.any()]:
             yield f"{split}: images without any labelled pixel: {first_few(void)}."

@@ -14,9 +14,6 @@ _MOST_UNKNOWN = 20
 
 def read_label(mask: Image.Image, bits: int, space: LabelSpace, where: str) -> np.ndarray:
     """What every pixel says, as `read_values` does it."""
-    if mask.format in ("JPEG", "MPO") and not space.lossy:
-        fix = "export the label as PNG, or say `lossy: true` in the label space"
-        raise DataError("a lossless label file", "a JPEG, whose compression blurs label ids", fix, where)
     if mask.mode == "L" and bits in (2, 4):
         fix = "save the label ids as 8-bit PNG"
         raise DataError("a label of 1, 8, 16 or 32 bits", f"{bits}-bit grey (mode L)", fix, where)

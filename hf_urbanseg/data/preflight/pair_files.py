@@ -1,7 +1,6 @@
 """One image and its label file: opened strictly, measured, or refused in one line."""
 
 import hashlib
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,12 +8,12 @@ from dataclasses import dataclass
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from hf_urbanseg.data.pictures import open_picture, read_stored
+from hf_urbanseg.data.pictures import find_lossy, open_picture, read_stored
 from hf_urbanseg.data.preflight.label_values import check_palette, count_values, read_label
+from hf_urbanseg.data.rgb import convert_to_rgb, stored_bits
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
 
-_IMAGE_MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA")
 _REPAIR = "fetch the file again or leave the pair out"
 
 
@@ -28,6 +27,7 @@ class PairInspection:
         label_counts: Pixels per value of the label file; see `count_values`.
         image_digest: SHA-256 of the size and the decoded RGB pixels.
         file_digests: SHA-256 of the bytes of the image's and of the label's file.
+        note: What was done to have the image in 8-bit RGB, if its owner should know of it.
     """
 
     name: str
@@ -35,6 +35,7 @@ class PairInspection:
     label_counts: dict[int, int]
     image_digest: str
     file_digests: tuple[str, str]
+    note: str = ""
 
 
 _pillow_lock = threading.Lock()
@@ -73,7 +74,9 @@ def inspect_pair(
     image_bytes, label_bytes = _read(image, "image", image_where), _read(label, "label", label_where)
     picture, image_bits, orientation = _open(image_bytes, "image", image_where)
     mask, label_bits, label_orientation = _open(label_bytes, "label", label_where)
-    _check_image(picture, image_bits, image_where)
+    picture, note = convert_to_rgb(picture, image_where, image_bits)
+    if not label_space.lossy:
+        _check_compression(label_bytes, mask, label_where)
     values = read_label(mask, label_bits, label_space, label_where)
     if orientation != label_orientation:
         expected = "the same EXIF orientation in an image and its label"
@@ -87,13 +90,13 @@ def inspect_pair(
         fix = "pair the files that belong together, or resize the label with nearest-neighbour interpolation"
         raise DataError(expected, f"{mask.height}x{mask.width}", fix, label_where)
     digest = hashlib.sha256(f"{height}x{width}:".encode())
-    digest.update((picture if picture.mode == "RGB" else picture.convert("RGB")).tobytes())
+    digest.update(picture.tobytes())
     size = (width, height) if orientation >= 5 else (height, width)
     counts = count_values(values, label_space)
     if mask.mode == "P" and label_space.encoding == "ids":
         check_palette(mask, counts, label_space, label_where)
     files = tuple(hashlib.sha256(content).hexdigest() for content in (image_bytes, label_bytes))
-    return PairInspection(name, size, counts, digest.hexdigest(), files)
+    return PairInspection(name, size, counts, digest.hexdigest(), files, note)
 
 
 def _read(stored: Mapping | None, role: str, where: str) -> bytes:
@@ -115,8 +118,7 @@ def _open(content: bytes, role: str, where: str) -> tuple[Image.Image, int, int]
     """The decoded picture, its file's bits per channel, and its EXIF orientation."""
     try:
         pixels = open_picture(content, where)
-        # How the file stores its pixels, e.g. "RGB;16B" behind mode RGB; loading forgets it.
-        layout = pixels.tile[0][3] if pixels.tile else pixels.mode
+        bits = stored_bits(pixels)
         pixels.load()
         orientation = pixels.getexif().get(ExifTags.Base.Orientation, 1)
     except DataError:
@@ -126,20 +128,11 @@ def _open(content: bytes, role: str, where: str) -> tuple[Image.Image, int, int]
     except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, struct.error, ...
         reason = f"a truncated or damaged file ({type(error).__name__}: {error})"
         raise DataError(f"a readable {role} file", reason, _REPAIR, where) from error
-    # Pillow shows 16-bit RGB as 8-bit and stretches 2- and 4-bit grey to 0..255.
-    raw_bits = re.search(r";(16|[124])", layout if isinstance(layout, str) else str(layout and layout[0]))
-    bits = int(raw_bits[1]) if raw_bits else {"1": 1, "I": 32, "F": 32}.get(pixels.mode, 8)
     return pixels, bits, orientation if orientation in range(2, 9) else 1
 
 
-def _check_image(picture: Image.Image, bits: int, where: str) -> None:
-    mode = picture.mode
-    if bits > 8 or mode not in _IMAGE_MODES:
-        found = f"{bits} bits (mode {mode})" if bits > 8 else f"mode {mode}"
-        expected = "an 8-bit image in RGB, grey or palette colours"
-        raise DataError(expected, found, "convert it to 8-bit RGB yourself", where)
-    if picture.has_transparency_data:
-        lowest = picture.convert("RGBA").getchannel("A").getextrema()[0]
-        if lowest < 255:
-            found = f"transparent pixels (alpha down to {lowest})"
-            raise DataError("an opaque image", found, "flatten it to 8-bit RGB", where)
+def _check_compression(content: bytes, mask: Image.Image, where: str) -> None:
+    if kind := find_lossy(content, mask):
+        found = f"{kind}, whose compression makes other ids of label ids"
+        fix = "export the label anew as PNG, or say `lossy: true` in the label space"
+        raise DataError("a label file without lossy compression", found, fix, where)

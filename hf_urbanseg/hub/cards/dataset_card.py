@@ -11,6 +11,7 @@ from hf_urbanseg import __version__
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.hub.cards.citations import read_bibtex
 from hf_urbanseg.hub.cards.licence import TITLES, Licence
@@ -86,7 +87,7 @@ def _draw_samples(path: Path, data: LoadedData) -> None:
     """Three frames of the first split, each beside its label."""
     cells, (split, rows) = [], next(iter(data.splits.items()))
     for index in np.unique(np.linspace(0, len(rows) - 1, 3).round().astype(int)).tolist():
-        image = np.asarray(rows[index]["image"].convert("RGB"))
+        image = np.asarray(to_rgb(rows[index]["image"]))
         train_ids = read_train_ids(rows[index]["label"], data.label_space)
         cells.append((image, f"{split}: {rows[index]['name']}"))
         cells.append((blend(image, train_ids, data.label_space, alpha=0.6), "its label; void is left uncoloured"))

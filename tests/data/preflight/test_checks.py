@@ -305,10 +305,12 @@ def test_inspect_pairs__warnings(tmp_path, caplog):
     road = np.full((HEIGHT, WIDTH), 7, np.uint8)
     rows = [make_pair(tmp_path, f"f{i}", seed=seed, label=road) for i, seed in enumerate((0, 0, 2))]
     rows.append(make_pair(tmp_path, "f3", label=road * 0))
+    rows.append(make_pair(tmp_path, "f5", image=noise(5, channels=4), label=road))
     with caplog.at_level(logging.WARNING):
         found = inspect(make_splits(train=rows, test=[make_pair(tmp_path, "f4", label=road)]))
     assert found.warnings == (
         "train: the same image more than once: f0 = f1.",
+        "train: transparent pixels, laid on black, in 1 of 5 images: f5.",
         "train: images without any labelled pixel: f3.",
         "train: no pixel of car; the model can't learn them.",
         "train: every labelled pixel is road: to answer it always is right, so that nothing is learnt and its scores "
@@ -358,7 +360,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("embedded", [False, True])
 def test_inspect_pairs__cache_is_used_until_something_changes(tmp_path, cache, reads, embedded, caplog):
-    rows = [make_pair(tmp_path, "f0", label=LABEL), make_pair(tmp_path, "f1", label=LABEL * 0)]
+    rows = [make_pair(tmp_path, "f0", image=noise(0, channels=4)), make_pair(tmp_path, "f1", label=LABEL * 0)]
 
     def load():
         splits = make_splits(train=rows)
@@ -378,6 +380,7 @@ def test_inspect_pairs__cache_is_used_until_something_changes(tmp_path, cache, r
     assert file.stat().st_mtime_ns == written
     assert "Preflight: no file has changed since the last one" in caplog.text
     assert "images without any labelled pixel: f1" in caplog.text
+    assert "transparent pixels, laid on black, in 1 of 2 images: f0" in caplog.text
     Pillow.fromarray(noise(5)).save(rows[1]["image"])  # another file
     inspect(load())
     assert len(reads) == 4
