@@ -20,7 +20,7 @@ from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, parse_scales
+from hf_urbanseg.data.transforms import build_train_transforms, channel_statistics, parse_scales
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
@@ -136,6 +136,7 @@ def _run(
     start = time.time()
     args = arguments.training
     check_effects(args)
+    _check_channels(arguments)
     run = RunFolder(args.output_dir)
     differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
     checkpoint = by_first_process(lambda: _check_output(run, args))
@@ -151,7 +152,7 @@ def _run(
         if "train" not in data.splits:
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
         differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
-        inspection = inspect_pairs(data.splits, data.label_space, progress=args.should_save)
+        inspection = inspect_pairs(data.splits, data.label_space, args.should_save, data.channels)
     if args.accept_changes or (args.resume and run.read_changes()):
         data, inspection = leave_out_trained(run, data, inspection)
     weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
@@ -172,13 +173,14 @@ def _run(
         ),
     )  # fmt: skip
     set_seed(args.seed)
-    model = build_network(arguments.model, arguments.loss, data.label_space, teaching.feature_channels)
+    model = build_network(arguments.model, arguments.loss, data.label_space, teaching.feature_channels, data.channels)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(sizes))
     check_network(model, args, crop_size, eval_size)
     ratios = [scale.find_ratios(find_commonest(sizes)) for scale in parse_scales(augmentation.train_scales)]
     if misfit := explain_misfit(eval_size, ratios, sizes):
         logger.warning(misfit)
-    image_processor = build_image_processor(eval_size)
+    statistics = channel_statistics(data.channels) if data.channels > 3 else None
+    image_processor = build_image_processor(eval_size, statistics)
     held_out = {
         split: EvalDataset(data.splits[split], data.label_space, image_processor)
         for split in ("validation", "test")
@@ -250,6 +252,17 @@ def _run(
     return run
 
 
+def _check_channels(arguments: FinetuneArguments) -> None:
+    """Refuses what would leave the channels behind RGB unlearned, or can't take them."""
+    channels, model, args = arguments.data.channels, arguments.model, arguments.training
+    unfit = {
+        "freeze_encoder": args.freeze_encoder, "freeze_stages": args.freeze_stages, "lora_rank": model.lora_rank,
+        "teacher": arguments.distillation.teacher,
+    }  # fmt: skip
+    if channels > 3 and (found := [name for name, value in unfit.items() if value]):
+        raise ConfigError(f"`channels` {channels} without `{found[0]}`", f"`{unfit[found[0]]}`", "leave it out")
+
+
 def _prepare_process(args: UrbanSegTrainingArguments) -> None:
     """Logging from the first process only; the cores shared among the processes of a machine."""
     logging.getLogger("hf_urbanseg").setLevel(logging.INFO if args.should_log else logging.ERROR)
@@ -310,7 +323,7 @@ def _build_train_dataset(
 ) -> TrainDataset:
     transforms = build_train_transforms(**asdict(augmentation))
     rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
-    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES)
+    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES, data.channels)
     return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache, teacher)
 
 
@@ -333,10 +346,9 @@ def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[
     logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
     for note in data.notes:
         logger.info("  %s", note)
-    logger.info(
-        "void pixels in train: %.1f %%; images measured at %dx%d (height x width), scores at native size",
-        100 * inspection.void_share("train", data.label_space), *eval_size,
-    )  # fmt: skip
+    size = "their own size" if data.channels > 3 else "{}x{} (height x width)".format(*eval_size)
+    void = 100 * inspection.void_share("train", data.label_space)
+    logger.info("void pixels in train: %.1f %%; images measured at %s, scores at native size", void, size)
     parameters = count_trained(model)
     logger.info("model: %.2f M parameters, %.2f M of them trained", *(count / 1e6 for count in parameters.values()))
     return parameters

@@ -50,7 +50,7 @@ def _browse(args: BrowseArguments, data_args: DataArguments, augmentation: Augme
     data = load_data(**asdict(data_args))
     data.get_split(args.split)
     # All splits, so that an image in two of them is noticed.
-    inspection = inspect_pairs(data.splits, data.label_space)
+    inspection = inspect_pairs(data.splits, data.label_space, channels=data.channels)
     image_counts = inspection.train_id_counts(args.split, data.label_space)
     output = Path(args.output)
     chart = output / "class_distribution.png"

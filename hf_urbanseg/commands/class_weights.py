@@ -58,7 +58,8 @@ def main(argv: list[str]) -> None:
             args.split,
         )
     # All splits, so that an image in two of them is noticed.
-    image_counts = inspect_pairs(data.splits, data.label_space).train_id_counts(args.split, data.label_space)
+    inspection = inspect_pairs(data.splits, data.label_space, channels=data.channels)
+    image_counts = inspection.train_id_counts(args.split, data.label_space)
     options = {"beta": args.beta} if args.scheme == "effective_number" else {}
     weights, counts = compute_class_weights(image_counts, args.scheme, **options), image_counts.sum(0)
     source = f"{data.name}, {args.split}, {len(rows)} images"

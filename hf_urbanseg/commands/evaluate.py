@@ -97,7 +97,7 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
         check_output(Path(args.output), args.model, data, split)
         given = recall_data_arguments(data_args, args.model, args.revision)
         source = describe_source(args.model, args.revision, given, data)
-    inspection = inspect_pairs(data.splits, space)
+    inspection = inspect_pairs(data.splits, space, channels=data.channels)
     dataset = EvalDataset(rows, space, predictor.image_processor, predictor.sizes)
     measurement = measure_shared(
         predictor, dataset, space.names, plan_args.batch_size, args.num_workers, args.model, processes

@@ -77,7 +77,7 @@ def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     if "label_id" in (args.ids, *args.video_frames):
         predictor.label_space = load_label_ids(args.model, predictor.label_space.names)
     predictor.label_space = recolor(predictor.label_space, args.palette)
-    good, bad = check_inputs(paths)
+    good, bad = check_inputs(paths, predictor.channels)
     if args.strict or not good:
         refuse_bad(bad, len(paths), "could be read and nothing was done")
     videos = {path: info for path, info in good.items() if is_video(path)}

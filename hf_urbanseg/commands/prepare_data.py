@@ -62,6 +62,7 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
     check_output(output, options.overwrite, is_saved_set, "a prepared set")
     for folder in (output.parent, output):  # beside it, too: the set takes its name when it is whole
         check_place(folder, folder=True)
+    data.check_rgb("a prepared set")
     loaded = load_data(**asdict(data))
     source = describe_source(loaded, data.data_dir, data.dataset, data.dataset_revision, options.license)
     if options.push_to_hub is not None:  # refuse before the work, not after it

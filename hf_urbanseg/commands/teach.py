@@ -64,6 +64,7 @@ def _teach(options: TeachArguments, data_args: DataArguments, plan_args: PlanArg
 
     check_output(output, options.overwrite, is_teacher_cache, "what a teacher wrote down")
     check_place(output.parent, folder=True)
+    data_args.check_rgb("a teacher")
     data = load_data(**asdict(data_args))
     rows, space = data.get_split("train"), data.label_space
     inspection = inspect_pairs(data.splits, space)

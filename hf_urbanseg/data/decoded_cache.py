@@ -11,7 +11,7 @@ import psutil
 from datasets import Dataset
 
 from hf_urbanseg.data.label_pictures import read_train_ids
-from hf_urbanseg.data.rgb import to_rgb
+from hf_urbanseg.data.rgb import to_array
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ AUTO_SHARE = 0.25
 
 
 class DecodedCache:
-    """Images and train ids of a split as uint8, 4 bytes a pixel, in one block of memory.
+    """Images and train ids of a split as uint8, 4 bytes a pixel of RGB, in one block of memory.
 
     A KITTI frame takes 1.9 MB, a Cityscapes frame 8.4 MB. Forked workers see the same memory, because nobody writes to
     it; not through /dev/shm, which containers limit to 64 MB.
@@ -30,19 +30,20 @@ class DecodedCache:
         rows: Columns `image` and `label` (`datasets.Image`).
         label_space: Maps raw label ids to train ids.
         sizes: (height, width) of every row, which `inspect_pairs` has found.
+        channels: Of every image.
 
     Shape:
-        [index] -> image: (H, W, 3) uint8; label: (H, W) uint8 train ids or 255; both read-only.
+        [index] -> image: (H, W, channels) uint8; label: (H, W) uint8 train ids or 255; both read-only.
     """
 
-    def __init__(self, rows: Dataset, label_space: LabelSpace, sizes: list[tuple[int, int]]):
-        self.sizes = sizes
-        self.starts = np.concatenate([[0], np.cumsum([4 * height * width for height, width in sizes])])
+    def __init__(self, rows: Dataset, label_space: LabelSpace, sizes: list[tuple[int, int]], channels: int = 3):
+        self.sizes, self.channels = sizes, channels
+        self.starts = np.concatenate([[0], np.cumsum([(channels + 1) * height * width for height, width in sizes])])
         self.memory = np.empty(int(self.starts[-1]), np.uint8)
 
         def fill(index: int) -> None:
             row, (image, label) = rows[index], self[index]
-            image[:] = np.asarray(to_rgb(row["image"]))
+            image[:] = to_array(row["image"])
             label[:] = read_train_ids(row["label"], label_space)
 
         # Decoders let go of the interpreter.
@@ -55,12 +56,17 @@ class DecodedCache:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         (height, width), start = self.sizes[index], int(self.starts[index])
-        middle, end = start + 3 * height * width, int(self.starts[index + 1])
-        return self.memory[start:middle].reshape(height, width, 3), self.memory[middle:end].reshape(height, width)
+        middle, end = start + self.channels * height * width, int(self.starts[index + 1])
+        return self.memory[start:middle].reshape(height, width, -1), self.memory[middle:end].reshape(height, width)
 
 
 def build_decoded_cache(
-    rows: Dataset, label_space: LabelSpace, sizes: list[tuple[int, int]], choice: str = "auto", processes: int = 1
+    rows: Dataset,
+    label_space: LabelSpace,
+    sizes: list[tuple[int, int]],
+    choice: str = "auto",
+    processes: int = 1,
+    channels: int = 3,
 ) -> DecodedCache | None:
     """A cache if it is wanted and fits.
 
@@ -69,13 +75,13 @@ def build_decoded_cache(
             (spawned ones would each get a copy); `true` or `false`.
         processes: Training processes on this machine; each keeps a cache of its own.
     """
-    needed = 4 * sum(height * width for height, width in sizes)
+    needed = (channels + 1) * sum(height * width for height, width in sizes)
     forked = multiprocessing.get_start_method() == "fork"
     fits = forked and needed * processes <= AUTO_SHARE * _available_memory()
     if choice == "false" or (choice == "auto" and not fits):
         return None
     logger.info("decoded training frames stay in memory: %.0f MB", needed / 1e6)
-    return DecodedCache(rows, label_space, sizes)
+    return DecodedCache(rows, label_space, sizes, channels)
 
 
 def _available_memory() -> int:

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, Value
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_name, explain_missing
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp", ".heic", ".heif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp", ".heic", ".heif", ".npy")
 FEATURES = Features({"image": Image(), "label": Image(), "name": Value("string")})
 """The columns of every split. `Image()` has no mode: a mode would convert palette labels into colours' brightness."""
 UNSPLIT = "all"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image
 
 from hf_urbanseg.data.class_files import read_class_words
 from hf_urbanseg.data.label_space_files import read_label_space
@@ -40,12 +40,14 @@ class LoadedData:
         label_space: What the label ids mean.
         name: Short name of the data, such as `kitti`, or the Hub id.
         notes: One sentence each on how the splits came about.
+        channels: Of every image. If they aren't 3, column image is `Image(decode=False)`; see `to_array`.
     """
 
     splits: DatasetDict
     label_space: LabelSpace
     name: str
     notes: tuple[str, ...]
+    channels: int = 3
 
     def get_split(self, split: str) -> Dataset:
         """The rows of a split that a user names; ConfigError where there is none of that name."""
@@ -72,6 +74,7 @@ def load_data(
     palette: str | None = None,
     format: str = "auto",
     background: str | None = None,
+    channels: int = 3,
 ) -> LoadedData:
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
 
@@ -95,6 +98,7 @@ def load_data(
         format: Of the export, one of `labelling_export.FORMATS`; `auto` looks at the files.
         background: What pixels in no shape of an export are: `class` or `void`; None is the former, if `label_space`
             has such a class.
+        channels: Of every image; 3 are RGB, whatever the file has.
 
     Raises:
         DataError: Anything missing, unpaired, ambiguous or unreadable; one line that names it.
@@ -144,7 +148,9 @@ def load_data(
     fractions = test_fraction, validation_fraction if made is None else 0
     splits, notes = arrange_splits(found.splits, split_file, keep_together, found.scenes, *fractions, split_seed, where)
     notes = tuple(dict.fromkeys((*found.notes, *(made or ()), *notes)))
-    return LoadedData(splits, recolor(found.label_space, palette), found.name, notes)
+    if channels != 3:
+        splits = splits.cast_column("image", Image(decode=False))
+    return LoadedData(splits, recolor(found.label_space, palette), found.name, notes, channels)
 
 
 def _find_source(request: DataRequest):

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from datasets.utils.file_utils import xopen
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_regular, read_bytes
@@ -28,12 +28,15 @@ MOST_BYTES = 4 * MOST_PIXELS
 # Pillow knows forty more, of which EPS starts a program.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["HEIF"] if pillow_heif else []))
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_TILES = "cut it into tiles, make it smaller or leave it out"
+TILES = "cut it into tiles, make it smaller or leave it out"
+"""What to do with a picture that is too large."""
+ARRAY_SIGNATURE, TIFF_SIGNATURES = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 # Each goes over all pixels, whatever few bytes it has; ten are usual.
 _JPEG_SIGNATURE, _JPEG_SCAN, _MOST_SCANS = b"\xff\xd8\xff", b"\xff\xda", 100
 _SUBFILE_TYPE = 254
+_BANDS = "name their number for a model of them all (`--channels 4`), save the three of red, green and blue"
 ADDRESS = re.compile(r"[a-z][\w+.-]*:", re.IGNORECASE)
 # What `datasets` calls a member of a local .zip: zip://a.png::/data.zip
 _MEMBER = re.compile(rf"zip://(?:(?!::).)+::(?!{ADDRESS.pattern})(?:(?!::).)+", re.IGNORECASE)
@@ -60,13 +63,13 @@ def read_stored(stored: Mapping) -> bytes:
     with xopen(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise DataError(f"a file of {MOST_BYTES:,} bytes at most", "more", _TILES, path)
+        raise DataError(f"a file of {MOST_BYTES:,} bytes at most", "more", TILES, path)
     return content
 
 
 def read_file(path: str | Path) -> bytes:
     """The bytes of a picture's file; raises what `read_stored` raises."""
-    return read_bytes(path, MOST_BYTES, fix=_TILES)
+    return read_bytes(path, MOST_BYTES, fix=TILES)
 
 
 def open_picture(content: bytes, where: object) -> Image.Image:
@@ -92,13 +95,20 @@ def open_picture(content: bytes, where: object) -> Image.Image:
         if pillow_heif is None and content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
             fix = 'pip install "hf-urbanseg[heif]", or convert it to JPEG'
             raise DataError("the extra `heif` for HEIC pictures", "pillow-heif is not installed", fix, where)
+        if content.startswith(ARRAY_SIGNATURE):
+            raise DataError("a picture", "an array", "name its channels (`--channels 4`), or save PNG", where)
         picture = Image.open(BytesIO(content), formats=_FORMATS)
         found = picture.width * picture.height
         refused = found > MOST_PIXELS and f"{picture.height}x{picture.width}"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where one is an error
         refused = f"{int(re.search('[0-9]+', str(error))[0]):,} pixels"
+    except UnidentifiedImageError as error:
+        if not content.startswith(TIFF_SIGNATURES):
+            raise
+        found, fix = "bands that Pillow doesn't know", f"{_BANDS}, or export it anew"
+        raise DataError("a TIFF in grey, palette or RGB colours", found, fix, where) from error
     if refused:
-        raise DataError(f"a picture of {MOST_PIXELS:,} pixels at most", refused, _TILES, where)
+        raise DataError(f"a picture of {MOST_PIXELS:,} pixels at most", refused, TILES, where)
     _check_single(picture, where)
     return picture
 
@@ -109,7 +119,7 @@ def _check_single(picture: Image.Image, where: object) -> None:
     if picture.format == "TIFF":
         bands = picture.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
         if bands > len(picture.getbands()):
-            found, fix = f"{bands} bands", "save the three that are red, green and blue"
+            found, fix = f"{bands} bands", _BANDS
         pages = 1
         with suppress(EOFError):
             # Overviews of an orthophoto and masks are pages, too, and say so.
@@ -124,6 +134,15 @@ def _check_single(picture: Image.Image, where: object) -> None:
         found = "an animation"
     if found:
         raise DataError("one picture in grey, palette or RGB colours", found, fix, where)
+
+
+def stored_bits(picture: Image.Image) -> int:
+    """Bits per channel of the file of a picture that isn't loaded yet; of one that is, of its mode."""
+    # How the file stores its pixels, e.g. "RGB;16B" behind mode RGB, whose low bytes Pillow drops; it also stretches
+    # 2- and 4-bit grey to 0..255.
+    layout = picture.tile[0][3] if getattr(picture, "tile", None) else picture.mode
+    raw_bits = re.search(r";(16|[124])", layout if isinstance(layout, str) else str(layout and layout[0]))
+    return int(raw_bits[1]) if raw_bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8)
 
 
 def find_lossy(content: bytes, picture: Image.Image) -> str:

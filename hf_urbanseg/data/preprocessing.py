@@ -1,6 +1,6 @@
 """From rows of a data set to `pixel_values` and `labels`, and the order in which they come."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -13,9 +13,10 @@ from torch.utils.data import Sampler
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.label_pictures import read_train_ids
-from hf_urbanseg.data.rgb import to_rgb
+from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.data.teacher_cache import TeacherCache
 from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
+from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.labels import LabelSpace
 
 
@@ -34,7 +35,7 @@ class TrainDataset(torch.utils.data.Dataset):
         teacher: What a teacher said of the same rows, *optional*.
 
     Shape:
-        [(epoch, index)] -> pixel_values: (3, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
+        [(epoch, index)] -> pixel_values: (C, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
         rows and columns that are not padding; with `teacher` its scores, as `TeacherCache.cut` gives them.
         `normalize_batch` makes a model's input of a batch of them.
     """
@@ -63,7 +64,7 @@ class TrainDataset(torch.utils.data.Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.cache is None:
             row = self.rows[index]
-            image, label = np.asarray(to_rgb(row["image"])), read_train_ids(row["label"], self.label_space)
+            image, label = to_array(row["image"]), read_train_ids(row["label"], self.label_space)
         else:
             image, label = self.cache[index]
         seed_transforms(self.transforms, (self.seed, epoch, index))
@@ -79,19 +80,30 @@ InputSizes = Callable[[tuple[int, int]], list[tuple[int, int]]]
 """(height, width) of an image -> those it is shown to the model in, one per scale."""
 
 
-def build_views(image: Image.Image, image_processor, sizes: InputSizes | None = None) -> list[torch.Tensor]:
+def build_views(
+    image: Image.Image | np.ndarray | Mapping, image_processor, sizes: InputSizes | None = None
+) -> list[torch.Tensor]:
     """An image as the model sees it, once per scale.
 
-    Every scale is resized from the original image by the processor's own filter and normalised as it says.
+    Every scale is resized from the original image by the processor's own filter and normalised as it says. Of more
+    channels than three each is resized for itself: Pillow would take the fourth for transparency.
 
     Args:
-        image: Of any mode (`to_rgb`).
+        image: A picture of any mode, (H, W, C) uint8, or a row's image that isn't decoded (`to_array`).
         image_processor: PIL image -> `pixel_values`.
         sizes: The input sizes; None is one view exactly as the processor makes it.
 
     Shape:
-        returns: tensors (3, h, w) float32.
+        returns: tensors (C, h, w) float32.
     """
+    image = to_array(image) if isinstance(image, Mapping) else image
+    channels = image.shape[2] if isinstance(image, np.ndarray) else 3
+    mean = getattr(image_processor, "image_mean", None)
+    if isinstance(mean, list | tuple) and len(mean) != channels:
+        fix = "choose the model for the data, or the data's `--channels`"
+        raise DataError(f"images of {len(mean)} channels, as the model takes", f"one of {channels}", fix)
+    if channels != 3:
+        return _build_band_views(image, image_processor, sizes)
     image = to_rgb(image)
     options = [{}]
     if sizes is not None:
@@ -114,8 +126,23 @@ def build_views(image: Image.Image, image_processor, sizes: InputSizes | None = 
     return views
 
 
-def _tabulate_pixels(image_processor) -> np.ndarray | None:
-    """(3, 256) float32: what the processor makes of each byte of each channel, because looking up is faster.
+def _build_band_views(pixels: np.ndarray, image_processor, sizes: InputSizes | None) -> list[torch.Tensor]:
+    table = _tabulate_pixels(image_processor, channels := pixels.shape[2])
+    if image_processor.do_resize or table is None:
+        found = "another or one that resizes, which would take the fourth for transparency"
+        raise ModelError(f"SegFormer's image processor for {channels} channels", found, "set `do_resize` to false")
+    views = []
+    for height, width in [pixels.shape[:2]] if sizes is None else sizes(pixels.shape[:2]):
+        view = np.empty((channels, height, width), np.float32)
+        for values, plane, whole in zip(table, np.moveaxis(pixels, -1, 0), view, strict=True):
+            plane = Image.fromarray(np.ascontiguousarray(plane))
+            cv2.LUT(np.asarray(plane.resize((width, height), image_processor.resample)), values, dst=whole)
+        views.append(torch.from_numpy(view))
+    return views
+
+
+def _tabulate_pixels(image_processor, channels: int = 3) -> np.ndarray | None:
+    """(C, 256) float32: what the processor makes of each byte of each channel, because looking up is faster.
 
     None of a processor that isn't known to treat each pixel for itself once it has resized.
     """
@@ -124,14 +151,16 @@ def _tabulate_pixels(image_processor) -> np.ndarray | None:
         return None
     steps = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     # With the settings, because they may be changed later.
-    return _call_on_ramp(image_processor, repr([getattr(image_processor, name, None) for name in steps]))
+    return _call_on_ramp(image_processor, channels, repr([getattr(image_processor, name, None) for name in steps]))
 
 
 @lru_cache(maxsize=8)
-def _call_on_ramp(image_processor, settings: str) -> np.ndarray | None:
-    ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2)
-    table = image_processor(Image.fromarray(ramp), return_tensors="np", do_resize=False)["pixel_values"][0]
-    return np.ascontiguousarray(table[:, 0]) if table.shape == (3, 1, 256) and table.dtype == np.float32 else None
+def _call_on_ramp(image_processor, channels: int, settings: str) -> np.ndarray | None:
+    ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(channels, 2)
+    options = {"return_tensors": "np", "do_resize": False, "input_data_format": "channels_last"}
+    table = image_processor(ramp, **options)["pixel_values"][0]
+    known = table.shape == (channels, 1, 256) and table.dtype == np.float32
+    return np.ascontiguousarray(table[:, 0]) if known else None
 
 
 class EvalDataset(torch.utils.data.Dataset):

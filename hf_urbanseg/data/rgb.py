@@ -1,11 +1,13 @@
 """A picture of whatever mode -> 8-bit RGB, by one rule for training, measuring and predicting."""
 
-import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from hf_urbanseg.data.bands import read_bands
+from hf_urbanseg.data.pictures import read_stored, stored_bits
 from hf_urbanseg.errors import DataError
 
 _MODES = ("RGB", "L", "P", "1", "RGBA", "LA", "PA", "CMYK", "YCbCr", "RGBX")
@@ -16,13 +18,31 @@ _WHITE = 64
 class Converted(NamedTuple):
     """An RGB picture, and what was done that its owner should know of, or nothing."""
 
-    picture: Image.Image
+    picture: Image.Image | np.ndarray
     note: str = ""
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture of `convert_to_rgb`, which may be the very one that was given."""
-    return convert_to_rgb(picture).picture
+def to_array(image: Image.Image | Mapping) -> np.ndarray:
+    """A row's image as a model takes it: RGB of a picture, and all channels of a file that isn't decoded yet.
+
+    Shape:
+        returns: (H, W, C) uint8.
+    """
+    if isinstance(image, Mapping):
+        return read_bands(read_stored(image), image["path"])
+    return np.asarray(to_rgb(image))
+
+
+def to_rgb(image: Image.Image | Mapping | np.ndarray) -> Image.Image:
+    """A row's image to look at: of a picture that of `convert_to_rgb`, of several channels the first three."""
+    if isinstance(image, Image.Image):
+        return convert_to_rgb(image).picture
+    return Image.fromarray(np.ascontiguousarray((image if isinstance(image, np.ndarray) else to_array(image))[..., :3]))
+
+
+def find_size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    """(height, width)."""
+    return image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
 
 
 def convert_to_rgb(picture: Image.Image, where: object = None, bits: int | None = None) -> Converted:
@@ -64,14 +84,5 @@ def convert_to_rgb(picture: Image.Image, where: object = None, bits: int | None 
             black = Image.new("RGB", picture.size)
             black.paste(rgb, mask=alpha)
             rgb = black
-            notes.append("transparent pixels, laid on black")
+            notes.append("transparent pixels, laid on black (a fourth band needs `--channels 4`)")
     return Converted(rgb, " and ".join(notes))
-
-
-def stored_bits(picture: Image.Image) -> int:
-    """Bits per channel of the file of a picture that isn't loaded yet; of one that is, of its mode."""
-    # How the file stores its pixels, e.g. "RGB;16B" behind mode RGB, whose low bytes Pillow drops; it also stretches
-    # 2- and 4-bit grey to 0..255.
-    layout = picture.tile[0][3] if getattr(picture, "tile", None) else picture.mode
-    raw_bits = re.search(r";(16|[124])", layout if isinstance(layout, str) else str(layout and layout[0]))
-    return int(raw_bits[1]) if raw_bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8)

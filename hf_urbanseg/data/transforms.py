@@ -118,7 +118,7 @@ class BalancedRandomCrop(A.DualTransform):
 
 
 class PhotometricDistortion(A.ImageOnlyTransform):
-    """Brightness, contrast, saturation and hue, each with probability 0.5, on 8-bit values.
+    """Brightness, contrast, saturation and hue, each with probability 0.5, on 8-bit RGB; further channels stay.
 
     Up to 32 is added or taken away; the factors of contrast and of saturation in HSV are 0.5 to 1.5; hue turns by up
     to 18 steps of 2 degrees. Contrast comes before the colour steps if a coin says so, else after them.
@@ -142,6 +142,9 @@ class PhotometricDistortion(A.ImageOnlyTransform):
         }
 
     def apply(self, img, shift, contrast_first, contrast, saturation, hue, **params: Any) -> np.ndarray:
+        if img.shape[2] > 3:
+            colors = self.apply(np.ascontiguousarray(img[..., :3]), shift, contrast_first, contrast, saturation, hue)
+            return np.dstack([colors, img[..., 3:]])
         if shift is not None:
             img = cv2.LUT(img, _table(1.0, shift))
         if contrast is not None and contrast_first:
@@ -178,12 +181,12 @@ class TrainTransforms(A.Compose):
     """Transforms on bytes, then padding; what is normalised is left to the model's device (`normalize_batch`).
 
     Args:
-        transforms: Leave an image of at most `size`, 8-bit RGB; a larger one is a ValueError of numpy.
+        transforms: Leave an image of at most `size`, 8-bit; a larger one is a ValueError of numpy.
         size: (height, width) that image and mask are padded to, right and below.
 
     Shape:
-        image: (H, W, 3) uint8 RGB, mask: (H, W) uint8 train ids ->
-        image: (3, *size) uint8, 0 where padded; mask: (*size) uint8, `IGNORE_INDEX` where padded; extent: (2,) int64,
+        image: (H, W, C) uint8, RGB and further channels, mask: (H, W) uint8 train ids ->
+        image: (C, *size) uint8, 0 where padded; mask: (*size) uint8, `IGNORE_INDEX` where padded; extent: (2,) int64,
         rows and columns that are not padding; view: `View`, where the image's own coordinates went.
     """
 
@@ -206,9 +209,14 @@ class TrainTransforms(A.Compose):
                 case A.HorizontalFlip.__name__:
                     mirrored = not mirrored
         view = View(size, top, left, mirrored, (height, width))
-        planes, padded = np.zeros((3, *self.size), np.uint8), np.full(self.size, IGNORE_INDEX, np.uint8)
+        planes, padded = np.zeros((image.shape[2], *self.size), np.uint8), np.full(self.size, IGNORE_INDEX, np.uint8)
         planes[:, :height, :width], padded[:height, :width] = cv2.split(image), mask
         return {"image": planes, "mask": padded, "extent": np.array([height, width]), "view": view}
+
+
+def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel, in 0..1: ImageNet's of RGB, and their average of further ones."""
+    return tuple(one + (sum(one) / 3,) * (channels - 3) for one in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -217,8 +225,8 @@ def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Bytes travel from the workers: a sixth of the memory, where containers give workers 64 MB to share.
 
     Shape:
-        pixel_values: (N, 3, h, w) uint8, labels: (N, h, w) uint8, extent: (N, 2) int64 ->
-        pixel_values: (N, 3, h, w) float32, 0 (the mean colour) where padded; labels: (N, h, w) int64;
+        pixel_values: (N, C, h, w) uint8, labels: (N, h, w) uint8, extent: (N, 2) int64 ->
+        pixel_values: (N, C, h, w) float32, 0 (the mean colour) where padded; labels: (N, h, w) int64;
         inside: (N, h, w) bool, what isn't padding.
 
     Source: equals albumentations' `Normalize` and `PadIfNeeded` bit for bit.
@@ -227,7 +235,7 @@ def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if pixels.dtype != torch.uint8:
         return rest
     center, width = (
-        255 * torch.tensor(one, device=pixels.device).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD)
+        255 * torch.tensor(one, device=pixels.device).view(-1, 1, 1) for one in channel_statistics(pixels.shape[1])
     )
     heights, widths = rest.pop("extent").T[..., None]
     rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[2:])

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from hf_urbanseg.data.pictures import open_picture, read_file
-from hf_urbanseg.data.rgb import Converted, convert_to_rgb, stored_bits
+from hf_urbanseg.data.bands import read_bands
+from hf_urbanseg.data.pictures import open_picture, read_file, stored_bits
+from hf_urbanseg.data.rgb import Converted, convert_to_rgb
 from hf_urbanseg.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -18,12 +19,18 @@ ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 """A file; a picture; (H, W, 3) uint8 RGB values; (3, H, W) uint8 RGB values, any device."""
 
 
-def read_image(path: str | Path) -> Converted:
-    """Reads an image as 8-bit RGB, to the last byte, turned the way its EXIF orientation says."""
+def read_image(path: str | Path, channels: int = 3) -> Converted:
+    """Reads an image as 8-bit RGB, to the last byte, turned the way its EXIF orientation says.
+
+    If `channels` aren't 3, all of the file's as an array, which must be so many.
+    """
     # `datasets` lets the whole process read truncated files as grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with open_picture(read_file(path), path) as image:
+        content = read_file(path)
+        if channels != 3:
+            return Converted(_check_channels(read_bands(content, path), channels, path))
+        with open_picture(content, path) as image:
             bits = stored_bits(image)
             found = convert_to_rgb(ImageOps.exif_transpose(image), path, bits)
     except DataError:
@@ -35,21 +42,32 @@ def read_image(path: str | Path) -> Converted:
     return found
 
 
-def to_image(image: ImageInput) -> Image.Image:
-    """One image of any accepted kind; a picture in memory is taken as it lies, its EXIF orientation isn't looked at."""
-    if isinstance(image, (str, Path, Image.Image)):
-        found = convert_to_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+def to_image(image: ImageInput, channels: int = 3) -> Image.Image | np.ndarray:
+    """One image of any accepted kind: RGB as a picture, other channels as an array (H, W, channels).
+
+    A picture in memory is taken as it lies, its EXIF orientation isn't looked at.
+    """
+    if isinstance(image, (str, Path)) or (isinstance(image, Image.Image) and channels == 3):
+        found = convert_to_rgb(image) if isinstance(image, Image.Image) else read_image(image, channels)
         if found.note:
             _say_once(found.note)
         return found.picture
     found = type(image).__name__
     if isinstance(image, (np.ndarray, torch.Tensor)):
         values = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, torch.Tensor) and image.ndim == 3 else image
-        if values.ndim == 3 and values.shape[2] == 3 and str(values.dtype) == "uint8" and 0 not in values.shape:
-            return Image.fromarray(np.ascontiguousarray(values))
+        if values.ndim == 3 and values.shape[2] == channels and str(values.dtype) == "uint8" and 0 not in values.shape:
+            return Image.fromarray(np.ascontiguousarray(values)) if channels == 3 else values
         found += f" {tuple(image.shape)} {str(image.dtype).removeprefix('torch.')}"
-    expected = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), both uint8 RGB"
+    picture, kind = (" a PIL image,", " RGB") if channels == 3 else ("", "")
+    expected = f"a path,{picture} an array (H, W, {channels}) or a tensor ({channels}, H, W), both uint8{kind}"
     raise DataError(expected, found, "convert it, or give a list of such images")
+
+
+def _check_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
+    if pixels.shape[2] != channels:
+        fix = "choose another model or leave it out"
+        raise DataError(f"an image of {channels} channels, as the model takes", f"{pixels.shape[2]}", fix, path)
+    return pixels
 
 
 @cache

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
+from hf_urbanseg.data.rgb import find_size
 from hf_urbanseg.data.video import VIDEO_SUFFIXES, VideoInfo, inspect_video
 from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.files import check_name, explain_missing
@@ -46,7 +47,9 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def check_inputs(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int] | VideoInfo], list[DataError]]:
+def check_inputs(
+    paths: Sequence[Path], channels: int = 3
+) -> tuple[dict[Path, tuple[int, int] | VideoInfo], list[DataError]]:
     """Reads every file once, images in threads (decoding releases the GIL), so that bad ones are known before the work.
 
     Returns:
@@ -58,11 +61,11 @@ def check_inputs(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int] | Vi
         try:
             if is_video(path):
                 return inspect_video(path)
-            picture, note = read_image(path)
+            picture, note = read_image(path, channels)
         except DataError as error:
             return error
         notes[note] += 1
-        return picture.size
+        return find_size(picture)[::-1]
 
     found, notes = {}, Counter()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, show_progress(len(paths), "checking", "file") as bar:

@@ -13,6 +13,7 @@ from hf_urbanseg.data.collator import stack_views
 from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
+from hf_urbanseg.data.rgb import find_size
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.inference.images import ImageInput, to_image
@@ -60,6 +61,11 @@ class Predictor:
             self.sizes = partial(plan.input_sizes, None if plan.window else self.base_size)
 
     @property
+    def channels(self) -> int:
+        """Of the images that the model takes; 3 are RGB."""
+        return getattr(self.model.config, "num_channels", 3)
+
+    @property
     def base_size(self) -> tuple[int, int] | None:
         """(height, width) of the image processor; None where it leaves images as they are."""
         if not self.image_processor.do_resize:
@@ -96,11 +102,11 @@ class Predictor:
             apply_fast_decode_head(model)
         return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
 
-    def predict_batch(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """Predicts PIL images at once; each a (height, width) uint8 tensor of train ids on the model's device."""
+    def predict_batch(self, images: Sequence[Image.Image | np.ndarray]) -> list[torch.Tensor]:
+        """Predicts what `to_image` gives; each a (height, width) uint8 tensor of train ids on the model's device."""
         self.model.eval()
         views = stack_views([build_views(image, self.image_processor, self.sizes) for image in images])
-        sizes = [(image.height, image.width) for image in images]
+        sizes = [find_size(image) for image in images]
         names = [getattr(image, "filename", "") or f"image {index}" for index, image in enumerate(images)]
         return predict_views(self.model, views, sizes, self.plan, names=names)
 
@@ -109,7 +115,8 @@ class Predictor:
 
         Args:
             images: One, or a list or tuple: paths, PIL images (`convert_to_rgb`), arrays (H, W, 3) or tensors (3, H, W)
-                of uint8 RGB values. Sizes and kinds may differ.
+                of uint8 RGB values. Sizes and kinds may differ. A model of other `channels` takes files of so many and
+                arrays and tensors.
             batch_size: Images in memory at a time; doesn't change the result beyond rounding.
 
         Returns:
@@ -120,8 +127,8 @@ class Predictor:
         """
         if not isinstance(images, (list, tuple)):
             return self.predict([images])[0]
-        starts = range(0, len(images), batch_size)
-        batches = (self.predict_batch([*map(to_image, images[start : start + batch_size])]) for start in starts)
+        starts, convert = range(0, len(images), batch_size), partial(to_image, channels=self.channels)
+        batches = (self.predict_batch([*map(convert, images[start : start + batch_size])]) for start in starts)
         return [one.cpu().numpy() for batch in batches for one in batch]
 
 

@@ -1,7 +1,7 @@
 """Models from the Hub, a folder or random weights, and the image processor that belongs to them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -263,10 +263,19 @@ def check_input(config: PretrainedConfig, name: str, size: tuple[int, int], imag
         raise ModelError(f"a `{name}` that `{config.model_type}` can take", found, fix) from error
 
 
-def build_image_processor(size: tuple[int, int]) -> SegformerImageProcessorPil:
+def build_image_processor(
+    size: tuple[int, int], statistics: tuple[Sequence[float], Sequence[float]] | None = None
+) -> SegformerImageProcessorPil:
     """The image processor saved with a model: resize to `size` (height, width), ImageNet normalisation.
+
+    Given `statistics`, mean and deviation of more than three channels, it leaves images at their size: resizing four
+    by Pillow would multiply the colours with the fourth, and resizing five fails.
 
     nvidia's processors resize to a square, which distorts street scenes; `choose_eval_size` gives one that fits.
     """
     INPUT_SIDES.check("eval_size", list(size))
-    return SegformerImageProcessorPil(size=dict(zip(("height", "width"), size, strict=True)), do_reduce_labels=False)
+    options = {"size": dict(zip(("height", "width"), size, strict=True)), "do_reduce_labels": False}
+    if statistics is not None:
+        mean, std = map(list, statistics)
+        options |= {"do_resize": False, "image_mean": mean, "image_std": std}
+    return SegformerImageProcessorPil(**options)

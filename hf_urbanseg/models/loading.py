@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from PIL import Image
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig, PreTrainedModel
 
@@ -164,7 +163,9 @@ def restore_image_processor(options: Mapping, path: str | Path) -> SegformerImag
         processor = SegformerImageProcessorPil.from_dict(options)
         # Tried, because nothing else checks the values before the first image.
         with np.errstate(all="ignore"):
-            pixels = processor(Image.new("RGB", (8, 8)))["pixel_values"][0]
+            channels = len(mean) if isinstance(mean := processor.image_mean, list | tuple) else 3
+            pixels = processor(np.zeros((8, 8, channels), np.uint8), input_data_format="channels_last")
+            pixels = pixels["pixel_values"][0]
         if not np.isfinite(pixels).all():
             raise ValueError("values that make pixels infinite")
     except Exception as error:  # transformers, numpy and Pillow run into whatever the values are

@@ -71,6 +71,14 @@ class DataArguments(Options):
         "Default: class, where --label_space has it or isn't given.",
         choices=["class", "void"],
     )
+    channels: Annotated[int, Range(3, 64)] = option(
+        3, "Of every image: red, green, blue and further ones, in .npy files, TIFFs of several bands or RGBA pictures."
+    )
+
+    def check_rgb(self, what: str) -> None:
+        """Refuses further channels for what takes RGB alone."""
+        if self.channels != 3:
+            raise ConfigError(f"`channels` 3 with {what}", f"{self.channels}", "leave it out")
 
 
 @dataclass

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.preflight.checks import inspect_pairs
-from hf_urbanseg.data.rgb import to_rgb
+from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.files import hash_file
 from hf_urbanseg.inference.predictor import Predictor
@@ -78,7 +78,7 @@ def draw_pictures(
             for run in (0, number + 1):
                 if (run, index) not in predicted:
                     with _or_none(f"{comparison.runs[run].name} can't predict {names[index]} again"):
-                        prediction = predictors[run].predict([image])[0]
+                        prediction = predictors[run].predict([to_array(row["image"])])[0]
                     predicted[run, index] = prediction, _is_measured(comparison, run, index, prediction, label)
             (before, before_exact), (after, after_exact) = predicted[0, index], predicted[number + 1, index]
             maps = {comparison.first.name: before, comparison.runs[number + 1].name: after}
@@ -98,7 +98,7 @@ def _load_rows(comparison: Comparison, data_args: DataArguments) -> tuple[LabelS
     source = next(recorded, first)
     with _or_none(f"the data that {source.name} was measured on can't be read"):
         data = load_recorded_data(data_args, str(source.folder))
-        inspection = inspect_pairs(data.splits, data.label_space, progress=False)  # from the cache, if trained on
+        inspection = inspect_pairs(data.splits, data.label_space, False, data.channels)  # from the cache, if trained on
     if data.label_space.names != first.counts.classes:
         raise NoPictures("the data has other classes than were measured")
     found = describe_frames(inspection).get(split, {})

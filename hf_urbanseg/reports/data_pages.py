@@ -73,7 +73,7 @@ def draw_stripes(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def show_sample(sample: dict[str, torch.Tensor], label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
     """What `TrainDataset` gives, made visible: the crop, and the crop with its labels; padding is a grey lattice."""
-    picture, labels = sample["pixel_values"].numpy().transpose(1, 2, 0), sample["labels"].numpy()
+    picture, labels = sample["pixel_values"][:3].numpy().transpose(1, 2, 0), sample["labels"].numpy()
     height, width = sample["extent"].tolist()
     padding = np.ones(labels.shape, bool)
     padding[:height, :width] = False

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.data.rgb import to_rgb
+from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
@@ -156,7 +156,7 @@ def collect_failures(
             row = data.splits[split][index]
             image = to_rgb(row["image"])
             label = read_train_ids(row["label"], data.label_space)
-            prediction = predictor.predict([image])[0]
+            prediction = predictor.predict([to_array(row["image"])])[0]
             cases.append(describe_failure(row["name"], reasons, image, prediction, label, data.label_space))
             bar.update()
     return cases

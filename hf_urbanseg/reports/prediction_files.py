@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.data.submission import encode_label_ids
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import written_whole
@@ -96,9 +97,9 @@ def _predict_files(files: Mapping, predictor: Predictor, batch_size: int, title:
     with show_progress(len(keys), title, "image", passes_of=passes_of) as bar:
         for start in range(0, len(keys), batch_size):
             batch = keys[start : start + batch_size]
-            images = [read_image(files[key]).picture for key in batch]
-            for predicted in zip(batch, images, predictor.predict(images, len(images)), strict=True):
-                yield predicted
+            images = [read_image(files[key], predictor.channels).picture for key in batch]
+            for key, image, train_ids in zip(batch, images, predictor.predict(images, len(images)), strict=True):
+                yield key, to_rgb(image), train_ids
                 bar.update()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.data.rgb import to_rgb
+from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.inference.evaluation import Measurement
@@ -202,7 +202,8 @@ def save_pictures(
         for index in sorted(picked | chosen.keys()):
             row = rows[index]
             image, file = to_rgb(row["image"]), f"{name_picture(row['name'])}.jpg"
-            shown = image, predictor.predict([image])[0], read_train_ids(row["label"], space), space
+            prediction = predictor.predict([to_array(row["image"])])[0]
+            shown = image, prediction, read_train_ids(row["label"], space), space
             title = f"{split}: {row['name']}"
             if index in picked:
                 save_comparison(run.path / OVERLAYS / file, *shown, title)

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hf_urbanseg.data.label_pictures import read_train_ids
-from hf_urbanseg.data.rgb import to_rgb
+from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
@@ -64,7 +64,7 @@ class TrackerPictures(TrainerCallback):
         space = self.label_space
         for row in self.rows:
             image = to_rgb(row["image"])
-            maps = predictor.predict(image), read_train_ids(row["label"], space)
+            maps = predictor.predict(to_array(row["image"])), read_train_ids(row["label"], space)
             cells = [np.asarray(image), *(blend(image, one, space) for one in maps)]
             wide = image.width >= 1.8 * image.height
             picture = Image.fromarray(np.concatenate(cells, axis=0 if wide else 1))

@@ -6,6 +6,7 @@ from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_random_model, check_input, has_field, load_pretrained_model
+from hf_urbanseg.models.channels import widen_input
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.lora import attach_lora
@@ -14,9 +15,14 @@ from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
 
 def build_network(
-    args: ModelArguments, loss: LossArguments, space: LabelSpace, feature_channels: int = 0
+    args: ModelArguments, loss: LossArguments, space: LabelSpace, feature_channels: int = 0, channels: int = 3
 ) -> PreTrainedModel:
-    """The network with what helps its training; `feature_channels` are those of a teacher whose maps it learns."""
+    """The network with what helps its training.
+
+    Args:
+        feature_channels: Of a teacher whose maps it learns.
+        channels: Of the images.
+    """
     overrides = {"drop_path_rate": args.drop_path_rate, "classifier_dropout_prob": args.classifier_dropout_prob}
     is_default = args.drop_path_rate == ModelArguments.drop_path_rate
     if is_default and not has_field(args.architecture, "drop_path_rate"):
@@ -30,6 +36,7 @@ def build_network(
     else:
         names = args.model_name_or_path, space, args.model_revision, args.architecture
         model = load_pretrained_model(*names, new_classifier=args.new_classifier, **overrides)
+    widen_input(model, channels)
     if args.lora_rank:
         attach_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout)
     if not args.stock_decode_head:

@@ -219,7 +219,7 @@ def test_main__transparent_images_are_counted(run, tmp_path, caplog):
         picture.putalpha(alpha)
         picture.save(frames / f"{stem}.png")
     assert run("--input", frames)[0] == 0
-    assert "transparent pixels, laid on black, in 2 of 3 images" in caplog.messages
+    assert "transparent pixels, laid on black (a fourth band needs `--channels 4`), in 2 of 3 images" in caplog.messages
 
 
 def _png_16_bit_rgb(path):

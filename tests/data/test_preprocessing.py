@@ -11,7 +11,8 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from hf_urbanseg.data.collator import collate_eval, collate_train
 from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset, _tabulate_pixels, build_views
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
+from hf_urbanseg.data.transforms import build_train_transforms, channel_statistics, normalize_batch
+from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor
@@ -252,6 +253,44 @@ def test_build_views__of_any_mode_as_the_processor_sees_it_in_rgb(mode):
         for view, one in zip(build_views(image, processor, sizes), options, strict=True):
             expected = processor(image.convert("RGB"), return_tensors="pt", **one)["pixel_values"][0]
             assert torch.equal(view, expected)
+
+
+def test_build_views__each_of_four_channels_is_resized_for_itself():
+    colors = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    pixels = np.dstack([colors, np.zeros((40, 50), np.uint8)])  # which is no transparency
+    processor = build_image_processor((32, 96), channel_statistics(4))
+    sizes = [(40, 50), (64, 96), (16, 20)]
+    rgb = build_views(Image.fromarray(colors), build_image_processor((32, 96)), lambda _: sizes)
+    for found, expected in zip(build_views(pixels, processor, lambda _: sizes), rgb, strict=True):
+        assert torch.equal(found[:3], expected)
+        torch.testing.assert_close(found[3], torch.full(expected.shape[1:], -0.449 / 0.226))
+
+
+@pytest.mark.parametrize(
+    ("image", "processor", "message"),
+    [
+        (
+            np.zeros((8, 8, 4), np.uint8),
+            build_image_processor((32, 32)),
+            "images of 3 channels, as the model takes; found one of 4",
+        ),
+        (
+            Image.new("RGB", (8, 8)),
+            build_image_processor((32, 32), channel_statistics(4)),
+            "images of 4 channels, .* found one of 3",
+        ),
+    ],
+)
+def test_build_views__channels_that_the_model_does_not_take(image, processor, message):
+    with pytest.raises(DataError, match=message):
+        build_views(image, processor)
+
+
+def test_build_views__a_processor_that_would_take_the_fourth_for_transparency():
+    processor = build_image_processor((32, 32), channel_statistics(4))
+    processor.do_resize = True
+    with pytest.raises(ModelError, match="set `do_resize` to false"):
+        build_views(np.zeros((8, 8, 4), np.uint8), processor)
 
 
 @pytest.fixture

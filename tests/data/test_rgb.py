@@ -19,7 +19,7 @@ from hf_urbanseg.data.rgb import convert_to_rgb, to_rgb
 from hf_urbanseg.data.transforms import TrainTransforms
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.inference.images import read_image, to_image
-from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.models.build import build_image_processor
 
 SIZE = (20, 30)
@@ -70,7 +70,7 @@ def test_to_rgb__the_same_pixels_in_training_measuring_and_predicting(tmp_path, 
     path.write_bytes(KINDS[kind])
     label.write_bytes(turned(mask(size=SIZE[::-1])) if kind == "turned" else encode(mask()))
     stored = [{"path": str(one), "bytes": None} for one in (path, label)]
-    assert inspect_pair("train", "a", *stored).size == SIZE
+    assert inspect_pair("train", "a", *stored, CITYSCAPES).size == SIZE
     rows = Dataset.from_dict({"image": [str(path)], "label": [str(label)], "name": ["a"]})
     rows = rows.cast_column("image", Image()).cast_column("label", Image())
     expected = np.asarray(read_image(path).picture)
@@ -128,7 +128,7 @@ def test_convert_to_rgb__transparent_pixels_on_black():
     found, note = convert_to_rgb(PillowImage.fromarray(pixels))
     expected = pixels[..., :3] * (pixels[..., 3:] / 255)
     assert np.abs(np.asarray(found) - expected).max() <= 1
-    assert note == "transparent pixels, laid on black"
+    assert note == "transparent pixels, laid on black (a fourth band needs `--channels 4`)"
     below = np.where(pixels[..., 3:] == 0, noise(4, channels=(4,)), pixels)
     below[..., 3] = pixels[..., 3]
     np.testing.assert_array_equal(np.asarray(to_rgb(PillowImage.fromarray(below))), np.asarray(found))

@@ -444,3 +444,25 @@ def test_seed_transforms__global_random_state_has_no_influence():
         np.random.seed(outside)
         assert after == (random.random(), np.random.random())
     assert np.array_equal(*results)
+
+
+def test_build_train_transforms__further_channels_move_with_the_image_and_keep_their_colours():
+    image, label = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8), np.zeros((60, 90), np.uint8)
+    label[:, 45:] = 1
+    for seed in range(6):
+        crops = []
+        for photometric in (True, False):
+            chain = build_train_transforms((40, 50), ["0.5", "1.5"], photometric=photometric)
+            seed_transforms(chain, (seed,))
+            crops.append(chain(image=np.dstack([image, image, image[..., 0]]), mask=label)["image"])
+        changed, plain = crops
+        np.testing.assert_array_equal(plain[3:], plain[[0, 1, 2, 0]])
+        np.testing.assert_array_equal(changed[3:], plain[3:])
+
+
+def test_normalize_batch__further_channels_by_the_average_of_imagenets():
+    pixels = torch.full((1, 5, 2, 2), 200, dtype=torch.uint8)
+    batch = {"pixel_values": pixels, "labels": torch.zeros(1, 2, 2), "extent": torch.tensor([[2, 2]])}
+    found = normalize_batch(batch)["pixel_values"][0, :, 0, 0]
+    mean, std = [*IMAGENET_MEAN, 0.449, 0.449], [*IMAGENET_STD, 0.226, 0.226]
+    np.testing.assert_allclose(found.numpy(), (200 / 255 - np.array(mean)) / std, rtol=1e-5)

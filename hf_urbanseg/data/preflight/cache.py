@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 _VERSION = 4
 
 
-def compute_key(splits: DatasetDict, label_space: LabelSpace) -> str | None:
+def compute_key(splits: DatasetDict, label_space: LabelSpace, channels: int = 3) -> str | None:
     """Names, files and label mapping as one hash; None where a file can't be vouched for (remote or missing)."""
     space = label_space
     how = space.encoding, space.edge_tolerance, space.lossy, space.colors
     mapping = json.dumps([space.names, sorted(space.label_ids.items()), *how])
-    key = hashlib.sha256(f"{_VERSION} {mapping}".encode())
+    key = hashlib.sha256(f"{_VERSION} {channels} {mapping}".encode())
     try:
         for split, dataset in splits.items():
             for row in dataset:

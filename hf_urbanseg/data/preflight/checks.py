@@ -67,7 +67,7 @@ class Inspection:
         return count_all(pair for pairs in self.pairs.values() for pair in pairs)
 
 
-def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool = True) -> Inspection:
+def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool = True, channels: int = 3) -> Inspection:
     """Reads every image and label, and refuses what would train silently on the wrong thing.
 
     Threads do the reading: Pillow's decoders release the GIL, and worker processes were no faster. Memory stays flat,
@@ -78,6 +78,7 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
         splits: Columns `image` and `label` (`datasets.Image`, path-based or embedded) and `name`.
         label_space: Which raw label ids may occur.
         progress: Shows a progress bar.
+        channels: Of every image; 3 are RGB.
 
     Returns:
         `Inspection`; its warnings have been logged.
@@ -89,13 +90,13 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
     """
     splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
     _check_names(splits)
-    key = compute_key(splits, label_space)
+    key = compute_key(splits, label_space, channels)
     try:
         file = key and cache_folder() / "preflight" / f"{key}.json.gz"
     except DataError:  # no home
         file = None
     cached = load_pairs(file) if file else None
-    pairs = cached or _read_all(splits, label_space, progress)
+    pairs = cached or _read_all(splits, label_space, progress, channels)
     inspection = Inspection(pairs)
     _check_void(inspection, label_space)
     _check_leaks(pairs)
@@ -127,10 +128,12 @@ def _check_names(splits: DatasetDict) -> None:
         _refuse_all(errors, "name")
 
 
-def _read_all(splits: DatasetDict, label_space: LabelSpace, progress: bool) -> dict[str, tuple[PairInspection, ...]]:
+def _read_all(
+    splits: DatasetDict, label_space: LabelSpace, progress: bool, channels: int
+) -> dict[str, tuple[PairInspection, ...]]:
     def inspect(split: str, row: dict) -> tuple[str, PairInspection | DataError]:
         try:
-            return split, inspect_pair(split, row["name"], row["image"], row["label"], label_space)
+            return split, inspect_pair(split, row["name"], row["image"], row["label"], label_space, channels)
         except DataError as error:
             return split, error
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from hf_urbanseg.data.pictures import find_lossy, open_picture, read_stored
+from hf_urbanseg.data.bands import read_bands
+from hf_urbanseg.data.pictures import find_lossy, open_picture, read_stored, stored_bits
 from hf_urbanseg.data.preflight.label_values import check_palette, count_values, read_label
-from hf_urbanseg.data.rgb import convert_to_rgb, stored_bits
+from hf_urbanseg.data.rgb import convert_to_rgb, find_size
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
 
@@ -25,7 +27,7 @@ class PairInspection:
         name: Frame name.
         size: (height, width) after any EXIF rotation that both files share.
         label_counts: Pixels per value of the label file; see `count_values`.
-        image_digest: SHA-256 of the size and the decoded RGB pixels.
+        image_digest: SHA-256 of the size and the decoded pixels.
         file_digests: SHA-256 of the bytes of the image's and of the label's file.
         note: What was done to have the image in 8-bit RGB, if its owner should know of it.
     """
@@ -59,22 +61,27 @@ def where_is(stored: Mapping | None, split: str, name: str) -> str:
 
 
 def inspect_pair(
-    split: str, name: str, image: Mapping | None, label: Mapping | None, label_space: LabelSpace
+    split: str,
+    name: str,
+    image: Mapping | None,
+    label: Mapping | None,
+    label_space: LabelSpace,
+    channels: int = 3,
 ) -> PairInspection:
     """Decodes and measures one pair; call it inside `strict_pillow`.
 
     Args:
         image: `{"path", "bytes"}` as `datasets.Image(decode=False)` gives it. `label` likewise.
         label_space: What the label's pixels may say, and how.
+        channels: Of every image; 3 are RGB.
 
     Raises:
         DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.
     """
     image_where, label_where = where_is(image, split, name), where_is(label, split, name)
     image_bytes, label_bytes = _read(image, "image", image_where), _read(label, "label", label_where)
-    picture, image_bits, orientation = _open(image_bytes, "image", image_where)
+    picture, note, orientation = _open_image(image_bytes, image_where, channels)
     mask, label_bits, label_orientation = _open(label_bytes, "label", label_where)
-    picture, note = convert_to_rgb(picture, image_where, image_bits)
     if not label_space.lossy:
         _check_compression(label_bytes, mask, label_where)
     values = read_label(mask, label_bits, label_space, label_where)
@@ -83,7 +90,7 @@ def inspect_pair(
         found = f"{orientation} in the image and {label_orientation} in the label (1 is upright)"
         fix = "store the pixels upright in both files and remove the tag"
         raise DataError(expected, found, fix, image_where if orientation != 1 else label_where)
-    width, height = picture.size
+    height, width = find_size(picture)
     if mask.size != (width, height):
         of_image = f" {image_where}" if image_where != label_where else ""
         expected = f"a label as large as its image{of_image}, {height}x{width} (height x width)"
@@ -112,6 +119,18 @@ def _read(stored: Mapping | None, role: str, where: str) -> bytes:
     if not content:
         raise DataError(f"a readable {role} file", "an empty file (0 bytes)", _REPAIR, where)
     return content
+
+
+def _open_image(content: bytes, where: str, channels: int) -> tuple[Image.Image | np.ndarray, str, int]:
+    """The pixels that are trained on, what was done to have them, and their EXIF orientation."""
+    if channels == 3:
+        picture, bits, orientation = _open(content, "image", where)
+        return *convert_to_rgb(picture, where, bits), orientation
+    pixels = read_bands(content, where)
+    if pixels.shape[2] != channels:
+        found = f"{pixels.shape[2]}"
+        raise DataError(f"an image of {channels} channels", found, "correct `--channels` or the image", where)
+    return pixels, "", 1
 
 
 def _open(content: bytes, role: str, where: str) -> tuple[Image.Image, int, int]:

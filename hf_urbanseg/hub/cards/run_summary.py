@@ -137,6 +137,11 @@ class RunSummary:
         return self.config.get("model_type", "segformer") == "segformer"
 
     @property
+    def channels(self) -> int:
+        """Of the images that the model takes."""
+        return self.config.get("num_channels", 3)
+
+    @property
     def model_name(self) -> str:
         """`SegFormer-B0`, `PSPNet (ResNet-18)`: by the type, and the shape of the encoder."""
         size = find_size(self.config) or ""

@@ -310,7 +310,7 @@ def test_inspect_pairs__warnings(tmp_path, caplog):
         found = inspect(make_splits(train=rows, test=[make_pair(tmp_path, "f4", label=road)]))
     assert found.warnings == (
         "train: the same image more than once: f0 = f1.",
-        "train: transparent pixels, laid on black, in 1 of 5 images: f5.",
+        "train: transparent pixels, laid on black (a fourth band needs `--channels 4`), in 1 of 5 images: f5.",
         "train: images without any labelled pixel: f3.",
         "train: no pixel of car; the model can't learn them.",
         "train: every labelled pixel is road: to answer it always is right, so that nothing is learnt and its scores "
@@ -341,9 +341,9 @@ def reads(monkeypatch):
     """Names of the pairs that are decoded."""
     names, inspect_pair = [], checks.inspect_pair
 
-    def spy(split, name, image, label, space):
+    def spy(split, name, *files):
         names.append(name)
-        return inspect_pair(split, name, image, label, space)
+        return inspect_pair(split, name, *files)
 
     monkeypatch.setattr(checks, "inspect_pair", spy)
     return names
@@ -380,7 +380,7 @@ def test_inspect_pairs__cache_is_used_until_something_changes(tmp_path, cache, r
     assert file.stat().st_mtime_ns == written
     assert "Preflight: no file has changed since the last one" in caplog.text
     assert "images without any labelled pixel: f1" in caplog.text
-    assert "transparent pixels, laid on black, in 1 of 2 images: f0" in caplog.text
+    assert "transparent pixels, laid on black (a fourth band needs `--channels 4`), in 1 of 2 images: f0" in caplog.text
     Pillow.fromarray(noise(5)).save(rows[1]["image"])  # another file
     inspect(load())
     assert len(reads) == 4

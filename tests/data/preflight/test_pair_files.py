@@ -105,7 +105,10 @@ def test_inspect_pair__lossless_image_modes_are_accepted(inspect, mode):
 
 
 def test_inspect_pair__what_was_done_to_an_image_is_noted(inspect):
-    assert inspect(image=np.full((HEIGHT, WIDTH, 4), 254, np.uint8)).note == "transparent pixels, laid on black"
+    assert (
+        inspect(image=np.full((HEIGHT, WIDTH, 4), 254, np.uint8)).note
+        == "transparent pixels, laid on black (a fourth band needs `--channels 4`)"
+    )
     deep = make_png(16, 2, [b"\xff\xf0" * 3 * WIDTH] * HEIGHT)
     assert inspect(image=deep).note == "16 bits per channel, of which the upper 8 are used"
 
