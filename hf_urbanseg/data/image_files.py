@@ -1,7 +1,7 @@
 """Folders of image and label files: what is in them, and which image belongs to which label."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
@@ -9,11 +9,20 @@ from datasets import Dataset, Features, Image, Value
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_name, explain_missing
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp", ".heic", ".heif", ".npy")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp", ".heic", ".heif")
+ARRAY_SUFFIX = ".npy"
+"""Of images where a folder has no others: beside pictures, arrays are something else, such as depth."""
 FEATURES = Features({"image": Image(), "label": Image(), "name": Value("string")})
 """The columns of every split. `Image()` has no mode: a mode would convert palette labels into colours' brightness."""
 UNSPLIT = "all"
 """The name of the only split of data that has none of its own."""
+
+
+def choose_images(paths: Iterable[Path], suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Those of `suffixes`, or if there are none the arrays; hidden files are left out."""
+    shown = [path for path in paths if not path.name.startswith(".")]
+    pictures = [path for path in shown if path.suffix.lower() in suffixes]
+    return pictures or [path for path in shown if path.suffix.lower() == ARRAY_SUFFIX]
 
 
 def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
@@ -27,12 +36,8 @@ def list_images(folder: Path, suffix: str = "") -> dict[str, Path]:
     inside = sorted(folder.iterdir())
     shape = re.compile(f"(.*){re.escape(suffix)}".replace(r"\*", "(.*)"), re.DOTALL)
     found: dict[str, Path] = {}
-    for path in inside:
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if not (match := shape.fullmatch(path.stem)):
-            continue
-        name = "_".join(match.groups())
+    for path in choose_images(path for path in inside if shape.fullmatch(path.stem)):
+        name = "_".join(shape.fullmatch(path.stem).groups())
         if name in found:
             twice = f"{found[name].name} and {path.name}"
             raise DataError("one file per frame", twice, "remove or rename one of them", path)

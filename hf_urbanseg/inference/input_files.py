@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
+from hf_urbanseg.data.image_files import IMAGE_SUFFIXES, choose_images
 from hf_urbanseg.data.rgb import find_size
 from hf_urbanseg.data.video import VIDEO_SUFFIXES, VideoInfo, inspect_video
 from hf_urbanseg.errors import DataError, join_faults, log_faults
@@ -24,7 +24,7 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[Path]:
     paths = []
     for entry in map(Path, inputs):
         if entry.is_dir():
-            found = sorted(p for p in entry.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+            found = sorted(choose_images(filter(Path.is_file, entry.iterdir()), suffixes))
             if not found:
                 kinds = ", ".join(sorted(suffix[1:] for suffix in suffixes))
                 raise DataError(f"images or videos ({kinds})", "none in this folder", "correct `--input`", entry)

@@ -23,25 +23,25 @@ def add_band(image, label):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """KITTI's layout with arrays, GeoTIFFs' two arrangements and RGBA pictures as images."""
+    """KITTI's layout with GeoTIFFs' two arrangements and RGBA pictures as images, and the same as arrays beside it."""
     root = tmp_path_factory.mktemp("bands")
     images, labels = (root / "training" / kind for kind in ("image_2", "semantic"))
     images.mkdir(parents=True)
     labels.mkdir()
+    (root / "arrays").mkdir()
     for number in range(8):
         image, label = render_scene(number, (SIZE[0] + number % 3, SIZE[1]))
         pixels, name = add_band(image, label), f"{number:06d}_10"
         Image.fromarray(label).save(labels / f"{name}.png")
-        match number % 4:
+        np.save(root / "arrays" / f"{name}.npy", pixels)
+        match number % 3:
             case 0:
-                np.save(images / f"{name}.npy", pixels)
-            case 1:
                 options = {"photometric": "minisblack", "planarconfig": "contig", "compression": "lzw"}
                 tifffile.imwrite(images / f"{name}.tif", pixels, **options)
-            case 2:
+            case 1:
                 planes = np.moveaxis(pixels, -1, 0)
                 tifffile.imwrite(images / f"{name}.tif", planes, photometric="rgb", planarconfig="separate")
-            case 3:
+            case 2:
                 Image.fromarray(pixels).save(images / f"{name}.png")
     return root
 
@@ -61,7 +61,7 @@ def test_channels__plain_transformers_predicts_the_same(trained, data):
     processor = SegformerImageProcessorPil.from_pretrained(trained.path)
     model = AutoModelForSemanticSegmentation.from_pretrained(trained.path).eval()
     assert model.config.num_channels == 4
-    files = sorted((data / "training" / "image_2").iterdir())
+    files = sorted([*(data / "training" / "image_2").iterdir(), *(data / "arrays").iterdir()])
     for file, found in zip(files, predictor.predict(files), strict=True):
         number = int(file.stem[:6])
         pixels = add_band(*render_scene(number, (SIZE[0] + number % 3, SIZE[1])))
@@ -80,7 +80,7 @@ def test_channels__measured_again_and_predicted_by_the_commands(trained, data, t
     evaluate.main([str(trained.path), "--output", str(tmp_path / "again"), "--device", "cpu"])
     again = hf_urbanseg.RunFolder(tmp_path / "again").read_metrics()["splits"]["test"]
     assert (again["mean_iou"], again["protocol"]) == (scores["mean_iou"], scores["protocol"])
-    predict.main([str(trained.path), str(data / "training" / "image_2"), "--output", str(tmp_path / "predictions")])
+    predict.main([str(trained.path), str(data / "arrays"), "--output", str(tmp_path / "predictions")])
     assert "for 8 images" in capsys.readouterr().out
     assert Image.open(tmp_path / "predictions" / "000000_10_overlay.png").mode == "RGB"
 
@@ -88,8 +88,12 @@ def test_channels__measured_again_and_predicted_by_the_commands(trained, data, t
 def test_channels__what_does_not_fit_is_refused(trained, data, tmp_path):
     options = {"init": "random", "size": "tiny", "data_dir": data, "output_dir": tmp_path / "run"}
     for given, error, said in (
-        ({}, DataError, "000000_10.npy: expected a picture; found an array"),
-        ({"channels": 5}, DataError, "000000_10.npy: expected an image of 5 channels; found 4"),
+        (
+            {},
+            DataError,
+            "found bands that Pillow doesn't know; name their number",
+        ),
+        ({"channels": 5}, DataError, "000000_10.tif: expected an image of 5 channels; found 4"),
         ({"channels": 4, "freeze_encoder": True}, ConfigError, "`channels` 4 without `freeze_encoder`"),
         ({"channels": 4, "teacher": "nobody"}, ConfigError, "`channels` 4 without `teacher`"),
         ({"channels": 4, "architecture": "unet"}, ModelError, "found a `"),

@@ -20,6 +20,14 @@ def test_list_images__names_are_stems(tmp_path):
     assert list(list_images(tmp_path)) == ["a", "b", "c.d"]
 
 
+def test_list_images__arrays_where_there_are_no_pictures(tmp_path):
+    for name in ("a.npy", "b.NPY", "notes.txt"):
+        (tmp_path / name).touch()
+    assert list(list_images(tmp_path)) == ["a", "b"]
+    (tmp_path / "a.png").touch()
+    assert list_images(tmp_path) == {"a": tmp_path / "a.png"}
+
+
 def test_list_images__suffix_is_taken_off_and_other_files_left_out(tmp_path):
     for name in ("a_color.png", "a_L.png", "b_L.png"):
         (tmp_path / name).touch()

@@ -1,13 +1,12 @@
 """Folders of images and of masks by their usual names, with the classes in a file beside them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from hf_urbanseg.data.class_files import CLASS_FILES, MissingClassesError, by_colors, find_class_file, read_class_file
 from hf_urbanseg.data.columns import SPLIT_NAMES
-from hf_urbanseg.data.image_files import IMAGE_SUFFIXES, UNSPLIT, build_dataset, list_images, pair_folders
+from hf_urbanseg.data.image_files import UNSPLIT, build_dataset, choose_images, list_images, pair_folders
 from hf_urbanseg.data.label_pictures import read_values
 from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
@@ -124,13 +123,12 @@ def _split_of(folder: Path) -> str | None:
     return None if split == UNSPLIT else split
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from (one for one in folder.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES and one.name[0] != ".")
+def _pictures(folder: Path) -> list[Path]:
+    return choose_images(folder.iterdir()) if folder.is_dir() else []
 
 
 def _has_pictures(folder: Path) -> bool:
-    return next(_pictures(folder), None) is not None
+    return bool(_pictures(folder))
 
 
 def _is_beside(folder: Path) -> bool:
