@@ -90,7 +90,7 @@ def test_to_rgb__the_same_pixels_in_training_measuring_and_predicting(tmp_path, 
 def test_to_rgb__has_no_rival_in_the_package():
     root = Path(hf_urbanseg.__file__).parent
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if '.convert("RGB")' in path.read_text()}
-    assert found == {"data/rgb.py", "reports/data_pages.py"}  # there of a chart
+    assert found == {"data/rgb.py", "data/label_pictures.py", "reports/data_pages.py"}  # of labels and of a chart
 
 
 @pytest.mark.parametrize("kind", ["16-bit grey", "16-bit rgb", "16-bit tiff"])

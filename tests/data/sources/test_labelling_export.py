@@ -39,7 +39,7 @@ def test_matches__by_content(tmp_path):
 
 def test_formats__are_those_of_the_option():
     (option,) = (one for one in fields(DataArguments) if one.name == "format")
-    assert option.metadata["choices"] == ["auto", *labelling_export.FORMATS]
+    assert option.metadata["choices"] == ["auto", "masks", *labelling_export.FORMATS]
 
 
 def test_load_data__the_folder_and_its_file(tmp_path):
