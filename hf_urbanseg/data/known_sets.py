@@ -1,9 +1,12 @@
 """Street sets that a label space of this package describes, recognised by their folders."""
 
+import re
 from functools import cache
 from pathlib import Path
 
-from hf_urbanseg.data.label_space_files import read_label_space, shipped_label_spaces
+import yaml
+
+from hf_urbanseg.data.label_space_files import shipped_label_spaces
 from hf_urbanseg.errors import DataError
 
 
@@ -22,5 +25,9 @@ def recognise_set(root: Path) -> str | None:
 
 @cache  # of files that are installed with the package
 def _read_marks() -> dict[str, list[str]]:
-    folders = {name: read_label_space(name)[1] for name in shipped_label_spaces()}
-    return {name: found["recognised_by"] for name, found in folders.items() if "recognised_by" in found}
+    # That line alone: the whole files take a third of a second, at every start.
+    lines = {
+        name: re.search("^recognised_by: .*$", path.read_text("utf-8"), re.MULTILINE)
+        for name, path in shipped_label_spaces().items()
+    }
+    return {name: yaml.safe_load(line[0])["recognised_by"] for name, line in lines.items() if line}
