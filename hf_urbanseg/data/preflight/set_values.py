@@ -34,6 +34,12 @@ def refuse_values(
         share = sum(unknown.values()) / pixels
         fix = "list the colours under their class as `label_colors`, or under `void`; where edges were drawn with "
         fix += f"anti-aliasing, `edge_tolerance: {max(share * 1.5, 0.01):.2g}` makes pixels of other colours void"
+    elif list(unknown) == [space.num_labels] and _counts_from_0(space):
+        names = f"{{1: {space.names[0]}, ..., {space.num_labels}: {space.names[-1]}}}"
+        fix = (
+            "if these files count the classes from 1, with 0 for all others, as ADE20K's do, every class was one off: "
+        )
+        fix += f"write `id2label: {names}` and `void: [0]`; if not, correct the label, or name the value"
     else:
         fix = "correct the label, list the value under its class or `void` in the `--label_space` file, or choose the "
         fix += "label space these files were made for"
@@ -88,6 +94,12 @@ def list_values(values: Iterable[int], label_space: LabelSpace) -> str:
     return ", ".join("..".join(map(str, run)) for run in runs)
 
 
+def _counts_from_0(space: LabelSpace) -> bool:
+    """Whether ids are train ids, as of an id2label that lists the classes from 0."""
+    counted = {train_id: train_id for train_id in range(space.num_labels)} | {IGNORE_INDEX: IGNORE_INDEX}
+    return space.encoding == "ids" and dict(space.label_ids) | {IGNORE_INDEX: IGNORE_INDEX} == counted
+
+
 def find_odd_values(values: Counter, label_space: LabelSpace) -> Iterable[str]:
     """A sentence on each oddity of the pixels per value in the whole set."""
     ids, last = label_space.label_ids, label_space.num_labels - 1
@@ -96,8 +108,7 @@ def find_odd_values(values: Counter, label_space: LabelSpace) -> Iterable[str]:
         some = first_few([label_space.spell(value) for value in unknown if value >= 0])
         share = 100 * sum(unknown.values()) / values.total()
         yield f"{share:.2g} % of all pixels are void because their values are no class's (edges): {some}."
-    is_counted = last > 1 and all(ids.get(index) == index for index in range(last + 1)) and len(ids) <= last + 2
-    if is_counted and values[0] and not values[last] and not values[IGNORE_INDEX] and label_space.encoding == "ids":
+    if last > 1 and _counts_from_0(label_space) and values[0] and not values[last] and not values[IGNORE_INDEX]:
         yield (
             f"the last class, {label_space.names[last]} (id {last}), has no pixel, and {label_space.names[0]} (id 0) "
             "has some: if 0 means `other` in these files, as in ADE20K's, every class is read as its neighbour; look "

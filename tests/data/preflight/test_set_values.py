@@ -44,6 +44,12 @@ def test_inspect_pairs__shifted_by_one_is_said(tmp_path):
     space = by_names({0: "wall", 1: "building", 2: "sky", 3: "floor"}, tmp_path)
     (warning,) = [w for w in inspect_pairs(splits_of(drawn(0, 1, 2)), space).warnings if "neighbour" in w]
     assert "the last class, floor (id 3), has no pixel, and wall (id 0) has some" in warning
+    with pytest.raises(DataError) as caught:  # where the last class has pixels
+        inspect_pairs(splits_of(drawn(0, 1, 2, 4)), space)
+    assert "found 4 in 40 pixels; 1 file(s) have this value; if these files count the classes from 1" in str(
+        caught.value
+    )
+    assert "write `id2label: {1: wall, ..., 4: floor}` and `void: [0]`" in str(caught.value)
     for label in (drawn(0, 1, 2, 3), drawn(1, 2), drawn(0, 1, 255)):  # as it should be; no 0; void is there, too
         assert "neighbour" not in str(inspect_pairs(splits_of(label), space).warnings)
 
