@@ -22,6 +22,7 @@ from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import find_file, load_complete, load_image_processor
+from hf_urbanseg.models.memory_format import lay_out_depthwise
 from hf_urbanseg.palettes import choose_colors
 
 
@@ -98,6 +99,7 @@ class Predictor:
         """
         image_processor = load_image_processor(name_or_path, revision)
         model = load_complete(AutoModelForSemanticSegmentation, name_or_path, revision=revision)
+        lay_out_depthwise(model)
         if not stock_decode_head:
             apply_fast_decode_head(model)
         return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)

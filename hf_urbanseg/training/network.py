@@ -10,6 +10,7 @@ from hf_urbanseg.models.channels import widen_input
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.lora import attach_lora
+from hf_urbanseg.models.memory_format import lay_out_depthwise
 from hf_urbanseg.options.config import LossArguments, ModelArguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
@@ -39,6 +40,7 @@ def build_network(
     widen_input(model, channels)
     if args.lora_rank:
         attach_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout)
+    lay_out_depthwise(model)
     if not args.stock_decode_head:
         apply_fast_decode_head(model)
     if loss.auxiliary_head:
