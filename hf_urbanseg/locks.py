@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -46,10 +47,14 @@ def locked(path: str | Path, *, inside: bool = True) -> Iterator[Callable[[], No
         made = [one for one in (file.parent, *file.parent.absolute().parents) if not one.exists()]
         descriptor = _take(file)
     except BlockingIOError as error:
+        holder = ""
         with suppress(OSError):
-            error = file.read_text(encoding="utf-8", errors="replace").strip() or error
+            for _ in range(20):  # it has the lock a moment before it has signed
+                if holder := file.read_text(encoding="utf-8", errors="replace").strip():
+                    break
+                time.sleep(0.05)
         fix = "wait for it, stop it or name another"
-        raise ConfigError("no other process that writes there", f"one at work ({error})", fix, path) from None
+        raise ConfigError("no other process that writes there", f"one at work ({holder or error})", fix, path) from None
     except (OSError, ValueError) as error:  # ValueError is a name with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError("a folder to write to", reason, "choose another", path) from error
