@@ -37,6 +37,15 @@ class PredictArguments(Options):
         choices=_IDS,
     )
     strict: bool = option(False, "Do nothing at all if a file can't be read, in place of all others.")
+    confidence: str | None = option(
+        None,
+        "Write the probability of each pixel's class, too, as a grey PNG of 8 or 16 bits, or those of all classes as "
+        "npz (float16): `png8`, `png16` or `npz`. Of images only.",
+        choices=["png8", "png16", "npz"],
+    )
+    confidence_threshold: Share | None = option(
+        None, "Pixels whose class is less probable are void: in ids and colours, and plain picture in overlays."
+    )
     alpha: Share = option(0.5, "Opacity of the classes in the overlay, 0..1.")
     palette: str | None = palette_option()
     legend: str = option(
@@ -66,7 +75,14 @@ def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     from hf_urbanseg.inference.input_files import check_inputs, find_inputs, is_video, refuse_bad
     from hf_urbanseg.inference.predictor import Predictor, load_label_ids
     from hf_urbanseg.palettes import recolor
-    from hf_urbanseg.reports.prediction_files import check_targets, frames_path, predict_images, video_path
+    from hf_urbanseg.reports.prediction_files import (
+        CONFIDENCE,
+        check_targets,
+        frames_path,
+        predict_images,
+        spell_temperature,
+        video_path,
+    )
     from hf_urbanseg.reports.prediction_video import predict_video
 
     paths = find_inputs(args.input)
@@ -75,17 +91,23 @@ def _predict(args: PredictArguments, plan_args: PlanArguments) -> None:
     stock, plan = plan_args.stock_decode_head, plan_args.build_plan()
     predictor = Predictor.from_pretrained(args.model, plan_args.device, plan, stock_decode_head=stock)
     if "label_id" in (args.ids, *args.video_frames):
-        predictor.label_space = load_label_ids(args.model, predictor.label_space.names)
+        void = bool(args.confidence_threshold)
+        predictor.label_space = load_label_ids(args.model, predictor.label_space.names, void=void)
     predictor.label_space = recolor(predictor.label_space, args.palette)
     good, bad = check_inputs(paths, predictor.channels)
     if args.strict or not good:
         refuse_bad(bad, len(paths), "could be read and nothing was done")
     videos = {path: info for path, info in good.items() if is_video(path)}
     if images := [path for path in good if path not in videos]:
-        predict_images(images, predictor, output, plan_args.batch_size, args.alpha, args.legend, args.ids)
-        files = f"{args.ids.replace('_', ' ')}s, colours and overlay"
-        print(f"{output}: {files} for {len(images)} image{'s' if len(images) != 1 else ''}")
+        kinds = args.ids, args.confidence, args.confidence_threshold
+        predict_images(images, predictor, output, plan_args.batch_size, args.alpha, args.legend, *kinds)
+        files = [f"{args.ids.replace('_', ' ')}s", "colours", "overlay", CONFIDENCE.get(args.confidence)]
+        *files, last = filter(None, files)
+        print(f"{output}: {', '.join(files)} and {last} for {len(images)} image{'s' if len(images) != 1 else ''}")
+    if args.confidence or args.confidence_threshold:
+        print(f"confidence: {spell_temperature(predictor)}")
     options = plan_args.batch_size, args.alpha, args.show_rate, args.video_frames, args.legend
+    options += (args.confidence_threshold,)
     for path, info in videos.items():
         try:
             count, rate = predict_video(path, info, predictor, output, *options)

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.sliding_window import SlidingWindow
-from hf_urbanseg.inference.upsampling import Span, find_best_class, upsample_argmax, upsample_block
+from hf_urbanseg.inference.upsampling import Span, find_best_class, upsample, upsample_block
 
 Views = Sequence[Tensor | Sequence[Tensor]]
 """Per ratio of the plan: (N, 3, h, w), or N tensors (3, h, w) where the images' sizes differ."""
@@ -26,6 +26,11 @@ _STRIPE_WINDOWS = 8
 _WAITING_PASSES = 16
 
 
+Visit = Callable[[int, Span, Span, Tensor], object]
+"""Called with an image's number in its batch, and rows, columns and logits (C, rows, columns) of a part of it: the
+softmax of these are the probabilities, the means where several passes are made."""
+
+
 def predict_views(
     model: torch.nn.Module,
     views: Views,
@@ -34,6 +39,7 @@ def predict_views(
     device: torch.device | str | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     names: Sequence[str] | None = None,
+    visit: Visit | None = None,
 ) -> list[Tensor]:
     """Predicts a batch at native resolution by the passes of a plan.
 
@@ -49,6 +55,7 @@ def predict_views(
         target_sizes: (height, width) of each image's result.
         device: Of the model; None asks the model.
         names: Of the images, for errors; default: their numbers.
+        visit: Shown every pixel once, block by block, with the very numbers that its class was chosen by.
 
     Shape:
         returns: N tensors (height, width) uint8, train ids, on the model's device.
@@ -59,15 +66,14 @@ def predict_views(
     Source: the report's testing (MMSegmentation's `aug_test`); its `slide_inference` for windows.
     """
     predictions = []
-    for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast, names):
-        if len(passes) == 1 and isinstance(passes[0], _WholeImage):
-            predictions += [one.to(torch.uint8) for one in upsample_argmax(passes[0].sample[None], [size])]
-            continue
+    for index, (passes, size) in enumerate(_iterate_images(model, views, target_sizes, plan, device, autocast, names)):
         prediction = None
-        for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=len(passes) > 1):
+        for rows, columns, scores in _iterate_blocks(passes, size, plan):
             if prediction is None:
                 prediction = torch.empty(size, dtype=torch.uint8, device=scores.device)
             prediction[slice(*rows), slice(*columns)] = find_best_class(scores)
+            if visit is not None:
+                visit(index, rows, columns, _to_logits(scores, len(passes)))
         predictions.append(prediction)
     return predictions
 
@@ -84,15 +90,33 @@ def predict_probabilities(
     """As `predict_views`, but gives the mean probabilities (C, height, width), image by image: each is large."""
     for passes, size in _iterate_images(model, views, target_sizes, plan, device, autocast, names):
         probabilities = None
-        for rows, columns, scores in _iterate_blocks(passes, size, plan, as_probabilities=True):
+        for rows, columns, scores in _iterate_blocks(passes, size, plan):
             if probabilities is None:
                 probabilities = scores.new_empty(len(scores), *size)
-            probabilities[:, slice(*rows), slice(*columns)] = scores / len(passes)
+            probabilities[:, slice(*rows), slice(*columns)] = _to_logits(scores, len(passes)).softmax(0)
         yield probabilities
 
 
+def _to_logits(scores: Tensor, passes: int) -> Tensor:
+    """Of one pass its logits, of several the logarithm of their mean probabilities (at least the smallest number)."""
+    return scores if passes == 1 else (scores / passes).clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
+class _OnlyPass:
+    """The logits of one pass over a whole image, upsampled at once; a `SlidingWindow` in all that is asked of it."""
+
+    def __init__(self, logits: Tensor, size: tuple[int, int]):
+        self.sample = upsample(logits, size)
+
+    def prepare(self, rows: Span, columns: Span) -> None:
+        """Nothing: all is at hand."""
+
+    def block(self, rows: Span, columns: Span) -> Tensor:
+        return self.sample[:, slice(*rows), slice(*columns)]
+
+
 class _WholeImage:
-    """Logits of one pass over a whole image, made block by block; a `SlidingWindow` in all that is asked of it."""
+    """Logits of one pass of several over a whole image, made block by block."""
 
     def __init__(self, logits: Tensor, size: tuple[int, int]):
         self.sample, self.size = logits, size
@@ -106,7 +130,7 @@ class _WholeImage:
 
 def _iterate_images(
     model, views, target_sizes, plan, device, autocast, names
-) -> Iterator[tuple[list[_WholeImage | SlidingWindow], tuple[int, int]]]:
+) -> Iterator[tuple[list[_OnlyPass | _WholeImage | SlidingWindow], tuple[int, int]]]:
     """The passes of each image in turn, with its size."""
     parameter = next(model.parameters(), None)
     device = device or ("cpu" if parameter is None else parameter.device)
@@ -136,7 +160,8 @@ def _iterate_images(
             passes = []
             for ratio, images in enumerate(views):
                 if (index, ratio) in logits:
-                    passes += [_WholeImage(one, size) for one in logits.pop((index, ratio))]
+                    kind = _OnlyPass if plan.passes == 1 else _WholeImage
+                    passes += [kind(one, size) for one in logits.pop((index, ratio))]
                 else:
                     flips = (False, True) if plan.flip else (False,)
                     windows = partial(forward, indices=[index])
@@ -183,9 +208,10 @@ def _predict_whole(forward, images, indices: list[int], plan: PredictionPlan) ->
 
 
 def _iterate_blocks(
-    passes: Sequence[_WholeImage | SlidingWindow], size: tuple[int, int], plan: PredictionPlan, as_probabilities: bool
+    passes: Sequence[_OnlyPass | _WholeImage | SlidingWindow], size: tuple[int, int], plan: PredictionPlan
 ) -> Iterator[tuple[Span, Span, Tensor]]:
-    """Rows, columns and the (C, rows, columns) sum over passes of an image: from the top, stripe by stripe."""
+    """Rows, columns and (C, rows, columns) of an image, from the top, stripe by stripe: logits of its only pass, or the
+    sum of the probabilities of several."""
     height, width = size
     stripe, enlarged = width, 1.0
     if plan.window is not None:
@@ -205,7 +231,7 @@ def _iterate_blocks(
                 total = None
                 for one in passes:
                     scores = one.block(rows, columns)
-                    scores = scores.softmax(0) if as_probabilities else scores
+                    scores = scores.softmax(0) if len(passes) > 1 else scores
                     total = scores if total is None else total.add_(scores)
                 yield rows, columns, total
 

@@ -14,16 +14,20 @@ from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.data.rgb import find_size
-from hf_urbanseg.errors import ModelError
+from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
+from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import find_file, load_complete, load_image_processor
 from hf_urbanseg.models.memory_format import lay_out_depthwise
 from hf_urbanseg.palettes import choose_colors
+
+SCORES = (None, "confidence", "probabilities")
+"""What `Predictor.predict` can give beside classes."""
 
 
 def build_label_space(id2label: dict[int, str], name: str = "model") -> LabelSpace:
@@ -53,6 +57,7 @@ class Predictor:
     def __init__(self, model, image_processor, device: torch.device | str | None = None, plan: PredictionPlan = PLAIN):
         self.model = model if device is None else model.to(device)
         self.image_processor, self.plan = image_processor, plan
+        self.temperature = 1.0
         self.label_space = _saved_label_space(model.config) or build_label_space(
             model.config.id2label, model.config.name_or_path or "model"
         )
@@ -104,15 +109,29 @@ class Predictor:
             apply_fast_decode_head(model)
         return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
 
-    def predict_batch(self, images: Sequence[Image.Image | np.ndarray]) -> list[torch.Tensor]:
-        """Predicts what `to_image` gives; each a (height, width) uint8 tensor of train ids on the model's device."""
+    def predict_batch(self, images: Sequence[Image.Image | np.ndarray], scores: str | None = None) -> list[tuple]:
+        """Predicts what `to_image` gives: train ids of each, (height, width) uint8 on the model's device, and the
+        `scores` of `predict`, or None."""
         self.model.eval()
         views = stack_views([build_views(image, self.image_processor, self.sizes) for image in images])
         sizes = [find_size(image) for image in images]
         names = [getattr(image, "filename", "") or f"image {index}" for index, image in enumerate(images)]
-        return predict_views(self.model, views, sizes, self.plan, names=names)
+        kept: list[torch.Tensor | None] = [None] * len(images)
 
-    def predict(self, images: ImageInput | Sequence[ImageInput], batch_size: int = 4) -> np.ndarray | list[np.ndarray]:
+        def keep(index: int, rows: Span, columns: Span, logits: torch.Tensor) -> None:
+            probabilities = (logits / self.temperature).softmax(0)
+            found = probabilities.amax(0).float() if scores == "confidence" else probabilities.half()
+            if kept[index] is None:
+                kept[index] = found.new_empty(*found.shape[:-2], *sizes[index])
+            kept[index][..., slice(*rows), slice(*columns)] = found
+
+        visit = keep if scores else None
+        train_ids = predict_views(self.model, views, sizes, self.plan, names=names, visit=visit)
+        return list(zip(train_ids, kept, strict=True))
+
+    def predict(
+        self, images: ImageInput | Sequence[ImageInput], batch_size: int = 4, scores: str | None = None
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray] | list:
         """Predicts images at their own size.
 
         Args:
@@ -120,28 +139,41 @@ class Predictor:
                 of uint8 RGB values. Sizes and kinds may differ. A model of other `channels` takes files of so many and
                 arrays and tensors.
             batch_size: Images in memory at a time; doesn't change the result beyond rounding.
+            scores: `confidence`, the probability of each pixel's class, or `probabilities`, those of all classes.
 
         Returns:
             One (height, width) uint8 array of train ids per image: for a single image the array, for a list a list.
+            With `scores`, pairs of that and (height, width) float32 confidence, or (C, height, width) float16. They are
+            the softmax of the logits at the image's size, by which the class was chosen, divided by `temperature`
+            (several passes: of the logarithm of the passes' mean probabilities).
 
         Raises:
             DataError: A file that can't be read, a picture whose white is unknown, or none of the above.
+            ConfigError: Other `scores`.
         """
+        if scores not in SCORES:
+            expected = f"`scores` of {', '.join(filter(None, SCORES))}"
+            raise ConfigError(expected, f"{scores!r}", "choose one or leave it out")
         if not isinstance(images, (list, tuple)):
-            return self.predict([images])[0]
+            return self.predict([images], 1, scores)[0]
         starts, convert = range(0, len(images), batch_size), partial(to_image, channels=self.channels)
-        batches = (self.predict_batch([*map(convert, images[start : start + batch_size])]) for start in starts)
-        return [one.cpu().numpy() for batch in batches for one in batch]
+        batches = (self.predict_batch([*map(convert, images[start : start + batch_size])], scores) for start in starts)
+        if scores is None:
+            return [ids.cpu().numpy() for batch in batches for ids, _ in batch]
+        return [(ids.cpu().numpy(), found.cpu().numpy()) for batch in batches for ids, found in batch]
 
 
-def load_label_ids(name_or_path: str | Path, names: Sequence[str], revision: str | None = None) -> LabelSpace:
+def load_label_ids(
+    name_or_path: str | Path, names: Sequence[str], revision: str | None = None, void: bool = False
+) -> LabelSpace:
     """The classes of a model with the label ids of the data that it was trained on, which training records.
 
     Args:
         names: Of its classes.
+        void: Void is to be written, too.
 
     Raises:
-        ModelError: A model that came without, or a class that has no label id.
+        ModelError: A model that came without, or a class (or void) that has no label id.
     """
     fix = "leave label ids out: train ids are the model's own numbers"
     try:
@@ -154,6 +186,8 @@ def load_label_ids(name_or_path: str | Path, names: Sequence[str], revision: str
         raise ModelError(f"the model's {len(names)} classes", f"{len(space.names)} others", fix, path)
     if unspelt := [name for train_id, name in space.id2label.items() if train_id not in space.label_ids.values()]:
         raise ModelError("a label id for every class", f"none for {', '.join(unspelt)}", fix, path)
+    if void and IGNORE_INDEX not in space.label_ids.values():
+        raise ModelError("a label id for void", "none", "leave out `--confidence_threshold` or label ids", path)
     if space.label_id_table.itemsize > 2:
         raise ModelError("label ids of 0..65535, as a PNG holds", f"{max(space.label_ids)}", fix, path)
     return space

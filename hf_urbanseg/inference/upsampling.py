@@ -13,15 +13,19 @@ def upsample_argmax(logits: torch.Tensor, target_sizes: Sequence[tuple[int, int]
     """Brings logits to each image's size and takes the best class; a prediction of one pass is exactly this.
 
     Shape:
-        logits: (N, C, h, w) float of any precision, unnormalised; upsampled in fp32 (bilinear, align_corners=False).
+        logits: (N, C, h, w) float of any precision, unnormalised; see `upsample`.
         returns: N tensors (height, width) int64, train ids.
     """
     # One image at a time: a batch of full-resolution logits is the largest tensor of a whole evaluation. Each with its
     # classes as planes: a batch has them in its last axis, where the argmax takes five times as long.
-    return [
-        find_best_class(F.interpolate(one[None], size=tuple(map(int, size)), mode="bilinear", align_corners=False)[0])
-        for one, size in zip(logits.float().contiguous(), target_sizes, strict=True)
-    ]
+    return [find_best_class(upsample(one, size)) for one, size in zip(logits, target_sizes, strict=True)]
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(C, height, width) of one image's (C, h, w) logits, bilinear, corners free; in fp32, or fp64 if they are that."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    size = tuple(map(int, size))
+    return F.interpolate(logits.contiguous()[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def find_best_class(scores: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from hf_urbanseg.files import written_whole
 from hf_urbanseg.inference.images import read_image
 from hf_urbanseg.inference.input_files import is_video
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.overlays import blend, colorize, draw_class_legend, find_classes
 
@@ -23,6 +23,8 @@ IDS = ("train_id", "label_id")
 KINDS = (*IDS, "color", "overlay")
 LEGENDS = {"overlay": ("overlay",), "all": ("color", "overlay"), "none": ()}
 """Which kinds of pictures have a legend, by word."""
+CONFIDENCE = {"png8": "confidence", "png16": "confidence", "npz": "probabilities"}
+"""What of `Predictor.predict` each kind of file holds."""
 
 
 def write_prediction(
@@ -35,16 +37,18 @@ def write_prediction(
     kinds: Sequence[str] = ("train_id", "color", "overlay"),
     legend: str = "overlay",
     classes: Sequence[int] | None = None,
+    threshold: float | None = None,
 ) -> None:
     """Writes `<stem>_train_id.png`, `<stem>_color.png` and `<stem>_overlay.png`, or those of `kinds`.
 
-    Files of ids list their classes as the PNG's `Description`.
+    Files of ids list their classes as the PNG's `Description`, and what void stands for.
 
     Args:
         label_space: For `label_id` as the data spells it, see `load_label_ids`.
         alpha: Opacity of the classes in the overlay.
         legend: Which pictures have one below, a word of `LEGENDS`.
         classes: In it; default: those that occur.
+        threshold: Of the confidence below which train ids are void, if they are.
     """
     train_ids = np.asarray(train_ids)
     for kind in kinds:
@@ -58,12 +62,49 @@ def write_prediction(
                 table = label_space.label_id_table if kind == "label_id" else np.arange(256, dtype=np.uint8)
                 picture, about = table[train_ids], PngInfo()
                 listed = ", ".join(f"{table[train_id]} {name}" for train_id, name in label_space.id2label.items())
+                if threshold:
+                    listed += f"; {table[IGNORE_INDEX]} where the confidence is below {threshold:g}"
                 about.add_itxt("Description", f"{kind} of {label_space.name}: {listed}")
         if kind in LEGENDS[legend]:
             listed = find_classes(label_space, train_ids) if classes is None else classes
             picture = np.concatenate([picture, draw_class_legend(train_ids.shape, label_space, listed)])
         with written_whole(output / f"{stem}_{kind}.png") as temporary:
             Image.fromarray(picture).save(temporary, format="PNG", pnginfo=about)
+
+
+def write_scores(output: Path, stem: str, scores: np.ndarray, confidence: str, predictor: Predictor) -> None:
+    """Writes what `Predictor.predict` gave beside classes, as `confidence` of `CONFIDENCE` says.
+
+    `<stem>_confidence.png` holds the probability of each pixel's class, 0..1 as 0..255 or 0..65535, and
+    `<stem>_probabilities.npz` those of all: `probabilities` (C, H, W) float16, `classes`, `temperature`.
+    """
+    if confidence == "npz":
+        names, temperature = np.array(predictor.label_space.names), np.float64(predictor.temperature)
+        with written_whole(output / f"{stem}_probabilities.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, probabilities=scores, classes=names, temperature=temperature)
+        return
+    kind, about = np.dtype({"png8": np.uint8, "png16": np.uint16}[confidence]), PngInfo()
+    most = np.iinfo(kind).max
+    said = f"confidence: the probability of the predicted class, 0..1 as 0..{most}; {spell_temperature(predictor)}"
+    about.add_itxt("Description", said)
+    with written_whole(output / f"{stem}_confidence.png") as temporary:
+        picture = Image.fromarray(np.rint(scores.astype(np.float64) * most).astype(kind))
+        picture.save(temporary, format="PNG", pnginfo=about)
+
+
+def spell_temperature(predictor: Predictor) -> str:
+    return "no temperature was fitted" if predictor.temperature == 1 else f"temperature {predictor.temperature:.4g}"
+
+
+def predict_marked(predictor: Predictor, images: Sequence, threshold: float | None, scores: str | None) -> list[tuple]:
+    """Train ids of each image, void where the confidence is below `threshold`, and the `scores` of `predict`."""
+    scores = scores or ("confidence" if threshold else None)
+    if scores is None:
+        return [(train_ids, None) for train_ids in predictor.predict(images, len(images))]
+    predictions = predictor.predict(images, len(images), scores)
+    for train_ids, found in predictions:
+        train_ids[(found if scores == "confidence" else found.max(0)) < (threshold or 0)] = IGNORE_INDEX
+    return predictions
 
 
 def predict_images(
@@ -74,32 +115,46 @@ def predict_images(
     alpha: float,
     legend: str,
     ids: str = "train_id",
+    confidence: str | None = None,
+    threshold: float | None = None,
 ) -> None:
-    """Predicts image files into `output`; `alpha` and `legend` as in `write_prediction`, `ids` of `IDS`."""
-    files = {path.stem: path for path in paths}
-    for stem, image, train_ids in _predict_files(files, predictor, batch_size, "predicting"):
-        kinds = (ids, "color", "overlay")
-        write_prediction(output, stem, image, train_ids, predictor.label_space, alpha, kinds, legend)
+    """Predicts image files into `output`; `alpha`, `legend` and `threshold` as in `write_prediction`, `ids` of `IDS`,
+    `confidence` of `CONFIDENCE` or None."""
+    files, scores = {path.stem: path for path in paths}, CONFIDENCE.get(confidence)
+    predicted = _predict_files(files, predictor, batch_size, "predicting", threshold, scores)
+    for stem, image, train_ids, found in predicted:
+        kinds, space = (ids, "color", "overlay"), predictor.label_space
+        write_prediction(output, stem, image, train_ids, space, alpha, kinds, legend, threshold=threshold)
+        if confidence:
+            write_scores(output, stem, found, confidence, predictor)
 
 
 def predict_label_ids(
     images: Mapping[str, Path], predictor: Predictor, batch_size: int, title: str
 ) -> Iterator[tuple[str, bytes]]:
     """Name and PNG of Cityscapes' label ids of each image file, as benchmarks' servers take them."""
-    for name, _, train_ids in _predict_files(images, predictor, batch_size, title):
+    for name, _, train_ids, _ in _predict_files(images, predictor, batch_size, title):
         yield name, encode_label_ids(train_ids)
 
 
-def _predict_files(files: Mapping, predictor: Predictor, batch_size: int, title: str) -> Iterator[tuple]:
-    """Key, image and train ids of each file, a batch in memory at a time."""
+def _predict_files(
+    files: Mapping,
+    predictor: Predictor,
+    batch_size: int,
+    title: str,
+    threshold: float | None = None,
+    scores: str | None = None,
+) -> Iterator[tuple]:
+    """Key, image and what `predict_marked` gives of each file, a batch in memory at a time."""
     keys = list(files)
     passes_of = None if predictor.plan.is_plain else predictor.model
     with show_progress(len(keys), title, "image", passes_of=passes_of) as bar:
         for start in range(0, len(keys), batch_size):
             batch = keys[start : start + batch_size]
             images = [read_image(files[key], predictor.channels).picture for key in batch]
-            for key, image, train_ids in zip(batch, images, predictor.predict(images, len(images)), strict=True):
-                yield key, to_rgb(image), train_ids
+            predicted = predict_marked(predictor, images, threshold, scores)
+            for key, image, (train_ids, found) in zip(batch, images, predicted, strict=True):
+                yield key, to_rgb(image), train_ids, found
                 bar.update()
 
 
@@ -116,7 +171,8 @@ def frames_path(output: Path, stem: str) -> Path:
 def check_targets(paths: list[Path], output: Path) -> None:
     """Refuses to overwrite an input, or a folder that holds anything but an earlier run's frames."""
     targets = {video_path(output, path.stem) for path in paths if is_video(path)}
-    targets |= {output / f"{path.stem}_{kind}.png" for path in paths if not is_video(path) for kind in KINDS}
+    kinds = (*KINDS, "confidence")
+    targets |= {output / f"{path.stem}_{kind}.png" for path in paths if not is_video(path) for kind in kinds}
     targets = {target.resolve() for target in targets}
     for path in paths:
         if path.resolve() in targets:

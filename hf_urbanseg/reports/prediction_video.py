@@ -17,7 +17,13 @@ from hf_urbanseg.files import written_whole
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.overlays import blend, draw_class_legend
-from hf_urbanseg.reports.prediction_files import LEGENDS, frames_path, video_path, write_prediction
+from hf_urbanseg.reports.prediction_files import (
+    LEGENDS,
+    frames_path,
+    predict_marked,
+    video_path,
+    write_prediction,
+)  # fmt: skip
 
 _RECENT = 10
 
@@ -32,6 +38,7 @@ def predict_video(
     show_rate: bool,
     frame_kinds: Sequence[str],
     legend: str,
+    threshold: float | None = None,
 ) -> tuple[int, float]:
     """Predicts every frame; reading and writing go on in threads of their own.
 
@@ -42,6 +49,7 @@ def predict_video(
         show_rate: Draw the frame rate reached on the picture.
         frame_kinds: Which PNGs of every frame to write, of `KINDS`; none writes no folder.
         legend: Which pictures have one, a word of `LEGENDS`: of all classes of the model, so that it never moves.
+        threshold: Of the confidence, below which the frame stays plain and ids are void.
 
     Returns:
         The number of frames, and how many there were per second from the first read to the last written.
@@ -63,7 +71,8 @@ def predict_video(
             picture = draw_rate(picture, rate) if show_rate else picture
             write_frame(VideoFrame(np.concatenate([picture, band]), frame.time))
             if frame_kinds:
-                write_prediction(folder, f"{index:06d}", frame.image, ids, space, alpha, frame_kinds, legend, classes)
+                name = f"{index:06d}"
+                write_prediction(folder, name, frame.image, ids, space, alpha, frame_kinds, legend, classes, threshold)
 
     with ExitStack() as files:
         if frame_kinds:
@@ -78,7 +87,8 @@ def predict_video(
         frames = read_ahead(read_frames(path), batch_size)
         pending: deque = deque()
         while batch := list(islice(frames, batch_size)):
-            train_ids = predictor.predict([Image.fromarray(frame.image) for frame in batch], len(batch))
+            images = [Image.fromarray(frame.image) for frame in batch]
+            train_ids = [ids for ids, _ in predict_marked(predictor, images, threshold, None)]
             ends.append((time.perf_counter(), count + len(batch)))
             rate = (ends[-1][1] - ends[0][1]) / (ends[-1][0] - ends[0][0])
             pending.append(writer.submit(write, batch, train_ids, count, rate))

@@ -182,6 +182,62 @@ def test_main__label_ids_of_a_model_that_came_without(run, tmp_path):
     _refused(run("--input", "a.png", "--ids", "label_id"), tmp_path / "predictions", said)
 
 
+def test_main__confidence_and_what_is_below_the_threshold(run, model, tmp_path):
+    _image(40, 60).save(tmp_path / "a.png")
+    train_ids, confidence = Predictor.from_pretrained(model, "cpu").predict(_image(40, 60), scores="confidence")
+    threshold = float(np.median(confidence))
+    for kind, most in (("png8", 255), ("png16", 65535)):
+        words = "--output", kind, "--confidence", kind, "--confidence_threshold", threshold
+        status, out, _ = run("--input", "a.png", *words)
+        said = (
+            f"{kind}: train ids, colours, overlay and confidence for 1 image",
+            "confidence: no temperature was fitted",
+        )
+        assert (status, *out.splitlines()) == (0, *said)
+        with Image.open(f"{kind}/a_confidence.png") as picture:
+            about = f"confidence: the probability of the predicted class, 0..1 as 0..{most}; no temperature was fitted"
+            assert picture.text["Description"] == about
+            found = np.asarray(picture)
+            assert found.dtype == (np.uint8 if most == 255 else np.uint16)
+            np.testing.assert_allclose(found / most, confidence, atol=0.5001 / most)
+    marked = np.where(confidence < threshold, 255, train_ids)
+    with Image.open("png8/a_train_id.png") as picture:
+        assert picture.text["Description"].endswith(f"; 255 where the confidence is below {threshold:g}")
+        np.testing.assert_array_equal(np.asarray(picture), marked)
+    overlay, unsure = np.asarray(Image.open("png8/a_overlay.png"))[:40], marked == 255
+    assert unsure.mean() == pytest.approx(0.5, abs=0.01)
+    np.testing.assert_array_equal(overlay[unsure], np.asarray(_image(40, 60))[unsure])
+    assert (np.asarray(Image.open("png8/a_color.png"))[unsure] == 0).all()
+
+    assert run("--input", "a.png", "--output", "npz", "--confidence", "npz", "--flip")[0] == 0
+    with np.load("npz/a_probabilities.npz") as found:
+        assert (found["temperature"], found["classes"].tolist()) == (1, list(CITYSCAPES.names))
+        flipped = Predictor.from_pretrained(model, "cpu", PredictionPlan(flip=True))
+        _, expected = flipped.predict(_image(40, 60), scores="probabilities")
+        np.testing.assert_allclose(found["probabilities"], expected, atol=1e-3)
+    ids = np.asarray(Image.open("npz/a_train_id.png"))
+    assert ids.max() < 19
+
+
+def test_main__a_threshold_holds_for_videos(run, av, tmp_path):
+    _video(tmp_path / "drive.mp4", 2)
+    words = "--video_frames", "train_id", "--confidence_threshold", 1
+    assert run("--input", "drive.mp4", *words)[0] == 0
+    assert (np.asarray(Image.open("predictions/drive_frames/000001_train_id.png")) == 255).all()  # nobody is that sure
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--confidence_threshold", "1.5"], "expected `confidence_threshold` of 0..1; found 1.5"),
+        (["--confidence", "png"], "png8"),
+    ],
+)
+def test_main__confidence_that_is_none(run, tmp_path, words, said):
+    _image().save(tmp_path / "a.png")
+    _refused(run("--input", "a.png", *words), tmp_path / "predictions", said)
+
+
 def test_main__palette(run, tmp_path):
     _image().save(tmp_path / "a.png")
     assert run("--input", "a.png", "--palette", "colorblind")[0] == 0

@@ -247,7 +247,7 @@ def test_predict_views__no_probabilities_of_a_whole_image(allocations):
             return SimpleNamespace(logits=F.avg_pool2d(pixel_values, 4)[:, :1].repeat(1, 19, 1, 1))
 
     with allocations() as made:
-        predict_views(Cheap(), views, [size] * 2, plan)
+        predict_views(Cheap(), views, [size] * 2, plan, visit=lambda index, rows, columns, logits: logits.softmax(0))
     at_native_size = 19 * 4 * size[0] * size[1]
     waiting = sum(19 * 4 * 4 * (view.shape[-2] // 4) * (view.shape[-1] // 4) for view in views)
     batch = 4 * views[-1][0].numel()  # one image at the largest scale, above `max_batch_pixels`

@@ -16,9 +16,10 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from hf_urbanseg.data.image_files import FEATURES
-from hf_urbanseg.data.preprocessing import EvalDataset
-from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
+from hf_urbanseg.data.preprocessing import EvalDataset, build_views
+from hf_urbanseg.errors import ConfigError, DataError, ModelError, UrbanSegError
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
+from hf_urbanseg.inference.multi_scale import predict_probabilities
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor, build_label_space, load_label_ids
 from hf_urbanseg.labels import CITYSCAPES
@@ -318,6 +319,40 @@ def test_from_pretrained__a_processor_that_reduces_labels_shifts_nothing(folder,
     np.testing.assert_array_equal(after[1], CITYSCAPES.train_id_table[pixels[0]])
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.02])
+@pytest.mark.parametrize(
+    "plan", [PredictionPlan(), PredictionPlan((0.5, 1.0), True), PredictionPlan((1.5,), window=(64, 64))]
+)
+def test_predict__scores_are_of_the_logits_that_chose_the_class(model, processor, plan, temperature):
+    """Sharpened or flattened mean probabilities; of one pass, the softmax of its upsampled logits."""
+    images, predictor = _images((75, 124), (40, 60)), Predictor(model, processor, plan=plan)
+    predictor.temperature = temperature
+    plain = predictor.predict(images)
+    found = {scores: predictor.predict(images, 1, scores) for scores in ("confidence", "probabilities")}
+    for index, image in enumerate(images):
+        if plan.is_plain:
+            with torch.no_grad():
+                logits = model(**processor(image, return_tensors="pt")).logits
+            size = image.size[::-1]
+            expected = (F.interpolate(logits, size, mode="bilinear")[0] / temperature).softmax(0).numpy()
+        else:
+            views = [view[None] for view in build_views(image, processor, predictor.sizes)]
+            (mean,) = predict_probabilities(model, views, [image.size[::-1]], plan)
+            expected = mean.double().numpy() ** (1 / temperature)
+            expected /= expected.sum(0)
+        assert temperature == 1 or expected.max(0).std() > 0.02  # surer here than there
+        for train_ids, scores in (found["confidence"][index], found["probabilities"][index]):
+            assert (train_ids == plain[index]).mean() > 0.999  # batches of other sizes may flip ties
+            own = np.take_along_axis(expected, train_ids[None].astype(int), 0)[0]
+            assert scores.dtype == (np.float32 if scores.ndim == 2 else np.float16)
+            if scores.ndim == 2:
+                np.testing.assert_allclose(scores, own, atol=1e-5 / temperature)
+            else:
+                np.testing.assert_allclose(scores, expected, atol=1e-3)
+    with pytest.raises(ConfigError, match="expected `scores` of confidence, probabilities; found 'logits'"):
+        predictor.predict(images, scores="logits")
+
+
 def _write_label_space(folder, **changes):
     classes = [{"name": name, "color": [1, 2, 3], "label_ids": [i + 1]} for i, name in enumerate(CITYSCAPES.names)]
     classes[4]["label_ids"] = [100, 5]  # the lowest counts
@@ -353,6 +388,15 @@ def test_load_label_ids__refuses_what_it_can_not_spell(folder, changes, said):
         load_label_ids(folder, CITYSCAPES.names)
     assert said in str(caught.value)
     assert str(caught.value).endswith("leave label ids out: train ids are the model's own numbers.")
+
+
+def test_load_label_ids__void(folder):
+    _write_label_space(folder)
+    assert load_label_ids(folder, CITYSCAPES.names, void=True).label_id_table[255] == 0
+    _write_label_space(folder, void=[])
+    assert load_label_ids(folder, CITYSCAPES.names).label_id_table[255] == 0  # which is no class, nor void
+    with pytest.raises(ModelError, match=r"label_space.json: expected a label id for void; found none; leave out"):
+        load_label_ids(folder, CITYSCAPES.names, void=True)
 
 
 @pytest.mark.parametrize("filename", ["preprocessor_config.json", "config.json", "model.safetensors"])
