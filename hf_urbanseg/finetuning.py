@@ -26,6 +26,7 @@ from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
+from hf_urbanseg.inference.calibration_file import CALIBRATION
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.build import build_image_processor, find_size
 from hf_urbanseg.models.freezing import count_trained
@@ -364,7 +365,7 @@ def _write_inputs(
     else:
         for checkpoint in list_checkpoints(run.path):
             shutil.rmtree(checkpoint)
-        for name in (METRICS, CHANGES):
+        for name in (METRICS, CHANGES, CALIBRATION):
             (run.path / name).unlink(missing_ok=True)
     training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
     run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, teacher)

@@ -5,7 +5,7 @@ metrics; so are they where `--data_dir` names the same data in another place. `a
 -m hf_urbanseg evaluate ...` shares the images among processes.
 """
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,14 @@ class EvaluateArguments(Options):
         "Folder for metrics, tables and counts per image, which `urbanseg compare` reads. In the folder of `--model` "
         "itself the split is measured anew and the rest of its metrics stays.",
     )
+    calibration: bool = option(
+        False, "Also measure how far the confidence can be believed: ECE, NLL, Brier score, reliability diagram."
+    )
+    fit_temperature: bool = option(
+        False,
+        "First fit, on the validation split, the temperature that makes the confidence of --model most honest, and "
+        "write it into its folder, where `predict --confidence` and --calibration find it. Classes stay as they are.",
+    )
     report: str | None = option(None, "HTML file with tables, charts and failure cases; opens without a network.")
     failures: Count = option(8, "Worst images in the report; in the folder of `--model` itself, pictures of failures.")
     failures_per_class: Count = option(1, "Worst images for each class in the report.")
@@ -42,6 +50,9 @@ class EvaluateArguments(Options):
             raise ConfigError("a folder as `--output`", "a file", fix, self.output)
         if self.report and not self.report.endswith((".html", ".htm")):
             raise ConfigError("a file named .html as `--report`", f"{self.report}", "change the suffix")
+        if self.fit_temperature and not Path(self.model).is_dir():
+            fix = "download it first, or leave the option out"
+            raise ConfigError("a model in a folder with `--fit_temperature`", "none", fix, self.model)
         if self.output:
             check_place(self.output, folder=True)
         if self.report:
@@ -57,7 +68,10 @@ def main(argv: list[str]) -> None:
     from hf_urbanseg.runs.first_process import held_by_first_process
 
     processes = join_processes(plan_args.device)
-    with held_by_first_process(args.output) if args.output else nullcontext():
+    written = filter(None, (args.output, args.model if args.fit_temperature else None))
+    with ExitStack() as held:
+        for folder in {Path(one).resolve(): one for one in written}.values():
+            held.enter_context(held_by_first_process(folder))
         _evaluate(args, plan_args, data_args, processes)
 
 
@@ -67,8 +81,10 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
 
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.preprocessing import EvalDataset
+    from hf_urbanseg.inference.calibration_file import write_calibration
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.inference.shared_evaluation import measure_shared
+    from hf_urbanseg.inference.temperature import fit_shared
     from hf_urbanseg.reports.evaluation_report import collect_failures, write_evaluation_report
     from hf_urbanseg.reports.failure_cases import describe_rule
     from hf_urbanseg.reports.run_report import write_measurement
@@ -92,6 +108,9 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     data = load_recorded_data(data_args, args.model, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
     rows, space = data.get_split(split), data.label_space
+    if args.fit_temperature and "validation" not in data.splits:
+        fix = "name data that has one; test must never choose anything"
+        raise ConfigError("a validation split for `--fit_temperature`", ", ".join(data.splits), fix, data.name)
     check_classes(predictor.label_space, data, args.model)
     if args.output:
         check_output(Path(args.output), args.model, data, split)
@@ -99,17 +118,27 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
         source = describe_source(args.model, args.revision, given, data)
     inspection = inspect_pairs(data.splits, space, channels=data.channels)
     dataset = EvalDataset(rows, space, predictor.image_processor, predictor.sizes)
+    protocol = plan.describe(predictor.base_size)
+    if args.fit_temperature:
+        held_out = EvalDataset(data.splits["validation"], space, predictor.image_processor, predictor.sizes)
+        fitted = fit_shared(predictor, held_out, plan_args.batch_size, args.num_workers, processes)
+        predictor.temperature = fitted["temperature"]
+        if processes is None or processes.is_main_process:
+            path = write_calibration(args.model, fitted, protocol, data.name)
+            before, after = fitted["nll"]
+            print(f"temperature {fitted['temperature']:.4g}, fitted on {fitted['pixels']:,} pixels of "
+                  f"{fitted['images']} validation images (NLL {before:.4f} -> {after:.4f}): {path}")  # fmt: skip
     measurement = measure_shared(
-        predictor, dataset, space.names, plan_args.batch_size, args.num_workers, args.model, processes
-    )
+        predictor, dataset, space.names, plan_args.batch_size, args.num_workers, args.model, processes,
+        dict.fromkeys((1.0, predictor.temperature)) if args.calibration else (),
+    )  # fmt: skip
     if processes is not None:
         processes.destroy_process_group()
         if not processes.is_main_process:
             return
     reference = "train" if "train" in data.splits else split
     constant = int(np.argmax(inspection.train_id_counts(reference, space).sum(0)))
-    protocol = plan.describe(predictor.base_size)
-    scores = describe_scores(measurement.matrix, space, constant, measurement.images)
+    scores = describe_scores(measurement.matrix, space, constant, measurement.images, measurement.calibration)
     if args.output:
         frames = describe_frames(inspection)[split]
         write_measurement(
@@ -135,5 +164,9 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     if interval := scores["confidence_interval"]:
         line += f" ({interval['confidence']:.0%} interval over images: {interval['low']:.2%} to {interval['high']:.2%})"
     print(line)
+    for one in scores.get("calibration", ()):
+        if one["ece"] is not None:  # of nothing but void
+            errors = f"ECE {one['ece']:.2%}, NLL {one['nll']:.4f}, Brier {one['brier']:.4f}"
+            print(f"calibration at temperature {one['temperature']:.4g}: {errors}")
     for written in filter(None, (args.output, args.report)):
         print(f"written: {written}")

@@ -11,6 +11,7 @@ from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning import clean_file, list_local_folders
+from hf_urbanseg.inference.calibration_file import CALIBRATION
 from hf_urbanseg.models.loading import check_finite, first_line
 from hf_urbanseg.runs.folder import (
     CARD,
@@ -40,7 +41,7 @@ Files = dict[str, Path | bytes]
 # `*` is anything without a slash; names that begin with a dot never match.
 _MODEL = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
-    "preprocessor_config.json",
+    "preprocessor_config.json", CALIBRATION,
 )  # fmt: skip
 _INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION, TEACHER)
 # Made from the data's images, which have a licence of their own.

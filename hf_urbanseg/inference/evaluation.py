@@ -1,10 +1,11 @@
 """Measuring a model on a split at native resolution: one confusion matrix, and counts image by image."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from hf_urbanseg.data.collator import collate_eval
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
+from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.metrics.boundary_iou import compute_boundary_counts
+from hf_urbanseg.metrics.calibration import BINS, count_calibration
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts, ImageCountsBuilder
 
@@ -31,23 +34,32 @@ class Measurement:
         matrix: (C, C) int64 on the CPU; row = label, column = prediction.
         images: The same pixels image by image.
         sizes: How many images have each (height, width).
+        calibration: By temperature what `count_calibration` counts, of the same pixels.
     """
 
     matrix: torch.Tensor
     images: ImageCounts
     sizes: Counter
+    calibration: Mapping[float, torch.Tensor] = field(default_factory=dict)
 
     def gather(self, order: Sequence[str]) -> "Measurement":
         """Brings the shares of all processes together, on every process; images in the order of `order`."""
-        parts = [self]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self)
+        parts = gather_parts(self)
         # A process without images doesn't know whether boundaries were counted.
         images = ImageCounts.concatenate([part.images for part in parts if len(part.images)] or [self.images])
         row = {name: index for index, name in enumerate(images.names)}
         matrix, sizes = sum(part.matrix for part in parts), sum((part.sizes for part in parts), Counter())
-        return Measurement(matrix, images.select(row[name] for name in order), sizes)
+        calibration = {one: sum(part.calibration[one] for part in parts) for one in self.calibration}
+        return Measurement(matrix, images.select(row[name] for name in order), sizes, calibration)
+
+
+def gather_parts(part) -> list:
+    """The parts of all processes, on every process, in order of rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [part]
+    parts = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, part)
+    return parts
 
 
 class TensorEvalDataset(Dataset):
@@ -96,6 +108,7 @@ def measure(
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     boundary: bool = False,
+    temperatures: Sequence[float] = (),
     on_batch: Callable[[int], object] = lambda images: None,
 ) -> Measurement:
     """Predicts every image of `loader` at its native size and counts pixels.
@@ -109,11 +122,19 @@ def measure(
         names: Of all images of the data set.
         classes: Class names in train-id order.
         boundary: Also count for boundary IoU (a few milliseconds an image, beside the model's work).
+        temperatures: Also count for calibration with the logits divided by each of these.
         on_batch: Called after each batch with the number of its images, for a progress bar.
     """
     matrix = ConfusionMatrix(len(classes), IGNORE_INDEX, device=device)
     builder, seen = ImageCountsBuilder(classes), Counter()
     waiting: deque[tuple[str, torch.Tensor, Future | None]] = deque()
+
+    calibration = {one: torch.zeros(5, BINS, dtype=torch.int64, device=device) for one in temperatures}
+
+    def calibrate(labels: list[torch.Tensor], index: int, rows: Span, columns: Span, logits: torch.Tensor) -> None:
+        label = labels[index][slice(*rows), slice(*columns)].to(logits.device)
+        for temperature, counts in calibration.items():
+            counts += count_calibration((logits / temperature).softmax(0), label)
 
     def finish(limit: int) -> None:
         while len(waiting) > limit:
@@ -130,7 +151,8 @@ def measure(
                 sizes = [tuple(label.shape) for label in labels]
                 seen.update(sizes)
                 shown = [names[index] for index in batch["index"]]
-                predictions = predict_views(model, batch["views"], sizes, plan, device, autocast, shown)
+                visit = partial(calibrate, labels) if calibration else None
+                predictions = predict_views(model, batch["views"], sizes, plan, device, autocast, shown, visit)
                 for index, prediction, label in zip(batch["index"], predictions, labels, strict=True):
                     counts = matrix.update(prediction, label.to(prediction.device))
                     bands = pool.submit(_count_boundary, prediction, label, len(classes)) if boundary else None
@@ -140,7 +162,8 @@ def measure(
             finish(0)
     finally:
         model.train(was_training)
-    return Measurement(matrix.matrix.cpu(), builder.build(), seen)
+    counts = {one: found.cpu() for one, found in calibration.items()}
+    return Measurement(matrix.matrix.cpu(), builder.build(), seen, counts)
 
 
 def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: int) -> np.ndarray:

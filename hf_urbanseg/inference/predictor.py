@@ -1,7 +1,7 @@
 """A trained folder and some images -> train ids at each image's own size."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.data.rgb import find_size
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import read_json
+from hf_urbanseg.inference.calibration_file import find_temperature
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
@@ -57,7 +58,8 @@ class Predictor:
     def __init__(self, model, image_processor, device: torch.device | str | None = None, plan: PredictionPlan = PLAIN):
         self.model = model if device is None else model.to(device)
         self.image_processor, self.plan = image_processor, plan
-        self.temperature = 1.0
+        self.origin: tuple[str | Path, str | None] | None = None
+        """Name and revision of a model that was loaded as it is."""
         self.label_space = _saved_label_space(model.config) or build_label_space(
             model.config.id2label, model.config.name_or_path or "model"
         )
@@ -65,6 +67,11 @@ class Predictor:
         """Image size -> input sizes, for `EvalDataset`; None is one pass as the processor does it."""
         if not plan.is_plain:
             self.sizes = partial(plan.input_sizes, None if plan.window else self.base_size)
+
+    @cached_property
+    def temperature(self) -> float:
+        """What logits are divided by for `scores`: as fitted for this model and plan (calibration.json), else 1."""
+        return find_temperature(*self.origin, self.plan.describe(self.base_size)) if self.origin else 1.0
 
     @property
     def channels(self) -> int:
@@ -107,7 +114,9 @@ class Predictor:
         lay_out_depthwise(model)
         if not stock_decode_head:
             apply_fast_decode_head(model)
-        return cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
+        predictor = cls(model, image_processor, device or ("cuda" if torch.cuda.is_available() else "cpu"), plan)
+        predictor.origin = name_or_path, revision
+        return predictor
 
     def predict_batch(self, images: Sequence[Image.Image | np.ndarray], scores: str | None = None) -> list[tuple]:
         """Predicts what `to_image` gives: train ids of each, (height, width) uint8 on the model's device, and the

@@ -19,7 +19,8 @@ from hf_urbanseg.progress import show_progress
 from hf_urbanseg.reports.failure_cases import choose_failure_cases, find_confusions
 from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
-from hf_urbanseg.reports.pages import embed_frame, write_page
+from hf_urbanseg.reports.pages import embed_figure, embed_frame, write_page
+from hf_urbanseg.reports.plots import plot_reliability
 from hf_urbanseg.reports.tables import build_class_table
 
 _MATRIX_CLASSES, _STRIP_BARS, _LISTED_IMAGES, _BINS = 60, 200, 500, 20
@@ -72,7 +73,11 @@ def write_evaluation_report(
         title=title,
         subtitle=data,
         space=label_space,
-        scores={"category_iou": None, "absent_classes": None} | dict(scores),
+        scores={"category_iou": None, "absent_classes": None, "calibration": None} | dict(scores),
+        reliability=scores.get("calibration")
+        and embed_figure(
+            plot_reliability(scores["calibration"]), "Accuracy over confidence, and pixels over confidence"
+        ),
         images=images,
         scored_classes=f"{measured} of {classes}" if measured < classes else f"all {measured}",
         interval={} if interval.get("low") is None else interval,

@@ -1,6 +1,6 @@
 """Curves and bar charts of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.reports.figures import BEST, FAINT, MOST, OURS, build_axes, save_figure
+from hf_urbanseg.reports.figures import BEST, FAINT, LINE, MOST, OURS, build_axes, save_figure
 from hf_urbanseg.reports.formats import format_percent
 
 
@@ -121,6 +121,26 @@ def plot_class_iou(iou: Sequence[float | None], label_space: LabelSpace, path: s
     axes.set(xlim=(0, 108), xticks=range(0, 101, 20), xlabel="IoU (%)")
     axes.set_title(title, loc="left")
     save_figure(figure, path)
+
+
+def plot_reliability(calibration: Sequence[Mapping]) -> Figure:
+    """Draws accuracy over confidence, a point for each bin that has pixels, and the share of the pixels in each.
+
+    Args:
+        calibration: `calibration` of `describe_scores`: at temperature 1, and at the fitted one where there is one.
+    """
+    figure, (axes, shares) = build_axes(5.4, 6.4, nrows=2, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 100], [0, 100], **LINE)
+    edges = np.linspace(0, 100, len(calibration[0]["bins"]["pixels"]) + 1)
+    for one, color in zip(calibration, (OURS,) if len(calibration) == 1 else (FAINT, OURS), strict=True):
+        pixels, confidence, accuracy = (np.array(values, float) for values in one["bins"].values())
+        label = f"temperature {one['temperature']:.4g}: ECE {format_percent(one['ece'])} %"
+        axes.plot(100 * confidence, 100 * accuracy, ".-", color=color, label=label)
+        shares.stairs(100 * pixels / max(pixels.sum(), 1), edges, color=color, linewidth=1.5)
+    axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)", aspect="equal")
+    axes.legend(frameon=False, loc="upper left")
+    shares.set(xlabel="confidence (%)", ylabel="pixels (%)")
+    return figure
 
 
 def _draw_class_bars(

@@ -93,7 +93,7 @@ def write_scores(output: Path, stem: str, scores: np.ndarray, confidence: str, p
 
 
 def spell_temperature(predictor: Predictor) -> str:
-    return "no temperature was fitted" if predictor.temperature == 1 else f"temperature {predictor.temperature:.4g}"
+    return "no fitted temperature" if predictor.temperature == 1 else f"temperature {predictor.temperature:.4g}"
 
 
 def predict_marked(predictor: Predictor, images: Sequence, threshold: float | None, scores: str | None) -> list[tuple]:

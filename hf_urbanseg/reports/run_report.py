@@ -118,7 +118,7 @@ def write_split_files(
     """Writes table and chart of a split's classes and its counts image by image, and returns its entry for the
     metrics."""
     space, plan = data.label_space, predictor.plan
-    scores = describe_scores(measurement.matrix, space, constant, measurement.images)
+    scores = describe_scores(measurement.matrix, space, constant, measurement.images, measurement.calibration)
     for suffix in (".md", ".csv"):
         write_class_table(scores, space, run.path / per_class(split, suffix))
     plot_class_iou(list(scores["iou"].values()), space, run.path / per_class(split, ".png"))

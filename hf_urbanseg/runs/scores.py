@@ -1,6 +1,7 @@
 """The scores of a measured split, as they are written."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from hf_urbanseg.files import replace_non_finite
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.bootstrap import bootstrap_mean_iou
+from hf_urbanseg.metrics.calibration import describe_calibration
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.metrics.mean_iou import compute_scores
 
@@ -17,6 +19,7 @@ def describe_scores(
     label_space: LabelSpace,
     constant_class: int,
     images: ImageCounts | None = None,
+    calibration: Mapping[float, torch.Tensor] | None = None,
 ) -> dict:
     """Scores of one split for a run's metrics, beside those of always guessing one class.
 
@@ -26,6 +29,8 @@ def describe_scores(
         constant_class: Train id of the guess, the commonest class of train.
         images: Counts of the same pixels image by image, *optional*: they add a confidence interval and, if measured,
             boundary IoU.
+        calibration: As of a `Measurement`; they add the list `calibration`, one of `describe_calibration` for each
+            `temperature`.
 
     Returns:
         `mean_iou`, `mean_accuracy`, `mean_precision`, `mean_dice`, `overall_accuracy`, `frequency_weighted_iou`;
@@ -43,6 +48,7 @@ def describe_scores(
     guessed = compute_scores(guess)
     if images is not None:
         scores |= _describe_images(images)
+    measured = [{"temperature": one, **describe_calibration(found)} for one, found in (calibration or {}).items()]
     # A score per class is a list, in the order of classes.
     described = {
         key: dict(zip(names, value, strict=True)) if isinstance(value, list) else value for key, value in scores.items()
@@ -54,6 +60,7 @@ def describe_scores(
             "class": names[constant_class],
             **{key: guessed[key] for key in ("mean_iou", "mean_accuracy", "overall_accuracy")},
         },
+        **({"calibration": measured} if measured else {}),
         "confusion_matrix": matrix.tolist(),
     })  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hf_urbanseg.commands import evaluate
+from hf_urbanseg.commands import evaluate, predict
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.repository import collect_repository
@@ -67,15 +67,57 @@ def test_evaluate__counts_per_image_add_up(run):
     assert len(images) == 4
 
 
-def test_evaluate__two_processes_same_numbers(run, tmp_path, launch):
-    words = ["--model", run, "--output", tmp_path / "two", "--num_workers", 0, "--device", "cpu"]
+def test_evaluate__two_processes_same_numbers(run, tmp_path, evaluate_run, launch):
+    evaluate_run("--output", tmp_path / "one", "--num_workers", 0, "--calibration")
+    words = ["--model", run, "--output", tmp_path / "two", "--num_workers", 0, "--device", "cpu", "--calibration"]
     result = launch("-m", "hf_urbanseg", "evaluate", *words)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("test mIoU") == 1  # one process speaks
     for name in ("per_image_test.json", "per_class_test.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (run / name).read_bytes()
-    found = json.loads((tmp_path / "two" / "metrics.json").read_text())["splits"]
+    one, found = (json.loads((tmp_path / name / "metrics.json").read_text())["splits"] for name in ("one", "two"))
+    (single,), (shared,) = (splits["test"].pop("calibration") for splits in (one, found))
+    assert (shared["temperature"], sum(shared["bins"]["pixels"])) == (1, sum(found["test"]["support"].values()))
+    for key in ("ece", "nll", "brier"):  # batches of another size: torch sums in another order
+        assert shared[key] == pytest.approx(single[key], abs=1e-6)
+    assert found == one
     assert found["test"] == json.loads((run / "metrics.json").read_text())["splits"]["test"]
+
+
+def test_evaluate__fits_a_temperature_on_validation(copy, kitti, tmp_path, capsys, fails):
+    """What is measured, predicted, published and said afterwards is at that temperature; classes are as they were."""
+    before, street = json.loads((copy / "metrics.json").read_text())["splits"]["test"], tmp_path / "street.png"
+    shutil.copy(copy / "overlays" / next((copy / "overlays").iterdir()).name, street)
+    words = ["--model", str(copy), "--num_workers", "0", "--calibration"]
+    evaluate.main([*words, "--fit_temperature", "--output", str(copy), "--report", str(tmp_path / "report.html")])
+    fitted = json.loads((copy / "calibration.json").read_text())
+    assert (fitted["split"], fitted["images"], fitted["protocol"]) == ("validation", 1, before["protocol"])
+    after = json.loads((copy / "metrics.json").read_text())["splits"]["test"]
+    assert after["confusion_matrix"] == before["confusion_matrix"]
+    assert [entry["temperature"] for entry in after["calibration"]] == [1, fitted["temperature"]]
+    raw, scaled = after["calibration"]
+    assert scaled["nll"] < raw["nll"]
+    out, page, said = capsys.readouterr().out, (tmp_path / "report.html").read_text(), f"{fitted['temperature']:.4g}"
+    assert f"temperature {said}, fitted on " in out
+    assert f"calibration at temperature {said}: ECE {scaled['ece']:.2%}, NLL {scaled['nll']:.4f}" in out
+    assert f'<th scope="row">{said}</th><td>{100 * scaled["ece"]:.2f}</td><td>{scaled["nll"]:.4f}</td>' in page
+    predict.main([str(copy), str(street), "--output", str(tmp_path / "seen"), "--confidence", "png8"])
+    assert f"confidence: temperature {said}\n" in capsys.readouterr().out
+    assert "calibration.json" in collect_repository(copy)
+    assert write_model_card(copy)
+    assert f"by the temperature {said}: " in (copy / "README.md").read_text()
+    # Fitted for this way of testing, and for no other.
+    evaluate.main([*words, "--flip", "--output", str(tmp_path / "flipped")])
+    entry = json.loads((tmp_path / "flipped" / "metrics.json").read_text())["splits"]["test"]
+    assert [one["temperature"] for one in entry["calibration"]] == [1]
+
+    (copy / "calibration.json").write_text('{"temperature": 1')
+    assert "calibration.json: expected JSON; found" in fails(evaluate.main, *words)
+    line = fails(evaluate.main, *words, "--fit_temperature", "--data_dir", kitti, "--validation_fraction", 0)
+    assert "expected a validation split for `--fit_temperature`; found train, test" in line
+    assert "expected a model in a folder with `--fit_temperature`" in fails(
+        evaluate.main, "--model", "user/name", "--fit_temperature"
+    )
 
 
 def test_evaluate__multi_scale_and_report(run, tmp_path, evaluate_run, capsys):

@@ -191,11 +191,11 @@ def test_main__confidence_and_what_is_below_the_threshold(run, model, tmp_path):
         status, out, _ = run("--input", "a.png", *words)
         said = (
             f"{kind}: train ids, colours, overlay and confidence for 1 image",
-            "confidence: no temperature was fitted",
+            "confidence: no fitted temperature",
         )
         assert (status, *out.splitlines()) == (0, *said)
         with Image.open(f"{kind}/a_confidence.png") as picture:
-            about = f"confidence: the probability of the predicted class, 0..1 as 0..{most}; no temperature was fitted"
+            about = f"confidence: the probability of the predicted class, 0..1 as 0..{most}; no fitted temperature"
             assert picture.text["Description"] == about
             found = np.asarray(picture)
             assert found.dtype == (np.uint8 if most == 255 else np.uint16)

@@ -91,11 +91,32 @@ def test_measure__batches_and_shares_change_nothing(model, rows):
     assert torch.equal(sum(share.matrix for share in shares), expected.matrix)
 
 
+@pytest.mark.parametrize("plan", [PLAIN, PredictionPlan((1.0, 2.0), flip=True), PredictionPlan(window=(32, 32))])
+def test_measure__calibration_is_that_of_what_is_predicted(model, rows, plan):
+    found, predictor = (
+        run(model, rows, plan=plan, temperatures=(1.0, 0.5)),
+        Predictor(model, build_image_processor((32, 64)), plan=plan),
+    )
+    for temperature, counts in found.calibration.items():
+        predictor.temperature = temperature
+        pixels, right, confidence = np.zeros(15), 0, 0.0
+        for row in rows:
+            label = CITYSCAPES.train_id_table[np.asarray(row["label"])]
+            (train_ids, sure), valid = predictor.predict(row["image"], scores="confidence"), label != IGNORE_INDEX
+            pixels += np.histogram(sure[valid], 15, (0, 1))[0]
+            right, confidence = right + (train_ids == label)[valid].sum(), confidence + sure[valid].sum(dtype=float)
+        assert counts[0].sum() == found.matrix.sum() == pixels.sum()
+        assert np.abs(counts[0].numpy() - pixels).sum() <= 2  # of another batch, and beside an edge
+        assert counts[1].sum() == right == found.matrix.trace()
+        assert float(counts[2].sum()) / 2**24 == pytest.approx(confidence, rel=1e-6)
+
+
 def test_gather__more_processes_than_images(model, rows, monkeypatch):
-    shares = [run(model, rows, rank=rank, world_size=7, boundary=True) for rank in range(7)]
+    options = {"boundary": True, "temperatures": (1.0, 2.0)}
+    shares = [run(model, rows, rank=rank, world_size=7, **options) for rank in range(7)]
     assert [len(share.images) for share in shares] == [1, 1, 1, 1, 1, 0, 0]
     assert not shares[6].matrix.any()
-    expected = run(model, rows, boundary=True)
+    expected = run(model, rows, 1, **options)
 
     def all_gather_object(parts, own):
         assert own is shares[6]
@@ -106,6 +127,8 @@ def test_gather__more_processes_than_images(model, rows, monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
     gathered = shares[6].gather(rows["name"])
     assert torch.equal(gathered.matrix, expected.matrix)
+    for temperature, counts in expected.calibration.items():
+        assert torch.equal(gathered.calibration[temperature], counts)
     assert gathered.images.names == expected.images.names
     for key in ("hits", "labelled", "predicted", "boundary"):
         np.testing.assert_array_equal(getattr(gathered.images, key), getattr(expected.images, key))

@@ -10,6 +10,7 @@ from hf_urbanseg.errors import ModelError
 from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.licence import TITLES, Licence, choose_licence, recognise_data
 from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_local_folders, shorten_options
+from hf_urbanseg.inference.calibration_file import find_temperature
 from hf_urbanseg.inference.predictor import build_label_space
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
@@ -73,6 +74,12 @@ class RunSummary:
         splits = self.metrics.get("splits") or {}
         rank = {"test": 0, "validation": 1}
         return {split: splits[split] for split in sorted(splits, key=lambda split: (rank.get(split, 2), split))}
+
+    @property
+    def temperature(self) -> float:
+        """The one fitted for the way of testing whose scores come first; 1 without."""
+        scores = next(iter(self.splits.values()), {})
+        return find_temperature(self.folder, None, scores.get("protocol") or "")
 
     @property
     def data_name(self) -> str:
