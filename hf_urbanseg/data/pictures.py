@@ -104,7 +104,8 @@ def open_picture(content: bytes, where: object) -> Image.Image:
         refused = f"{int(re.search('[0-9]+', str(error))[0]):,} pixels"
     except UnidentifiedImageError as error:
         if not content.startswith(TIFF_SIGNATURES):
-            raise
+            # Pillow's words name an address in memory.
+            raise UnidentifiedImageError("no picture of a known kind") from error
         found, fix = "bands that Pillow doesn't know", f"{_BANDS}, or export it anew"
         raise DataError("a TIFF in grey, palette or RGB colours", found, fix, where) from error
     if refused:
