@@ -85,6 +85,7 @@ Count = Annotated[int, Range(0, 10_000)]
 Workers = Annotated[int, Range(0, 256)]
 Batch = Annotated[int, Range(1, 4096)]
 Width = Annotated[int, Range(1, 65_536)]
+Port = Annotated[int, Range(1, 65_535)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Size = Annotated[list[int], Range(32, 16_384, sides=True)]
 INPUT_SIDES = Range(32, 16_384, sides=True, multiple=32)

@@ -27,7 +27,7 @@ import hf_urbanseg
 from hf_urbanseg import finetuning
 from hf_urbanseg.__main__ import NAMES
 from hf_urbanseg.__main__ import main as urbanseg
-from hf_urbanseg.commands import finetune
+from hf_urbanseg.commands import demo, finetune
 from hf_urbanseg.data.sources import synthetic
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.inference import profile
@@ -105,6 +105,7 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(checks, "try_to_load_from_cache", find_in_cache)
     patch.setattr(synthetic, "build_synthetic_splits", partial(build_synthetic_splits, 6, 2, 2, (48, 96)))
     patch.setattr(running, "start_finetune", copy_finished_run)
+    patch.setattr(demo, "serve", lambda *_: None)  # until Ctrl-C
     run_all = running.run_all
     patch.setattr(running, "run_all", lambda *runs: run_all(*runs[:-1], report=str))  # reported once, at the end
 
