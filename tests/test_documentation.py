@@ -179,7 +179,7 @@ def test_command__runs_as_written(command, reader, you, monkeypatch, capsys, req
     if named := [word for word in command.words if word.startswith("you/")]:
         pushes = {"publish", "--push_to_hub"} & set(command.words)
         you(pushed=not pushes)
-        assert set(named) <= {"you/segformer-b2-kitti", "you/kitti"}
+        assert set(named) <= {"you/segformer-b2-kitti", "you/kitti", "you/street-demo"}
     try:
         run(command, request.config)
     except SystemExit as end:

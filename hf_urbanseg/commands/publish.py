@@ -1,6 +1,7 @@
 """Pushes a run's folder to the Hub: urbanseg publish RUN [USER/NAME]; completes what training still owes.
 
-A folder that `urbanseg prepare-data` wrote is pushed as a data set.
+A folder that `urbanseg prepare-data` wrote is pushed as a data set. `--space USER/NAME` makes a Space instead: the page
+of `urbanseg demo`, with the model and this package inside.
 
 Goes: the model, its card, the recipe, numbers and pictures, by an allow-list. Stays: checkpoints, optimizer states,
 secrets and the paths of this machine. Files on the Hub that such a push could have written and that the run no longer
@@ -8,7 +9,7 @@ has are removed; others' files stay.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class PublishArguments(Options):
     repo_id: str | None = option(
         None, "`user/name` on the Hub; may stand second. Default: where the run was pushed before (push.json)."
     )
+    space: str | None = option(None, "`user/name` of a Space that gets the run's demo, in place of all else.")
     private: bool | None = option(
         None, "Make a new repository private; refuse a public one. Default: as before.", nargs="?", const=True
     )
@@ -76,6 +78,8 @@ def _publish(args: PublishArguments, is_set: bool) -> None:
     from hf_urbanseg.hub.training import publish_run
 
     bound_requests(args.timeout)
+    if args.space is not None:
+        return _publish_space(args, is_set)
     if Path(args.run).is_dir() and not args.dry_run:
         check_place(args.run, folder=True)  # push.json says what the Hub is owed
     ledger = PushLedger.read(args.run)
@@ -90,6 +94,34 @@ def _publish(args: PublishArguments, is_set: bool) -> None:
         raise ConfigError("`license` with a data set", "a run, whose card says it", "leave it out", args.run)
     else:
         result = publish_run(Path(args.run), ledger, show, args.dry_run, args.message)
+    _print_result(result)
+
+
+def _publish_space(args: PublishArguments, is_set: bool) -> None:
+    """Notes nothing: a Space is owed nothing, and the run's own repository is what push.json is of."""
+    from hf_urbanseg.hub.ledger import PushLedger
+    from hf_urbanseg.hub.publish import check_target
+    from hf_urbanseg.hub.space import publish_space
+
+    others = ("repo_id", "revision", "create_pr", "tensorboard", "pictures", "license")
+    if given := [name for name in others if getattr(args, name) is not None]:
+        fix = "leave it out, or push the run by itself"
+        raise ConfigError("`space` with `private`, `message`, `dry_run` and `timeout`", f"`{given[0]}`", fix)
+    if is_set:
+        raise ConfigError("a run for a `space`", "a data set", "name a trained model's folder", args.run)
+    check_target(args.space)
+    ledger = PushLedger.read(args.run)
+
+    def show(files) -> None:
+        own = {path: content for path, content in files.items() if not path.startswith("hf_urbanseg/")}
+        _print_files(own, f"{args.run} -> {args.space} (Space)", ("app.py", "requirements.txt", "README.md"))
+        print(f"and {len(files) - len(own)} files of this package, in hf_urbanseg/")
+
+    options = args.private, args.dry_run, args.message
+    _print_result(publish_space(Path(args.run), args.space, ledger, show, *options))
+
+
+def _print_result(result) -> None:
     if result is None:
         print("dry run: nothing was pushed")
     elif not result.added and not result.deleted:
@@ -115,7 +147,7 @@ def _choose_target(args: PublishArguments, ledger) -> None:
     check_target(ledger.repo_id, ledger.revision, ledger.create_pr)
 
 
-def _print_files(files: Mapping[str, Path | bytes], title: str) -> None:
+def _print_files(files: Mapping[str, Path | bytes], title: str, made: Collection[str] = ()) -> None:
     table = Table(title=flatten(title))
     table.add_column("file", overflow="fold")
     table.add_column("size", justify="right")
@@ -125,7 +157,8 @@ def _print_files(files: Mapping[str, Path | bytes], title: str) -> None:
         size = len(content) if isinstance(content, bytes) else Path(content).stat().st_size
         total += size
         # `collect_repository` gives content instead of a file where it took something out.
-        table.add_row(flatten(path), decimal(size), "paths of this machine" if isinstance(content, bytes) else "")
+        cut = isinstance(content, bytes) and path not in made
+        table.add_row(flatten(path), decimal(size), "paths of this machine" if cut else "")
     table.add_section()
     table.add_row(f"{len(files)} files", decimal(total))
     build_console().print(table)

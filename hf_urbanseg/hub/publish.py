@@ -129,7 +129,7 @@ class _Target:
         self.api = HfApi(token=token)
         self.repo = {"repo_id": repo_id, "repo_type": kind}
         self.revision = revision or "main"
-        self.page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+        self.page = f"{constants.ENDPOINT}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
 
     def check_token(self) -> None:
         """Asks who the token belongs to; making a repository alone doesn't tell, where it exists already."""
@@ -140,7 +140,8 @@ class _Target:
 
     def prepare(self, private: bool | None) -> None:
         """Makes the repository and the branch where they are missing."""
-        self.api.create_repo(**self.repo, private=private, exist_ok=True)
+        sdk = "gradio" if self.repo["repo_type"] == "space" else None
+        self.api.create_repo(**self.repo, private=private, exist_ok=True, space_sdk=sdk)
         if private and not self.api.repo_info(**self.repo).private:
             fix = "make it private in its settings, or push without `--private`"
             raise HubError(f"a private repository {self.repo['repo_id']}", "a public one", fix)

@@ -61,6 +61,11 @@ def is_ours(path: str) -> bool:
     return _matches(path, (*_MODEL, *_INPUTS, *_RESULTS))
 
 
+def is_model(path: str) -> bool:
+    """Whether a path in a run's folder is of its model."""
+    return _matches(path, _MODEL)
+
+
 def collect_repository(run: str | Path, tensorboard: bool = False, pictures: bool | None = None) -> Files:
     """The files of a finished run's repository.
 

@@ -102,6 +102,17 @@ def test_publish__tensorboard_if_asked_for(hub_here, run, push):
     assert "runs/x/events.out.tfevents.1.0" in hub_here.tree("user/name")
 
 
+def test_publish__a_space(hub_here, run, push):
+    assert "files of this package, in hf_urbanseg/\ndry run" in push(run, "--space", "user/demo", "--dry_run")
+    assert not hub_here.requests
+    out = push(run, "--space", "user/demo", "--private", "--message", "Mine")
+    assert f"{hub_here.endpoint}/spaces/user/demo (" in out
+    assert "paths of this machine" not in out
+    repository = hub_here.repository("user/demo", "space")
+    assert (repository.private, repository.history("main")[0].title) == (True, "Mine")
+    assert not (run / "push.json").exists()
+
+
 def test_publish__everything_forbidden_stays(hub_here, run, push):
     plant_forbidden(run)
     push(run, "user/name")
@@ -122,6 +133,8 @@ def test_publish__everything_forbidden_stays(hub_here, run, push):
         (["user/name", "--message", SECRET], "expected names and a message without secrets"),
         (["user/name", "--what"], "found `--what`"),
         (["user/name", "extra"], "found `extra`"),
+        (["--space", "name"], "expected a repository as user/name; found `name`"),
+        (["user/name", "--space", "user/demo"], "found `repo_id`; leave it out, or push the run by itself"),
     ],
 )
 def test_publish__refuses_in_one_line(hub_here, run, fails, words, line):

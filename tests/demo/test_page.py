@@ -1,7 +1,12 @@
 """In a browser, as people use it. Neither gradio nor playwright is among the packages of `test`."""
 
 import importlib
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -11,6 +16,8 @@ from PIL import Image
 
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.data.video import VideoFrame, VideoInfo, open_video_writer
+from hf_urbanseg.hub.ledger import PushLedger
+from hf_urbanseg.hub.space import collect_space
 
 pytest.importorskip("gradio", reason="needs the extra `demo`")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -114,3 +121,30 @@ def test_build_demo__videos(visit, tmp_path):
     visit.set_input_files("input[type=file]", tmp_path / "long.mp4")
     visit.wait_for_selector(".us-error")
     assert "expected a video of 4 frames at most; found 5" in visit.locator(".us-error").inner_text()
+
+
+def test_collect_space__runs_by_itself(build_predictor, street, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "space"
+    predictor = build_predictor()
+    predictor.model.save_pretrained(run)
+    predictor.image_processor.save_pretrained(run)
+    (run / "metrics.json").write_text('{"splits": {}}')
+    for name, content in collect_space(run, PushLedger(run), "street").items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    app = subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=known | {"GRADIO_SERVER_PORT": str(port)})
+    try:
+        for _ in range(600):
+            with socket.socket() as one:
+                if app.poll() is not None or one.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        with opened(f"http://127.0.0.1:{port}/", []) as page:
+            page.set_input_files("input[type=file]", street)
+            page.wait_for_selector(".us-classes")
+    finally:
+        app.terminate()
+        app.wait()

@@ -35,6 +35,8 @@ def create_repository(hub, request) -> Answer:
     url = f"{hub.endpoint}/{repository.url_path}"
     if known:
         raise Refusal(409, f"You already created this {kind} repo: {known.name}", url=url)
+    if kind == "space" and not request.json.get("sdk"):
+        raise Refusal(400, '"sdk" is required')
     repository.private = request.json.get("visibility") == "private" or bool(request.json.get("private"))
     hub.repositories[kind, repository.name] = repository
     return answer_json({"url": url, "name": repository.name, "id": repository.name})
@@ -145,9 +147,9 @@ def nothing(hub, request) -> Answer:
 
 # Name, method, path and handler. `{repo}` is looked up and its rights checked before the handler runs. The last word
 # says who may ask: "write" needs the token, "read" needs it for private repositories, "open" never does.
-_API = "/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)"
-_WEB = "/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)"
-_STORED = "/(?P<kind>model|dataset)/(?P<name>[^/]+)/(?P<oid>[0-9a-f]+)"
+_API = "/api/(?P<kind>models|datasets|spaces)/(?P<repo>[^/]+/[^/]+)"
+_WEB = "/(?P<kind>datasets/|spaces/)?(?P<repo>[^/]+/[^/]+)"
+_STORED = "/(?P<kind>model|dataset|space)/(?P<name>[^/]+)/(?P<oid>[0-9a-f]+)"
 ROUTES = [
     ("whoami", "GET", "/api/whoami-v2", whoami, "write"),
     ("validate-yaml", "POST", "/api/validate-yaml", validate_yaml, "open"),
@@ -194,7 +196,7 @@ def handle(hub, request) -> Answer:
         if access == "write" and not request.token:
             raise Refusal(401, "Invalid username or password.")
         if "repo" in words:
-            words["repository"] = hub.repository(words.pop("repo"), words.pop("kind", "model").strip("s/"))
+            words["repository"] = hub.repository(words.pop("repo"), words.pop("kind", "model").rstrip("s/"))
             if words["repository"].private and not request.token:
                 raise Refusal(401, "Invalid username or password.", "RepoNotFound")
         return handler(hub, request, **words)

@@ -33,9 +33,9 @@ def read_front_matter(text: str) -> dict:
 
 
 def check_card(text: str, kind: str) -> tuple[list[str], list[str]]:
-    """The errors and the warnings huggingface.co would give for a README.md of a "model" or "dataset" repository."""
+    """The errors and the warnings huggingface.co would give for a README.md of a "model", "dataset" or "space"."""
     # Imported late: the library reads HF_ENDPOINT once, at import, and a script may set it after it starts a Hub.
-    from huggingface_hub import DatasetCardData, ModelCardData
+    from huggingface_hub import DatasetCardData, ModelCardData, SpaceCardData
 
     match = FRONT_MATTER.match(text)
     if not match:
@@ -49,10 +49,12 @@ def check_card(text: str, kind: str) -> tuple[list[str], list[str]]:
     if not isinstance(data, dict):
         return ["YAML Metadata Error: the front matter must be a mapping"], []
     errors = [*_shape_errors(data), *_value_errors(data)]
+    if kind == "space" and data.get("sdk") not in ("gradio", "docker", "static"):
+        errors.append('"sdk" must be one of [gradio, docker, static]')
     if kind == "model":
         errors += _model_index_errors(data.get("model-index"))
     try:
-        (ModelCardData if kind == "model" else DatasetCardData)(**data)
+        {"model": ModelCardData, "dataset": DatasetCardData, "space": SpaceCardData}[kind](**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         errors += [] if errors else [f"metadata does not parse: {error}"]
     warnings = []
@@ -84,7 +86,7 @@ def _value_errors(data: dict):
         yield f'"library_name" with value "{data["library_name"]}" is not valid'
     if data.get("base_model_relation") not in (None, "finetune", "adapter", "merge", "quantized"):
         yield '"base_model_relation" must be one of [adapter, finetune, merge, quantized]'
-    for key, place in (("base_model", "models"), ("datasets", "datasets")):
+    for key, place in (("base_model", "models"), ("models", "models"), ("datasets", "datasets")):
         values = data.get(key) or []
         for value in [values] if isinstance(values, str) else values:
             if not REPO_ID.fullmatch(str(value)):

@@ -64,7 +64,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    kind: str  # "model" or "dataset"
+    kind: str  # "model", "dataset" or "space"
     name: str  # "user/name"
     private: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Repository:
 
     @property
     def url_path(self) -> str:
-        return f"datasets/{self.name}" if self.kind == "dataset" else self.name
+        return self.name if self.kind == "model" else f"{self.kind}s/{self.name}"
 
     def _commit(self, parent: str | None, files: dict[str, Blob], title: str, message: str) -> Commit:
         listing = "".join(f"{path}\0{blob.etag}\n" for path, blob in sorted(files.items()))
