@@ -37,7 +37,6 @@ from hf_urbanseg.reports.prediction_video import predict_video
 _CLASSES, _CONFIDENCE = "classes", "confidence"
 _HINT = Markup('<div class="us-pixel"><span>Click on the picture to read a pixel.</span></div>')
 _SESSIONS, _WAITING, _SECONDS_KEPT = 8, 16, 3600
-_MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 _QUICK = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 _CSS = """
 .us-classes, .us-classes * {border: 0 !important}
@@ -98,8 +97,8 @@ class _Answers:
         """All that `show` changes. What isn't given is emptied: nothing may look like the result of another file."""
         count = len(self.predictors)
         updates = [gr.update(value=note, visible=bool(note))]  # each of its own: gradio empties them as it reads
-        shown = [*(images or [None] * count), *(videos or [None] * count)]
-        updates += [gr.update(value=one, visible=one is not None) for one in shown]
+        updates += [gr.update(value=one, visible=not videos) for one in images or [None] * count]
+        updates += [gr.update(value=one, visible=bool(videos)) for one in videos or [None] * count]
         return [predictions, *updates, pixel, *(tables or [""] * count)]
 
     def _predict_video(self, path: Path, predictors: Sequence[Predictor], alpha: float) -> list[Path]:
@@ -184,10 +183,12 @@ def build_demo(
                         with gr.Column(min_width=320):
                             tables.append(gr.HTML())
         asked, found = [chosen, way, view, opacity], [predictions, note, *images, *videos, pixel, *tables]
-        upload.upload(answers.take, upload, [chosen, upload], **_QUICK).then(answers.show, asked, found, **_MODEL)
-        way.input(answers.show, asked, found, **_MODEL)
+        busy = {"show_progress_on": [*images, *videos], "api_visibility": "private"}
+        busy |= {"concurrency_id": "model", "concurrency_limit": 1}
+        upload.upload(answers.take, upload, [chosen, upload], **_QUICK).then(answers.show, asked, found, **busy)
+        way.input(answers.show, asked, found, **busy)
         if examples:
-            gallery.select(answers.choose, None, chosen, **_QUICK).then(answers.show, asked, found, **_MODEL)
+            gallery.select(answers.choose, None, chosen, **_QUICK).then(answers.show, asked, found, **busy)
         for control in (view, opacity):
             control.input(answers.draw_again, [predictions, view, opacity], [*images, ramp], **_QUICK)
         for image in images:
