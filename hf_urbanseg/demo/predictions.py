@@ -9,11 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from hf_urbanseg.data.collator import stack_views
-from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.data.rgb import find_size, to_rgb
 from hf_urbanseg.inference.images import read_image
-from hf_urbanseg.inference.multi_scale import predict_probabilities
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
@@ -58,17 +55,14 @@ def read_upload(path: str | Path, channels: int = 3) -> tuple[Image.Image | np.n
 def with_plan(predictor: Predictor, plan: PredictionPlan) -> Predictor:
     """The same model, processor and colours, tested another way."""
     other = Predictor(predictor.model, predictor.image_processor, plan=plan)
-    other.label_space = predictor.label_space
+    other.label_space, other.origin = predictor.label_space, predictor.origin
     return other
 
 
 def predict_confidence(predictor: Predictor, picture: Image.Image | np.ndarray) -> Prediction:
-    """The most probable class of each pixel, as `Predictor.predict` gives it, and its (mean) softmax probability."""
-    predictor.model.eval()
-    views = stack_views([build_views(picture, predictor.image_processor, predictor.sizes)])
-    (scores,) = predict_probabilities(predictor.model, views, [find_size(picture)], predictor.plan)
-    confidence, train_ids = (one.cpu().numpy() for one in scores.max(0))
-    return Prediction(np.asarray(to_rgb(picture)), train_ids.astype(np.uint8), confidence)
+    """What `Predictor.predict` gives of a picture, with its confidence, beside the picture."""
+    ((train_ids, confidence),) = predictor.predict_batch([picture], scores="confidence")
+    return Prediction(np.asarray(to_rgb(picture)), train_ids.cpu().numpy(), confidence.cpu().numpy())
 
 
 def draw_confidence(prediction: Prediction, alpha: float) -> np.ndarray:
