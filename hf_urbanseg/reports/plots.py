@@ -129,7 +129,7 @@ def plot_reliability(calibration: Sequence[Mapping]) -> Figure:
     Args:
         calibration: `calibration` of `describe_scores`: at temperature 1, and at the fitted one where there is one.
     """
-    figure, (axes, shares) = build_axes(5.4, 6.4, nrows=2, sharex=True, height_ratios=(3, 1))
+    figure, (axes, shares) = build_axes(5.4, 6.6, nrows=2, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 100], [0, 100], **LINE)
     edges = np.linspace(0, 100, len(calibration[0]["bins"]["pixels"]) + 1)
     for one, color in zip(calibration, (OURS,) if len(calibration) == 1 else (FAINT, OURS), strict=True):
@@ -137,7 +137,7 @@ def plot_reliability(calibration: Sequence[Mapping]) -> Figure:
         label = f"temperature {one['temperature']:.4g}: ECE {format_percent(one['ece'])} %"
         axes.plot(100 * confidence, 100 * accuracy, ".-", color=color, label=label)
         shares.stairs(100 * pixels / max(pixels.sum(), 1), edges, color=color, linewidth=1.5)
-    axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)", aspect="equal")
+    axes.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)")
     axes.legend(frameon=False, loc="upper left")
     shares.set(xlabel="confidence (%)", ylabel="pixels (%)")
     return figure

@@ -26,15 +26,19 @@ class _Scaled(torch.nn.Module):
 
 
 class _Split(torch.utils.data.Dataset):
-    """Six frames of three classes, labelled as the softmax of twice their logits has it, some pixels void."""
+    """Six frames of three classes, labelled as the softmax of twice their logits has it, some pixels void.
 
-    def __init__(self, ratios=(1.0,)):
+    Or `mixed`: those with much void as the softmax of a quarter has it.
+    """
+
+    def __init__(self, ratios=(1.0,), mixed=False):
         generator, self.names, self.samples = torch.Generator().manual_seed(0), [*"abcdef"], []
         for index in range(6):
             view = F.interpolate(torch.randn(1, 3, 8, 12, generator=generator) * 2, (64, 96))[0]
             logits = F.interpolate(F.avg_pool2d(view, 4)[None], (48, 80), mode="bilinear")[0]
-            labels = torch.multinomial((2 * logits).softmax(0).flatten(1).T, 1, generator=generator).view(48, 80)
-            labels[: 5 * index] = 255
+            factor = 0.25 if mixed and index > 2 else 2
+            labels = torch.multinomial((factor * logits).softmax(0).flatten(1).T, 1, generator=generator).view(48, 80)
+            labels[: (7 if mixed else 5) * index] = 255
             views = [F.interpolate(view[None], scale_factor=ratio)[0] for ratio in ratios]
             self.samples.append({"views": views, "labels": labels.to(torch.uint8), "index": index})
 
@@ -45,8 +49,9 @@ class _Split(torch.utils.data.Dataset):
         return self.samples[index]
 
 
-def _fit(factor=1.0, plan=PLAIN, batch_size=2, processes=None):
-    return fit_shared(SimpleNamespace(model=_Scaled(factor), plan=plan), _Split(plan.ratios), batch_size, 0, processes)
+def _fit(factor=1.0, plan=PLAIN, batch_size=2, processes=None, mixed=False):
+    predictor = SimpleNamespace(model=_Scaled(factor), plan=plan)
+    return fit_shared(predictor, _Split(plan.ratios, mixed), batch_size, 0, processes)
 
 
 def test_fit_shared__finds_the_factor_of_the_logits():
@@ -62,11 +67,12 @@ def test_fit_shared__finds_the_factor_of_the_logits():
 
 
 def test_fit_shared__some_pixels_of_each_image_stand_for_all(monkeypatch):
-    whole = _fit()
+    whole, mixed = _fit(), _fit(mixed=True)
     monkeypatch.setattr(temperature, "_PIXELS", 6 * 1000)
     some = _fit()
     assert some["pixels"] == 6000
     assert some["temperature"] == pytest.approx(whole["temperature"], rel=0.05)
+    assert _fit(mixed=True)["temperature"] == pytest.approx(mixed["temperature"], rel=0.05)
     # The same pixels whatever the batches and processes.
     assert _fit(batch_size=5)["temperature"] == pytest.approx(some["temperature"], rel=1e-9)
     gathered = []
