@@ -33,7 +33,8 @@ def import_everything() -> None:
     import hf_urbanseg
 
     for module in pkgutil.walk_packages(hf_urbanseg.__path__, "hf_urbanseg."):
-        importlib.import_module(module.name)
+        if module.name != "hf_urbanseg.demo.page":  # which needs the extra `demo`
+            importlib.import_module(module.name)
     importlib.import_module("transformers.models.segformer.modeling_segformer")
     importlib.import_module("matplotlib.backends.backend_agg")
     threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
