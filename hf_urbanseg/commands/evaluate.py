@@ -22,7 +22,7 @@ from hf_urbanseg.ranges import Count, Workers
 class EvaluateArguments(Options):
     """What to measure, and what to leave."""
 
-    model: str = option("runs/demo", "Folder written by training, or a Hub id; may stand first, without --model.")
+    model: str = option("runs/demo", "Folder written by training, a Hub id or an exported file; may stand first.")
     revision: str | None = option(None, "Branch, tag or commit of the Hub id.")
     split: str | None = option(None, "Split to measure; default: test if there is one, else validation.")
     num_workers: Workers = option(2, "Processes that read ahead of a GPU; on a CPU the model's own threads read.")
@@ -85,6 +85,7 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     from hf_urbanseg.inference.predictor import Predictor
     from hf_urbanseg.inference.shared_evaluation import measure_shared
     from hf_urbanseg.inference.temperature import fit_shared
+    from hf_urbanseg.models.exported import find_home, is_exported
     from hf_urbanseg.reports.evaluation_report import collect_failures, write_evaluation_report
     from hf_urbanseg.reports.failure_cases import describe_rule
     from hf_urbanseg.reports.run_report import write_measurement
@@ -105,7 +106,13 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     device, plan = plan_args.device if processes is None else processes.device, plan_args.build_plan()
     check_own_weights(args.model)
     predictor = Predictor.from_pretrained(args.model, device, plan, args.revision, plan_args.stock_decode_head)
-    data = load_recorded_data(data_args, args.model, args.revision)
+    if args.calibration:
+        predictor.check_scores()
+    if args.fit_temperature and is_exported(args.model):
+        fix = "fit it for the run's folder"
+        raise ConfigError("the folder of a model with `--fit_temperature`", "an exported file", fix, args.model)
+    home = find_home(args.model)
+    data = load_recorded_data(data_args, home, args.revision)
     split = args.split or ("test" if "test" in data.splits else "validation")
     rows, space = data.get_split(split), data.label_space
     if args.fit_temperature and "validation" not in data.splits:
@@ -114,7 +121,7 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     check_classes(predictor.label_space, data, args.model)
     if args.output:
         check_output(Path(args.output), args.model, data, split)
-        given = recall_data_arguments(data_args, args.model, args.revision)
+        given = recall_data_arguments(data_args, home, args.revision)
         source = describe_source(args.model, args.revision, given, data)
     inspection = inspect_pairs(data.splits, space, channels=data.channels)
     dataset = EvalDataset(rows, space, predictor.image_processor, predictor.sizes)
@@ -153,7 +160,7 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
             scores=scores,
             images=measurement.images,
             cases=collect_failures(predictor, data, split, measurement.images, args.failures, args.failures_per_class),
-            recipe=read_recorded_recipe(args.model, args.revision),
+            recipe=read_recorded_recipe(home, args.revision),
             protocol=protocol,
             data=f"{data.name}, {split}, {len(dataset)} images",
             environment=describe_environment(),

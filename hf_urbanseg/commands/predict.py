@@ -27,7 +27,7 @@ _KINDS = (*_IDS, "color", "overlay")
 class PredictArguments(Options):
     """What to predict, with which model, and where the pictures go."""
 
-    model: str = required("Folder written by training, or a Hub id; may stand first, without --model.")
+    model: str = required("Folder written by training, a Hub id or an exported file; may stand first.")
     input: list[str] = required("Images, videos and folders of them, not their subfolders; may stand second.")
     output: str = option("predictions", "Folder for the results; made if missing.")
     ids: str = option(

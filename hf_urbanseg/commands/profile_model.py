@@ -24,7 +24,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 class ProfileArguments(Options):
     """Which models, at which input, and what is measured."""
 
-    model: list[str] | None = option(None, "Folders or Hub ids; only their config.json is read.")
+    model: list[str] | None = option(None, "Folders or Hub ids, of which only config.json is read; exported files.")
     architecture: str = architecture_option()
     sizes: list[str] | None = option(
         None, "Named sizes of the architecture instead. Default without --model: b0 b2 b5, or all but tiny ones."

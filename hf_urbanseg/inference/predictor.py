@@ -23,7 +23,8 @@ from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.models.loading import find_file, load_complete, load_image_processor
+from hf_urbanseg.models.exported import is_exported, load_exported
+from hf_urbanseg.models.loading import find_file, load_complete, load_image_processor, restore_image_processor
 from hf_urbanseg.models.memory_format import lay_out_depthwise
 from hf_urbanseg.palettes import choose_colors
 
@@ -98,10 +99,10 @@ class Predictor:
         revision: str | None = None,
         stock_decode_head: bool = False,
     ) -> "Predictor":
-        """Loads a trained folder or Hub model, completely or not at all.
+        """Loads a trained folder, a Hub model or a file of `urbanseg export`, completely or not at all.
 
         Args:
-            name_or_path: A folder written by training, or a Hub id.
+            name_or_path: A folder written by training, an exported file, or a Hub id.
             device: None takes the GPU if there is one.
             revision: Branch, tag or commit of a Hub id.
             stock_decode_head: Leaves a SegFormer's decode head to transformers instead of computing the same faster.
@@ -109,6 +110,8 @@ class Predictor:
         Raises:
             ModelError: No such model, a file missing or damaged, a tensor missing, unexpected or of another shape.
         """
+        if is_exported(name_or_path):
+            return cls._from_exported(name_or_path, device, plan, stock_decode_head)
         image_processor = load_image_processor(name_or_path, revision)
         model = load_complete(AutoModelForSemanticSegmentation, name_or_path, revision=revision)
         lay_out_depthwise(model)
@@ -118,9 +121,33 @@ class Predictor:
         predictor.origin = name_or_path, revision
         return predictor
 
+    @classmethod
+    def _from_exported(cls, path, device, plan: PredictionPlan, stock_decode_head: bool) -> "Predictor":
+        if stock_decode_head or str(device or "cpu") != "cpu":
+            found = "`stock_decode_head`" if stock_decode_head else f"`device` {device}"
+            raise ModelError("an exported file as it is, on the CPU", found, "leave it out", path)
+        model = load_exported(path)
+        options = model.facts.get("image_processor")
+        if model.takes_bytes:
+            if not plan.is_plain:
+                fix = "leave scales, flips and windows out, or export it without `--takes_bytes`"
+                raise ModelError("one pass with a file of label maps", plan.describe(), fix, path)
+            options = options | {"do_resize": False, "do_rescale": False, "do_normalize": False}
+        predictor = cls(model, restore_image_processor(options, path), None, plan)
+        predictor.label_space = parse_label_space(model.facts.get("label_space"), str(path)).with_train_ids()
+        return predictor
+
+    def check_scores(self) -> None:
+        """Refuses (ModelError) an exported file that says classes alone."""
+        if getattr(self.model, "takes_bytes", False):
+            fix = "export it without `--takes_bytes`"
+            raise ModelError("a model that gives logits, for confidence", "one of label maps", fix, self.model.path)
+
     def predict_batch(self, images: Sequence[Image.Image | np.ndarray], scores: str | None = None) -> list[tuple]:
         """Predicts what `to_image` gives: train ids of each, (height, width) uint8 on the model's device, and the
         `scores` of `predict`, or None."""
+        if scores:
+            self.check_scores()
         self.model.eval()
         views = stack_views([build_views(image, self.image_processor, self.sizes) for image in images])
         sizes = [find_size(image) for image in images]
@@ -185,12 +212,18 @@ def load_label_ids(
         ModelError: A model that came without, or a class (or void) that has no label id.
     """
     fix = "leave label ids out: train ids are the model's own numbers"
-    try:
-        path = find_file(name_or_path, LABEL_SPACE_FILE, revision)
-    except ModelError as error:
-        expected = f"a model with the {LABEL_SPACE_FILE} that training writes, for label ids"
-        raise ModelError(expected, "none", fix, name_or_path) from error
-    space = parse_label_space(read_json(path, ModelError), str(path))
+    expected = f"a model with the {LABEL_SPACE_FILE} that training writes, for label ids"
+    if is_exported(name_or_path):
+        path, description = name_or_path, load_exported(name_or_path).facts["label_space"]
+        if not any({"label_ids", "label_colors"} & entry.keys() for entry in description["classes"]):
+            raise ModelError(expected, "a file exported of one without", fix, path)
+    else:
+        try:
+            path = find_file(name_or_path, LABEL_SPACE_FILE, revision)
+        except ModelError as error:
+            raise ModelError(expected, "none", fix, name_or_path) from error
+        description = read_json(path, ModelError)
+    space = parse_label_space(description, str(path))
     if space.names != tuple(names):
         raise ModelError(f"the model's {len(names)} classes", f"{len(space.names)} others", fix, path)
     if unspelt := [name for train_id, name in space.id2label.items() if train_id not in space.label_ids.values()]:

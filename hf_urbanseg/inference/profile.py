@@ -11,12 +11,13 @@ from hf_urbanseg.inference.latency import build_model, measure_latency, measure_
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import ARCHITECTURES, build_config, name_architecture
 from hf_urbanseg.models.complexity import count_flops, count_operations, count_parameters
+from hf_urbanseg.models.exported import is_exported, load_exported
 from hf_urbanseg.models.loading import load_config
 
 
 def load_known_config(name: str) -> PretrainedConfig:
-    """The configuration of a folder or Hub model, which must be of one of our architectures."""
-    config = load_config(name)
+    """The configuration of a folder, a Hub model or an exported file, which must be of one of our architectures."""
+    config = load_exported(name).config if is_exported(name) else load_config(name)
     if name_architecture(config.model_type) is None:
         expected, found = f"a model of {', '.join(ARCHITECTURES)}", f"model type `{config.model_type}`"
         raise ModelError(expected, found, "choose another model", name)
@@ -53,7 +54,17 @@ def count_costs(name: str, config: PretrainedConfig, image_size: Sequence[int]) 
 def measure_costs(
     config: PretrainedConfig, image_size: Sequence[int], batch_size: int, precision: str, device: str, **limits
 ) -> dict:
-    """Memory and latency of a model with random weights; arguments as of `measure_latency`."""
+    """Memory and latency of a model with random weights; arguments as of `measure_latency`.
+
+    Of an exported file, which `config` names, its own latency on the CPU and no memory.
+    """
+    if is_exported(path := config.name_or_path):
+        model = load_exported(path)
+        if model.takes_bytes or precision != "fp32" or device != "cpu":
+            found = "one of label maps" if model.takes_bytes else f"`{precision}` on {device}"
+            fix = "leave `--precision` and `--device` out, and export it without `--takes_bytes`"
+            raise ModelError("an exported file of logits, as it is, on the CPU", found, fix, path)
+        return {"memory": None, "latency": measure_latency(model, image_size, batch_size, **limits)}
     memory = measure_peak_memory(config, image_size, batch_size, precision, device)
     latency = measure_latency(build_model(config, precision).to(device), image_size, batch_size, **limits)
     return {"memory": memory, "latency": latency}

@@ -83,6 +83,11 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
             and not torch.jit.is_tracing()  # it would keep blocks of one size for all
         )
 
+    @torch.no_grad()
+    def compose(self) -> tuple[list[Tensor], Tensor] | None:
+        """The matrices and the bias that evaluation uses, BatchNorm included; None where it calls stock's layers."""
+        return self._compose(fold=True) if self._can_be_composed() and _is_plain(self.batch_norm) else None
+
     def _compose(self, fold: bool) -> tuple[list[Tensor], Tensor]:
         """One (D, C_i) matrix per stage and the bias of the sum, in fp32 at least."""
         fuse = self.linear_fuse.weight[:, :, 0, 0]

@@ -54,7 +54,7 @@ def print_report_table() -> None:
 def print_measured_costs(rows: Sequence[Mapping], precision: str, batch_size: int, environment: Mapping) -> None:
     """Prints what `measure_costs` measured beside it."""
     table = _start_table(
-        f"{precision}, batches of {batch_size}, random weights",
+        f"{precision}, batches of {batch_size}, random weights; exported files as they are",
         ("peak\nMiB", "logits\nms", "label map\nms", "p10..p90\nms", "passes", "images/s"),
     )
     for row in rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
 from hf_urbanseg.files import expand_home, hash_file
+from hf_urbanseg.models.exported import find_weights, is_exported
 from hf_urbanseg.models.loading import find_file
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.options.parsing import parse_arguments
@@ -97,13 +98,15 @@ def describe_source(
         `model`, its path or Hub id, and its commit as `revision`; `weights_sha256`, None for a model without the one
         file of weights; `data`, the options that name it.
     """
-    if Path(model).is_dir():
-        model = os.path.abspath(model)
-    else:
-        revision = find_file(model, "config.json", revision).parent.name  # in the Hub's cache the commit
     weights = None
+    if is_exported(model):
+        weights = hash_file(find_weights(model))
+    elif not Path(model).is_dir():
+        revision = find_file(model, "config.json", revision).parent.name  # in the Hub's cache the commit
     with contextlib.suppress(UrbanSegError):
-        weights = hash_file(find_file(model, WEIGHTS, revision))
+        weights = weights or hash_file(find_file(model, WEIGHTS, revision))
+    if Path(model).exists():
+        model = os.path.abspath(model)
     options = {f.name: getattr(data_args, f.name) for f in fields(DataArguments)}
     options = {key: value for key, value in options.items() if value != getattr(DataArguments(), key)}
     for key in {"data_dir", "dataset", "label_space", "split_file"} & options.keys():

@@ -47,6 +47,7 @@ def build_miniature(root: Path) -> None:
     main(["finetune", "--recipe", "segformer_b2_kitti", "--data_dir", "data_semantics.zip"])
     for name in SAME_RUN:
         shutil.copytree(root / RUN, root / name, ignore=shutil.ignore_patterns("checkpoint-*"))
+    main(["export", "runs/demo", "--frames", "1"])
     shutil.copy(root / RUN / "splits.yaml", root / "splits.yaml")
     main(["prepare-data", "--data_dir", "data_semantics.zip", "--output", "prepared/kitti"])
     main(["teach", "--teacher", RUN, "--data_dir", "data_semantics.zip", "--output", "runs/taught_by_b5"])

@@ -1,0 +1,93 @@
+"""A model -> a file for another runtime, written once it is known to predict the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_urbanseg.data.preprocessing import build_views
+from hf_urbanseg.deployment.check import Comparison, check_sizes, compare
+from hf_urbanseg.deployment.facts import describe_model
+from hf_urbanseg.deployment.network import LabelMapNetwork, LogitsNetwork
+from hf_urbanseg.deployment.quantisation import quantise
+from hf_urbanseg.deployment.writing import staged_files, write_network
+from hf_urbanseg.files import write_json
+from hf_urbanseg.inference.images import to_image
+from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.models.exported import find_weights
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """How a model is written.
+
+    Args:
+        kind: Of `exported.SUFFIXES`.
+        precision: fp32, fp16, bf16 or int8. OpenVINO's fp16 is of stored weights, its bf16 of the computing.
+        takes_bytes: Resizing, normalising, upsampling and argmax are in the file, too.
+        fixed_size: (height, width) of what goes in; None takes any.
+        opset: Version of ONNX's operators.
+        most_loss: In points; see `Comparison.check`.
+    """
+
+    kind: str
+    precision: str = "fp32"
+    takes_bytes: bool = False
+    fixed_size: Sequence[int] | None = None
+    opset: int = 17
+    most_loss: float = 0.5
+
+
+def export_model(
+    predictor: Predictor,
+    name_or_path: str,
+    output: Path,
+    plan: ExportPlan,
+    frames: Sequence[tuple],
+    what: str,
+    calibration: Sequence = (),
+) -> Comparison:
+    """Writes `output` and a JSON file beside it, or nothing.
+
+    Args:
+        predictor: Of the model, on the CPU.
+        name_or_path: Where the model is from.
+        frames: Images, as `Predictor.predict` takes them, each with its train ids or None, to compare on.
+        what: Those in words.
+        calibration: Images to find the ranges of int8 on.
+
+    Raises:
+        ModelError: A network that the format can't express, or a file that predicts otherwise.
+    """
+    facts = describe_model(predictor, name_or_path, plan.takes_bytes, plan.precision, plan.fixed_size)
+    in_dtype = plan.kind != "openvino"  # which keeps its graph in fp32 and is told how to store and compute it
+    dtype = _DTYPES.get(plan.precision, torch.float32) if in_dtype else torch.float32
+    network = LogitsNetwork(predictor.model, dtype)
+    if plan.takes_bytes:
+        network = LabelMapNetwork(network, predictor.image_processor).eval()
+    with staged_files(output) as staged:
+        first = staged.with_stem("fp32") if plan.precision == "int8" else staged
+        write_network(network, first, plan.kind, facts, plan.fixed_size, plan.opset)
+        if first != staged:
+            inputs = [_build_input(predictor, image, plan.takes_bytes) for image in calibration]
+            quantise(first, staged, plan.kind, inputs, facts)
+            for path in {first, find_weights(first)}:
+                path.unlink()
+        exported = Predictor.from_pretrained(staged)
+        if plan.fixed_size is None and not plan.takes_bytes:
+            check_sizes(predictor.model, exported.model)
+        found = compare(predictor, exported, frames, len(frames), what)
+        found.check(facts, plan.most_loss)
+        described = {"compared_on": found.what, "same_class": found.same, "mean_iou": found.mean_iou}
+        write_json(staged.with_suffix(".json"), facts | {"comparison": described})
+    return found
+
+
+def _build_input(predictor: Predictor, image, takes_bytes: bool) -> np.ndarray:
+    """One image as the network takes it, a batch of one."""
+    image = to_image(image)
+    return np.asarray(image)[None] if takes_bytes else build_views(image, predictor.image_processor)[0][None].numpy()
