@@ -7,7 +7,7 @@ it copies every map twice. As a permutation of (N, h, w, C) it is how convolutio
 
 from torch import Tensor, nn
 from transformers.models.segformer.modeling_segformer import (
-    SegformerDepthWiseConv,
+    SegformerMixMLP,
     SegformerOverlapPatchEmbeddings,
     SegformerSequenceReduction,
     SegformerStage,
@@ -35,10 +35,13 @@ class _SequenceReduction(SegformerSequenceReduction):
         return self.layer_norm(_to_tokens(maps, channels))
 
 
-class _DepthWiseConv(SegformerDepthWiseConv):
+class _MixMLP(SegformerMixMLP):
+    """Its linear layers as convolutions: the wide maps between them are never turned, the narrow ones twice."""
+
     def forward(self, hidden_states, height, width):
-        channels = self.dwconv.in_channels
-        return _to_tokens(self.dwconv(_to_maps(hidden_states, height, width, channels)), channels)
+        channels = self.fc1.in_channels
+        maps = self.fc1(_to_maps(hidden_states, height, width, channels))
+        return _to_tokens(self.fc2(self.activation_fn(self.dwconv.dwconv(maps))), channels)
 
 
 class _Stage(SegformerStage):
@@ -52,7 +55,15 @@ class _Stage(SegformerStage):
 
 
 def apply_exported_encoder(model: nn.Module) -> None:
-    """Makes the layers of a SegFormer of stock transformers go between tokens and maps as said above."""
-    classes = {one.__base__: one for one in (_PatchEmbeddings, _SequenceReduction, _DepthWiseConv, _Stage)}
-    for module in model.modules():
+    """Makes the layers of a stock SegFormer go between tokens and maps as said above; it can predict, no more."""
+    classes = {one.__base__: one for one in (_PatchEmbeddings, _SequenceReduction, _MixMLP, _Stage)}
+    for module in [*model.modules()]:
         module.__class__ = classes.get(type(module), type(module))
+        if isinstance(module, _MixMLP):
+            module.fc1, module.fc2 = _as_convolution(module.fc1), _as_convolution(module.fc2)
+
+
+def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
+    layer = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    layer.weight, layer.bias = nn.Parameter(linear.weight[:, :, None, None]), linear.bias
+    return layer
