@@ -4,4 +4,4 @@ from campaigns import run_campaign
 
 
 def test_kills__resume_is_identical():
-    run_campaign("robustness_kills.py", "kills", 12, "--processes", "1")
+    run_campaign("robustness_kills.py", "kills", 8, "--processes", "1")
