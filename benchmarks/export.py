@@ -90,7 +90,7 @@ def build_candidates(args, folder: Path):
         for precision in args.precisions:
             path = folder / f"{precision}{SUFFIXES[runtime]}"
             if precision == "int8":
-                quantise(written["ours fp32"], path, runtime, calibration, describe(model, precision))
+                quantise(written["ours fp32"], path, runtime, calibration, np.asarray, describe(model, precision))
             elif runtime == "openvino":
                 write_network(ours, path, runtime, describe(model, precision), size)
             else:

@@ -35,7 +35,8 @@ class ExportArguments(Options):
     model: str = required("Folder written by training, or a Hub id; may stand first.")
     to: str = option("onnx", "Runtime: onnx, openvino, tensorrt (an ONNX file) or torch.", choices=[*_PRECISIONS])
     output: str | None = option(
-        None, "File to write: .onnx, .xml (with a .bin) or .pt2, and a .json beside it. Default: model.* in --model."
+        None,
+        "File to write: .onnx, .xml (with a .bin) or .pt2, and a JSON file beside it. Default: model.* in --model.",
     )
     takes_bytes: bool = option(
         False, "Put resizing, normalising, upsampling and argmax in the file: an image's bytes in, train ids out."
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> None:
 def _export(args: ExportArguments, data_args: DataArguments, output: Path) -> None:
     from hf_urbanseg.deployment.export import ExportPlan, export_model
     from hf_urbanseg.inference.predictor import Predictor
-    from hf_urbanseg.models.exported import find_weights
+    from hf_urbanseg.models.exported import find_weights, name_description
 
     predictor = Predictor.from_pretrained(args.model, "cpu")
     data = _load_data(args, data_args)
@@ -95,7 +96,7 @@ def _export(args: ExportArguments, data_args: DataArguments, output: Path) -> No
     found = export_model(predictor, args.model, output, plan, frames, what, calibration)
     size = sum(path.stat().st_size for path in {output, find_weights(output)}) / 1e6
     taken = "x".join(map(str, args.fixed_size or ())) or "any size"
-    print(f"{output}: {size:.1f} MB, {precision}, inputs of {taken}; described in {output.with_suffix('.json').name}")
+    print(f"{output}: {size:.1f} MB, {precision}, inputs of {taken}; described in {name_description(output).name}")
     print(f"checked: {found}")
     if args.to == "tensorrt":
         height, width = args.fixed_size or predictor.base_size or (512, 1024)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hf_urbanseg.deployment.writing import staged_files, write_network
 from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.images import to_image
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.models.exported import find_weights
+from hf_urbanseg.models.exported import find_weights, name_description
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -73,8 +74,8 @@ def export_model(
         first = staged.with_stem("fp32") if plan.precision == "int8" else staged
         write_network(network, first, plan.kind, facts, plan.fixed_size, plan.opset)
         if first != staged:
-            inputs = [_build_input(predictor, image, plan.takes_bytes) for image in calibration]
-            quantise(first, staged, plan.kind, inputs, facts)
+            build = partial(_build_input, predictor, takes_bytes=plan.takes_bytes)
+            quantise(first, staged, plan.kind, calibration, build, facts)
             for path in {first, find_weights(first)}:
                 path.unlink()
         exported = Predictor.from_pretrained(staged)
@@ -83,7 +84,7 @@ def export_model(
         found = compare(predictor, exported, frames, len(frames), what)
         found.check(facts, plan.most_loss)
         described = {"compared_on": found.what, "same_class": found.same, "mean_iou": found.mean_iou}
-        write_json(staged.with_suffix(".json"), facts | {"comparison": described})
+        write_json(name_description(staged), facts | {"comparison": described})
     return found
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +14,36 @@ from hf_urbanseg.models.exported import check_packages
 from hf_urbanseg.models.loading import explain
 
 
-def quantise(source: Path, path: Path, kind: str, inputs: Sequence[np.ndarray], facts: Mapping) -> None:
+def quantise(
+    source: Path, path: Path, kind: str, images: Sequence, build_input: Callable[..., np.ndarray], facts: Mapping
+) -> None:
     """Makes an fp32 file one of int8: static ranges, weights per channel.
 
     Args:
         source: The fp32 file; another name than `path`, because OpenVINO keeps what it read mapped into memory.
         kind: `onnx` or `openvino`.
-        inputs: What the network is shown to find the ranges of its activations, a batch each.
+        images: What the network is shown to find the ranges of its activations; may be read several times.
+        build_input: Makes an image the network's input, a batch of one.
         facts: Metadata.
     """
     check_packages(kind, *({"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}[kind]))
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            {"onnx": _quantise_onnx, "openvino": _quantise_openvino}[kind](source, path, inputs, facts)
+            {"onnx": _quantise_onnx, "openvino": _quantise_openvino}[kind](source, path, images, build_input, facts)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # of either package, at any operator
         raise ModelError("a network that can be quantised", explain(error), "take `--precision fp32`") from error
 
 
-def _quantise_onnx(source: Path, path: Path, inputs: Sequence[np.ndarray], facts: Mapping) -> None:
+def _quantise_onnx(source: Path, path: Path, images: Sequence, build_input: Callable, facts: Mapping) -> None:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self.batches: Iterator = iter(inputs)
+            self.batches = map(build_input, images)
 
         def get_next(self):
             batch = next(self.batches, None)
@@ -55,7 +58,7 @@ def _quantise_onnx(source: Path, path: Path, inputs: Sequence[np.ndarray], facts
     save_onnx(onnx.load(path), path, facts)
 
 
-def _quantise_openvino(source: Path, path: Path, inputs: Sequence[np.ndarray], facts: Mapping) -> None:
+def _quantise_openvino(source: Path, path: Path, images: Sequence, build_input: Callable, facts: Mapping) -> None:
     import nncf
     import openvino
 
@@ -64,8 +67,8 @@ def _quantise_openvino(source: Path, path: Path, inputs: Sequence[np.ndarray], f
     # Of a channel each, OpenVINO 2026.4 loses them where tokens of an unknown number become maps.
     ranges = nncf.quantization.advanced_parameters.QuantizationParameters(per_channel=False)
     quantised = nncf.quantize(
-        model, nncf.Dataset(inputs), preset=nncf.QuantizationPreset.MIXED, model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(inputs),
+        model, nncf.Dataset(images, build_input), subset_size=len(images),
+        preset=nncf.QuantizationPreset.MIXED, model_type=nncf.ModelType.TRANSFORMER,
         advanced_parameters=nncf.AdvancedQuantizationParameters(activations_quantization_params=ranges),
     )  # fmt: skip
     save_openvino(quantised, path, facts)

@@ -32,6 +32,11 @@ def find_home(name_or_path: str | Path) -> str:
     return str(Path(name_or_path).parent if is_exported(name_or_path) else name_or_path)
 
 
+def name_description(path: str | Path) -> Path:
+    """The JSON file beside an exported one."""
+    return Path(f"{path}.json")
+
+
 def find_weights(path: str | Path) -> Path:
     """Of the files of an exported model that with its weights."""
     path = Path(path)
