@@ -1,5 +1,6 @@
 """A trained folder and some images -> train ids at each image's own size."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.data.rgb import find_size
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import read_json
-from hf_urbanseg.inference.calibration_file import find_temperature
+from hf_urbanseg.inference.calibration_file import CALIBRATION, find_temperature
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
@@ -27,6 +28,8 @@ from hf_urbanseg.models.exported import is_exported, load_exported
 from hf_urbanseg.models.loading import find_file, load_complete, load_image_processor, restore_image_processor
 from hf_urbanseg.models.memory_format import lay_out_depthwise
 from hf_urbanseg.palettes import choose_colors
+
+logger = logging.getLogger(__name__)
 
 SCORES = (None, "confidence", "probabilities")
 """What `Predictor.predict` can give beside classes."""
@@ -127,6 +130,9 @@ class Predictor:
             found = "`stock_decode_head`" if stock_decode_head else f"`device` {device}"
             raise ModelError("an exported file as it is, on the CPU", found, "leave it out", path)
         model = load_exported(path)
+        if (Path(path).parent / CALIBRATION).is_file():
+            logger.warning("%s: the temperature in %s was fitted for the folder's weights and isn't used for this file",
+                           path, CALIBRATION)  # fmt: skip
         options = model.facts.get("image_processor")
         if model.takes_bytes:
             if not plan.is_plain:

@@ -13,6 +13,7 @@ from PIL import Image
 from hf_urbanseg.__main__ import main as urbanseg
 from hf_urbanseg.commands import evaluate, export, predict, profile_model
 from hf_urbanseg.data.label_space_files import write_label_space
+from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.runs.folder import RunFolder
@@ -52,6 +53,16 @@ def test_export__a_file_of_label_maps_has_no_confidence(model, kitti, tmp_path, 
             "expected a model that gives logits, for confidence; found one of label maps; export it without `--takes_b"
         )
         assert (end.value.code, said in capsys.readouterr().err) == (2, True)
+
+
+def test_export__a_temperature_of_the_folder_is_not_the_files(exported, caplog):
+    calibration = exported.parent / "calibration.json"
+    for there in (False, True):
+        if there:
+            calibration.write_text("{}")
+        Predictor.from_pretrained(exported)
+        assert ("isn't used for this file" in caplog.text) is there
+    calibration.unlink()
 
 
 def test_export__its_file_is_measured_and_predicts_as_the_folder(exported, model, kitti, tmp_path, capsys):
