@@ -15,26 +15,22 @@ import torch
 import transformers
 from transformers import TrainerCallback, set_seed
 
-from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights, save_class_weights
-from hf_urbanseg.data.decoded_cache import build_decoded_cache
+from hf_urbanseg.data.class_weights import save_class_weights
 from hf_urbanseg.data.loading import LoadedData, load_data
-from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
-from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, channel_statistics, parse_scales
+from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.preprocessing import EvalDataset
+from hf_urbanseg.data.transforms import channel_statistics, parse_scales
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
 from hf_urbanseg.inference.calibration_file import CALIBRATION
-from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.build import build_image_processor, find_size
-from hf_urbanseg.models.freezing import count_trained
 from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.models.sizes import choose_eval_size, explain_misfit, find_commonest
-from hf_urbanseg.options.config import AugmentationArguments
-from hf_urbanseg.options.finetune_arguments import OWN_DATA, FinetuneArguments, parse_finetuning
-from hf_urbanseg.options.stock_options import check_effects, check_reporters, choose_data_seed
+from hf_urbanseg.options.finetune_arguments import FinetuneArguments, parse_finetuning
+from hf_urbanseg.options.stock_options import check_effects, check_reporters
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
 from hf_urbanseg.ranges import check_range
 from hf_urbanseg.reports.plots import plot_class_distribution
@@ -56,14 +52,20 @@ from hf_urbanseg.runs.inputs import (
 )
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.training.early_stopping import explain_stop
+from hf_urbanseg.training.inputs import (
+    LOCAL_PROCESSES,
+    build_train_dataset,
+    check_channels,
+    describe,
+    describe_defaults,
+    weigh_classes,
+)
 from hf_urbanseg.training.interruption import Interruption
 from hf_urbanseg.training.network import build_network, check_network
 from hf_urbanseg.training.teaching import prepare_teaching
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 logger = logging.getLogger(__name__)
-
-_LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def finetune(recipe: str | Path | None = None, **options) -> RunFolder:
@@ -137,7 +139,7 @@ def _run(
     start = time.time()
     args = arguments.training
     check_effects(args)
-    _check_channels(arguments)
+    check_channels(arguments)
     run = RunFolder(args.output_dir)
     differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
     checkpoint = by_first_process(lambda: _check_output(run, args))
@@ -156,7 +158,7 @@ def _run(
         inspection = inspect_pairs(data.splits, data.label_space, args.should_save, data.channels)
     if args.accept_changes or (args.resume and run.read_changes()):
         data, inspection = leave_out_trained(run, data, inspection)
-    weights, counts = _weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
+    weights, counts = weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
     frames = describe_frames(inspection)
     sizes = inspection.sizes("train")
     augmentation = arguments.augmentation.fit(sizes)
@@ -191,7 +193,7 @@ def _run(
         model,
         args,
         arguments.loss.build(data.label_space.num_labels, weights, teaching.parts),
-        _build_train_dataset(augmentation, args, data, inspection, teaching.cache),
+        build_train_dataset(augmentation, args, data, inspection, teaching.cache),
         held_out.get("validation"),  # selection never sees test
         image_processor,
         teacher=teaching.teacher,
@@ -218,8 +220,8 @@ def _run(
     trainer.add_callback(_Keeper(write_inputs, check))
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
     if arguments.run.recipe is None and data.name != "synthetic":
-        _describe_defaults(arguments, augmentation)
-    parameters = _describe(data, inspection, model, eval_size)
+        describe_defaults(arguments, augmentation)
+    parameters = describe(data, inspection, model, eval_size)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     check()
     trainer.settle()
@@ -253,17 +255,6 @@ def _run(
     return run
 
 
-def _check_channels(arguments: FinetuneArguments) -> None:
-    """Refuses what would leave the channels behind RGB unlearned, or can't take them."""
-    channels, model, args = arguments.data.channels, arguments.model, arguments.training
-    unfit = {
-        "freeze_encoder": args.freeze_encoder, "freeze_stages": args.freeze_stages, "lora_rank": model.lora_rank,
-        "teacher": arguments.distillation.teacher,
-    }  # fmt: skip
-    if channels > 3 and (found := [name for name, value in unfit.items() if value]):
-        raise ConfigError(f"`channels` {channels} without `{found[0]}`", f"`{unfit[found[0]]}`", "leave it out")
-
-
 def _prepare_process(args: UrbanSegTrainingArguments) -> None:
     """Logging from the first process only; the cores shared among the processes of a machine."""
     logging.getLogger("hf_urbanseg").setLevel(logging.INFO if args.should_log else logging.ERROR)
@@ -272,7 +263,7 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         check_range(0, os.cpu_count() or 1, cpu_threads=args.cpu_threads)
         # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
-        torch.set_num_threads(args.cpu_threads or max(1, cores // _LOCAL_PROCESSES))
+        torch.set_num_threads(args.cpu_threads or max(1, cores // LOCAL_PROCESSES))
 
 
 def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> str | None:
@@ -305,54 +296,6 @@ class _Keeper(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_save or control.should_log:
             self.check()
-
-
-def _weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
-    """Weights by scheme or file, and the training pixels per class."""
-    per_image = inspection.train_id_counts("train", space)
-    if choice.endswith(".json"):
-        return load_class_weights(choice, space), per_image.sum(0)
-    return None if choice == "none" else compute_class_weights(per_image, choice), per_image.sum(0)
-
-
-def _build_train_dataset(
-    augmentation: AugmentationArguments,
-    args: UrbanSegTrainingArguments,
-    data: LoadedData,
-    inspection: Inspection,
-    teacher,
-) -> TrainDataset:
-    transforms = build_train_transforms(**asdict(augmentation))
-    rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
-    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, _LOCAL_PROCESSES, data.channels)
-    return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache, teacher)
-
-
-def _describe_defaults(arguments: FinetuneArguments, augmentation: AugmentationArguments) -> None:
-    """What was taken where data was named and no recipe, and what to try next."""
-    start = arguments.model.model_name_or_path if arguments.model.init == "pretrained" else "random weights"
-    args, crop, scales = arguments.training, augmentation.crop_size, augmentation.train_scales
-    logger.info(
-        "no `--recipe` was named, so this is `%s`: %d steps from %s at learning rate %g, crops of %dx%d at scales %s",
-        OWN_DATA, args.max_steps, start, args.learning_rate, *crop, " ".join(scales),
-    )  # fmt: skip
-    if start == "tiny-streets":
-        logger.info(
-            "  next: `--size b0` starts from SegFormer-B0 on the Hub (a GPU helps), `--max_steps` trains longer"
-        )
-
-
-def _describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> dict[str, int]:
-    sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.splits.items())
-    logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
-    for note in data.notes:
-        logger.info("  %s", note)
-    size = "their own size" if data.channels > 3 else "{}x{} (height x width)".format(*eval_size)
-    void = 100 * inspection.void_share("train", data.label_space)
-    logger.info("void pixels in train: %.1f %%; images measured at %s, scores at native size", void, size)
-    parameters = count_trained(model)
-    logger.info("model: %.2f M parameters, %.2f M of them trained", *(count / 1e6 for count in parameters.values()))
-    return parameters
 
 
 def _write_inputs(

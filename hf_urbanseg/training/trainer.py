@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from hf_urbanseg.data.collator import collate_train
-from hf_urbanseg.data.preprocessing import EpochSampler, EvalDataset, TrainDataset
+from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
+from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure

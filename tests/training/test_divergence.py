@@ -10,7 +10,7 @@ import torch
 from noise import SMALL, Samples
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_urbanseg.data.preprocessing import EpochSampler
+from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.errors import DivergenceError, ModelError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.cross_entropy import CrossEntropyLoss
