@@ -3,11 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
 
 from hf_urbanseg.data.class_files import read_class_words
 from hf_urbanseg.data.label_space_files import read_label_space
+from hf_urbanseg.data.scenes import ALIKE, describe_scenes, find_alike, read_scenes
 from hf_urbanseg.data.sources import (
     cityscapes,
     described_folders,
@@ -18,7 +21,7 @@ from hf_urbanseg.data.sources import (
     simple_folders,
     synthetic,
 )
-from hf_urbanseg.data.sources.request import DataRequest
+from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.data.splits import arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import expand_home, explain_missing
@@ -75,6 +78,8 @@ def load_data(
     format: str = "auto",
     background: str | None = None,
     channels: int = 3,
+    scenes: str = "auto",
+    fold: int | None = None,
 ) -> LoadedData:
     """Loads data, pairs images with labels and splits them. Files are listed but not opened: see `inspect_pairs`.
 
@@ -99,6 +104,9 @@ def load_data(
         background: What pixels in no shape of an export are: `class` or `void`; None is the former, if `label_space`
             has such a class.
         channels: Of every image; 3 are RGB, whatever the file has.
+        scenes: Frames that a cut keeps together: `auto` is what the layout says, else whose pictures are alike
+            (`find_alike`); `none`; or a YAML file with a list `scenes` of lists of names.
+        fold: Number of the one that is held out as test, of a `split_file` that lists `folds`.
 
     Raises:
         DataError: Anything missing, unpaired, ambiguous or unreadable; one line that names it.
@@ -146,11 +154,28 @@ def load_data(
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
     made = found.final_notes if split_file is None else None
     fractions = test_fraction, validation_fraction if made is None else 0
-    splits, notes = arrange_splits(found.splits, split_file, keep_together, found.scenes, *fractions, split_seed, where)
+    splits, notes = arrange_splits(
+        found.splits, split_file, keep_together, partial(_choose_scenes, scenes, found), *fractions, split_seed, where,
+        fold,
+    )  # fmt: skip
     notes = tuple(dict.fromkeys((*found.notes, *(made or ()), *notes)))
     if channels != 3:
         splits = splits.cast_column("image", Image(decode=False))
     return LoadedData(splits, recolor(found.label_space, palette), found.name, notes, channels)
+
+
+def _choose_scenes(choice: str, found: FoundData, rows: Dataset) -> tuple[list, str | None]:
+    """Groups of frames that a cut of `rows` keeps together, and a sentence on what isn't told by the layout."""
+    if choice == "none":
+        return [], None
+    if choice != "auto":
+        names = [name for split in found.splits.values() for name in split["name"]]
+        groups = read_scenes(choice, names)
+        return groups, describe_scenes(groups, f"as listed in {Path(choice).name}")
+    told = {name for scene in found.scenes for name in scene}
+    groups = find_alike(rows) if found.look_alike and set(rows["name"]) - told else []
+    how = f"because their pictures are alike (correlation above {ALIKE}; `--scenes none` ignores it)"
+    return [*found.scenes, *groups], describe_scenes(groups, how) if groups else None
 
 
 def _find_source(request: DataRequest):

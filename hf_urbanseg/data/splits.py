@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -26,7 +26,7 @@ def _cut_names(
     machine and version, and adding a frame moves at most one other across it. Names of a group go together; the group
     counts by its first name, and is passed over if it would overshoot.
     """
-    units = sorted(_merge_groups(names, groups), key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}".encode()).digest())
+    units = sorted(merge_groups(names, groups), key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}".encode()).digest())
     if len(units) < 2:
         found = f"{len(names)} frames in {len(units)} scene"
         fix = "add data, list the splits in `--split_file`, or set the fraction to 0"
@@ -46,7 +46,7 @@ def _cut_names(
     return {name for unit in taken for name in unit}
 
 
-def _merge_groups(names: Sequence[str], groups: Iterable[Sequence[str]]) -> list[list[str]]:
+def merge_groups(names: Sequence[str], groups: Iterable[Sequence[str]]) -> list[list[str]]:
     """Sorted lists of names that go together, ungrouped names alone; groups that share a name become one."""
     unit_of = {name: {name} for name in names}
     for group in groups:
@@ -59,11 +59,12 @@ def arrange_splits(
     found: Mapping[str, Dataset],
     split_file: str | None,
     keep_together: Sequence[str] | None,
-    scenes: Iterable[Sequence[str]],
+    find_scenes: Callable[[Dataset], tuple[Iterable[Sequence[str]], str | None]],
     test_fraction: float,
     validation_fraction: float,
     seed: int,
     source: str,
+    fold: int | None = None,
 ) -> tuple[DatasetDict, list[str]]:
     """Train, validation and test, each sorted by name, and a sentence on each cut.
 
@@ -71,29 +72,38 @@ def arrange_splits(
 
     Args:
         found: The data's own splits, or everything under `all`.
-        scenes: Names that the layout says belong together, for cuts.
+        find_scenes: Names that belong together in what is about to be cut, and a sentence on it.
         source: The data, named in errors.
+        fold: Of a split file that lists `folds`, the one that is held out.
     """
     for split, rows in found.items():
         if not len(rows):
             raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
     every_name = [name for rows in found.values() for name in rows["name"]]
     together = _parse_groups(keep_together, every_name, source)
-    groups, splits, notes = [*scenes, *together], dict(found), []
+    splits, notes = dict(found), []
+    if fold is not None and split_file is None:
+        raise DataError("a `split_file` of folds with `fold`", "none", "name it, or leave `--fold` out", source)
     if split_file is not None:
         pool = concatenate_datasets(list(found.values()))
-        listed = _read_split_file(split_file, every_name)
+        listed = _read_split_file(split_file, every_name, fold)
         splits = {split: _select(pool, names) for split, names in listed.items()}
         notes.append(f"splits: as listed in {Path(split_file).name}")
         if unlisted := len(every_name) - sum(map(len, listed.values())):
             notes.append(f"split file: {unlisted} of {len(every_name)} frames are not listed and not used")
     elif UNSPLIT in found:
         splits = {"train": found[UNSPLIT]}
-        if test_fraction:
-            names = _cut_names(every_name, test_fraction, seed, groups, source)
-            splits = {"train": _select(found[UNSPLIT], {*every_name} - names), "test": _select(found[UNSPLIT], names)}
-            notes.append(f"test: {len(names)} of {len(every_name)} frames, seed {seed}")
-    if "validation" not in splits and "train" in splits and validation_fraction:
+    cuts_test = split_file is None and UNSPLIT in found and test_fraction > 0
+    cuts_validation = "validation" not in splits and "train" in splits and validation_fraction > 0
+    groups = together
+    if cuts_test or cuts_validation:
+        scenes, note = find_scenes(splits["train"])
+        groups, notes = [*scenes, *together], [*notes, *([note] if note else [])]
+    if cuts_test:
+        names = _cut_names(every_name, test_fraction, seed, groups, source)
+        splits = {"train": _select(found[UNSPLIT], {*every_name} - names), "test": _select(found[UNSPLIT], names)}
+        notes.append(f"test: {len(names)} of {len(every_name)} frames, seed {seed}")
+    if cuts_validation:
         train = splits["train"]["name"]
         names = _cut_names(train, validation_fraction, seed, groups, source)
         notes.append(f"validation: {len(names)} of {len(train)} training frames, seed {seed}")
@@ -105,10 +115,14 @@ def arrange_splits(
     return DatasetDict(named), notes
 
 
-def _read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, list[str]]:
-    """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional)."""
+def _read_split_file(path: str | Path, known_names: Sequence[str], fold: int | None) -> dict[str, list[str]]:
+    """Names by split from YAML lists `train`, `validation` (optional) and `test` (optional), or from `folds`."""
     path = expand_home(path)
     listed = read_mapping(path, "split", words=True)
+    if "folds" in listed:
+        listed = choose_fold(listed, fold, path)
+    elif fold is not None:
+        raise DataError("a list `folds` with `fold`", f"{', '.join(listed) or 'nothing'}", "leave `--fold` out", path)
     known, split_of = set(known_names), {}
     if len(known) < len(known_names):
         twice = next(name for name in sorted(known) if list(known_names).count(name) > 1)
@@ -128,6 +142,24 @@ def _read_split_file(path: str | Path, known_names: Sequence[str]) -> dict[str, 
                 raise DataError("each frame in one split", f"`{name}` in {where}", "remove one", path)
             split_of[name] = split
     return listed
+
+
+def choose_fold(listed: Mapping, fold: int | None, path: Path) -> dict[str, list[str]]:
+    """The splits of a file of `folds`: one is test and the others train; without `fold` all train, and the file's own
+    `test`, which is in no fold, is the test."""
+    folds, test = listed["folds"], listed.get("test") or []
+    unknown = sorted(set(listed) - {"folds", "scenes", "test"})
+    if unknown or not isinstance(folds, list) or not all(isinstance(names, list) and names for names in folds):
+        found = f"`{unknown[0]}`" if unknown else f"{folds!r:.60}"
+        raise DataError(
+            "`folds`, a list of lists of frame names, beside `scenes` and `test`", found, "correct it", path
+        )
+    if fold is None:
+        return {"train": [name for names in folds for name in names], **({"test": test} if test else {})}
+    if fold >= len(folds):
+        raise DataError(f"a `fold` of 0..{len(folds) - 1}", f"{fold}", "choose one of them", path)
+    train = [name for number, names in enumerate(folds) if number != fold for name in names]
+    return {"train": train, "test": folds[fold]}
 
 
 def write_split_file(path: str | Path, splits: Mapping[str, Dataset | Sequence[str]]) -> None:

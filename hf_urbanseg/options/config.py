@@ -49,6 +49,12 @@ class DataArguments(Options):
     test_fraction: ShareBelowOne = option(0.25, "Share cut off as test where the data has none (report: 50 of 200).")
     validation_fraction: ShareBelowOne = option(0.1, "Share of train cut off for model selection where there is none.")
     split_seed: Seed = option(0, "Seed of those cuts.")
+    scenes: str = option(
+        "auto",
+        "Frames that cuts keep together: `auto`, what the layout says, or pictures that are alike; `none`; or a YAML "
+        "file of them.",
+    )
+    fold: Count | None = option(None, "The fold held out as test, of a --split_file that `urbanseg crossval` wrote.")
     dataset_revision: str | None = option(None, "Branch, tag or commit of the data set on the Hub.")
     dataset_config: str | None = option(
         None,

@@ -18,7 +18,7 @@ from hf_urbanseg.runs.folder import LABEL_SPACE, MEASURED, RECIPE, SPLITS, WEIGH
 
 logger = logging.getLogger(__name__)
 
-_CUTS = ("split_file", "keep_together", "test_fraction", "validation_fraction", "split_seed")
+_CUTS = ("split_file", "fold", "keep_together", "scenes", "test_fraction", "validation_fraction", "split_seed")
 
 
 def load_recorded_data(data_args: DataArguments, model: str, revision: str | None = None) -> LoadedData:
@@ -76,8 +76,9 @@ def recall_data_arguments(data_args: DataArguments, model: str, revision: str | 
     (recalled,) = parse_arguments((DataArguments,), [], recorded, recipe)
     recalled = replace(recalled, palette=data_args.palette or recalled.palette)
     has_splits = source is None or RunFolder(model).has(SPLITS)
-    if recalled.dataset != "synthetic" and recalled.split_file is None and has_splits:
-        recalled = replace(recalled, split_file=str(find_file(model, SPLITS, revision)))
+    listed = recalled.split_file is not None and recalled.fold is None
+    if recalled.dataset != "synthetic" and not listed and has_splits:
+        recalled = replace(recalled, split_file=str(find_file(model, SPLITS, revision)), fold=None)
     if recalled.dataset not in (None, "synthetic") and recalled.label_space is None:
         # What names of classes mean is told from them (`label_space_from_names`); the run's own reading counts.
         with contextlib.suppress(UrbanSegError):

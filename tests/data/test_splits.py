@@ -3,7 +3,7 @@ import hashlib
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_urbanseg.data.splits import _cut_names, _merge_groups, _read_split_file, arrange_splits, write_split_file
+from hf_urbanseg.data.splits import _cut_names, _read_split_file, arrange_splits, merge_groups, write_split_file
 from hf_urbanseg.errors import DataError
 
 KITTI_NAMES = [f"{index:06d}_10" for index in range(200)]
@@ -13,8 +13,10 @@ def rows(names):
     return Dataset.from_dict({"name": list(names)})
 
 
-def arrange(found, split_file=None, keep_together=None, scenes=(), test=0.25, validation=0.1, seed=0):
-    return arrange_splits(found, split_file, keep_together, scenes, test, validation, seed, "the data")
+def arrange(found, split_file=None, keep_together=None, scenes=(), test=0.25, validation=0.1, seed=0, fold=None):
+    return arrange_splits(
+        found, split_file, keep_together, lambda rows: (scenes, None), test, validation, seed, "the data", fold
+    )
 
 
 def cut_names(names, fraction, seed, groups=()):
@@ -80,7 +82,7 @@ def test_cut_names__one_scene_is_refused():
 
 
 def test_merge_groups__shared_name_joins_and_unknown_names_are_left_out():
-    assert sorted(_merge_groups("abcde", [["c", "b"], ["d", "c", "z"]])) == [["a"], ["b", "c", "d"], ["e"]]
+    assert sorted(merge_groups("abcde", [["c", "b"], ["d", "c", "z"]])) == [["a"], ["b", "c", "d"], ["e"]]
 
 
 def test_arrange_splits__200_frames_give_135_15_50():
@@ -169,7 +171,7 @@ def test_read_split_file__unquoted_numbers_stay_names(tmp_path):
     # As YAML numbers they would be 8, 9 and 1000.0.
     file = tmp_path / "splits.yaml"
     file.write_text("train: [000000_10, 1e3]\ntest:\n- 000000_11\n")
-    assert _read_split_file(file, ["000000_10", "000000_11", "1e3"]) == {
+    assert _read_split_file(file, ["000000_10", "000000_11", "1e3"], None) == {
         "train": ["000000_10", "1e3"],
         "test": ["000000_11"],
     }
@@ -179,7 +181,7 @@ def test_write_split_file__reads_back(tmp_path):
     file = tmp_path / "splits.yaml"
     listed = {"train": ["000000_10", "a b"], "validation": ["no"], "test": ["x: y"]}
     write_split_file(file, DatasetDict({split: rows(names) for split, names in listed.items()}))
-    assert _read_split_file(file, ["000000_10", "a b", "no", "x: y", "unused"]) == listed
+    assert _read_split_file(file, ["000000_10", "a b", "no", "x: y", "unused"], None) == listed
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_read_split_file__bad_content_names_the_file(tmp_path, text, message):
     file = tmp_path / "splits.yaml"
     file.write_text(text)
     with pytest.raises(DataError) as caught:
-        _read_split_file(file, ["a", "b"])
+        _read_split_file(file, ["a", "b"], None)
     assert str(caught.value).startswith(f"{file}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -209,14 +211,14 @@ def test_read_split_file__bad_content_names_the_file(tmp_path, text, message):
 
 def test_read_split_file__missing_or_binary(tmp_path):
     with pytest.raises(DataError, match="No such file"):
-        _read_split_file(tmp_path / "none.yaml", ["a"])
+        _read_split_file(tmp_path / "none.yaml", ["a"], None)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="a split file in YAML"):
-        _read_split_file(tmp_path / "binary.yaml", ["a"])
+        _read_split_file(tmp_path / "binary.yaml", ["a"], None)
 
 
 def test_read_split_file__ambiguous_names(tmp_path):
     file = tmp_path / "splits.yaml"
     file.write_text("train: [a]")
     with pytest.raises(DataError, match="unique in the whole data set; found a twice"):
-        _read_split_file(file, ["a", "b", "a"])
+        _read_split_file(file, ["a", "b", "a"], None)

@@ -30,13 +30,14 @@ def compute_key(splits: DatasetDict, label_space: LabelSpace, channels: int = 3)
     try:
         for split, dataset in splits.items():
             for row in dataset:
-                key.update(json.dumps([split, row["name"], *map(_identify, (row["image"], row["label"]))]).encode())
+                key.update(json.dumps([split, row["name"], *map(identify_file, (row["image"], row["label"]))]).encode())
     except (OSError, ValueError):
         return None
     return key.hexdigest()
 
 
-def _identify(stored: Mapping | None) -> list:
+def identify_file(stored: Mapping | None) -> list:
+    """What changes when a stored picture does: its bytes' digest, or its file's path, size and time."""
     if stored and stored["bytes"] is not None:
         return [hashlib.sha256(stored["bytes"]).hexdigest()]
     path = (stored and stored["path"]) or ""

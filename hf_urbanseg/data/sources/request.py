@@ -50,6 +50,7 @@ class FoundData:
         name: Short name of the data.
         notes: One sentence each on what is unusual about the splits.
         scenes: Names of frames that belong together, for cuts.
+        look_alike: Whether frames in none of them may show one scene, too, so that their pictures are compared.
         final_notes: How `prepare_data` made the splits, off which nothing is cut then; None for others.
     """
 
@@ -58,4 +59,5 @@ class FoundData:
     name: str
     notes: Sequence[str] = ()
     scenes: Sequence[Sequence[str]] = ()
+    look_alike: bool = True
     final_notes: Sequence[str] | None = None

@@ -62,3 +62,20 @@ def test_load__labels_missing_altogether(training, tmp_path):
     shutil.rmtree(training / "semantic")
     with pytest.raises(DataError, match="training/semantic: expected a folder of images; found no such folder"):
         read(tmp_path)
+
+
+def test_load__frames_of_a_drive_stay_together(training, tmp_path):
+    for frame in ("000002_10", "000003_10"):
+        for folder in ("image_2", "semantic"):
+            shutil.copy(training / folder / "000000_10.png", training / folder / f"{frame}.png")
+    mapping = tmp_path / "devkit_scene_flow" / "mapping" / "train_mapping.txt"
+    mapping.parent.mkdir(parents=True)
+    drive = "2011_09_26 2011_09_26_drive_0005_sync"
+    mapping.write_text(f"{drive} 0000000059\n\n{drive} 0000000079\n2011_09_26 2011_09_26_drive_0009_sync 0000000010\n")
+    for given in (tmp_path, training):
+        found = kitti.load(DataRequest(given))
+        assert found.scenes == [["000000_10", "000002_10"]]
+        assert found.notes == ["scenes: 3 of 4 frames are of 2 drives, as train_mapping.txt says"]
+    mapping.write_text("0000000059\n")
+    with pytest.raises(DataError, match=r"train_mapping.txt: .*found `0000000059` in line 1"):
+        kitti.load(DataRequest(tmp_path))
