@@ -1,6 +1,6 @@
 """How far a score would move with other images: intervals and tests by resampling images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -38,7 +38,11 @@ class PairedResult:
 
 
 def bootstrap_mean_iou(
-    images: ImageCounts, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    images: ImageCounts | Sequence[ImageCounts],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    scenes: Sequence[Sequence[str]] = (),
 ) -> Interval:
     """Percentile bootstrap interval of a split's mIoU.
 
@@ -53,19 +57,29 @@ def bootstrap_mean_iou(
 
     10,000 resamples hold the limits to about 2 % of the interval's width. Equal seeds give equal intervals.
 
+    Args:
+        images: Of one model, or of one for each of several training seeds on the same images: then the score is their
+            mean, seeds are drawn with replacement, too, and the interval also says how far other seeds would move it.
+        scenes: Names of images that are drawn together, for frames of one street say little more than one of them;
+            all others are drawn one by one.
+
     Raises:
-        DataError: Fewer than two images, or none with a labelled pixel.
+        DataError: Fewer than two images or scenes, or none with a labelled pixel.
     """
-    _check(images)
-    counts = _stack(images)
-    estimate = float(_mean_iou(counts.sum(0)))
-    drawn = np.concatenate([_mean_iou(weights @ counts) for weights in _draw(len(images), resamples, seed)])
+    counts = _stack_all(images, scenes)
+    estimate = float(np.mean([_mean_iou(one.sum(0)) for one in counts]))
+    drawn = _draw_seeds(_resample(counts, resamples, seed), seed)
     low, high = _percentiles(drawn, confidence)
     return Interval(estimate, low, high, confidence, resamples, seed)
 
 
 def paired_bootstrap(
-    a: ImageCounts, b: ImageCounts, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    a: ImageCounts | Sequence[ImageCounts],
+    b: ImageCounts | Sequence[ImageCounts],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    scenes: Sequence[Sequence[str]] = (),
 ) -> PairedResult:
     """Is model b better than model a? mIoU of b minus mIoU of a on the same resampled images.
 
@@ -75,18 +89,19 @@ def paired_bootstrap(
     `bootstrap_mean_iou`, p < 0.05 came out for 6 to 7 % of pairs of equally good models (25, 50, 200 images): take p
     between 0.02 and 0.05 as a hint.
 
+    Several training seeds, of each model as many and in the same order, and `scenes` as in `bootstrap_mean_iou`: a
+    resample takes the same seeds and scenes of both.
+
     Raises:
-        DataError: Other images, classes or labels in a than in b, or fewer than two images.
+        DataError: Other images, classes or labels in a than in b, or fewer than two images or scenes.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 15.4 (level from the percentiles).
     """
-    _check(a)
-    b = _align(a, b)
-    counts_a, counts_b = _stack(a), _stack(b)
-    difference = float(_mean_iou(counts_b.sum(0)) - _mean_iou(counts_a.sum(0)))
-    drawn = np.concatenate(
-        [_mean_iou(weights @ counts_b) - _mean_iou(weights @ counts_a) for weights in _draw(len(a), resamples, seed)]
-    )
+    a, b = _list(a), _list(b)
+    counts_a, counts_b = (_stack_all(one, scenes, a[0]) for one in (a, b))
+    pairs = zip(counts_a, counts_b, strict=True)
+    difference = float(np.mean([_mean_iou(two.sum(0)) - _mean_iou(one.sum(0)) for one, two in pairs]))
+    drawn = _draw_seeds(_resample(counts_b, resamples, seed) - _resample(counts_a, resamples, seed), seed)
     low, high = _percentiles(drawn, confidence)
     rarer = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     p_value = min(1.0, 2 * (1 + int(rarer)) / (1 + resamples))
@@ -103,9 +118,39 @@ def _draw(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn.reshape(-1), minlength=count * images).reshape(count, images).astype(np.float64)
 
 
-def _stack(images: ImageCounts) -> np.ndarray:
-    """(N, 2C) float64: hits and unions; sums of pixels stay exact below 2**53."""
-    return np.concatenate([images.hits, images.labelled + images.predicted - images.hits], 1).astype(np.float64)
+def _resample(counts: Sequence[np.ndarray], resamples: int, seed: int) -> np.ndarray:
+    """(R, S): mIoU of each of S measurements in each of R resamples."""
+    draws = _draw(len(counts[0]), resamples, seed)
+    return np.concatenate([np.stack([_mean_iou(weights @ one) for one in counts], 1) for weights in draws])
+
+
+def _draw_seeds(scores: np.ndarray, seed: int) -> np.ndarray:
+    """(R, S) -> (R,): the mean of S of them, drawn with replacement; of one, itself."""
+    drawn = np.random.default_rng((seed, 1)).integers(0, scores.shape[1], scores.shape)
+    return np.take_along_axis(scores, drawn, 1).mean(1)
+
+
+def _list(images: ImageCounts | Sequence[ImageCounts]) -> list[ImageCounts]:
+    return [images] if isinstance(images, ImageCounts) else list(images)
+
+
+def _stack_all(
+    images: ImageCounts | Sequence[ImageCounts], scenes: Sequence[Sequence[str]], like: ImageCounts | None = None
+) -> list[np.ndarray]:
+    """Of each measurement (U, 2C) float64, hits and unions by scene; sums of pixels stay exact below 2**53."""
+    images = _list(images)
+    like = like or images[0]
+    scene_of = {name: number for number, scene in enumerate(scenes) for name in scene}
+    units = [scene_of.get(name, name) for name in like.names]
+    place = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
+    _check(like, len(place))
+    stacked = []
+    for one in (like if one is like else _align(like, one) for one in images):
+        found = np.zeros((len(place), 2 * len(like.classes)))
+        rows = np.concatenate([one.hits, one.labelled + one.predicted - one.hits], 1)
+        np.add.at(found, [place[unit] for unit in units], rows)
+        stacked.append(found)
+    return stacked
 
 
 def _mean_iou(sums: np.ndarray) -> np.ndarray:
@@ -122,9 +167,10 @@ def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _check(images: ImageCounts) -> None:
-    if len(images) < 2:
-        raise DataError("two images or more to resample", f"{len(images)}", "measure more images")
+def _check(images: ImageCounts, units: int) -> None:
+    if units < 2:
+        what = "images" if units == len(images) else "scenes"
+        raise DataError(f"two {what} or more to resample", f"{units}", "measure more images")
     if not images.labelled.any():
         raise DataError("labelled pixels", "only void", "check the labels")
 

@@ -163,3 +163,36 @@ def test_paired_bootstrap__false_alarms_are_about_as_rare_as_the_level_says():
         for seed in range(1000, 1200)
     )
     assert 1 <= alarms < 24
+
+
+def test_paired_bootstrap__seeds_and_scenes_equal_a_plain_loop():
+    """Scenes and seeds drawn with replacement, one at a time, through the score's own function."""
+    a, b = ([build_images(seed + 10 * model)[0] for seed in range(3)] for model in range(2))
+    for matrices in (*a, *b):
+        matrices[...] = matrices if matrices is a[0] else np.where(np.eye(4, dtype=bool), matrices, a[0])
+    for model in (a, b):  # the same labels everywhere
+        for matrices in model:
+            moved = np.minimum(np.einsum("nii->ni", matrices), np.einsum("nii->ni", a[0]))
+            rest = a[0].sum(2) - moved
+            matrices[...] = 0
+            matrices[:, range(4), range(4)] = moved
+            matrices[:, range(4), (1, 2, 3, 0)] = rest
+    scenes = [["000", "001", "002"], ["005", "007"]]
+    units = [[0, 1, 2], [3], [4], [5, 7], [6], [8], [9], [10], [11]]
+    random, picks = np.random.default_rng(4), np.random.default_rng((4, 1)).integers(0, 3, (60, 3))
+    expected = []
+    for drawn, seeds in zip(random.integers(0, len(units), (60, len(units))), picks, strict=True):
+        images = [image for unit in drawn for image in units[unit]]
+        score = [[compute_scores(model[s][images].sum(0))["mean_iou"] for s in seeds] for model in (a, b)]
+        expected.append(np.mean(score[1]) - np.mean(score[0]))
+    counts = [[as_counts(matrices) for matrices in model] for model in (a, b)]
+    found = paired_bootstrap(*counts, confidence=0.9, resamples=60, seed=4, scenes=scenes)
+    np.testing.assert_allclose(
+        [found.interval.low, found.interval.high], np.quantile(expected, [0.05, 0.95]), rtol=1e-10
+    )
+    means = [np.mean([compute_scores(matrices.sum(0))["mean_iou"] for matrices in model]) for model in (a, b)]
+    assert found.difference == pytest.approx(means[1] - means[0], rel=1e-12)
+    single = bootstrap_mean_iou(counts[0][:1], resamples=60, seed=4)
+    assert single == bootstrap_mean_iou(counts[0][0], resamples=60, seed=4)
+    with pytest.raises(DataError, match="two scenes or more to resample; found 1"):
+        bootstrap_mean_iou(counts[0], scenes=[counts[0][0].names])
