@@ -1,5 +1,7 @@
 """Parameter groups and the learning-rate schedule of the report."""
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,8 +19,10 @@ def build_parameter_groups(
     weight_decay: float = 0.01,
     decay_norms: bool = False,
     decay_biases: bool = True,
+    stages: Sequence[Sequence[nn.Module]] = (),
+    stage_lr_decay: float = 1.0,
 ) -> list[dict]:
-    """Parameter groups for AdamW: decayed and not, encoder and heads.
+    """Parameter groups for AdamW: decayed and not, encoder and heads, stages of the encoder.
 
     Everything outside the encoder (`base_model_prefix`) is a head. Groups follow modules, not key strings: both
     spellings of SegFormer's keys exist.
@@ -27,18 +31,26 @@ def build_parameter_groups(
         learning_rate: Of the encoder.
         decay_norms: Decay scale and shift of normalisation layers.
         decay_biases: Decay the biases of all other layers.
+        stages: The encoder's, the first first.
+        stage_lr_decay: Each stage learns at this share of the rate of the one behind it; the last, and what of the
+            encoder is in no stage, at `learning_rate`.
 
     Returns:
-        Up to four groups with `params`, `lr`, `weight_decay` and `name` (`encoder`, `encoder_no_decay`, `head`,
-        `head_no_decay`). Frozen parameters are in none.
+        Groups with `params`, `lr`, `weight_decay` and `name` (`encoder`, `encoder_no_decay`, `head`, `head_no_decay`;
+        with a decay below 1 `encoder_stage1` ... in place of the first two). Frozen parameters are in none.
 
     Source: the report's code, `paramwise_cfg` with `norm` (decay_mult 0) and `head` (lr_mult 10), biases decayed. It
         matches strings in names, which misses two kinds of normalisation layers and decays them: the one at the end of
         each encoder stage (`layers.0.2`) and the heads' BatchNorm (`head` wins over `norm`, and its name is `bn`).
-        Here the defaults decay no normalisation layer.
+        Here the defaults decay no normalisation layer. Rates by depth: Clark et al. 2020 (ELECTRA), by layers; here by
+        stages, as a stage's layers are few.
     """
     encoder = getattr(model, getattr(model, "base_model_prefix", ""), None)
     in_encoder = {id(parameter) for parameter in encoder.parameters()} if encoder is not None else set()
+    stage_of = {}
+    if stage_lr_decay != 1:
+        numbered = ((number, module) for number, modules in enumerate(stages, 1) for module in modules)
+        stage_of = {id(parameter): number for number, module in numbered for parameter in module.parameters()}
     undecayed = set()
     for module in model.modules():
         if isinstance(module, _NORMS):
@@ -52,6 +64,8 @@ def build_parameter_groups(
         if not parameter.requires_grad:
             continue
         part, rate = ("encoder", 1.0) if id(parameter) in in_encoder else ("head", head_lr_multiplier)
+        if stage := stage_of.get(id(parameter)):
+            part, rate = f"encoder_stage{stage}", stage_lr_decay ** (len(stages) - stage)
         name, decay = (f"{part}_no_decay", 0.0) if id(parameter) in undecayed else (part, weight_decay)
         group = {"params": [], "lr": learning_rate * rate, "weight_decay": decay, "name": name}
         groups.setdefault(name, group)["params"].append(parameter)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.models.freezing import list_stages
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule, compute_polynomial_factor
 
 
@@ -36,6 +37,20 @@ def test_build_parameter_groups__four_groups_with_the_reports_rates(model):
         "encoder_no_decay": (1e-5, 0.0),
         "head": (pytest.approx(1e-4), 0.01),
         "head_no_decay": (pytest.approx(1e-4), 0.0),
+    }
+
+
+def test_build_parameter_groups__rates_by_stage(model):
+    groups = build_parameter_groups(model, 1e-5, stages=list_stages(model), stage_lr_decay=0.5)
+    expected = {"decode_head": 1e-4} | {f"segformer.stages.{i}": 1e-5 * 0.5 ** (3 - i) for i in range(4)}
+    owners = group_of(model, groups)
+    assert len(owners) == len(list(model.parameters()))
+    for name, group in owners.items():
+        (rate,) = (rate for start, rate in expected.items() if name.startswith(start))
+        assert group["lr"] == pytest.approx(rate, rel=1e-12), name
+    plain = group_of(model, build_parameter_groups(model, 1e-5))
+    assert {name: group["weight_decay"] for name, group in owners.items()} == {
+        name: group["weight_decay"] for name, group in plain.items()
     }
 
 

@@ -3,10 +3,9 @@
 Options behind `--` go to every run: `urbanseg reproduce ladder --data_dir data_semantics.zip --size b0 -- --bf16 true`.
 """
 
-import os
 import shlex
 import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +14,9 @@ from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments
-from hf_urbanseg.options.fields import Options, option
+from hf_urbanseg.options.fields import option
 from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.several_runs import SeveralRuns, launcher_option, spell_data, split_words
 from hf_urbanseg.ranges import Range, Seed
 from hf_urbanseg.reports.systems import ROWS
 
@@ -29,22 +29,8 @@ Options behind `--` go to every run, and a `--size` there replaces every row's o
 {textwrap.fill(f"Rows: {', '.join(ROWS)}.", 120)}"""
 
 
-def _launcher():
-    return option(None, "What starts a module on several processes, such as `accelerate launch --num_processes 4`.")
-
-
-class _Runs(Options):
-    """What the options of several runs have in common."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.seeds = list(dict.fromkeys(self.seeds))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("one process that starts the others", "several", "name the launcher by `--launcher`")
-
-
 @dataclass
-class LadderArguments(_Runs):
+class LadderArguments(SeveralRuns):
     """Which part of the ladder, and how its runs are started."""
 
     size: str = option(
@@ -55,7 +41,7 @@ class LadderArguments(_Runs):
     rungs: list[Annotated[int, Range(1, 7)]] = option([1, 2, 3, 4, 5, 6, 7], f"Rungs to run: {_RUNGS}.")
     seeds: list[Seed] = option([0, 1, 2], "Each rung is run once with each.")
     output_dir: str | None = option(None, "Folder of all runs and of the table and plot. Default: runs/ladder_<size>.")
-    launcher: str | None = _launcher()
+    launcher: str | None = launcher_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -63,7 +49,7 @@ class LadderArguments(_Runs):
 
 
 @dataclass
-class TableArguments(_Runs):
+class TableArguments(SeveralRuns):
     """Which part of the table, and how its runs are started."""
 
     rows: list[str] | None = option(
@@ -73,7 +59,7 @@ class TableArguments(_Runs):
     swin_cityscapes: str | None = option(None, "Folder or Hub id that this row starts from: the Hub has none.")
     latency: bool = option(True, "Measure the latency of every row that was run, at the end, on this machine.")
     output_dir: str = option("runs/table", "Folder of all runs and of the table and plot.")
-    launcher: str | None = _launcher()
+    launcher: str | None = launcher_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -108,7 +94,7 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> tuple[LadderArguments | TableArguments, list[str]]:
     """Our options, and the words that every run gets."""
-    own, extra = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    own, extra = split_words(argv)
     kinds = {"ladder": (LadderArguments, __doc__), "table": (TableArguments, _TABLE)}
     kind = own[0] if own[:1] and own[0] in kinds else None
     types, said = (kinds[kind or "ladder"][0], DataArguments), kinds[kind or "ladder"][1]
@@ -120,12 +106,4 @@ def _parse(argv: list[str]) -> tuple[LadderArguments | TableArguments, list[str]
         expected = "`ladder` or `table`, what to reproduce, as the first word"
         raise ConfigError(expected, f"`{' '.join(own[:1])}`", "add it")
     args, data = parse_arguments(types, own[1:])
-    words = []
-    for f in fields(DataArguments):
-        value = getattr(data, f.name)
-        if value != f.default:
-            words += [f"--{f.name}", *map(str, value if isinstance(value, list) else [value])]
-    if any(word.partition("=")[0] == "--hub_token" for word in extra):
-        # It would stand in the files written here and in the list of processes.
-        raise ConfigError("options without a token", "`--hub_token`", "put it into HF_TOKEN, or use `hf auth login`")
-    return args, words + extra
+    return args, spell_data(data) + extra

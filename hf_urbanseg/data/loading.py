@@ -1,7 +1,7 @@
 """From a Hub id, a saved set, a folder or an archive to splits of image, label and name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ class LoadedData:
         name: Short name of the data, such as `kitti`, or the Hub id.
         notes: One sentence each on how the splits came about.
         channels: Of every image. If they aren't 3, column image is `Image(decode=False)`; see `to_array`.
+        find_scenes: Rows -> names that belong together in them, and a sentence on it.
     """
 
     splits: DatasetDict
@@ -51,6 +52,7 @@ class LoadedData:
     name: str
     notes: tuple[str, ...]
     channels: int = 3
+    find_scenes: Callable[[Dataset], tuple[list, str | None]] = lambda rows: ([], None)
 
     def get_split(self, split: str) -> Dataset:
         """The rows of a split that a user names; ConfigError where there is none of that name."""
@@ -154,14 +156,14 @@ def load_data(
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
     made = found.final_notes if split_file is None else None
     fractions = test_fraction, validation_fraction if made is None else 0
+    find_scenes = partial(_choose_scenes, scenes, found)
     splits, notes = arrange_splits(
-        found.splits, split_file, keep_together, partial(_choose_scenes, scenes, found), *fractions, split_seed, where,
-        fold,
-    )  # fmt: skip
+        found.splits, split_file, keep_together, find_scenes, *fractions, split_seed, where, fold
+    )
     notes = tuple(dict.fromkeys((*found.notes, *(made or ()), *notes)))
     if channels != 3:
         splits = splits.cast_column("image", Image(decode=False))
-    return LoadedData(splits, recolor(found.label_space, palette), found.name, notes, channels)
+    return LoadedData(splits, recolor(found.label_space, palette), found.name, notes, channels, find_scenes)
 
 
 def _choose_scenes(choice: str, found: FoundData, rows: Dataset) -> tuple[list, str | None]:

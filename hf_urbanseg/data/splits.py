@@ -80,7 +80,7 @@ def arrange_splits(
         if not len(rows):
             raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
     every_name = [name for rows in found.values() for name in rows["name"]]
-    together = _parse_groups(keep_together, every_name, source)
+    together = parse_groups(keep_together, every_name, source)
     splits, notes = dict(found), []
     if fold is not None and split_file is None:
         raise DataError("a `split_file` of folds with `fold`", "none", "name it, or leave `--fold` out", source)
@@ -176,7 +176,8 @@ def _select(rows: Dataset, names: Iterable[str]) -> Dataset:
     return rows if indices == list(range(len(rows))) else rows.select(indices)
 
 
-def _parse_groups(keep_together: Sequence[str] | None, names: Sequence[str], source: str) -> list[list[str]]:
+def parse_groups(keep_together: Sequence[str] | None, names: Sequence[str], source: str) -> list[list[str]]:
+    """Lists of frame names from `keep_together`'s words; DataError for a name that isn't in the data."""
     groups = [[name.strip() for name in words.split(",") if name.strip()] for words in keep_together or ()]
     if unknown := sorted({name for group in groups for name in group} - set(names)):
         raise DataError("names of frames in `keep_together`", f"`{unknown[0]}`", _guess(unknown[0], names), source)

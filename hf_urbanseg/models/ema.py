@@ -25,12 +25,13 @@ class ExponentialMovingAverage:
     Args:
         model: The model that trains, not wrapped by DDP; the average starts from it as it is now.
         decay: Share that is kept per step, in [0, 1).
+        start: Step up to which the average is the model itself; t counts from there.
 
     Source: the warm-up is that of TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999):
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float = 0.999, start: int = 0):
+        self.decay, self.start = decay, start
         self.step = 0
         """The step of the last update, as it was given."""
         self._model = model
@@ -42,7 +43,8 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes the model's present weights into the average; `step` is t, optimiser steps done so far, from 1."""
-        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        averaged = max(step - self.start, 0)
+        weight = 1.0 - min(self.decay, (1 + averaged) / (10 + averaged)) if averaged else 1.0
         for name, tensor in _tensors(self._model).items():
             average = self._average[name]
             if average.device != tensor.device:  # the model moved since

@@ -62,6 +62,8 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             metric = f"ema_{metric.removeprefix('ema_')}"
         if metric.startswith("ema_") and not self.ema_decay:
             raise ConfigError("`ema_decay` with averaged weights", "0", "use for example 0.999")
+        if self.ema_start and not self.ema_decay:
+            raise ConfigError("`ema_decay` with `ema_start`", "0", "use for example 0.999, or leave the other out")
         self.metric_for_best_model = metric
         if self.resume and self.overwrite:
             raise ConfigError("either `resume` or `overwrite`", "both", "drop one")

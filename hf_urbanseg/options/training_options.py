@@ -34,6 +34,9 @@ class TrainingOptions:
     )
     learning_rate: Amount = option(1e-5, "Peak learning rate of the encoder (report: 1e-5).")
     head_lr_multiplier: Amount = option(10.0, "Factor on the learning rate of everything but the encoder (report: 10).")
+    stage_lr_decay: Annotated[float, Range(0, 1, above=True)] = option(
+        1.0, "Each stage of the encoder learns at this share of the rate of the one behind it, such as 0.8. 1: alike."
+    )
     weight_decay: Amount = option(0.01, "AdamW's weight decay, not on normalisation layers (report: 0.01).")
     max_steps: Annotated[int, Range(1, 10**9, also=-1)] = option(
         10_000, "Optimiser steps (report: 10,000 for B0, 20,000 for B2 and B5)."
@@ -60,6 +63,7 @@ class TrainingOptions:
     ema_decay: ShareBelowOne = option(
         0.0, "Average the weights over steps with this decay and measure them too; 0 is off."
     )
+    ema_start: Count = option(0, "Begin to average at this step.")
     export_ema: bool = option(False, "Select by and export the averaged weights.")
     freeze_batch_norm: bool = option(False, "Keep the running statistics of BatchNorm as they are.")
     freeze_encoder: bool = option(
@@ -123,9 +127,9 @@ class TrainingOptions:
 RARE_TRAINING_OPTIONS = (
     "accept_changes", "auxiliary_channels", "background", "channels", "cpu_threads",
     "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases", "decay_norms",
-    "early_stopping_threshold", "format", "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout",
-    "logging_nan_inf_filter", "lora_alpha", "lora_dropout", "lr_cycle_decay", "lr_end", "lr_power",
-    "max_skipped_steps", "metric_for_best_model", "new_classifier", "palette", "stock_decode_head",
-    "sync_batch_norm", "teacher_revision", "warmup_start",
+    "early_stopping_threshold", "ema_start", "fold", "format", "greater_is_better", "hub_pictures",
+    "hub_tensorboard", "hub_timeout", "logging_nan_inf_filter", "lora_alpha", "lora_dropout", "lr_cycle_decay",
+    "lr_end", "lr_power", "max_skipped_steps", "metric_for_best_model", "new_classifier", "palette", "scenes",
+    "stage_lr_decay", "stock_decode_head", "sync_batch_norm", "teacher_revision", "warmup_start",
 )  # fmt: skip
 """Of a training's options, those that few people change: the short help leaves them out."""

@@ -12,8 +12,8 @@ from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_config
-from hf_urbanseg.models.loading import first_line
-from hf_urbanseg.options.config import DataArguments, ModelArguments
+from hf_urbanseg.models.loading import first_line, locate
+from hf_urbanseg.options.config import ModelArguments
 from hf_urbanseg.reproduction.plan import PlannedRun
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -22,7 +22,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 def find_problems(runs: Iterable[PlannedRun]) -> list[UrbanSegError]:
     """What these runs lack: data (every pair is read) and weights."""
     runs = list(runs)
-    checks = [(_check_data, data) for data in {repr(run.data): run.data for run in runs}.values()]
+    checks = [(_check_data, run) for run in {(repr(run.data), run.is_measured): run for run in runs}.values()]
     models = {
         (run.model.model_name_or_path, run.model.model_revision)
         if run.model.init == "pretrained"
@@ -39,10 +39,10 @@ def find_problems(runs: Iterable[PlannedRun]) -> list[UrbanSegError]:
     return problems
 
 
-def _check_data(options: DataArguments) -> None:
-    data = load_data(**asdict(options))
-    inspect_pairs(data.splits, data.label_space)
-    for needed in ({"train"}, {"test", "validation"}):
+def _check_data(run: PlannedRun) -> None:
+    data = load_data(**asdict(run.data))
+    inspect_pairs(data.splits, data.label_space, channels=data.channels)
+    for needed in ({"train"}, *([{"test", "validation"}] if run.is_measured else [])):
         if not needed & set(data.splits):
             expected, found = f"a split `{'` or `'.join(sorted(needed))}`", ", ".join(data.splits)
             raise DataError(expected, found, "name it in `--split_file`", data.name)
@@ -57,7 +57,7 @@ def _check_model(options: ModelArguments) -> None:
         # Of the package's recipes, the one of this row alone names none.
         expected = "a model that the row `swin_cityscapes` starts from"
         raise ModelError(expected, "none", "name a folder or Hub id by `--swin_cityscapes`, or leave the row out")
-    folder = Path(name)
+    folder = Path(locate(name))
     if folder.is_dir():
         if not (folder / "config.json").is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
             fix = "give the folder of a saved model"

@@ -27,6 +27,7 @@ class PlannedRun:
     recipe: dict  # everything these words decide
     data: DataArguments
     model: ModelArguments
+    is_measured: bool = True  # on data that it isn't trained on
 
     @property
     def name(self) -> str:
@@ -40,13 +41,13 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError("options for all runs after `--`", f"`{word}`, which every run has its own of", "drop it")
 
 
-def plan_run(folder: Path, recipe: str, size: str, seed: int, words: Sequence[str]) -> PlannedRun:
-    """A run of a recipe in a folder; a `--size` among the words wins.
+def plan_run(folder: Path, recipe: str, size: str | None, seed: int, words: Sequence[str]) -> PlannedRun:
+    """A run of a recipe in a folder; a `--size` among the words wins, and None is the recipe's own.
 
     Raises:
         ConfigError: An option that finetune doesn't take.
     """
-    own = ["--recipe", recipe, "--size", size, "--output_dir", str(folder)]
+    own = ["--recipe", recipe, *(["--size", size] if size else []), "--output_dir", str(folder)]
     own += ["--seed", str(seed), *words]
     # `--use_cpu` is not recorded, and keeps this process from taking memory on a GPU.
     arguments = parse_finetuning([*own, "--use_cpu"])

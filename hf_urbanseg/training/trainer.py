@@ -24,7 +24,7 @@ from hf_urbanseg.metrics.mean_iou import compute_scores
 from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
 from hf_urbanseg.models.compilation import check_compiler, run_once
 from hf_urbanseg.models.ema import ExponentialMovingAverage
-from hf_urbanseg.models.freezing import freeze_encoder, keep_frozen
+from hf_urbanseg.models.freezing import freeze_encoder, keep_frozen, list_stages
 from hf_urbanseg.models.lora import list_adapted, merge_lora
 from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.optim import build_parameter_groups
@@ -119,7 +119,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         self.train_sampler: EpochSampler | None = None
         self.loss_log = LossLog(self.args.device)
         ema_decay = getattr(args, "ema_decay", 0)
-        self.ema = ExponentialMovingAverage(self.model, ema_decay) if ema_decay else None
+        self.ema = ExponentialMovingAverage(self.model, ema_decay, self.args.ema_start) if ema_decay else None
         self.guard = DivergenceGuard(self)
         self.step_batches: list[dict[str, Tensor]] = []  # of the present step, this rank's
         self.first_step = 0  # that training began at, a checkpoint's if it was resumed
@@ -286,6 +286,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
             groups = build_parameter_groups(
                 model, args.learning_rate, args.head_lr_multiplier, args.weight_decay,
                 decay_norms=args.decay_norms, decay_biases=args.decay_biases,
+                stages=list_stages(model) if args.stage_lr_decay != 1 else (), stage_lr_decay=args.stage_lr_decay,
             )  # fmt: skip
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer

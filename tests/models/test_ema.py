@@ -61,6 +61,22 @@ def test_exponential_moving_average__equals_the_recurrence(dtype, tolerance, dec
         assert average.flatten().tolist() == pytest.approx(recurrence(values, decay), rel=tolerance, abs=tolerance)
 
 
+def test_exponential_moving_average__begins_where_it_is_told_to():
+    """Until then it is the model bit for bit, and from there the recurrence with its own count of steps."""
+    model = build()
+    ema = ExponentialMovingAverage(model, 0.9, start=3)
+    values = []
+    for step in range(1, 9):
+        move(model, step)
+        ema.update(step)
+        if step <= 3:
+            assert torch.equal(ema.state_dict()["parameters.0.weight"], model[0].weight.detach())
+        if step >= 3:
+            values.append(model[0].weight.flatten().tolist())
+    found = ema.state_dict()["parameters.0.weight"].flatten().tolist()
+    assert found == pytest.approx(recurrence(values, 0.9), rel=1e-5, abs=1e-5)
+
+
 def test_exponential_moving_average__first_steps_by_hand():
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.constant_(model.weight, 11.0)
