@@ -1,9 +1,10 @@
-"""BatchNorm across processes, and BatchNorm that keeps its statistics."""
+"""BatchNorm across processes, BatchNorm that keeps its statistics, and BatchNorm that finds them anew."""
 
 import logging
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -33,3 +34,35 @@ def keep_batch_norm_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _BATCH_NORM):
             module.eval()
+
+
+def list_batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Its BatchNorm layers that keep running statistics."""
+    found = [module for module in model.modules() if isinstance(module, _BATCH_NORM)]
+    return [module for module in found if module.track_running_stats]
+
+
+@torch.no_grad()
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Makes the running statistics of `model` the plain means over `batches`; it is in evaluation mode afterwards.
+
+    For averaged weights, whose statistics aren't the average of the others' statistics. Dropout and drop path are off,
+    as where the statistics will be used.
+
+    Args:
+        batches: Inputs of the model, (N, C, H, W) float.
+
+    Source: Izmailov et al. 2018 (stochastic weight averaging), section 3.2; torch's `swa_utils.update_bn` leaves
+        dropout on.
+    """
+    model.eval()
+    layers = {module: module.momentum for module in list_batch_norms(model)}
+    for module in layers:
+        module.reset_running_stats()
+        module.momentum = None  # a cumulative mean
+        module.train()
+    for pixel_values in batches:
+        model(pixel_values)
+    for module, momentum in layers.items():
+        module.momentum = momentum
+    model.eval()

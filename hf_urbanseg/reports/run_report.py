@@ -64,7 +64,8 @@ def write_run_report(
         "splits": scores,
         "selection": {
             "exported_step": state.best_global_step if selected else state.global_step,
-            "by": "mean_iou of validation" if selected else "last step",
+            "by": f"{trainer.args.metric_for_best_model.removeprefix('ema_')} of validation" if selected else "last step",
+            "averaged": bool(getattr(trainer.args, "export_ema", False)),
         },
         "data": describe_data(data),
         "training": dict(training),
@@ -92,6 +93,7 @@ def print_run(run: RunFolder) -> None:
     selection = metrics["selection"]
     training = metrics["training"]
     end = f"exported step {selection['exported_step']}, {selection['by']}; {training['seconds']:.0f} s"
+    end += ", averaged weights" if selection.get("averaged") else ""
     end += f"; {training['stopped']}" if "stopped" in training else ""
     if metrics["splits"]:
         shown = choose_shown_split(metrics["splits"])

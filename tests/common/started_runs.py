@@ -41,11 +41,11 @@ class Starts:
         return [Path(words[words.index("--output_dir") + 1]).name for words in self.words]
 
 
-def reproduce_here(monkeypatch, argv, extra=TINY, starts=None) -> Starts:
-    """`urbanseg reproduce` with these words, and `extra` behind `--`."""
+def reproduce_here(monkeypatch, argv, extra=TINY, starts=None, command=reproduce) -> Starts:
+    """`urbanseg reproduce`, or another command that starts runs, with these words, and `extra` behind `--`."""
     starts = starts or Starts()
     monkeypatch.setattr(running, "start_finetune", starts)
-    reproduce.main([str(word) for word in [*argv, "--", *extra]])
+    command.main([str(word) for word in [*argv, "--", *extra]])
     return starts
 
 

@@ -6,7 +6,11 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
-from hf_urbanseg.models.batch_norm import convert_sync_batch_norm, keep_batch_norm_statistics
+from hf_urbanseg.models.batch_norm import (
+    convert_sync_batch_norm,
+    keep_batch_norm_statistics,
+    recalibrate_batch_norm,
+)
 
 
 def build() -> SegformerForSemanticSegmentation:
@@ -87,3 +91,15 @@ def test_keep_batch_norm_statistics__synchronised_ones_too():
     convert_sync_batch_norm(model, 2, "cuda")
     keep_batch_norm_statistics(model)
     assert not any(module.training for module in batch_norms(model).values())
+
+
+def test_recalibrate_batch_norm__is_the_mean_over_batches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.9), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).double()
+    batches = [torch.randn(2, 3, 5, 7, dtype=torch.float64) + number for number in range(4)]
+    recalibrate_batch_norm(model, batches)
+    inputs = [model[0](batch).detach().transpose(0, 1).flatten(1) for batch in batches]
+    torch.testing.assert_close(model[2].running_mean, torch.stack([one.mean(1) for one in inputs]).mean(0))
+    torch.testing.assert_close(model[2].running_var, torch.stack([one.var(1) for one in inputs]).mean(0))
+    assert not any(module.training for module in model.modules())
+    assert model[2].momentum == 0.1
