@@ -55,6 +55,7 @@ def write_run_report(
     state = trainer.state
     predictor = Predictor(trainer.model, trainer.processing_class)
     selected = trainer.args.load_best_model_at_end and state.best_global_step
+    metric = (trainer.args.metric_for_best_model or "").removeprefix("ema_")
     scores = {
         split: write_split_files(run, split, measurement, predictor, data, constant, weights)
         for split, measurement in measured.items()
@@ -64,7 +65,7 @@ def write_run_report(
         "splits": scores,
         "selection": {
             "exported_step": state.best_global_step if selected else state.global_step,
-            "by": f"{trainer.args.metric_for_best_model.removeprefix('ema_')} of validation" if selected else "last step",
+            "by": f"{metric} of validation" if selected else "last step",
             "averaged": bool(getattr(trainer.args, "export_ema", False)),
         },
         "data": describe_data(data),
