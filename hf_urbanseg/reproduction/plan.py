@@ -11,6 +11,7 @@ from hf_urbanseg.options.config import DataArguments, ModelArguments
 from hf_urbanseg.options.finetune_arguments import parse_finetuning
 from hf_urbanseg.options.training_arguments import resolve_recipe
 from hf_urbanseg.runs.folder import RunFolder
+from hf_urbanseg.runs.inputs import list_defaults
 from hf_urbanseg.training.checkpoints import find_newest_checkpoint, list_checkpoints
 
 _OURS = ("recipe", "output_dir", "seed", "resume", "overwrite")
@@ -25,6 +26,7 @@ class PlannedRun:
     folder: Path
     words: tuple[str, ...]  # the command line of finetune, without `--resume`
     recipe: dict  # everything these words decide
+    defaults: dict  # what a recorded recipe means that doesn't say it
     data: DataArguments
     model: ModelArguments
     is_measured: bool = True  # on data that it isn't trained on
@@ -51,7 +53,8 @@ def plan_run(folder: Path, recipe: str, size: str | None, seed: int, words: Sequ
     own += ["--seed", str(seed), *words]
     # `--use_cpu` is not recorded, and keeps this process from taking memory on a GPU.
     arguments = parse_finetuning([*own, "--use_cpu"])
-    return PlannedRun(folder, tuple(own), resolve_recipe(*arguments), arguments.data, arguments.model)
+    recipe, defaults = resolve_recipe(*arguments), list_defaults(arguments)
+    return PlannedRun(folder, tuple(own), recipe, defaults, arguments.data, arguments.model)
 
 
 def find_state(run: PlannedRun) -> str:
@@ -88,6 +91,9 @@ def _differences(run: PlannedRun) -> str:
     if "validation" not in splits:
         ignored |= {"eval_strategy", "load_best_model_at_end"}  # finetune turns them off then, and records that
     expected = yaml.safe_load(yaml.safe_dump(run.recipe))
-    keys = [key for key in {**expected, **recorded} if key not in ignored and expected.get(key) != recorded.get(key)]
-    shown = [f"`{key}` {recorded.get(key)} instead of {expected.get(key)}" for key in keys[:3]]
+    found = {
+        key: [said.get(key, run.defaults.get(key)) for said in (recorded, expected)] for key in {**expected, **recorded}
+    }
+    keys = [key for key, (one, other) in found.items() if key not in ignored and one != other]
+    shown = ["`{}` {} instead of {}".format(key, *found[key]) for key in keys[:3]]
     return ", ".join(shown) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -84,14 +84,19 @@ def find_differences(
     return differences
 
 
-def compare_options(run: RunFolder, arguments: Iterable, processes: int) -> Iterator[Difference]:
-    """Options that decide numbers, and the number of processes, which multiplies the batch."""
-    arguments = list(arguments)
-    defaults = {
+def list_defaults(arguments: Iterable) -> dict:
+    """Of options, which stand for what a recipe doesn't say: an older version may not have had them."""
+    return {
         f.name: f.default_factory() if f.default_factory is not MISSING else f.default
         for one in arguments
         for f in fields(one)
     }
+
+
+def compare_options(run: RunFolder, arguments: Iterable, processes: int) -> Iterator[Difference]:
+    """Options that decide numbers, and the number of processes, which multiplies the batch."""
+    arguments = list(arguments)
+    defaults = list_defaults(arguments)
     before, now = run.read_recipe(), yaml.safe_load(yaml.safe_dump(resolve_recipe(*arguments)))
     ignored = set(_FREE)
     if now.get("init") == "random":
