@@ -6,6 +6,7 @@ first run. Options behind `--` go to every run:
 """
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,11 +50,14 @@ def main(argv: list[str]) -> None:
     types = (CrossvalArguments, FoldsArguments, DataArguments)
     help_if_asked(own, types, __doc__, usage)
     chosen, args, data = parse_arguments(types, ["--test_fraction", "0", *own])
-    run_folds(args, list(dict.fromkeys(chosen.recipe)), data, extra)
+    run_folds(args, {recipe: [] for recipe in chosen.recipe}, data, extra)
 
 
-def run_folds(args: FoldsArguments, recipes: list[str], data: DataArguments, extra: list[str], ladder=False) -> None:
-    """Everything behind the options; `ladder` compares each recipe with the one before it."""
+def run_folds(
+    args: FoldsArguments, recipes: Mapping[str, list[str]], data: DataArguments, extra: list[str], ladder: bool = False
+) -> None:
+    """Everything behind the options: of `recipes` each has words of its own, and `ladder` compares it with the one
+    before it."""
     from hf_urbanseg.reproduction.crossval import (
         FOLDS_FILE,
         plan_crossval,
@@ -73,7 +77,8 @@ def run_folds(args: FoldsArguments, recipes: list[str], data: DataArguments, ext
         print(f"folds: {output / FOLDS_FILE}", scenes, *notes, sep="\n  ")
         runs = list(plan.values())
         report = partial(write_crossval_report, output, plan, words, notes, ladder)
-        last = [plan_final(recipes[-1], args.size, args.seeds[0], output, words)] if args.final else []
+        *_, (recipe, own) = recipes.items()
+        last = [plan_final(recipe, args.size, args.seeds[0], output, [*own, *words])] if args.final else []
         runs += last
         run_all(runs, check_runs(runs, output, "cross-validation"), output, shlex.split(args.launcher or ""), report)
         print(report(), *(f"Trained on everything: {run.folder}" for run in last), sep="\n")

@@ -3,6 +3,7 @@
 Options behind `--` go to every run: `urbanseg reproduce ladder --data_dir data_semantics.zip --size b0 -- --bf16 true`.
 """
 
+import re
 import shlex
 import textwrap
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 from hf_urbanseg.command_line import command, help_if_asked
+from hf_urbanseg.commands.crossval import FoldsArguments, run_folds
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.locks import locked
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.options.fields import option
 from hf_urbanseg.options.parsing import parse_arguments
+from hf_urbanseg.options.recipe import recipe_names
 from hf_urbanseg.options.several_runs import SeveralRuns, launcher_option, spell_data, split_words
 from hf_urbanseg.ranges import Range, Seed
 from hf_urbanseg.reports.systems import ROWS
@@ -27,6 +30,15 @@ Options behind `--` go to every run, and a `--size` there replaces every row's o
 `urbanseg reproduce table --data_dir data_semantics.zip --rows unet pspnet_resnet18 -- --size tiny`.
 
 {textwrap.fill(f"Rows: {', '.join(ROWS)}.", 120)}"""
+
+
+LEVERS = tuple(name.removeprefix("beyond/") for name in recipe_names() if re.match("beyond/[0-9]", name))
+_BEYOND = f"""Cross-validates what goes beyond the report, lever by lever: each rung has one more than the one before.
+
+Frames are dealt into folds of whole scenes, nothing is selected, and every change has an interval; docs/beyond.md.
+`urbanseg reproduce beyond --size b0 --data_dir data_semantics.zip --final true -- --bf16 true`.
+
+{textwrap.fill(f"Rungs: {', '.join(LEVERS)}.", 120)}"""
 
 
 @dataclass
@@ -67,9 +79,27 @@ class TableArguments(SeveralRuns):
         self.rows = [row for row in ROWS if row in wanted]
 
 
+@dataclass
+class BeyondArguments(FoldsArguments):
+    """Which levers, and how their runs are started."""
+
+    size: str = option("b0", "SegFormer's size; tiny is for a CPU.", choices=["tiny", "b0", "b2", "b5"])
+    rungs: list[str] = option(list(LEVERS), "Rungs to run, see above.", choices=list(LEVERS))
+    output_dir: str | None = option(None, "Folder of the folds, all runs, table and plot. Default: runs/beyond_<size>.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.rungs = [rung for rung in LEVERS if rung in self.rungs]
+        self.output_dir = self.output_dir or f"runs/beyond_{self.size}"
+
+
 @command
 def main(argv: list[str]) -> None:
-    args, words = _parse(argv)
+    args, data, extra = _parse(argv)
+    if isinstance(args, BeyondArguments):
+        run_folds(args, {f"beyond/{rung}": [] for rung in args.rungs}, data, extra, ladder=True)
+        return
+    words = spell_data(data) + extra
     from hf_urbanseg.reproduction.running import check_runs, run_all
 
     if isinstance(args, LadderArguments):
@@ -92,18 +122,23 @@ def main(argv: list[str]) -> None:
         print(last())
 
 
-def _parse(argv: list[str]) -> tuple[LadderArguments | TableArguments, list[str]]:
-    """Our options, and the words that every run gets."""
+def _parse(argv: list[str]) -> tuple[SeveralRuns, DataArguments, list[str]]:
+    """Our options, the data, and further words that every run gets."""
     own, extra = split_words(argv)
-    kinds = {"ladder": (LadderArguments, __doc__), "table": (TableArguments, _TABLE)}
+    kinds = {
+        "ladder": (LadderArguments, __doc__),
+        "table": (TableArguments, _TABLE),
+        "beyond": (BeyondArguments, _BEYOND),
+    }
     kind = own[0] if own[:1] and own[0] in kinds else None
     types, said = (kinds[kind or "ladder"][0], DataArguments), kinds[kind or "ladder"][1]
     if kind is None:
-        said += "\n`urbanseg reproduce table --help`: the systems of its Table 1 instead."
-    usage = f"{kind or 'ladder|table'} [--option VALUE ...] [-- --option-of-finetune VALUE ...]"
+        said += "\n`urbanseg reproduce table --help`: the systems of its Table 1 instead; `beyond`: what is better."
+    usage = f"{kind or 'ladder|table|beyond'} [--option VALUE ...] [-- --option-of-finetune VALUE ...]"
     help_if_asked(own, types, said, f"reproduce {usage}")
     if kind is None:
-        expected = "`ladder` or `table`, what to reproduce, as the first word"
+        expected = "`ladder`, `table` or `beyond`, what to reproduce, as the first word"
         raise ConfigError(expected, f"`{' '.join(own[:1])}`", "add it")
-    args, data = parse_arguments(types, own[1:])
-    return args, spell_data(data) + extra
+    before = ["--test_fraction", "0"] if kind == "beyond" else []  # folds take its place
+    args, data = parse_arguments(types, [*before, *own[1:]])
+    return args, data, extra

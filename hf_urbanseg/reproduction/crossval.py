@@ -76,9 +76,17 @@ def prepare_folds(data: DataArguments, folds: int, output: Path) -> tuple[str, l
 
 
 def plan_crossval(
-    recipes: Sequence[str], size: str | None, folds: int, seeds: Sequence[int], output: Path, words: Sequence[str]
+    recipes: Mapping[str, Sequence[str]],
+    size: str | None,
+    folds: int,
+    seeds: Sequence[int],
+    output: Path,
+    words: Sequence[str],
 ) -> dict[tuple[str, int, int], PlannedRun]:
     """Every recipe with every fold and seed, by the three.
+
+    Args:
+        recipes: And the words of each of them alone.
 
     Raises:
         ConfigError: An option that finetune doesn't take, or one that tells the runs apart.
@@ -86,7 +94,7 @@ def plan_crossval(
     check_words(words)
     plan = {}
     for recipe, fold, seed in product(recipes, range(folds), seeds):
-        own = ["--split_file", str(output / FOLDS_FILE), "--fold", str(fold), *words]
+        own = ["--split_file", str(output / FOLDS_FILE), "--fold", str(fold), *recipes[recipe], *words]
         folder = output / f"{name_recipe(recipe)}_fold{fold}_seed{seed}"
         plan[recipe, fold, seed] = plan_run(folder, recipe, size, seed, own)
     if len({run.name for run in plan.values()}) < len(plan):
@@ -95,7 +103,7 @@ def plan_crossval(
 
 
 def plan_final(recipe: str, size: str | None, seed: int, output: Path, words: Sequence[str]) -> PlannedRun:
-    """The run on all folds together."""
+    """The run on all folds together; `words` are all that it gets."""
     own = ["--split_file", str(output / FOLDS_FILE), *words]
     return replace(
         plan_run(output / f"{name_recipe(recipe)}_final_seed{seed}", recipe, size, seed, own), is_measured=False
