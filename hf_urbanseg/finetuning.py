@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 import transformers
 from transformers import TrainerCallback, set_seed
 
+from hf_urbanseg.data.added_data import AddedData, describe_shares, load_added_data
 from hf_urbanseg.data.class_weights import save_class_weights
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -40,6 +41,7 @@ from hf_urbanseg.reports.tracker_pictures import TrackerPictures
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
 from hf_urbanseg.runs.folder import CHANGES, CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
 from hf_urbanseg.runs.inputs import (
+    compare_added,
     compare_classes,
     compare_frames,
     compare_options,
@@ -56,6 +58,7 @@ from hf_urbanseg.training.inputs import (
     LOCAL_PROCESSES,
     build_train_dataset,
     check_channels,
+    check_teacher,
     describe,
     describe_defaults,
     weigh_classes,
@@ -140,6 +143,7 @@ def _run(
     args = arguments.training
     check_effects(args)
     check_channels(arguments)
+    check_teacher(arguments)
     run = RunFolder(args.output_dir)
     differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
     checkpoint = by_first_process(lambda: _check_output(run, args))
@@ -156,10 +160,14 @@ def _run(
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
         differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
         inspection = inspect_pairs(data.splits, data.label_space, args.should_save, data.channels)
+        main = arguments.data.data_dir or arguments.data.dataset
+        added = load_added_data(arguments.added.add_data, main, data, inspection, args.should_save)
+    if added:
+        data = replace(data, notes=(*data.notes, describe_shares(data, added)))
     if args.accept_changes or (args.resume and run.read_changes()):
         data, inspection = leave_out_trained(run, data, inspection)
     weights, counts = weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
-    frames = describe_frames(inspection)
+    frames = describe_frames(inspection, added)
     sizes = inspection.sizes("train")
     augmentation = arguments.augmentation.fit(sizes)
     crop_size = tuple(augmentation.crop_size)
@@ -170,6 +178,7 @@ def _run(
     differences += find_differences(
         run, args,
         chain(
+            compare_added(run, added),
             compare_frames(run, frames),
             compare_weights(run, data.label_space, weights, counts),
             compare_teacher(run, teaching.record),
@@ -193,7 +202,7 @@ def _run(
         model,
         args,
         arguments.loss.build(data.label_space.num_labels, weights, teaching.parts),
-        build_train_dataset(augmentation, args, data, inspection, teaching.cache),
+        build_train_dataset(augmentation, args, data, inspection, teaching.cache, added),
         held_out.get("validation"),  # selection never sees test
         image_processor,
         teacher=teaching.teacher,
@@ -208,7 +217,7 @@ def _run(
         def write() -> None:
             if differences:
                 run.write_changes(step, [str(one) for one in differences])
-            _write_inputs(run, arguments, data, frames, counts, weights, teaching.record)
+            _write_inputs(run, arguments, data, frames, counts, weights, teaching.record, added)
 
         by_first_process(write)
         interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
@@ -299,7 +308,14 @@ class _Keeper(TrainerCallback):
 
 
 def _write_inputs(
-    run: RunFolder, arguments: FinetuneArguments, data: LoadedData, frames, counts, weights, teacher: Mapping | None
+    run: RunFolder,
+    arguments: FinetuneArguments,
+    data: LoadedData,
+    frames,
+    counts,
+    weights,
+    teacher: Mapping | None,
+    added: Sequence[AddedData],
 ) -> None:
     """What went into the run, before its first step."""
     args = arguments.training
@@ -311,13 +327,14 @@ def _write_inputs(
         for name in (METRICS, CHANGES, CALIBRATION):
             (run.path / name).unlink(missing_ok=True)
     training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
-    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, teacher)
+    described = [one.describe() for one in added]
+    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, teacher, described)
     if weights is None:
         (run.path / CLASS_WEIGHTS).unlink(missing_ok=True)
     else:
         save_class_weights(
             run.path / CLASS_WEIGHTS, weights, data.label_space, scheme=arguments.loss.class_weights, counts=counts,
-            source=f"{data.name}, train, {len(data.splits['train'])} images",
+            source=f"{data.name}, train, {len(data.splits['train'])} images" + ", without further data" * bool(added),
         )  # fmt: skip
     plot_class_distribution(counts, data.label_space, run.path / CLASS_DISTRIBUTION, weights=weights)
 

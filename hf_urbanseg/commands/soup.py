@@ -59,7 +59,7 @@ def _cook(args: SoupArguments, data_args: DataArguments, output: Path) -> None:
     from hf_urbanseg.models.loading import load_image_processor
     from hf_urbanseg.models.soup import cook
     from hf_urbanseg.runs.folder import LABEL_SPACE, RECIPE, SPLITS, RunFolder
-    from hf_urbanseg.training.inputs import draw_training_crops
+    from hf_urbanseg.training.crops import draw_training_crops
 
     first, *others = runs = [RunFolder(run) for run in args.runs]
     processor = load_image_processor(first.path)

@@ -67,6 +67,7 @@ def build_decoded_cache(
     choice: str = "auto",
     processes: int = 1,
     channels: int = 3,
+    beside: int = 0,
 ) -> DecodedCache | None:
     """A cache if it is wanted and fits.
 
@@ -74,10 +75,11 @@ def build_decoded_cache(
         choice: `auto`: if the processes' caches fit into `AUTO_SHARE` of the available memory, and workers are forked
             (spawned ones would each get a copy); `true` or `false`.
         processes: Training processes on this machine; each keeps a cache of its own.
+        beside: Bytes that a process has in other caches already.
     """
     needed = (channels + 1) * sum(height * width for height, width in sizes)
     forked = multiprocessing.get_start_method() == "fork"
-    fits = forked and needed * processes <= AUTO_SHARE * _available_memory()
+    fits = forked and (needed + beside) * processes <= AUTO_SHARE * _available_memory()
     if choice == "false" or (choice == "auto" and not fits):
         return None
     logger.info("decoded training frames stay in memory: %.0f MB", needed / 1e6)

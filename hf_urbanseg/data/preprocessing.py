@@ -1,6 +1,6 @@
 """From rows of a data set to `pixel_values` and `labels`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -32,6 +32,7 @@ class TrainDataset(torch.utils.data.Dataset):
         seed: Of the run.
         cache: The same rows decoded already, *optional*; changes nothing but the time.
         teacher: What a teacher said of the same rows, *optional*.
+        first_index: Of the first row among the samples of several data sets.
 
     Shape:
         [(epoch, index)] -> pixel_values: (C, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
@@ -47,9 +48,10 @@ class TrainDataset(torch.utils.data.Dataset):
         seed: int,
         cache: DecodedCache | None = None,
         teacher: TeacherCache | None = None,
+        first_index: int = 0,
     ):
         self.rows, self.label_space, self.transforms, self.seed = rows, label_space, transforms, seed
-        self.cache, self.teacher = cache, teacher
+        self.cache, self.teacher, self.first_index = cache, teacher, first_index
 
     @property
     def names(self) -> list[str]:
@@ -66,13 +68,34 @@ class TrainDataset(torch.utils.data.Dataset):
             image, label = to_array(row["image"]), read_train_ids(row["label"], self.label_space)
         else:
             image, label = self.cache[index]
-        seed_transforms(self.transforms, (self.seed, epoch, index))
+        seed_transforms(self.transforms, (self.seed, epoch, self.first_index + index))
         sample = self.transforms(image=image, mask=label)
         names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
         tensors = {key: torch.from_numpy(sample[name]) for key, name in names.items()}
         if self.teacher is not None:
             tensors["teacher"] = self.teacher.cut(index, sample["view"], self.transforms.size)
         return tensors
+
+
+class JoinedDataset(torch.utils.data.Dataset):
+    """Several data sets as one, their indices one after the other.
+
+    Args:
+        parts: The main data first; the `first_index` of each is the number of samples before it.
+        shares: Of the samples that are drawn, one per part, 1 together; for `JoinedSampler`.
+        names: Of all frames, in the order of the indices.
+    """
+
+    def __init__(self, parts: Sequence[TrainDataset], shares: Sequence[float], names: Sequence[str]):
+        self.parts, self.shares, self.names = tuple(parts), tuple(shares), list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, index = key
+        part = next(part for part in reversed(self.parts) if part.first_index <= index)
+        return part[epoch, index - part.first_index]
 
 
 InputSizes = Callable[[tuple[int, int]], list[tuple[int, int]]]

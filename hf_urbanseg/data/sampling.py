@@ -1,6 +1,7 @@
 """Which samples a training step sees, and in which order."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -45,3 +46,53 @@ class EpochSampler(Sampler[tuple[int, int]]):
             # A set smaller than one step repeats inside it; numbers that no real epoch has keep the repeats different.
             keys += [(epoch + (repeat << 32), int(index)) for index in order]
         return keys[: len(self)]
+
+
+class JoinedSampler(EpochSampler):
+    """The same over several data sets, of which each has a share of the samples.
+
+    Every run of samples has each set's share, to within a sample or two for rounding; so has every step. A set goes
+    through shuffled rounds of its own, on through the epochs: none of its images comes again before all others have.
+    An epoch is as long as the first set takes for one round.
+
+    Args:
+        sizes: Of the data sets, whose indices follow each other.
+        shares: Of the samples, one for each set, above 0 and 1 together.
+        step_size: Samples per optimiser step over all ranks and micro-batches.
+        seed: Of the run.
+    """
+
+    def __init__(self, sizes: Sequence[int], shares: Sequence[float], step_size: int, seed: int):
+        super().__init__(max(round(sizes[0] / shares[0]), 1), step_size, seed)
+        self.sizes, self.shares = tuple(sizes), tuple(shares)
+
+    def _list_epoch(self, epoch: int) -> list[tuple[int, int]]:
+        drawn = self._count_drawn(np.arange(epoch * len(self), (epoch + 1) * len(self) + 1))
+        chosen = np.diff(drawn).argmax(0)  # which set, for every sample
+        # Shuffled within their steps, or a rank could have samples of one set alone.
+        chosen = np.random.default_rng((self.seed, epoch)).permuted(chosen.reshape(-1, self.step_size), axis=1).ravel()
+        indices = np.empty(len(self), np.int64)
+        for number, counts in enumerate(drawn):
+            indices[chosen == number] = self._list_drawn(number, int(counts[0]), int(counts[-1]))
+        seen, keys = Counter(), []
+        for index in indices.tolist():
+            keys.append((epoch + (seen[index] << 32), index))  # another key than before, so another augmentation
+            seen[index] += 1
+        return keys
+
+    def _count_drawn(self, samples: np.ndarray) -> np.ndarray:
+        """(sets, *samples.shape) int64: how many of the first so many samples of a run are of each set."""
+        counts, left, share_left = [], samples, 1.0
+        for share in self.shares[:0:-1]:
+            count = np.floor(left * (share / share_left) + 0.5).astype(np.int64)
+            counts.insert(0, count)
+            left, share_left = left - count, share_left - share
+        return np.stack([left, *counts])
+
+    def _list_drawn(self, number: int, start: int, stop: int) -> np.ndarray:
+        """Indices that a set gives from its `start`-th draw to the one before `stop`."""
+        size = self.sizes[number]
+        first, last = start // size, -(-stop // size)
+        rounds = [np.random.default_rng((self.seed, one, number + 1)).permutation(size) for one in range(first, last)]
+        places = np.concatenate([np.empty(0, np.int64), *rounds])
+        return sum(self.sizes[:number]) + places[start - first * size : stop - first * size]

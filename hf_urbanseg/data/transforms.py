@@ -30,10 +30,11 @@ class Scale(NamedTuple):
     box: tuple[int, int] | None = None
     ratios: tuple[float, float] | None = None
 
-    def find_ratios(self, size: tuple[int, int]) -> tuple[float, float]:
-        """The least and most that a picture of this (height, width) is made larger by."""
+    def find_ratios(self, size: tuple[int, int], base: tuple[int, int] | None = None) -> tuple[float, float]:
+        """The least and most that a picture of this (height, width) is made larger by; a ratio is of what fits `base`."""
         if self.box is None:
-            return self.ratios
+            fitted = 1.0 if base is None else Scale(box=base).find_ratios(size)[0]
+            return self.ratios[0] * fitted, self.ratios[1] * fitted
         ratio = min(max(self.box) / max(size), min(self.box) / min(size))
         return ratio, ratio
 
@@ -58,18 +59,21 @@ def parse_scales(texts: Sequence[str | float]) -> list[Scale]:
 class RandomScale(A.DualTransform):
     """Resizes to one of several scales, uniformly chosen, keeping the aspect ratio.
 
+    Args:
+        base: (height, width) that pictures are fitted into where the scale is a ratio; None: it is of their own size.
+
     Source: MMSegmentation's `Resize(img_scale=[...], multiscale_mode='value', keep_ratio=True)`; image bilinear,
     label nearest.
     """
 
-    def __init__(self, scales: Sequence[Scale]):
+    def __init__(self, scales: Sequence[Scale], base: tuple[int, int] | None = None):
         super().__init__(p=1.0)
-        self.scales = list(scales)
+        self.scales, self.base = list(scales), base
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         height, width = params["shape"][:2]
         scale = self.py_random.choice(self.scales)
-        least, most = scale.find_ratios((height, width))
+        least, most = scale.find_ratios((height, width), self.base)
         ratio = least if scale.box else self.py_random.uniform(least, most)
         return {"size": (max(1, int(height * ratio + 0.5)), max(1, int(width * ratio + 0.5)))}
 
@@ -250,10 +254,14 @@ def build_train_transforms(
     max_class_share: float = 0.75,
     flip: float = 0.5,
     photometric: bool = True,
+    base: tuple[int, int] | None = None,
 ) -> TrainTransforms:
-    """The report's chain: scale, balanced crop, flip, photometric distortion, padding (then `normalize_batch`)."""
+    """The report's chain: scale, balanced crop, flip, photometric distortion, padding (then `normalize_batch`).
+
+    `base` as in `RandomScale`.
+    """
     crop_size, scales = tuple(crop_size), parse_scales(train_scales)
-    chain = [RandomScale(scales), BalancedRandomCrop(crop_size, max_class_share), A.HorizontalFlip(p=flip)]
+    chain = [RandomScale(scales, base), BalancedRandomCrop(crop_size, max_class_share), A.HorizontalFlip(p=flip)]
     return TrainTransforms([*chain, *([PhotometricDistortion()] if photometric else [])], crop_size)
 
 

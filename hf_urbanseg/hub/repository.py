@@ -14,6 +14,7 @@ from hf_urbanseg.hub.cleaning import clean_file, list_local_folders
 from hf_urbanseg.inference.calibration_file import CALIBRATION
 from hf_urbanseg.models.loading import check_finite, first_line
 from hf_urbanseg.runs.folder import (
+    ADDED_DATA,
     CARD,
     CLASS_DISTRIBUTION,
     CLASS_WEIGHTS,
@@ -43,7 +44,7 @@ _MODEL = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
     "preprocessor_config.json", CALIBRATION,
 )  # fmt: skip
-_INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION, TEACHER)
+_INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION, TEACHER, ADDED_DATA)
 # Made from the data's images, which have a licence of their own.
 _PICTURES = (REPORT, f"{FAILURES}/*.html")
 _PICTURES += tuple(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg"))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hf_urbanseg.options.added_data import AddedDataArguments
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
@@ -18,6 +19,7 @@ class FinetuneArguments(NamedTuple):
 
     run: RunArguments
     data: DataArguments
+    added: AddedDataArguments
     model: ModelArguments
     augmentation: AugmentationArguments
     loss: LossArguments

@@ -125,7 +125,7 @@ class TrainingOptions:
 
 
 RARE_TRAINING_OPTIONS = (
-    "accept_changes", "auxiliary_channels", "background", "channels", "cpu_threads",
+    "accept_changes", "add_data", "auxiliary_channels", "background", "channels", "cpu_threads",
     "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases", "decay_norms",
     "early_stopping_threshold", "ema_start", "fold", "format", "greater_is_better", "hub_pictures",
     "hub_tensorboard", "hub_timeout", "logging_nan_inf_filter", "lora_alpha", "lora_dropout", "lr_cycle_decay",

@@ -25,6 +25,9 @@ CLASS_DISTRIBUTION = "class_distribution.png"
 FRAMES = "frames.json"
 TRAINED_BEFORE = "trained_before"
 """In `FRAMES`, beside the splits: frames of earlier starts that are no longer in train."""
+ADDED = "added"
+"""In `FRAMES`, beside the splits: frames of further data sets."""
+ADDED_DATA = "added_data.json"
 TEACHER = "teacher.json"
 CHANGES = "changes.json"
 MEASURED = "measured.json"
@@ -141,6 +144,18 @@ class RunFolder:
         """Who taught the run, and what tells that teacher from others; None of a run without."""
         return read_json(self.path / TEACHER)
 
+    def read_added(self) -> list[dict]:
+        """Further data sets that the run was trained on: `name`, `share`, `images`, `classes`, `label_space`."""
+        sets = (read_json(self.path / ADDED_DATA) or {"sets": []}).get("sets")
+        kinds = {"name": str, "share": int | float, "images": int, "classes": list, "label_space": dict}
+        sound = isinstance(sets, list) and all(
+            isinstance(one, dict) and all(isinstance(one.get(key), kind) for key, kind in kinds.items()) for one in sets
+        )
+        if not sound:
+            fix = "restore it, or train anew in another folder"
+            raise DataError("the further data of a run", "something else", fix, self.path / ADDED_DATA)
+        return sets
+
     def read_source(self) -> dict | None:
         """What `describe_source` told; None of a run that was trained here."""
         source = read_json(self.path / MEASURED) or {}
@@ -166,6 +181,7 @@ class RunFolder:
         data: LoadedData,
         frames: Mapping[str, Mapping],
         teacher: Mapping | None = None,
+        added: Sequence[Mapping] = (),
     ) -> None:
         """What went into a run, so that it can be repeated, and a resume be compared with it."""
         write_yaml(self.path / RECIPE, recipe)
@@ -173,10 +189,11 @@ class RunFolder:
         write_split_file(self.path / SPLITS, data.splits)
         write_json(self.path / LABEL_SPACE, describe_label_space(data.label_space))
         write_json(self.path / FRAMES, frames, indent=None)
-        if teacher:
-            write_json(self.path / TEACHER, teacher)
-        else:
-            (self.path / TEACHER).unlink(missing_ok=True)
+        for name, content in ((TEACHER, teacher), (ADDED_DATA, added and {"sets": list(added)})):
+            if content:
+                write_json(self.path / name, content)
+            else:
+                (self.path / name).unlink(missing_ok=True)
 
     def write_source(self, source: Mapping, data: LoadedData, frames: Mapping[str, Mapping]) -> None:
         """What was measured, so that it is found again, and known for the same; see `describe_source`."""

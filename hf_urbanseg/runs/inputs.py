@@ -1,7 +1,7 @@
 """What decides a run's numbers: recorded when it starts, and compared before it is resumed."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -10,6 +10,8 @@ import numpy as np
 import yaml
 from datasets import DatasetDict
 
+from hf_urbanseg.data.added_data import AddedData
+from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.errors import ConfigError
@@ -17,6 +19,8 @@ from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe
 from hf_urbanseg.runs.folder import (
+    ADDED,
+    ADDED_DATA,
     CLASS_WEIGHTS,
     FRAMES,
     LABEL_SPACE,
@@ -30,7 +34,7 @@ from hf_urbanseg.runs.folder import (
 
 _FREE = {
     # their effects are compared: frames, splits, classes, weights and who teaches
-    *(f.name for f in fields(DataArguments)), "class_weights", "teacher", "teacher_revision",
+    *(f.name for f in fields(DataArguments)), "add_data", "class_weights", "teacher", "teacher_revision",
     # where things go, and what is said and shown
     "output_dir", "num_overlays", "random_baseline", "report_to", "report_pictures", "run_name", "project",
     "disable_tqdm", "log_level",
@@ -115,10 +119,13 @@ def compare_options(run: RunFolder, arguments: Iterable, processes: int) -> Iter
 
 def compare_classes(run: RunFolder, now: LabelSpace) -> Iterator[Difference]:
     """Classes, and how label files spell them."""
-    before = run.read_label_space() or now
+    yield from _compare_spaces(LABEL_SPACE, run.read_label_space() or now, now)
+
+
+def _compare_spaces(file: str, before: LabelSpace, now: LabelSpace) -> Iterator[Difference]:
     for train_id, (one, other) in enumerate(zip_longest(before.names, now.names)):
         if one != other:
-            yield Difference(LABEL_SPACE, f"class {train_id} `{one}`", f"`{other}`")
+            yield Difference(file, f"class {train_id} `{one}`", f"`{other}`")
     meanings = [
         {label_id: "void" if train_id == IGNORE_INDEX else f"`{space.names[train_id]}`"
          for label_id, train_id in space.label_ids.items()}
@@ -127,19 +134,35 @@ def compare_classes(run: RunFolder, now: LabelSpace) -> Iterator[Difference]:
     for label_id in sorted({**meanings[0], **meanings[1]}):
         one, other = (meaning.get(label_id, "none of the classes' ids, nor void") for meaning in meanings)
         if one != other:
-            yield Difference(LABEL_SPACE, f"label id {now.spell(label_id)} as {one}", other)
+            yield Difference(file, f"label id {now.spell(label_id)} as {one}", other)
     for key in ("encoding", "edge_tolerance", "lossy"):
         if (one := getattr(before, key)) != (other := getattr(now, key)):
-            yield Difference(LABEL_SPACE, f"`{key}` {one}", f"{other}")
+            yield Difference(file, f"`{key}` {one}", f"{other}")
     groups = [dict(zip(space.names, space.categories, strict=False)) for space in (before, now)]
     for name, one in groups[0].items():
         if (other := groups[1].get(name, one)) != one:
-            yield Difference(LABEL_SPACE, f"`{name}` in the category `{one}`", f"`{other}`")
+            yield Difference(file, f"`{name}` in the category `{one}`", f"`{other}`")
+
+
+def compare_added(run: RunFolder, added: Sequence[AddedData]) -> Iterator[Difference]:
+    """Further data sets, their shares, and how their label files spell the classes."""
+    if not run.has(RECIPE):
+        return
+    for before, now in zip_longest(run.read_added(), added):
+        one = f"{before['share']:.6g} of the samples from `{before['name']}`" if before else "no further data"
+        other = f"{now.share:.6g} from `{now.name}`" if now else "none"
+        if before is None or now is None or (before["name"], before["share"]) != (now.name, now.share):
+            yield Difference(ADDED_DATA, one, other)
+        else:
+            space = parse_label_space(before["label_space"], str(run.path / ADDED_DATA))
+            yield from _compare_spaces(ADDED_DATA, space, now.label_space)
 
 
 def compare_frames(run: RunFolder, frames: Mapping[str, Mapping]) -> Iterator[Difference]:
     """Which frame is in which split, and what its files hold, which an older version didn't record."""
     listed, recorded = run.read_splits(), run.read_frames() or {}
+    if listed is not None and ADDED in recorded:
+        listed[ADDED] = list(recorded[ADDED])
     for split in {**listed, **frames} if listed is not None else ():
         before, now = list(listed.get(split) or ()), frames.get(split, {})
         elsewhere = {name: other for other, names in frames.items() if other != split for name in names}
@@ -185,9 +208,13 @@ def compare_teacher(run: RunFolder, now: Mapping | None) -> Iterator[Difference]
         yield Difference(TEACHER, one, other)
 
 
-def describe_frames(inspection: Inspection) -> dict[str, dict[str, list[str]]]:
-    """By split and frame name, the SHA-256 of the image's and of the label's file."""
-    return {split: {pair.name: list(pair.file_digests) for pair in pairs} for split, pairs in inspection.pairs.items()}
+def describe_frames(inspection: Inspection, added: Sequence[AddedData] = ()) -> dict[str, dict[str, list[str]]]:
+    """By split and frame name, the SHA-256 of the image's and of the label's file; further data's under `ADDED`."""
+    frames = {
+        split: {pair.name: list(pair.file_digests) for pair in pairs} for split, pairs in inspection.pairs.items()
+    }
+    further = {name: digests for one in added for name, digests in one.frames.items()}
+    return frames | ({ADDED: further} if further else {})
 
 
 def leave_out_trained(run: RunFolder, data: LoadedData, inspection: Inspection) -> tuple[LoadedData, Inspection]:
@@ -220,7 +247,7 @@ def leave_out_trained(run: RunFolder, data: LoadedData, inspection: Inspection) 
 
 def remember_trained(run: RunFolder, frames: Mapping[str, Mapping]) -> dict:
     """`frames`, and under `TRAINED_BEFORE` those that the run was trained on and that are no longer in train."""
-    train = frames["train"]
+    train = frames["train"] | frames.get(ADDED, {})
     left = {
         name: digests
         for name, digests in _list_trained(run).items()
@@ -233,7 +260,7 @@ def _list_trained(run: RunFolder) -> dict[str, list[str]]:
     """Frames that the run was ever trained on; without digests those of an older version."""
     recorded, listed = run.read_frames() or {}, run.read_splits() or {}
     names = {name: [] for name in listed.get("train") or ()}
-    return names | recorded.get("train", {}) | recorded.get(TRAINED_BEFORE, {})
+    return names | recorded.get("train", {}) | recorded.get(ADDED, {}) | recorded.get(TRAINED_BEFORE, {})
 
 
 def _describe_weights(label_space: LabelSpace, weights: np.ndarray | None, counts: np.ndarray) -> dict:

@@ -2,31 +2,28 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
 
 import numpy as np
-import torch
 
+from hf_urbanseg.data.added_data import AddedData
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights
-from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
-from hf_urbanseg.data.preprocessing import TrainDataset
-from hf_urbanseg.data.sampling import EpochSampler
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
+from hf_urbanseg.data.preflight.checks import Inspection
+from hf_urbanseg.data.preprocessing import JoinedDataset, TrainDataset
+from hf_urbanseg.data.teacher_cache import is_teacher_cache
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.freezing import count_trained
-from hf_urbanseg.options.config import AugmentationArguments, DataArguments
+from hf_urbanseg.models.sizes import find_commonest
+from hf_urbanseg.options.config import AugmentationArguments
 from hf_urbanseg.options.finetune_arguments import OWN_DATA, FinetuneArguments
-from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.options.stock_options import choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
-from hf_urbanseg.runs.folder import RECIPE, RunFolder
-from hf_urbanseg.runs.recorded_data import load_recorded_data
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +44,26 @@ def build_train_dataset(
     data: LoadedData,
     inspection: Inspection,
     teacher,
-) -> TrainDataset:
-    transforms = build_train_transforms(**asdict(augmentation))
-    rows, sizes = data.splits["train"], [pair.size for pair in inspection.pairs["train"]]
-    cache = build_decoded_cache(rows, data.label_space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels)
-    return TrainDataset(rows, data.label_space, transforms, choose_data_seed(args), cache, teacher)
+    added: Sequence[AddedData] = (),
+) -> TrainDataset | JoinedDataset:
+    """Of further data, frames are brought to the main data's commonest size first, where scales are ratios."""
+    sets = [(data.splits["train"], data.label_space, inspection.pairs["train"])]
+    sets += [(one.rows, one.label_space, one.pairs) for one in added]
+    parts, cached = [], 0
+    for number, (rows, space, pairs) in enumerate(sets):
+        base = find_commonest(inspection.sizes("train")) if number else None
+        transforms = build_train_transforms(**asdict(augmentation), base=base)
+        sizes = [pair.size for pair in pairs]
+        cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)
+        cached += 0 if cache is None else cache.memory.nbytes
+        first = sum(map(len, parts))
+        parts.append(TrainDataset(rows, space, transforms, choose_data_seed(args), cache, teacher, first))
+    if not added:
+        return parts[0]
+    shares = [one.share for one in added]
+    return JoinedDataset(
+        parts, [1 - sum(shares), *shares], [*parts[0].names, *chain.from_iterable(one.frames for one in added)]
+    )
 
 
 def describe_defaults(arguments: FinetuneArguments, augmentation: AugmentationArguments) -> None:
@@ -92,25 +104,9 @@ def check_channels(arguments: FinetuneArguments) -> None:
         raise ConfigError(f"`channels` {channels} without `{found[0]}`", f"`{unfit[found[0]]}`", "leave it out")
 
 
-def draw_training_crops(
-    data_args: DataArguments, run: str, seed: int, batch_size: int, batches: int
-) -> Iterator[torch.Tensor]:
-    """So many batches of a run's training crops, (N, C, h, w) float32 as its model takes them.
-
-    Raises:
-        UrbanSegError: The run's data isn't there, or has no training frames.
-    """
-    data = load_recorded_data(data_args, run)
-    rows, inspection = data.get_split("train"), inspect_pairs(data.splits, data.label_space, channels=data.channels)
-    recorded = RunFolder(run).read_recipe() or {}
-    known = {key: recorded[key] for key in (f.name for f in fields(AugmentationArguments)) if key in recorded}
-    (augmentation,) = parse_arguments((AugmentationArguments,), [], known, str(Path(run) / RECIPE))
-    transforms = build_train_transforms(**asdict(augmentation.fit(inspection.sizes("train"))))
-    dataset = TrainDataset(rows, data.label_space, transforms, seed)
-    sampler = EpochSampler(len(dataset), batch_size, seed)
-    steps = len(sampler) // batch_size
-    for number in range(batches):
-        epoch, step = divmod(number, steps)
-        sampler.set_epoch(epoch)
-        keys = list(sampler)[step * batch_size :][:batch_size]
-        yield normalize_batch(collate_train([dataset[key] for key in keys]))["pixel_values"]
+def check_teacher(arguments: FinetuneArguments) -> None:
+    """Refuses scores that were written down of the main data's frames alone."""
+    teacher = arguments.distillation.teacher
+    if arguments.added.add_data and teacher is not None and is_teacher_cache(teacher):
+        expected, fix = "a teacher that is asked itself with `add_data`", "name the model that wrote it as `--teacher`"
+        raise ConfigError(expected, "what one wrote down of the main data's frames", fix, teacher)

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from hf_urbanseg.data.collator import collate_train
-from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
-from hf_urbanseg.data.sampling import EpochSampler
+from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
+from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
@@ -80,7 +80,7 @@ class UrbanSegTrainer(CheckpointingTrainer):
         model: PreTrainedModel,
         args: TrainingArguments,
         loss: WeightedSumLoss | nn.Module,
-        train_dataset: TrainDataset | Dataset | None = None,
+        train_dataset: TrainDataset | JoinedDataset | Dataset | None = None,
         eval_dataset: EvalDataset | Dataset | dict[str, EvalDataset | Dataset] | None = None,
         processing_class=None,
         callbacks: list[TrainerCallback] | None = None,
@@ -164,8 +164,12 @@ class UrbanSegTrainer(CheckpointingTrainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        sampler = EpochSampler if isinstance(dataset, TrainDataset) else _IndexSampler
-        self.train_sampler = sampler(len(dataset), step_size, choose_data_seed(self.args))
+        seed = choose_data_seed(self.args)
+        if isinstance(dataset, JoinedDataset):
+            self.train_sampler = JoinedSampler([*map(len, dataset.parts)], dataset.shares, step_size, seed)
+        else:
+            sampler = EpochSampler if isinstance(dataset, TrainDataset) else _IndexSampler
+            self.train_sampler = sampler(len(dataset), step_size, seed)
         return self.train_sampler
 
     def _prepare_inputs(self, inputs):
