@@ -233,11 +233,10 @@ def _check_leaks(one: AddedData, inspection: Inspection) -> None:
         pair.image_digest: f"{split}/{pair.name}" for split, pairs in inspection.pairs.items() for pair in pairs
     }
     same = [(pair, main[pair.image_digest]) for pair in one.pairs if pair.image_digest in main]
-    fix = "remove them from one: results on images seen in training prove nothing"
+    expected = "none of the main data's held-out images"
+    fix = "remove it from one of them: results on images seen in training prove nothing"
     faults = [
-        DataError(
-            "none of the main data's held-out images", f"the same pixels as {where}", fix, f"{one.name}/{pair.name}"
-        )
+        DataError(expected, f"the same pixels as {where}", fix, f"{one.name}/{pair.name}")
         for pair, where in same
         if not where.startswith("train/")
     ]

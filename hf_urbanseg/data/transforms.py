@@ -31,7 +31,10 @@ class Scale(NamedTuple):
     ratios: tuple[float, float] | None = None
 
     def find_ratios(self, size: tuple[int, int], base: tuple[int, int] | None = None) -> tuple[float, float]:
-        """The least and most that a picture of this (height, width) is made larger by; a ratio is of what fits `base`."""
+        """The least and most that a picture of this (height, width) is made larger by.
+
+        With `base`, ratios are of the picture once it fits into that box.
+        """
         if self.box is None:
             fitted = 1.0 if base is None else Scale(box=base).find_ratios(size)[0]
             return self.ratios[0] * fitted, self.ratios[1] * fitted

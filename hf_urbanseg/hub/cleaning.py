@@ -42,7 +42,11 @@ def shorten_options(options):
         return {key: shorten_options(value) for key, value in options.items()}
     if isinstance(options, list):
         return [shorten_options(value) for value in options]
-    return last_name(options) if is_local(options) else options
+    if not isinstance(options, str):
+        return options
+    # Of several parts, as of `add_data`, each path behind a colon; but an address is no path.
+    parts = re.split(r":(?=/(?!/)|~|\\\\|[A-Za-z]:[/\\])", options)
+    return ":".join(last_name(part) if is_local(part) else part for part in parts)
 
 
 def list_local_folders(run: str | Path, options: dict) -> list[str]:

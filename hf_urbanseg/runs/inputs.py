@@ -164,15 +164,16 @@ def compare_frames(run: RunFolder, frames: Mapping[str, Mapping]) -> Iterator[Di
     if listed is not None and ADDED in recorded:
         listed[ADDED] = list(recorded[ADDED])
     for split in {**listed, **frames} if listed is not None else ():
+        file = FRAMES if split == ADDED else SPLITS
         before, now = list(listed.get(split) or ()), frames.get(split, {})
         elsewhere = {name: other for other, names in frames.items() if other != split for name in names}
         for name in before:
             if name not in now:
                 where = f"it in {elsewhere[name]}" if name in elsewhere else "no such frame"
-                yield Difference(SPLITS, f"frame `{name}` in {split}", where)
+                yield Difference(file, f"frame `{name}` in {split}", where)
         for name in sorted(now.keys() - set(before)):
             if not any(name in names for names in listed.values()):  # else it was told where it was
-                yield Difference(SPLITS, f"{len(before)} frames in {split}", f"`{name}` beside them")
+                yield Difference(file, f"{len(before)} frames in {split}", f"`{name}` beside them")
     for split, found in frames.items():
         for name, digests in found.items():
             before = recorded.get(split, {}).get(name, digests)

@@ -38,7 +38,7 @@ def run(kitti, tmp_path_factory):
     return output
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def words():
     """Options of finetune.py for a run of seconds, as its command line."""
     return build_words

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.data.collator import collate_eval, collate_train
-from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset, _tabulate_pixels, build_views
+from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset, _tabulate_pixels, build_views
 from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.transforms import build_train_transforms, channel_statistics, normalize_batch
@@ -109,6 +109,21 @@ def test_train_dataset__same_samples_for_any_number_of_workers_that_outlive_an_e
     # Every sample of both epochs is another one: workers repeat neither each other nor the first epoch.
     crops = torch.cat([batch["pixel_values"] for epoch in shared for batch in epoch])
     assert len({crop.numpy().tobytes() for crop in crops}) == 12
+
+
+# JoinedDataset
+
+
+def test_joined_dataset__a_sample_is_its_parts_with_draws_of_its_own(rows):
+    transforms = build_train_transforms((32, 40), ["0.5-2.0"])
+    first, second = (TrainDataset(rows, CITYSCAPES, transforms, 3, first_index=start) for start in (0, 6))
+    joined = JoinedDataset([first, second], [0.5, 0.5], [*first.names, *second.names])
+    assert len(joined) == 12
+    for index in range(6):
+        key = ((1 << 32) + 2, index)
+        assert same(joined[key], build_train(rows)[key])
+        assert same(joined[key[0], index + 6], second[key])
+        assert not same(joined[key], joined[key[0], index + 6])  # the same image, drawn otherwise
 
 
 # build_views and EvalDataset

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_urbanseg.data.sampling import EpochSampler
+from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
 
 
 def test_epoch_sampler__an_epoch_is_a_permutation_that_carries_its_number():
@@ -61,3 +61,43 @@ def test_epoch_sampler__a_set_smaller_than_a_step_repeats_evenly_with_other_augm
     assert counts.max() - counts.min() <= 1
     sampler.set_epoch(3)
     assert not set(keys) & set(sampler)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares", "step"),
+    [
+        ((32, 367), (0.5, 0.5), 8),
+        ((10, 3, 50), (0.45, 0.05, 0.5), 4),
+        ((3, 2), (0.9, 0.1), 16),
+        ((7, 90), (0.999, 0.001), 5),
+    ],
+)
+def test_joined_sampler__every_set_has_its_share_in_shuffled_rounds(sizes, shares, step):
+    sampler = JoinedSampler(sizes, shares, step, seed=4)
+    keys = []
+    for epoch in range(-(-3000 // len(sampler))):
+        sampler.set_epoch(epoch)
+        keys += list(sampler)
+        assert [index for _, index in keys[-step:]] == sampler.list_step(len(keys) // step - 1)
+    assert len(set(keys)) == len(keys)  # no two are the same sample
+    starts = np.cumsum((0, *sizes))
+    which = np.searchsorted(starts, [index for _, index in keys], side="right") - 1
+    drawn = np.stack([np.cumsum(which == number) for number in range(len(sizes))])
+    exact = np.outer(shares, np.arange(1, len(keys) + 1))
+    assert np.abs(drawn - exact)[:, step - 1 :: step].max() < len(sizes)  # at the end of every step
+    for number, size in enumerate(sizes):
+        own = [index - starts[number] for _, index in keys if starts[number] <= index < starts[number + 1]]
+        rounds = [own[start : start + size] for start in range(0, len(own) - size + 1, size)]
+        assert all(sorted(one) == list(range(size)) for one in rounds)
+        assert len(rounds) < 9 or size < 3 or len(set(map(tuple, rounds))) > 1  # each in another order
+
+
+def test_joined_sampler__an_epoch_shows_the_first_set_once_and_ranks_get_all_sets():
+    sampler = JoinedSampler((32, 400), (0.5, 0.5), 8, seed=0)
+    steps = np.array([index for _, index in sampler]).reshape(-1, 8)
+    assert len(steps) * 8 == 64
+    assert sorted(steps[steps < 32]) == list(range(32))
+    assert ((steps < 32).sum(1) == 4).all()
+    # Of two ranks' halves of a step, neither is always one set.
+    assert 0 < (steps[:, :4] < 32).sum() < steps[:, :4].size
+    assert list(sampler) != list(JoinedSampler((32, 400), (0.5, 0.5), 8, seed=1))

@@ -95,6 +95,13 @@ def test_random_scale__ratios():
     assert np.mean(heights) == pytest.approx(75, abs=5)  # uniform in the ratio
 
 
+def test_random_scale__ratios_of_what_fits_a_base():
+    """As if the picture had been resized to fit before, in one step; a box is the same with and without."""
+    image, label = np.zeros((1024, 2048, 3), np.uint8), np.zeros((1024, 2048), np.uint8)
+    for text, size in (("1.0", (375, 750)), ("0.5", (188, 375)), ("187x621", (187, 374))):
+        assert run(RandomScale(parse_scales([text]), base=(375, 1242)), 0, image, label)[1].shape == size
+
+
 def test_random_scale__six_scales_are_equally_likely():
     image, label = np.zeros((38, 124, 3), np.uint8), np.zeros((38, 124), np.uint8)
     transform = A.Compose([RandomScale(parse_scales(["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"]))])

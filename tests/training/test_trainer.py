@@ -123,7 +123,7 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
 @pytest.mark.parametrize(
     ("loss", "num_workers", "stop_at", "more", "architecture"),
     [
-        ("weighted_valid_pixels", 0, 5, {}, "segformer"),
+        ("joined", 0, 5, {}, "segformer"),
         ("auxiliary", 2, 8, {"ema_decay": 0.9}, "segformer"),
         ("ohem_top", 0, 5, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}, "segformer"),
         ("auxiliary_ohem", 0, 5, {"ema_decay": 0.9}, "deeplabv3plus"),

@@ -9,7 +9,7 @@ import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
 
-from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
+from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.teacher_cache import TeacherCache, write_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
@@ -41,6 +41,8 @@ LOSSES = {
     "distilled_soft": {"loss": "cross_entropy", "further": "soft"},
     "distilled_cwd": {"loss": "cross_entropy", "further": "cwd"},
     "distilled_features": {"loss": "cross_entropy", "further": "features"},
+    # Samples of two data sets.
+    "joined": {"loss": "cross_entropy", "class_weights": WEIGHTS},
     # The loss alone instead of a weighted sum, and samples that know of no epoch.
     "bare": {},
 }
@@ -107,6 +109,9 @@ def build_trainer(
         attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
     options, teacher = dict(LOSSES[loss]), None
     train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
+    if loss == "joined":
+        further = TrainDataset(rows["validation"], CITYSCAPES, transforms, args.seed, first_index=len(train))
+        train = JoinedDataset([train, further], [0.7, 0.3], [*train.names, *further.names])
     if "further" in options:
         teacher = build_teacher()
         kind = options["further"]

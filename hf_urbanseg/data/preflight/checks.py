@@ -217,7 +217,7 @@ def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[
         if void := [pair.name for pair, count in zip(pairs, counts, strict=True) if not count.any()]:
             yield f"{split}: images without any labelled pixel: {first_few(void)}."
         if split == "train" and (absent := [n for n, c in zip(label_space.names, counts.sum(0), strict=True) if not c]):
-            yield f"train: no pixel of {', '.join(absent)}; the model can't learn them."
+            yield f"train: no pixel of {', '.join(absent)}; the model can't learn them from it."
     yield from _find_unmeasured(inspection, label_space)
 
 

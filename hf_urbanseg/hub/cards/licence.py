@@ -61,14 +61,20 @@ def recognise_data(name: str) -> str | None:
     return next((key for key in ("camvid", "kitti", "cityscapes") if key in name), None)
 
 
-def choose_licence(base: str | None, base_is_hub: bool, data: str, architecture: str = "segformer") -> Licence:
+def choose_licence(
+    base: str | None, base_is_hub: bool, data: str, architecture: str = "segformer", added: Sequence[str] = ()
+) -> Licence:
     """The strictest reading: weights are taken for a derivative of what they started from and were trained on.
 
-    `base` is a Hub id or a folder, None for random weights; `data` the data set's name. Only a SegFormer can have
+    `base` is a Hub id or a folder, None for random weights; `data` the data set's name, `added` those of further ones
+    that it was trained on. Only a SegFormer can have
     started from NVIDIA's weights, whatever a folder is called.
     """
-    unknown = ("unknown", None, f"The terms of the data set {data} are not known to this card.")
-    terms = [_terms_of_base(base, base_is_hub, architecture), _TERMS_OF_DATA.get(recognise_data(data), unknown)]
+    terms = [_terms_of_base(base, base_is_hub, architecture)]
+    for name in (data, *added):
+        unknown = ("unknown", None, f"The terms of the data set {name} are not known to this card.")
+        terms.append(_TERMS_OF_DATA.get(recognise_data(name), unknown))
+    terms = list(dict.fromkeys(terms))
     reasons = tuple(reason for *_, reason in terms)
     names = [name for name, *_ in terms]
     binding = tuple((name, link) for name, link, _ in terms if name not in ("apache-2.0", "unknown"))

@@ -1,7 +1,7 @@
 """What a run's folder says about itself, read once and leniently: runs measured later hold less."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +24,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class RunSummary:
     """The files of a run that a card needs, without the paths of this machine; what isn't there is empty.
 
-    `size` is the (height, width) that the image processor resizes to; None if it doesn't.
+    `added` are the further data sets that it was trained on, as `RunFolder.read_added` has them. `size` is the (height,
+    width) that the image processor resizes to; None if it doesn't.
     """
 
     folder: Path
     recipe: Mapping
     metrics: Mapping
     weights: Mapping
+    added: Sequence[Mapping]
     config: Mapping
     size: tuple[int, int] | None
     label_space: LabelSpace
@@ -50,13 +52,16 @@ class RunSummary:
             raise ModelError("a trained and measured model", f"no {', '.join(missing)}", fix, run.path)
         recipe, model = run.read_recipe() or {}, run.path / (checkpoint or "")
         contents = [shorten_options(recipe), run.read_metrics() if checkpoint is None else {}, run.read_class_weights()]
+        contents.append(run.read_added())
         contents += [read_json(model / name) for name in ("config.json", "preprocessor_config.json")]
         folders = list_local_folders(run.path, recipe)
-        recipe, metrics, weights, config, processor = (clean_values(content or {}, folders) for content in contents)
+        recipe, metrics, weights, added, config, processor = (
+            clean_values(content or {}, folders) for content in contents
+        )
         size = (processor.get("size") if processor.get("do_resize", True) else None) or {}
         size = (size["height"], size["width"]) if {"height", "width"} <= set(size) else None
         space = run.read_label_space() or build_label_space(config.get("id2label") or {0: "class"}, str(run.path))
-        return cls(run.path, recipe, metrics, weights, config, size, space)
+        return cls(run.path, recipe, metrics, weights, added, config, size, space)
 
     def read_images(self, split: str) -> ImageCounts | None:
         """Counts by image; None if the run didn't leave them."""
@@ -115,7 +120,9 @@ class RunSummary:
     @property
     def licence(self) -> Licence:
         base = self.base and self.recipe["model_name_or_path"]
-        return choose_licence(base, self.base_is_hub, self.data_name, self.architecture)
+        return choose_licence(
+            base, self.base_is_hub, self.data_name, self.architecture, [one["name"] for one in self.added]
+        )
 
     @property
     def base(self) -> str | None:

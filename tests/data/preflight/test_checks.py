@@ -312,7 +312,7 @@ def test_inspect_pairs__warnings(tmp_path, caplog):
         "train: the same image more than once: f0 = f1.",
         "train: transparent pixels, laid on black (a fourth band needs `--channels 4`), in 1 of 5 images: f5.",
         "train: images without any labelled pixel: f3.",
-        "train: no pixel of car; the model can't learn them.",
+        "train: no pixel of car; the model can't learn them from it.",
         "train: every labelled pixel is road: to answer it always is right, so that nothing is learnt and its scores "
         "are 100 %; list the rest as a class of its own, such as background, in place of void, in the `--label_space` "
         "file.",
