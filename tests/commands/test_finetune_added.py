@@ -13,6 +13,7 @@ from hf_urbanseg import finetuning
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.finetuning import run_finetuning
+from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.options.finetune_arguments import parse_finetuning
 
 IDS = {"Road": [1], "lawn": [2], "Train": [3]}
@@ -62,7 +63,7 @@ def joined(kitti, lanes, trained_on, words, tmp_path_factory):
     return output
 
 
-def test_finetune__on_two_sets_says_so(joined, trained_on):
+def test_finetune__on_two_sets_says_so(joined, trained_on, tmp_path):
     frames = json.loads((joined / "frames.json").read_text())
     assert sorted(frames["added"]) == [f"lanes/{number}" for number in range(5)]
     # The splits are those of the main data, to be named as `--split_file`.
@@ -76,10 +77,10 @@ def test_finetune__on_two_sets_says_so(joined, trained_on):
     card = (joined / "README.md").read_text()
     assert "Trained on further data, too: 5 images of lanes (25.00 % of the samples)." in card
     assert "The terms of the data set lanes are not known to this card." in card
-    assert (
-        "- Never seen in training" not in card
-        or "train" not in card.split("- Never seen in training: ")[1].split(".")[0]
-    )
+    weights = json.loads((joined / "class_weights.json").read_text())
+    run = shutil.copytree(joined, tmp_path / "run")
+    (run / "class_weights.json").write_text(json.dumps(weights | {"counts": dict.fromkeys(("bus", "train"), 0)}))
+    assert "- Never seen in training: bus.\n" in build_model_card(run)  # the further data has pixels of train
     (dataset,) = trained_on
     assert (len(dataset), dataset.names[-1], dataset.shares) == (11 + 5, "lanes/4", (0.75, 0.25))
     labels = {label for index in range(11, 16) for label in dataset[0, index]["labels"].unique().tolist()}

@@ -47,10 +47,12 @@ def test_shorten_options__paths_wherever_they_stand():
     options = {
         "data_dir": "../kitti", "model_name_or_path": "nvidia/mit-b0", "dataset": "user/streets", "seed": 1,
         "more": ["/a/b", {"c": "~/d", "e": "C:\\x\\y"}], "url": "https://x.org/a", "output_dir": "runs/b0",
+        "add_data": ["/a/b:camvid:0.5", "sets/c:/home/me/d.yaml:0.25", "C:\\x\\e:D:\\f.yaml", "user/set:0.5"],
     }  # fmt: skip
     assert shorten_options(options) == {
         "data_dir": "kitti", "model_name_or_path": "nvidia/mit-b0", "dataset": "user/streets", "seed": 1,
         "more": ["b", {"c": "d", "e": "y"}], "url": "https://x.org/a", "output_dir": "runs/b0",
+        "add_data": ["b:camvid:0.5", "sets/c:d.yaml:0.25", "e:f.yaml", "user/set:0.5"],
     }  # fmt: skip
 
 
