@@ -80,8 +80,7 @@ def finetune(recipe: str | Path | None = None, **options) -> RunFolder:
     Args:
         recipe: Name inside the package (`urbanseg recipes` lists them), or a YAML file. Default: `own_data` where data
             is named, else `demo`.
-        options: Fields of `DataArguments`, `ModelArguments`, `AugmentationArguments`, `LossArguments`,
-            `DistillationArguments`, `RunArguments` and `UrbanSegTrainingArguments`; they win over the recipe.
+        options: Fields of the groups in `FinetuneArguments`, such as `DataArguments`; they win over the recipe.
 
     Returns:
         The run's folder, with the model that `from_pretrained` loads and `read_metrics()`.

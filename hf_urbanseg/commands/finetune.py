@@ -5,11 +5,15 @@ import os
 import yaml
 
 from hf_urbanseg.command_line import command, help_if_asked
+from hf_urbanseg.options.added_data import AddedDataArguments
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.training_options import RARE_TRAINING_OPTIONS, TrainingOptions
 
-_OPTIONS = (RunArguments, DataArguments, ModelArguments, AugmentationArguments, LossArguments, DistillationArguments)
+_OPTIONS = (
+    RunArguments, DataArguments, AddedDataArguments, ModelArguments, AugmentationArguments, LossArguments,
+    DistillationArguments,
+)  # fmt: skip
 
 
 @command

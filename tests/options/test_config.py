@@ -4,6 +4,7 @@ import pytest
 import yaml
 from run_options import ALL, fails, parse
 
+from hf_urbanseg.commands.finetune import _list_all
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments
@@ -24,6 +25,10 @@ def test_arguments__defaults_are_the_reports():
     assert (model.drop_path_rate, model.classifier_dropout_prob) == (0.1, 0.1)
     assert (augmentation.crop_size, augmentation.max_class_share, augmentation.flip) == ([368, 368], 0.75, 0.5)
     assert (loss.normalizer, loss.class_weights) == ("valid_pixels", "inverse_log")
+
+
+def test_arguments__help_shows_every_group_of_a_run():
+    assert {*_list_all()} == {*ALL}
 
 
 def test_data_arguments__a_recipe_repeats_the_configuration_of_a_set(tmp_path):
