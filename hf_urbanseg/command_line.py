@@ -122,8 +122,9 @@ def help_if_asked(
     else:
         print(f"usage: {name} {usage}\n\n{description.strip()}\n")
         for dataclass_type in dataclass_types:
-            print((dataclass_type.__doc__ or "").partition(":")[0].partition(".")[0] + ":")
-            print("\n".join(_describe(f) for f in fields(dataclass_type) if f.name not in rare))
+            if lines := [_describe(f) for f in fields(dataclass_type) if f.name not in rare]:
+                print((dataclass_type.__doc__ or "").partition(":")[0].partition(".")[0] + ":")
+                print("\n".join(lines))
         stock = ", those of transformers.TrainingArguments among them" if all_types else ""
         print(f"\n`--help all` shows every option in full{stock}.")
     sys.exit(0)
