@@ -19,11 +19,11 @@ class FinetuneArguments(NamedTuple):
 
     run: RunArguments
     data: DataArguments
-    added: AddedDataArguments
     model: ModelArguments
     augmentation: AugmentationArguments
     loss: LossArguments
     distillation: DistillationArguments
+    added: AddedDataArguments
     training: UrbanSegTrainingArguments
 
 
