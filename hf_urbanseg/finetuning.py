@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import TrainerCallback, set_seed
 
-from hf_urbanseg.data.added_data import AddedData, describe_shares, load_added_data
+from hf_urbanseg.data.added_data import describe_shares, load_added_data
 from hf_urbanseg.data.class_weights import save_class_weights
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -39,13 +39,24 @@ from hf_urbanseg.reports.progress import use_compact_progress
 from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.reports.tracker_pictures import TrackerPictures
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
-from hf_urbanseg.runs.folder import CHANGES, CLASS_DISTRIBUTION, CLASS_WEIGHTS, METRICS, RECIPE, RunFolder
+from hf_urbanseg.runs.folder import (
+    ADDED_DATA,
+    CHANGES,
+    CLASS_DISTRIBUTION,
+    CLASS_WEIGHTS,
+    METRICS,
+    RECIPE,
+    TEACHER,
+    UNLABELLED,
+    RunFolder,
+)
 from hf_urbanseg.runs.inputs import (
     compare_added,
     compare_classes,
     compare_frames,
     compare_options,
     compare_teacher,
+    compare_unlabelled,
     compare_weights,
     describe_frames,
     find_differences,
@@ -67,6 +78,7 @@ from hf_urbanseg.training.interruption import Interruption
 from hf_urbanseg.training.network import build_network, check_network
 from hf_urbanseg.training.teaching import prepare_teaching
 from hf_urbanseg.training.trainer import UrbanSegTrainer
+from hf_urbanseg.training.unlabelled import prepare_unlabelled, read_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +173,7 @@ def _run(
         inspection = inspect_pairs(data.splits, data.label_space, args.should_save, data.channels)
         main = arguments.data.data_dir or arguments.data.dataset
         added = load_added_data(arguments.added.add_data, main, data, inspection, args.should_save)
+        unlabelled_frames = read_unlabelled(arguments.unlabelled, inspection, args.should_save, data.channels)
     if added:
         data = replace(data, notes=(*data.notes, describe_shares(data, added)))
     if args.accept_changes or (args.resume and run.read_changes()):
@@ -174,6 +187,12 @@ def _run(
         arguments.distillation, data.label_space, frames["train"], crop_size, args.device,
         arguments.model.stock_decode_head,
     )  # fmt: skip
+    unlabelled = prepare_unlabelled(arguments, unlabelled_frames, augmentation, data.label_space)
+    records = {
+        TEACHER: teaching.record,
+        UNLABELLED: unlabelled and unlabelled.record,
+        ADDED_DATA: {"sets": [one.describe() for one in added]} if added else None,
+    }
     differences += find_differences(
         run, args,
         chain(
@@ -181,6 +200,7 @@ def _run(
             compare_frames(run, frames),
             compare_weights(run, data.label_space, weights, counts),
             compare_teacher(run, teaching.record),
+            compare_unlabelled(run, records[UNLABELLED]),
         ),
     )  # fmt: skip
     set_seed(args.seed)
@@ -197,15 +217,18 @@ def _run(
         for split in ("validation", "test")
         if split in data.splits
     }
+    train_dataset = build_train_dataset(augmentation, args, data, inspection, teaching.cache, added)
     trainer = UrbanSegTrainer(
         model,
         args,
         arguments.loss.build(data.label_space.num_labels, weights, teaching.parts),
-        build_train_dataset(augmentation, args, data, inspection, teaching.cache, added),
+        unlabelled.join(train_dataset) if unlabelled else train_dataset,
         held_out.get("validation"),  # selection never sees test
         image_processor,
         teacher=teaching.teacher,
     )
+    if unlabelled:
+        unlabelled.attach(trainer)
     trainer.interruption = interruption
     use_compact_progress(trainer)
     if args.report_pictures:
@@ -216,7 +239,7 @@ def _run(
         def write() -> None:
             if differences:
                 run.write_changes(step, [str(one) for one in differences])
-            _write_inputs(run, arguments, data, frames, counts, weights, teaching.record, added)
+            _write_inputs(run, arguments, data, frames, counts, weights, records)
 
         by_first_process(write)
         interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
@@ -248,6 +271,7 @@ def _run(
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
             **({"teacher": teaching.record} if teaching.record else {}),
+            **({"unlabelled": unlabelled.describe()} if unlabelled else {}),
             **parameters,
             "processes": args.world_size,
             "seed": args.seed,
@@ -307,33 +331,26 @@ class _Keeper(TrainerCallback):
 
 
 def _write_inputs(
-    run: RunFolder,
-    arguments: FinetuneArguments,
-    data: LoadedData,
-    frames,
-    counts,
-    weights,
-    teacher: Mapping | None,
-    added: Sequence[AddedData],
+    run: RunFolder, arguments: FinetuneArguments, data: LoadedData, frames, counts, weights, records: Mapping
 ) -> None:
     """What went into the run, before its first step."""
     args = arguments.training
     if args.resume:
-        frames = remember_trained(run, frames)
+        frames = remember_trained(run, frames, records[UNLABELLED])
     else:
         for checkpoint in list_checkpoints(run.path):
             shutil.rmtree(checkpoint)
         for name in (METRICS, CHANGES, CALIBRATION):
             (run.path / name).unlink(missing_ok=True)
     training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
-    described = [one.describe() for one in added]
-    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, teacher, described)
+    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, records)
+    further = records[ADDED_DATA] is not None
     if weights is None:
         (run.path / CLASS_WEIGHTS).unlink(missing_ok=True)
     else:
         save_class_weights(
             run.path / CLASS_WEIGHTS, weights, data.label_space, scheme=arguments.loss.class_weights, counts=counts,
-            source=f"{data.name}, train, {len(data.splits['train'])} images" + ", without further data" * bool(added),
+            source=f"{data.name}, train, {len(data.splits['train'])} images{', without further data' * further}",
         )  # fmt: skip
     plot_class_distribution(counts, data.label_space, run.path / CLASS_DISTRIBUTION, weights=weights)
 

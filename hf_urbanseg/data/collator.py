@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 
 
-def collate_train(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks crops: pixel_values (N, 3, h, w), labels (N, h, w), and what else the samples have."""
-    return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+def collate_train(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor | dict[str, Tensor]]:
+    """Stacks crops: pixel_values (N, 3, h, w), labels (N, h, w), and what else the samples have.
+
+    Unlabelled crops, of which samples bring different numbers, are stacked alike, as `unlabelled`.
+    """
+    crops = [crop for sample in samples for crop in sample.get("unlabelled", ())]
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "unlabelled"}
+    return batch | ({"unlabelled": collate_train(crops)} if crops else {})
 
 
 def collate_eval(samples: Sequence[dict]) -> dict[str, list]:

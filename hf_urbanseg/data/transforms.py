@@ -241,14 +241,24 @@ def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     pixels, rest = batch["pixel_values"], dict(batch)
     if pixels.dtype != torch.uint8:
         return rest
+    inside = find_inside(rest.pop("extent"), pixels.shape[2:])
+    values = normalize_pixels(pixels, inside)
+    return rest | {"pixel_values": values, "labels": batch["labels"].long(), "inside": inside}
+
+
+def find_inside(extent: Tensor, size: Sequence[int]) -> Tensor:
+    """Shape: extent: (N, 2) rows and columns; returns (N, *size) bool, what isn't padding."""
+    heights, widths = extent.T[..., None]
+    rows, columns = (torch.arange(side, device=extent.device) for side in size)
+    return (rows < heights)[:, :, None] & (columns < widths)[:, None, :]
+
+
+def normalize_pixels(pixels: Tensor, inside: Tensor) -> Tensor:
+    """Shape: pixels: (N, C, h, w) uint8; inside: (N, h, w) bool; returns float32 like `pixels`, 0 outside."""
     center, width = (
         255 * torch.tensor(one, device=pixels.device).view(-1, 1, 1) for one in channel_statistics(pixels.shape[1])
     )
-    heights, widths = rest.pop("extent").T[..., None]
-    rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[2:])
-    inside = (rows < heights)[:, :, None] & (columns < widths)[:, None, :]
-    values = (pixels.float() - center).mul_(width.reciprocal()).mul_(inside[:, None])
-    return rest | {"pixel_values": values, "labels": batch["labels"].long(), "inside": inside}
+    return (pixels.float() - center).mul_(width.reciprocal()).mul_(inside[:, None])
 
 
 def build_train_transforms(

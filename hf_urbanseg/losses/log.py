@@ -20,8 +20,9 @@ class LossLog:
         self.diagnostics: dict[str, Tensor] = {}  # and numbers of batches, under names that no part can give
         self.dropped = 0
 
-    def add(self, parts: dict[str, Tensor], diagnostics: dict[str, Tensor], void: Tensor) -> None:
-        counts = {"batches": torch.ones((), device=self.device), "void": void}
+    def add(self, parts: dict[str, Tensor], diagnostics: dict[str, Tensor], void: Tensor | None = None) -> None:
+        """Parts and diagnostics of a micro-batch, and whether it was void; None is what comes beside micro-batches."""
+        counts = {} if void is None else {"batches": torch.ones((), device=self.device), "void": void}
         for sums, values in ((self.parts, parts), (self.diagnostics, diagnostics | counts)):
             for name, value in values.items():
                 sums[name] = sums.get(name, 0) + value.detach().double()

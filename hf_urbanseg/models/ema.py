@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.models.loading import check_finite, find_difference
@@ -64,6 +65,18 @@ class ExponentialMovingAverage:
             yield self._model
         finally:
             _copy(own, _tensors(self._model))
+
+    @torch.no_grad()
+    def predict(self, pixel_values: Tensor) -> Tensor:
+        """Logits of the averaged weights in evaluation mode; the model itself stays as it is."""
+        training = [module for module in self._model.modules() if module.training]
+        self._model.eval()
+        try:
+            averages = {name.partition(".")[2]: tensor for name, tensor in self._average.items()}
+            return functional_call(self._model, averages, kwargs={"pixel_values": pixel_values})["logits"]
+        finally:
+            for module in training:
+                module.training = True
 
     def use(self) -> None:
         """Gives the model the averaged weights for good."""

@@ -9,6 +9,7 @@ from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
 from hf_urbanseg.options.recipe import load_recipe
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.unlabelled import UnlabelledArguments
 
 OWN_DATA = "own_data"
 """The recipe where data is named and no recipe."""
@@ -24,6 +25,7 @@ class FinetuneArguments(NamedTuple):
     loss: LossArguments
     distillation: DistillationArguments
     added: AddedDataArguments
+    unlabelled: UnlabelledArguments
     training: UrbanSegTrainingArguments
 
 

@@ -29,6 +29,7 @@ ADDED = "added"
 """In `FRAMES`, beside the splits: frames of further data sets."""
 ADDED_DATA = "added_data.json"
 TEACHER = "teacher.json"
+UNLABELLED = "unlabelled.json"
 CHANGES = "changes.json"
 MEASURED = "measured.json"
 """Which model and data were measured, in a folder that holds its numbers alone."""
@@ -156,6 +157,15 @@ class RunFolder:
             raise DataError("the further data of a run", "something else", fix, self.path / ADDED_DATA)
         return sets
 
+    def read_unlabelled(self) -> dict | None:
+        """`frames` without labels that the run is trained on, name -> SHA-256 of the file, in their order; `teacher`,
+        and how they are learnt from."""
+        record = read_json(self.path / UNLABELLED)
+        frames = {} if record is None else record.get("frames")
+        if not isinstance(frames, dict) or not all(isinstance(one, str) for one in frames.values()):
+            raise DataError("`frames` with a digest each", "something else", "restore it", self.path / UNLABELLED)
+        return record
+
     def read_source(self) -> dict | None:
         """What `describe_source` told; None of a run that was trained here."""
         source = read_json(self.path / MEASURED) or {}
@@ -180,18 +190,21 @@ class RunFolder:
         training_arguments: Mapping,
         data: LoadedData,
         frames: Mapping[str, Mapping],
-        teacher: Mapping | None = None,
-        added: Sequence[Mapping] = (),
+        records: Mapping[str, Mapping | None],
     ) -> None:
-        """What went into a run, so that it can be repeated, and a resume be compared with it."""
+        """What went into a run, so that it can be repeated, and a resume be compared with it.
+
+        Args:
+            records: Of `TEACHER`, `UNLABELLED` and `ADDED_DATA`; None where the run has none.
+        """
         write_yaml(self.path / RECIPE, recipe)
         write_json(self.path / TRAINING_ARGUMENTS, training_arguments)
         write_split_file(self.path / SPLITS, data.splits)
         write_json(self.path / LABEL_SPACE, describe_label_space(data.label_space))
         write_json(self.path / FRAMES, frames, indent=None)
-        for name, content in ((TEACHER, teacher), (ADDED_DATA, added and {"sets": list(added)})):
-            if content:
-                write_json(self.path / name, content)
+        for name, record in records.items():
+            if record:
+                write_json(self.path / name, record)
             else:
                 (self.path / name).unlink(missing_ok=True)
 

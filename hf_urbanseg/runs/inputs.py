@@ -29,12 +29,14 @@ from hf_urbanseg.runs.folder import (
     TEACHER,
     TRAINED_BEFORE,
     TRAINING_ARGUMENTS,
+    UNLABELLED,
     RunFolder,
 )
 
 _FREE = {
     # their effects are compared: frames, splits, classes, weights and who teaches
     *(f.name for f in fields(DataArguments)), "add_data", "class_weights", "teacher", "teacher_revision",
+    "unlabelled", "unlabelled_teacher",
     # where things go, and what is said and shown
     "output_dir", "num_overlays", "random_baseline", "report_to", "report_pictures", "run_name", "project",
     "disable_tqdm", "log_level",
@@ -209,6 +211,23 @@ def compare_teacher(run: RunFolder, now: Mapping | None) -> Iterator[Difference]
         yield Difference(TEACHER, one, other)
 
 
+def compare_unlabelled(run: RunFolder, now: Mapping | None) -> Iterator[Difference]:
+    """Which frames without labels, by the bytes of their files and in which order, and who labels them."""
+    if not run.has(RECIPE):
+        return
+    before, now = run.read_unlabelled() or {}, now or {}
+    one, other = ([*record.get("frames", {}).items()] for record in (before, now))
+    if len(one) != len(other):
+        yield Difference(UNLABELLED, f"{len(one)} unlabelled frames", f"{len(other)}")
+    elif unlike := next((pair for pair in zip(one, other, strict=True) if pair[0][1] != pair[1][1]), None):
+        first, second = (f"`{name}` with SHA-256 {digest:.12}..." for name, digest in unlike)
+        yield Difference(UNLABELLED, f"an unlabelled frame {first}", second)
+    first, second = ((record.get("teacher") or {}).get("sha256") for record in (before, now))
+    if before and now and first != second:
+        spelled = (f"a model with SHA-256 {one:.12}..." if one else "its own averages" for one in (first, second))
+        yield Difference(UNLABELLED, f"unlabelled frames labelled by {next(spelled)}", next(spelled))
+
+
 def describe_frames(inspection: Inspection, added: Sequence[AddedData] = ()) -> dict[str, dict[str, list[str]]]:
     """By split and frame name, the SHA-256 of the image's and of the label's file; further data's under `ADDED`."""
     frames = {
@@ -246,22 +265,29 @@ def leave_out_trained(run: RunFolder, data: LoadedData, inspection: Inspection) 
     return replace(data, splits=DatasetDict(splits), notes=tuple(notes)), replace(inspection, pairs=pairs)
 
 
-def remember_trained(run: RunFolder, frames: Mapping[str, Mapping]) -> dict:
-    """`frames`, and under `TRAINED_BEFORE` those that the run was trained on and that are no longer in train."""
+def remember_trained(run: RunFolder, frames: Mapping[str, Mapping], unlabelled: Mapping | None = None) -> dict:
+    """`frames`, and under `TRAINED_BEFORE` those that the run was trained on and is no longer, labelled or not."""
     train = frames["train"] | frames.get(ADDED, {})
+    still = set((unlabelled or {}).get("frames", {}).values())
     left = {
         name: digests
         for name, digests in _list_trained(run).items()
-        if name not in train or (digests and digests != train[name])
+        if (name not in train or (digests and digests != train[name])) and not still.intersection(digests)
     }
     return {**frames, TRAINED_BEFORE: left} if left else dict(frames)
 
 
 def _list_trained(run: RunFolder) -> dict[str, list[str]]:
-    """Frames that the run was ever trained on; without digests those of an older version."""
+    """Frames that the run was ever trained on; without digests those of an older version.
+
+    Those without a label are `unlabelled/<name>`, so that they are known by their bytes alone.
+    """
     recorded, listed = run.read_frames() or {}, run.read_splits() or {}
     names = {name: [] for name in listed.get("train") or ()}
-    return names | recorded.get("train", {}) | recorded.get(ADDED, {}) | recorded.get(TRAINED_BEFORE, {})
+    unlabelled = (run.read_unlabelled() or {}).get("frames", {})
+    unlabelled = {f"unlabelled/{name}": [digest, ""] for name, digest in unlabelled.items()}
+    recorded_now = recorded.get("train", {}) | recorded.get(ADDED, {})
+    return names | recorded_now | recorded.get(TRAINED_BEFORE, {}) | unlabelled
 
 
 def _describe_weights(label_space: LabelSpace, weights: np.ndarray | None, counts: np.ndarray) -> dict:

@@ -120,7 +120,7 @@ class DivergenceGuard:
             for number, batch in enumerate(trainer.step_batches):
                 inputs = trainer._prepare_inputs(batch)
                 for index in range(size):
-                    one = {key: value[index : index + 1] for key, value in inputs.items()}
+                    one = {key: value[index : index + 1] for key, value in inputs.items() if isinstance(value, Tensor)}
                     outputs = trainer.model(pixel_values=one["pixel_values"])
                     parts = trainer.loss(trainer.add_teacher(outputs, one), one["labels"])
                     # Micro-batches go to the ranks in turn.

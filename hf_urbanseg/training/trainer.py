@@ -15,6 +15,7 @@ from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
 from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
 from hf_urbanseg.data.transforms import normalize_batch
+from hf_urbanseg.data.unlabelled import WithUnlabelled
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
 from hf_urbanseg.labels import IGNORE_INDEX
@@ -164,12 +165,15 @@ class UrbanSegTrainer(CheckpointingTrainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        labelled = dataset.labelled if isinstance(dataset, WithUnlabelled) else dataset
         seed = choose_data_seed(self.args)
-        if isinstance(dataset, JoinedDataset):
-            self.train_sampler = JoinedSampler([*map(len, dataset.parts)], dataset.shares, step_size, seed)
+        if isinstance(labelled, JoinedDataset):
+            self.train_sampler = JoinedSampler([*map(len, labelled.parts)], labelled.shares, step_size, seed)
         else:
-            sampler = EpochSampler if isinstance(dataset, TrainDataset) else _IndexSampler
-            self.train_sampler = sampler(len(dataset), step_size, seed)
+            sampler = EpochSampler if isinstance(labelled, TrainDataset) else _IndexSampler
+            self.train_sampler = sampler(len(labelled), step_size, seed)
+        if labelled is not dataset:
+            self.train_sampler = dataset.build_sampler(self.train_sampler)
         return self.train_sampler
 
     def _prepare_inputs(self, inputs):

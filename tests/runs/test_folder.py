@@ -45,7 +45,7 @@ def test_run_folder__nothing_there(tmp_path):
 def test_run_folder__reads_back_what_it_wrote(tmp_path, data):
     run = RunFolder(tmp_path)
     counts = ImageCounts(("c",), ("road", "car"), *(np.array([[3, 1]]) for _ in range(3)))
-    run.write_inputs({"seed": 1, "label_space": None}, {"max_steps": 4}, data, {"test": {"c": ["1f", "2e"]}})
+    run.write_inputs({"seed": 1, "label_space": None}, {"max_steps": 4}, data, {"test": {"c": ["1f", "2e"]}}, {})
     run.write_changes(2, ["`seed` 1, then 2 (recipe.yaml)"])
     run.write_changes(3, [])
     assert not run.is_finished

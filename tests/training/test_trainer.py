@@ -128,6 +128,7 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
         ("ohem_top", 0, 5, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}, "segformer"),
         ("auxiliary_ohem", 0, 5, {"ema_decay": 0.9}, "deeplabv3plus"),
         ("distilled_features", 0, 5, {"freeze_stages": 2}, "segformer"),
+        ("unlabelled", 2, 5, {"ema_decay": 0.9}, "segformer"),
     ],
 )
 def test_resume__bit_identical(worker, tmp_path, monkeypatch, loss, num_workers, stop_at, more, architecture):

@@ -13,6 +13,7 @@ from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainData
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.teacher_cache import TeacherCache, write_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
+from hf_urbanseg.data.unlabelled import UnlabelledDataset, WithUnlabelled
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.losses.composition import LossPart
@@ -25,6 +26,7 @@ from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.trainer import UrbanSegTrainer
+from hf_urbanseg.training.unlabelled import UnlabelledStep
 
 WEIGHTS = torch.linspace(0.5, 1.5, CITYSCAPES.num_labels).tolist()
 LOSSES = {
@@ -43,6 +45,8 @@ LOSSES = {
     "distilled_features": {"loss": "cross_entropy", "further": "features"},
     # Samples of two data sets.
     "joined": {"loss": "cross_entropy", "class_weights": WEIGHTS},
+    # Frames without labels, of which the run's own averages are sure here and there.
+    "unlabelled": {"loss": "cross_entropy", "unlabelled": {"threshold": 0.12, "weight": 2.0}},
     # The loss alone instead of a weighted sum, and samples that know of no epoch.
     "bare": {},
 }
@@ -127,11 +131,17 @@ def build_trainer(
         options["further"] = {"distillation": part}
         if kind == "cwd":
             train.teacher, teacher = write_down(teacher, train, Path(args.output_dir)), None
+    unlabelled = options.pop("unlabelled", None)
+    if unlabelled:
+        torch.nn.init.normal_(model.decode_head.classifier.weight)  # who knows nothing is sure of nothing
+        crops = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        frames = build_synthetic_splits(train=5, validation=1, test=1, size=(48, 80), seed=1)["train"]
+        train = WithUnlabelled(train, UnlabelledDataset(frames, transforms, args.seed), crops)
     if bare := loss == "bare":
         criterion = OhemCrossEntropyLoss(CITYSCAPES.num_labels, WEIGHTS, min_kept=300, scope="global")
     else:
         criterion = build_loss(num_labels=CITYSCAPES.num_labels, **options)
-    return UrbanSegTrainer(
+    trainer = UrbanSegTrainer(
         model,
         args,
         criterion,
@@ -140,6 +150,9 @@ def build_trainer(
         image_processor,
         teacher=teacher,
     )
+    if unlabelled:
+        trainer.add_callback(UnlabelledStep(trainer, **unlabelled))
+    return trainer
 
 
 def build_teacher() -> Teacher:
@@ -169,6 +182,7 @@ def compute_gradients(
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         freeze_batch_norm=True,
+        ema_decay=0.9,
     )
     # The same seed draws other dropout masks in other layouts; that is not what is compared here.
     options = {"drop_path_rate": 0.0} if has_field(architecture, "drop_path_rate") else {}

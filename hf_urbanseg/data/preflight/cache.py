@@ -8,8 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets import DatasetDict
+from datasets import Dataset
 
+from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.preflight.pair_files import PairInspection
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import MOST_JSON, read_bytes, written_whole
@@ -21,19 +22,21 @@ logger = logging.getLogger(__name__)
 _VERSION = 4
 
 
-def compute_key(splits: DatasetDict, label_space: LabelSpace, channels: int = 3) -> str | None:
-    """Names, files and label mapping as one hash; None where a file can't be vouched for (remote or missing)."""
-    space = label_space
-    how = space.encoding, space.edge_tolerance, space.lossy, space.colors
-    mapping = json.dumps([space.names, sorted(space.label_ids.items()), *how])
+def find_place(splits: Mapping[str, Dataset], label_space: LabelSpace | None, channels: int = 3) -> Path | None:
+    """The file of these names, files and label mapping; None where a file can't be vouched for (remote or missing)."""
+    space, mapping = label_space, ""  # of images without labels
+    if space is not None:
+        how = space.encoding, space.edge_tolerance, space.lossy, space.colors
+        mapping = json.dumps([space.names, sorted(space.label_ids.items()), *how])
     key = hashlib.sha256(f"{_VERSION} {channels} {mapping}".encode())
     try:
         for split, dataset in splits.items():
             for row in dataset:
-                key.update(json.dumps([split, row["name"], *map(identify_file, (row["image"], row["label"]))]).encode())
-    except (OSError, ValueError):
+                files = (row[role] for role in ("image", "label") if role in row)
+                key.update(json.dumps([split, row["name"], *map(identify_file, files)]).encode())
+        return cache_folder() / "preflight" / f"{key.hexdigest()}.json.gz"
+    except (OSError, ValueError, DataError):  # the last of them without a home
         return None
-    return key.hexdigest()
 
 
 def identify_file(stored: Mapping | None) -> list:
@@ -62,9 +65,9 @@ def load_pairs(path: Path) -> dict[str, tuple[PairInspection, ...]] | None:
 def _read_pair(
     name: str, size: Sequence[int], counts: Mapping[str, int], digest: str, files: Sequence[str], note: str
 ) -> PairInspection:
-    (height, width), (image, label) = size, files
+    height, width = size
     counts = {int(value): int(count) for value, count in counts.items()}
-    return PairInspection(name, (height, width), counts, digest, (image, label), note)
+    return PairInspection(name, (height, width), counts, digest, tuple(files), note)
 
 
 def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -11,8 +11,7 @@ from itertools import islice
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
-from hf_urbanseg.data.archive import cache_folder
-from hf_urbanseg.data.preflight.cache import compute_key, load_pairs, save_pairs
+from hf_urbanseg.data.preflight.cache import find_place, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
 from hf_urbanseg.data.preflight.set_values import (
     check_id_kind,
@@ -90,13 +89,9 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
     """
     splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
     _check_names(splits)
-    key = compute_key(splits, label_space, channels)
-    try:
-        file = key and cache_folder() / "preflight" / f"{key}.json.gz"
-    except DataError:  # no home
-        file = None
+    file = find_place(splits, label_space, channels)
     cached = load_pairs(file) if file else None
-    pairs = cached or _read_all(splits, label_space, progress, channels)
+    pairs = cached or _read_pairs(splits, label_space, progress, channels)
     inspection = Inspection(pairs)
     _check_void(inspection, label_space)
     _check_leaks(pairs)
@@ -125,15 +120,28 @@ def _check_names(splits: DatasetDict) -> None:
         errors = [
             DataError(expected, f"{n} pairs called `{name}`", "rename them", f"{split}/{name}") for name, n in twice
         ]
-        _refuse_all(errors, "name")
+        refuse_all(errors, "name")
 
 
-def _read_all(
+def _read_pairs(
     splits: DatasetDict, label_space: LabelSpace, progress: bool, channels: int
 ) -> dict[str, tuple[PairInspection, ...]]:
-    def inspect(split: str, row: dict) -> tuple[str, PairInspection | DataError]:
+    def inspect(split: str, row: dict) -> PairInspection:
+        return inspect_pair(split, row["name"], row["image"], row["label"], label_space, channels)
+
+    results = read_all(splits, inspect, "pair", progress)
+    _check_pairs(results, splits, label_space)
+    return {split: tuple(found) for split, found in results.items()}
+
+
+def read_all(
+    splits: Mapping[str, Dataset], inspect: Callable[[str, dict], PairInspection], unit: str, progress: bool
+) -> dict[str, list[PairInspection | DataError]]:
+    """What `inspect` finds in each row of each split, by threads, in order; or why it refuses it."""
+
+    def try_one(split: str, row: dict) -> tuple[str, PairInspection | DataError]:
         try:
-            return split, inspect_pair(split, row["name"], row["image"], row["label"], label_space, channels)
+            return split, inspect(split, row)
         except DataError as error:
             return split, error
 
@@ -141,18 +149,17 @@ def _read_all(
     with (
         strict_pillow(),
         ThreadPoolExecutor(_THREADS) as pool,
-        show_progress(sum(map(len, splits.values())), "checking", "pair", hidden=not progress) as bar,
+        show_progress(sum(map(len, splits.values())), "checking", unit, hidden=not progress) as bar,
     ):
         # Few at a time: executor.map would read every embedded image ahead.
-        jobs = (pool.submit(inspect, split, row) for split, rows in splits.items() for row in rows)
+        jobs = (pool.submit(try_one, split, row) for split, rows in splits.items() for row in rows)
         pending = deque(islice(jobs, 2 * _THREADS))
         while pending:
             split, result = pending.popleft().result()
             results[split].append(result)
             pending.extend(islice(jobs, 1))
             bar.update()
-    _check_pairs(results, splits, label_space)
-    return {split: tuple(found) for split, found in results.items()}
+    return results
 
 
 def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
@@ -169,10 +176,11 @@ def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: Lab
             elif unknown := find_unknown(one, label_space):
                 where = where_is(splits[split][row]["label"], split, one.name)
                 errors.append(refuse_values(unknown, sum(one.label_counts.values()), files_with, label_space, where))
-    _refuse_all(errors, "bad pair")
+    refuse_all(errors, "bad pair")
 
 
-def _refuse_all(errors: list[DataError], kind: str) -> None:
+def refuse_all(errors: list[DataError], kind: str) -> None:
+    """Raises the first with the number of the others, which are logged; nothing where there is none."""
     if errors:
         log_faults(errors[1:])
         raise join_faults(errors, kind)
@@ -196,7 +204,7 @@ def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
             if other_split != split:
                 found_at = f"the same pixels as {other_split}/{other_name}"
                 errors.append(DataError("every image in one split", found_at, fix, f"{split}/{pair.name}"))
-    _refuse_all(errors, "image")
+    refuse_all(errors, "image")
 
 
 def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:

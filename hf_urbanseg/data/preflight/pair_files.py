@@ -16,7 +16,7 @@ from hf_urbanseg.data.rgb import convert_to_rgb, find_size
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
 
-_REPAIR = "fetch the file again or leave the pair out"
+_REPAIR = "fetch the file again or leave it out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class PairInspection:
         size: (height, width) after any EXIF rotation that both files share.
         label_counts: Pixels per value of the label file; see `count_values`.
         image_digest: SHA-256 of the size and the decoded pixels.
-        file_digests: SHA-256 of the bytes of the image's and of the label's file.
+        file_digests: SHA-256 of the bytes of the image's and of the label's file, where there is one.
         note: What was done to have the image in 8-bit RGB, if its owner should know of it.
     """
 
@@ -36,7 +36,7 @@ class PairInspection:
     size: tuple[int, int]
     label_counts: dict[int, int]
     image_digest: str
-    file_digests: tuple[str, str]
+    file_digests: tuple[str, ...]
     note: str = ""
 
 
@@ -96,14 +96,29 @@ def inspect_pair(
         expected = f"a label as large as its image{of_image}, {height}x{width} (height x width)"
         fix = "pair the files that belong together, or resize the label with nearest-neighbour interpolation"
         raise DataError(expected, f"{mask.height}x{mask.width}", fix, label_where)
-    digest = hashlib.sha256(f"{height}x{width}:".encode())
-    digest.update(picture.tobytes())
-    size = (width, height) if orientation >= 5 else (height, width)
     counts = count_values(values, label_space)
     if mask.mode == "P" and label_space.encoding == "ids":
         check_palette(mask, counts, label_space, label_where)
     files = tuple(hashlib.sha256(content).hexdigest() for content in (image_bytes, label_bytes))
-    return PairInspection(name, size, counts, digest.hexdigest(), files, note)
+    size, digest = _measure(picture, orientation)
+    return PairInspection(name, size, counts, digest, files, note)
+
+
+def inspect_image(split: str, name: str, image: Mapping | None, channels: int = 3) -> PairInspection:
+    """The same of an image without a label."""
+    where = where_is(image, split, name)
+    content = _read(image, "image", where)
+    picture, note, orientation = _open_image(content, where, channels)
+    size, digest = _measure(picture, orientation)
+    return PairInspection(name, size, {}, digest, (hashlib.sha256(content).hexdigest(),), note)
+
+
+def _measure(picture: Image.Image | np.ndarray, orientation: int) -> tuple[tuple[int, int], str]:
+    """`size` and `image_digest`."""
+    height, width = find_size(picture)
+    digest = hashlib.sha256(f"{height}x{width}:".encode())
+    digest.update(picture.tobytes())
+    return (width, height) if orientation >= 5 else (height, width), digest.hexdigest()
 
 
 def _read(stored: Mapping | None, role: str, where: str) -> bytes:

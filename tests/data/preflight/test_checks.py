@@ -154,7 +154,7 @@ def test_inspect_pairs__first_of_several_faults_by_split_then_row(tmp_path, monk
     splits = make_splits(train=[make_pair(tmp_path, "f5"), early, wrong, late], test=[in_test])
     assert refusal(splits) == (
         f"{early['label']}: expected a readable label file; found an empty file (0 bytes) (and 3 more bad pairs); "
-        "fetch the file again or leave the pair out."
+        "fetch the file again or leave it out."
     )
 
 

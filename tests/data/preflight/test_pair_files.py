@@ -143,7 +143,7 @@ def test_inspect_pair__truncated_png(refusal, role, keep):
     files[role] = files[role][: int(len(files[role]) * keep)]
     message = refusal(**files)
     assert message.startswith(f"f0_{role}: expected a readable {role} file; found a truncated or damaged file (")
-    assert message.endswith("; fetch the file again or leave the pair out.")
+    assert message.endswith("; fetch the file again or leave it out.")
 
 
 @pytest.mark.parametrize("cut", [1, 4, 12, 13, 20])
@@ -174,7 +174,7 @@ def test_inspect_pair__truncated_jpeg(refusal, keep, progressive):
 )
 def test_inspect_pair__no_picture_in_the_file(refusal, role, content, found):
     assert refusal(**{role: content}) == (
-        f"f0_{role}: expected a readable {role} file; found {found}; fetch the file again or leave the pair out."
+        f"f0_{role}: expected a readable {role} file; found {found}; fetch the file again or leave it out."
     )
 
 
