@@ -57,7 +57,8 @@ def list_local_folders(run: str | Path, options: dict) -> list[str]:
     """
     paths = [run, Path.cwd(), Path(os.path.abspath(run)).parent, os.path.expanduser("~"), tempfile.gettempdir()]
     paths += [constants.HF_HOME, sys.prefix, Path(__file__).parents[2]]
-    paths += [os.path.expanduser(value) for value in options.values() if is_local(value)]
+    values = (one for value in options.values() for one in (value if isinstance(value, list) else [value]))
+    paths += [os.path.expanduser(value) for value in values if is_local(value)]
     named = {form for path in paths for form in (str(path), os.path.abspath(path), os.path.realpath(path))}
     # The root would match everywhere, and /usr is the same on every machine.
     named = {name.rstrip("/\\") for name in named if is_absolute(name)} - {"", "/usr", "/opt", "~"}

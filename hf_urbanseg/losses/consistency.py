@@ -29,14 +29,13 @@ def label_confidently(
     Source: FixMatch (Sohn et al. 2020, arXiv:2001.07685), pixel by pixel as in UniMatch (arXiv:2208.09910), which
         also divides by all pixels. Differs from both in that the threshold itself isn't sure.
     """
-    labels, total = torch.full(inside.shape, IGNORE_INDEX, dtype=torch.uint8, device=scores.device), 0.0
-    for image, one in enumerate(scores):  # one at a time: upsampled scores are a step's largest tensor
-        logits = upsample_logits(one[None], inside.shape[1:])[0]
+    labels, total = [], 0.0
+    for one, where in zip(scores, inside, strict=True):  # one at a time: upsampled, they are a step's largest tensor
+        logits = upsample_logits(one[None], where.shape)[0]
         top, best = logits.max(0)
         probability = (top - logits.logsumexp(0)).exp()
-        total = total + (probability * inside[image]).sum(dtype=torch.float64)
+        total = total + (probability * where).sum(dtype=torch.float64)
         if taught is not None:
             best = torch.as_tensor(taught, device=best.device)[best]
-        sure = inside[image] & (probability > threshold)
-        labels[image][sure] = best[sure].to(torch.uint8)
-    return labels, total
+        labels.append(torch.where(where & (probability > threshold), best, IGNORE_INDEX).to(torch.uint8))
+    return torch.stack(labels), total

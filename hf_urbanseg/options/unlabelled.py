@@ -7,6 +7,8 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.options.fields import Options, option
 from hf_urbanseg.ranges import Amount, Range, Share
 
+OWN_AVERAGES = "ema"
+
 
 @dataclass
 class UnlabelledArguments(Options):
@@ -18,7 +20,7 @@ class UnlabelledArguments(Options):
         "sure of. See docs/beyond.md.",
     )
     unlabelled_teacher: str = option(
-        "ema",
+        OWN_AVERAGES,
         "`ema`, the run's own averaged weights (with --ema_decay), or a model as of --teacher, which doesn't train.",
     )
     unlabelled_threshold: Share = option(

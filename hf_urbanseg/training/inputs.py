@@ -24,6 +24,7 @@ from hf_urbanseg.options.config import AugmentationArguments
 from hf_urbanseg.options.finetune_arguments import OWN_DATA, FinetuneArguments
 from hf_urbanseg.options.stock_options import choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.unlabelled import OWN_AVERAGES
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +97,10 @@ def describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[i
 def check_channels(arguments: FinetuneArguments) -> None:
     """Refuses what would leave the channels behind RGB unlearned, or can't take them."""
     channels, model, args = arguments.data.channels, arguments.model, arguments.training
+    labeller = arguments.unlabelled.unlabelled_teacher
     unfit = {
         "freeze_encoder": args.freeze_encoder, "freeze_stages": args.freeze_stages, "lora_rank": model.lora_rank,
-        "teacher": arguments.distillation.teacher,
+        "teacher": arguments.distillation.teacher, "unlabelled_teacher": None if labeller == OWN_AVERAGES else labeller,
     }  # fmt: skip
     if channels > 3 and (found := [name for name, value in unfit.items() if value]):
         raise ConfigError(f"`channels` {channels} without `{found[0]}`", f"`{unfit[found[0]]}`", "leave it out")

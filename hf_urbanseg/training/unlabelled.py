@@ -36,14 +36,12 @@ from hf_urbanseg.options.config import AugmentationArguments
 from hf_urbanseg.options.finetune_arguments import FinetuneArguments
 from hf_urbanseg.options.stock_options import choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
-from hf_urbanseg.options.unlabelled import UnlabelledArguments
+from hf_urbanseg.options.unlabelled import OWN_AVERAGES, UnlabelledArguments
 
 if TYPE_CHECKING:
     from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 logger = logging.getLogger(__name__)
-
-OWN_AVERAGES = "ema"
 
 
 class UnlabelledStep(TrainerCallback):

@@ -96,6 +96,11 @@ def test_channels__what_does_not_fit_is_refused(trained, data, tmp_path):
         ({"channels": 5}, DataError, "000000_10.tif: expected an image of 5 channels; found 4"),
         ({"channels": 4, "freeze_encoder": True}, ConfigError, "`channels` 4 without `freeze_encoder`"),
         ({"channels": 4, "teacher": "nobody"}, ConfigError, "`channels` 4 without `teacher`"),
+        (
+            {"channels": 4, "unlabelled": ["none"], "unlabelled_teacher": "nobody"},
+            ConfigError,
+            "`channels` 4 without `unlabelled_teacher`",
+        ),
         ({"channels": 4, "architecture": "unet"}, ModelError, "found a `"),
     ):
         with pytest.raises(error) as caught:

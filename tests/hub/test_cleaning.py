@@ -63,12 +63,14 @@ def test_list_local_folders__all_that_tell_something_of_this_machine(tmp_path, m
     (tmp_path / "work" / "linked").symlink_to(tmp_path / "elsewhere")
     run = tmp_path / "runs" / "x"
     options = {"data_dir": "../kitti", "split_file": "./linked", "class_weights": "~/w.json", "dataset": "user/name"}
+    options |= {"unlabelled": ["drives", "../drives"]}
     found = list_local_folders(run, options | {"root": "/"})
     assert found == sorted(found, key=lambda name: (-len(name), name))
     assert {
         str(run), str(run.parent), str(tmp_path / "work"), str(tmp_path / "home"), tempfile.gettempdir(),
         str(Path(sys.modules["hf_urbanseg"].__file__).parents[1]), "/mnt/cache/hf", "/mnt/envs/venv",
         str(tmp_path / "kitti"), str(tmp_path / "elsewhere"), str(tmp_path / "home" / "w.json"),
+        str(tmp_path / "drives"),
     } <= set(found)  # fmt: skip
     assert not {"/", "", "~", "/usr", "user/name"} & set(found)
 

@@ -18,6 +18,7 @@ def test_choose_citations__what_the_recipe_used():
     for distill, word in ((None, "soft"), ("soft", "soft"), ("cwd", "cwd")):
         taught = {"teacher": "runs/b5", "distill": distill}
         assert choose_citations("segformer", taught, None, None, False) == [*always, word]
+    assert choose_citations("segformer", {"unlabelled": ["drives"]}, None, None, False) == [*always, "unlabelled"]
     recipe = {"loss": "focal", "class_weights": "inverse_log", "distill": "cwd"}
     assert choose_citations("segformer", recipe, "camvid", None, False) == [
         *always, "camvid", "focal"]  # fmt: skip
@@ -44,7 +45,7 @@ def test_build_model_card__cites_its_network(tmp_path, architecture, cited, pape
 
 def test_read_bibtex__has_a_word_of_every_recipe():
     words = {"kitti", "cityscapes", "camvid", "ohem", "focal", "dice", "lovasz", "effective_number", "enet"}
-    words |= {"soft", "cwd", "deeplabv3plus", "pspnet", "resnet", "swin", "unet"}
+    words |= {"soft", "cwd", "unlabelled", "deeplabv3plus", "pspnet", "resnet", "swin", "unet"}
     assert {"segformer", "report", "boundary_iou", "median_frequency", *words} == set(read_bibtex())
 
 
