@@ -51,3 +51,11 @@ def test_label_confidently__loss_and_gradient_equal_numbers_pixel_by_pixel(thres
     wide = F.interpolate(low, (13, 17), mode="bilinear", align_corners=False)
     (expected,) = torch.autograd.grad(wide, low, torch.from_numpy(slopes / count))
     assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_label_confidently__the_threshold_itself_is_not_sure():
+    """So that 1 learns nothing even where scores leave no doubt."""
+    scores, _, inside = draw()
+    labels, probability = label_confidently(1e6 * scores, inside, 1, TAUGHT)
+    assert float(probability) == pytest.approx(float(inside.sum()), rel=1e-3)
+    assert (labels == 255).all()
