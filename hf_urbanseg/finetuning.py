@@ -217,7 +217,7 @@ def _run(
         for split in ("validation", "test")
         if split in data.splits
     }
-    train_dataset = build_train_dataset(augmentation, args, data, inspection, teaching.cache, added)
+    train_dataset = build_train_dataset(augmentation, arguments.sampling, args, data, inspection, teaching.cache, added)
     trainer = UrbanSegTrainer(
         model,
         args,
@@ -272,6 +272,7 @@ def _run(
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
             **({"teacher": teaching.record} if teaching.record else {}),
             **({"unlabelled": unlabelled.describe()} if unlabelled else {}),
+            **({"class_counts": trainer.class_log.describe()} if trainer.class_log else {}),
             **parameters,
             "processes": args.world_size,
             "seed": args.seed,

@@ -8,12 +8,13 @@ from hf_urbanseg.command_line import command, help_if_asked
 from hf_urbanseg.options.added_data import AddedDataArguments
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
+from hf_urbanseg.options.sampling import SamplingArguments
 from hf_urbanseg.options.training_options import RARE_TRAINING_OPTIONS, TrainingOptions
 from hf_urbanseg.options.unlabelled import UnlabelledArguments
 
 _OPTIONS = (
-    RunArguments, DataArguments, AddedDataArguments, ModelArguments, AugmentationArguments, LossArguments,
-    DistillationArguments, UnlabelledArguments,
+    RunArguments, DataArguments, AddedDataArguments, ModelArguments, AugmentationArguments, SamplingArguments,
+    LossArguments, DistillationArguments, UnlabelledArguments,
 )  # fmt: skip
 
 

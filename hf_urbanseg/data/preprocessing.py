@@ -12,11 +12,16 @@ from PIL import Image
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.pasting import ObjectPaste
+from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.data.teacher_cache import TeacherCache
-from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
-from hf_urbanseg.errors import DataError, ModelError
+from hf_urbanseg.data.transforms import TrainTransforms, count_pixels, seed_transforms
+from hf_urbanseg.errors import ConfigError, DataError, ModelError
 from hf_urbanseg.labels import LabelSpace
+
+CLASS_COUNTS = ("drawn", "samples", "pixels", "pasted_pixels")
+"""Of each class: samples drawn for it, samples that show it, its pixels in them, and those of them that are pasted."""
 
 
 class TrainDataset(torch.utils.data.Dataset):
@@ -33,10 +38,13 @@ class TrainDataset(torch.utils.data.Dataset):
         cache: The same rows decoded already, *optional*; changes nothing but the time.
         teacher: What a teacher said of the same rows, *optional*.
         first_index: Of the first row among the samples of several data sets.
+        rare: For keys (epoch, index, class), whose crops show the class, *optional*.
+        paste: Puts objects of other frames into samples, *optional*.
 
     Shape:
         [(epoch, index)] -> pixel_values: (C, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
-        rows and columns that are not padding; with `teacher` its scores, as `TeacherCache.cut` gives them.
+        rows and columns that are not padding; with `teacher` its scores, as `TeacherCache.cut` gives them;
+        with `rare` class_counts: (4, num_labels) int64, as `CLASS_COUNTS` names its rows.
         `normalize_batch` makes a model's input of a batch of them.
     """
 
@@ -49,9 +57,18 @@ class TrainDataset(torch.utils.data.Dataset):
         cache: DecodedCache | None = None,
         teacher: TeacherCache | None = None,
         first_index: int = 0,
+        rare: RareClasses | None = None,
+        paste: ObjectPaste | None = None,
     ):
+        if teacher is not None and paste is not None:
+            expected, fix = (
+                "no `paste_share` with what a teacher wrote down",
+                "leave it out, or name the teacher itself",
+            )
+            raise ConfigError(expected, "objects that the teacher has not seen", fix, teacher.path)
         self.rows, self.label_space, self.transforms, self.seed = rows, label_space, transforms, seed
         self.cache, self.teacher, self.first_index = cache, teacher, first_index
+        self.rare, self.paste = rare, paste
 
     @property
     def names(self) -> list[str]:
@@ -61,20 +78,35 @@ class TrainDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, torch.Tensor]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.cache is None:
-            row = self.rows[index]
-            image, label = to_array(row["image"]), read_train_ids(row["label"], self.label_space)
-        else:
-            image, label = self.cache[index]
-        seed_transforms(self.transforms, (self.seed, epoch, self.first_index + index))
-        sample = self.transforms(image=image, mask=label)
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.cache is not None:
+            return self.cache[index]
+        row = self.rows[index]
+        return to_array(row["image"]), read_train_ids(row["label"], self.label_space)
+
+    def __getitem__(self, key: tuple[int, ...] | int) -> dict[str, torch.Tensor]:
+        epoch, index, *drawn = key if isinstance(key, tuple) else (0, key)
+        image, label = self._read(index)
+        seed = self.seed, epoch, self.first_index + index
+        seed_transforms(self.transforms, seed)
+        wanted = {"wanted": (drawn[0], self.rare.min_pixels)} if drawn else {}
+        sample = self.transforms(image=image, mask=label, **wanted)
+        pasted = self.paste.paste(sample, seed, index, self._read) if self.paste else np.empty(0, np.uint8)
         names = {"pixel_values": "image", "labels": "mask", "extent": "extent"}
         tensors = {key: torch.from_numpy(sample[name]) for key, name in names.items()}
         if self.teacher is not None:
             tensors["teacher"] = self.teacher.cut(index, sample["view"], self.transforms.size)
+        if self.rare is not None:
+            tensors["class_counts"] = self._count(drawn, sample["mask"], pasted)
         return tensors
+
+    def _count(self, drawn: list[int], labels: np.ndarray, pasted: np.ndarray) -> torch.Tensor:
+        num_labels = self.label_space.num_labels
+        pixels = count_pixels(labels)[:num_labels]
+        counts = np.zeros((len(CLASS_COUNTS), num_labels), np.int64)
+        counts[0, drawn] = 1
+        counts[1:] = pixels > 0, pixels, np.bincount(pasted, minlength=num_labels)
+        return torch.from_numpy(counts)
 
 
 class JoinedDataset(torch.utils.data.Dataset):
@@ -92,10 +124,10 @@ class JoinedDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        epoch, index, *drawn = key
         part = next(part for part in reversed(self.parts) if part.first_index <= index)
-        return part[epoch, index - part.first_index]
+        return part[(epoch, index - part.first_index, *drawn)]
 
 
 InputSizes = Callable[[tuple[int, int]], list[tuple[int, int]]]

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from hf_urbanseg.data.rare_classes import RareClasses
 
-class EpochSampler(Sampler[tuple[int, int]]):
+
+class EpochSampler(Sampler[tuple[int, ...]]):
     """Shuffled (epoch, index) keys, the same on every rank, in whole optimiser steps.
 
     The epoch travels with the index, so that workers that outlive an epoch can't repeat its augmentations. An epoch
@@ -18,10 +21,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         num_samples: Size of the data set.
         step_size: Samples per optimiser step over all ranks and micro-batches.
         seed: Of the run; the order depends on it and the epoch.
+        rare: Puts samples drawn by class in the place of some, *optional*: (epoch, index, class). The others go on
+            through the shuffled order, as far as the epoch reaches.
     """
 
-    def __init__(self, num_samples: int, step_size: int, seed: int):
-        self.num_samples, self.step_size, self.seed = num_samples, step_size, seed
+    def __init__(self, num_samples: int, step_size: int, seed: int, rare: RareClasses | None = None):
+        self.num_samples, self.step_size, self.seed, self.rare = num_samples, step_size, seed, rare
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -30,22 +35,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return max(self.num_samples // self.step_size, 1) * self.step_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         return iter(self._list_epoch(self.epoch))
 
     def list_step(self, step: int) -> list[int]:
         """Indices of an optimiser step's samples, over all ranks; steps are counted from 0, through all epochs."""
         epoch, step = divmod(step, len(self) // self.step_size)
-        return [index for _, index in self._list_epoch(epoch)[step * self.step_size :][: self.step_size]]
+        return [index for _, index, *_ in self._list_epoch(epoch)[step * self.step_size :][: self.step_size]]
 
-    def _list_epoch(self, epoch: int) -> list[tuple[int, int]]:
-        rounds = -(-len(self) // self.num_samples)
-        keys = []
-        for repeat in range(rounds):
-            order = np.random.default_rng((self.seed, epoch, repeat)).permutation(self.num_samples)
-            # A set smaller than one step repeats inside it; numbers that no real epoch has keep the repeats different.
-            keys += [(epoch + (repeat << 32), int(index)) for index in order]
-        return keys[: len(self)]
+    def _list_epoch(self, epoch: int) -> list[tuple[int, ...]]:
+        length = len(self)
+        drawn = self.rare.draw(length, (self.seed, epoch)) if self.rare else [None] * length
+        rounds = range(-(-length // self.num_samples))
+        order = chain.from_iterable(
+            np.random.default_rng((self.seed, epoch, repeat)).permutation(self.num_samples) for repeat in rounds
+        )
+        keys, times = [], Counter()
+        for one in drawn:
+            index, *train_id = one or (int(next(order)),)
+            # An image that comes again in an epoch gets a number that no real epoch has: its augmentation is another.
+            keys.append((epoch + (times[index] << 32), index, *train_id))
+            times[index] += 1
+        return keys
 
 
 class JoinedSampler(EpochSampler):
@@ -60,13 +71,21 @@ class JoinedSampler(EpochSampler):
         shares: Of the samples, one for each set, above 0 and 1 together.
         step_size: Samples per optimiser step over all ranks and micro-batches.
         seed: Of the run.
+        rare: Draws by class among the frames of the first set, in place of some of its samples, *optional*.
     """
 
-    def __init__(self, sizes: Sequence[int], shares: Sequence[float], step_size: int, seed: int):
-        super().__init__(max(round(sizes[0] / shares[0]), 1), step_size, seed)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        shares: Sequence[float],
+        step_size: int,
+        seed: int,
+        rare: RareClasses | None = None,
+    ):
+        super().__init__(max(round(sizes[0] / shares[0]), 1), step_size, seed, rare)
         self.sizes, self.shares = tuple(sizes), tuple(shares)
 
-    def _list_epoch(self, epoch: int) -> list[tuple[int, int]]:
+    def _list_epoch(self, epoch: int) -> list[tuple[int, ...]]:
         drawn = self._count_drawn(np.arange(epoch * len(self), (epoch + 1) * len(self) + 1))
         chosen = np.diff(drawn).argmax(0)  # which set, for every sample
         # Shuffled within their steps, or a rank could have samples of one set alone.
@@ -74,9 +93,12 @@ class JoinedSampler(EpochSampler):
         indices = np.empty(len(self), np.int64)
         for number, counts in enumerate(drawn):
             indices[chosen == number] = self._list_drawn(number, int(counts[0]), int(counts[-1]))
+        by_class = iter(self.rare.draw(int((chosen == 0).sum()), (self.seed, epoch)) if self.rare else ())
         seen, keys = Counter(), []
-        for index in indices.tolist():
-            keys.append((epoch + (seen[index] << 32), index))  # another key than before, so another augmentation
+        for number, place in zip(chosen, indices.tolist(), strict=True):
+            index, *train_id = (None if number else next(by_class, None)) or (place,)
+            # Another key than before, so another augmentation.
+            keys.append((epoch + (seen[index] << 32), index, *train_id))
             seen[index] += 1
         return keys
 

@@ -5,7 +5,8 @@ Values are drawn from the generators that `preprocessing.TrainDataset` sets for 
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import albumentations as A
@@ -20,6 +21,8 @@ from hf_urbanseg.ranges import Range
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_DRAWS = 100
 
 cv2.setNumThreads(0)  # OpenCV's own threads fight with data-loader workers for the cores.
 
@@ -95,6 +98,10 @@ class BalancedRandomCrop(A.DualTransform):
         max_class_share: Largest share of the crop's labelled pixels that one class may cover (report: 0.75).
         redraws: Crops drawn anew before the last one is taken as it is (report: 10).
 
+    With `wanted` beside image and mask, a class and a number of pixels, each draw is of a window that shows so many of
+    it, or half of those in the mask where that is less, with equal chances for all such windows: 100 are drawn and
+    looked up in a table of sums. If none of them does, it is the one that shows most.
+
     Source: MMSegmentation's `RandomCrop(cat_max_ratio=0.75)`. A crop is accepted when it shows more than one class
     and none reaches the share.
     """
@@ -104,13 +111,15 @@ class BalancedRandomCrop(A.DualTransform):
         self.size, self.max_class_share, self.redraws = tuple(size), max_class_share, redraws
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        height, width = params["shape"][:2]
-        window = self._draw(height, width)
+        draw = partial(self._draw, *params["shape"][:2])
+        if "wanted" in data:
+            draw = self._build_draw(data["mask"], *data["wanted"])
+        window = draw()
         for _ in range(self.redraws if self.max_class_share < 1 else 0):
-            counts = np.bincount(data["mask"][window].ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+            counts = count_pixels(data["mask"][window])[:IGNORE_INDEX]
             if (counts > 0).sum() > 1 and counts.max() < self.max_class_share * counts.sum():
                 break
-            window = self._draw(height, width)
+            window = draw()
         return {"window": window}
 
     def _draw(self, height: int, width: int) -> tuple[slice, slice]:
@@ -118,10 +127,40 @@ class BalancedRandomCrop(A.DualTransform):
         left = self.py_random.randint(0, max(width - self.size[1], 0))
         return slice(top, top + self.size[0]), slice(left, left + self.size[1])
 
+    def _build_draw(self, mask: np.ndarray, train_id: int, min_pixels: int) -> Callable[[], tuple[slice, slice]]:
+        """Draws of windows that show enough of a class; of any windows where the mask has none of it."""
+        found = (mask == train_id).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(found)
+        if not width:
+            return partial(self._draw, *mask.shape)
+        sums = cv2.integral(found[top : top + height, left : left + width])
+        enough = min(min_pixels, (sums[-1, -1] + 1) // 2)
+
+        def draw() -> tuple[slice, slice]:
+            starts, ends = [], []
+            for start, length, side, whole in zip((top, left), (height, width), self.size, mask.shape, strict=True):
+                # Others don't reach the class's bounding box.
+                least, most = max(start - side + 1, 0), min(start + length - 1, max(whole - side, 0))
+                starts.append(self.random_generator.integers(least, most + 1, _DRAWS))
+                ends.append([(starts[-1] + end - start).clip(0, length) for end in (0, side)])
+            (upper, lower), (before, after) = ends
+            counts = sums[lower, after] - sums[upper, after] - sums[lower, before] + sums[upper, before]
+            place = np.minimum(counts, enough).argmax()  # the first that shows enough, else the one that shows most
+            return tuple(
+                slice(int(one[place]), int(one[place]) + side) for one, side in zip(starts, self.size, strict=True)
+            )
+
+        return draw
+
     def apply(self, img: np.ndarray, window: tuple[slice, slice], **params: Any) -> np.ndarray:
         return img[window]
 
     apply_to_mask = apply
+
+
+def count_pixels(train_ids: np.ndarray) -> np.ndarray:
+    """(256,) int64: pixels of each value of a (H, W) uint8 map. In half the time of `np.bincount`."""
+    return cv2.calcHist([train_ids], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
 class PhotometricDistortion(A.ImageOnlyTransform):
@@ -278,11 +317,11 @@ def build_train_transforms(
     return TrainTransforms([*chain, *([PhotometricDistortion()] if photometric else [])], crop_size)
 
 
-def seed_transforms(transforms: A.Compose, seed: Sequence[int]) -> None:
-    """Gives all transforms one fresh pair of generators, determined by `seed` alone.
+def seed_transforms(transforms: A.Compose, seed: Sequence[int], stream: Sequence[int] = ()) -> None:
+    """Gives all transforms one fresh pair of generators, determined by `seed` (and `stream`, to have others) alone.
 
     `Compose.set_random_seed` would give each transform a generator of its own with the same seed: of the report's six
     scales the two largest would never be flipped, and so on. One shared generator keeps the draws independent.
     """
-    words = np.random.SeedSequence(list(seed)).generate_state(4, np.uint64)
+    words = np.random.SeedSequence(list(seed), spawn_key=stream).generate_state(4, np.uint64)
     transforms.set_random_state(np.random.default_rng(words[:2]), random.Random(int(words[2]) << 64 | int(words[3])))

@@ -8,6 +8,7 @@ from hf_urbanseg.options.config import AugmentationArguments, DataArguments, Los
 from hf_urbanseg.options.distillation import DistillationArguments
 from hf_urbanseg.options.parsing import find_option, parse_arguments
 from hf_urbanseg.options.recipe import load_recipe
+from hf_urbanseg.options.sampling import SamplingArguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.options.unlabelled import UnlabelledArguments
 
@@ -22,6 +23,7 @@ class FinetuneArguments(NamedTuple):
     data: DataArguments
     model: ModelArguments
     augmentation: AugmentationArguments
+    sampling: SamplingArguments
     loss: LossArguments
     distillation: DistillationArguments
     added: AddedDataArguments

@@ -38,6 +38,7 @@ from hf_urbanseg.training.checkpoints import (
     rotate_checkpoints,
     staging_folder,
 )
+from hf_urbanseg.training.class_log import ClassLog
 from hf_urbanseg.training.divergence import DivergenceGuard
 from hf_urbanseg.training.interruption import Interruption
 
@@ -53,6 +54,7 @@ class CheckpointingTrainer(Trainer):
     ema: ExponentialMovingAverage | None
     guard: DivergenceGuard
     loss_log: LossLog
+    class_log: ClassLog | None
     interruption: Interruption | None = None
     """Ends training behind the step in which it receives a signal, on all ranks, with a checkpoint."""
     stopping = False
@@ -100,6 +102,8 @@ class CheckpointingTrainer(Trainer):
         """Stock's parts of a checkpoint, written aside and moved into place when all ranks are done."""
         self.store_flos()
         self.state.stateful_callbacks["loss"] = self._describe_loss()
+        if self.class_log is not None:
+            self.state.stateful_callbacks["classes"] = self.class_log.state()
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         staged = staging_folder(checkpoint)
         if self.args.should_save:
@@ -175,7 +179,9 @@ class CheckpointingTrainer(Trainer):
             "log": self.loss_log.state(average),
         }
 
-    def restore_loss(self) -> None:
+    def restore_logs(self) -> None:
+        if self.class_log is not None and "classes" in self.state.stateful_callbacks:
+            self.class_log.load(self.state.stateful_callbacks["classes"])
         saved = self.state.stateful_callbacks.get("loss")
         if saved is not None:
             self._total_loss_scalar, self._globalstep_last_logged = saved["sum"], saved["logged"]

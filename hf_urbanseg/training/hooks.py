@@ -20,7 +20,7 @@ class TrainerHooks(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)  # a checkpoint's state has those of the start before
         self.trainer.first_step = self.trainer.loss_log.step = state.global_step
-        self.trainer.restore_loss()
+        self.trainer.restore_logs()
         if args.load_best_model_at_end:
             settle_best(args, state)  # now, and not after hours of training
 

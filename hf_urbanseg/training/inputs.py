@@ -12,8 +12,10 @@ from hf_urbanseg.data.added_data import AddedData
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.preprocessing import JoinedDataset, TrainDataset
+from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.teacher_cache import is_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
@@ -22,6 +24,7 @@ from hf_urbanseg.models.freezing import count_trained
 from hf_urbanseg.models.sizes import find_commonest
 from hf_urbanseg.options.config import AugmentationArguments
 from hf_urbanseg.options.finetune_arguments import OWN_DATA, FinetuneArguments
+from hf_urbanseg.options.sampling import SamplingArguments
 from hf_urbanseg.options.stock_options import choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.options.unlabelled import OWN_AVERAGES
@@ -41,6 +44,7 @@ def weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tup
 
 def build_train_dataset(
     augmentation: AugmentationArguments,
+    sampling: SamplingArguments,
     args: UrbanSegTrainingArguments,
     data: LoadedData,
     inspection: Inspection,
@@ -50,6 +54,7 @@ def build_train_dataset(
     """Of further data, frames are brought to the main data's commonest size first, where scales are ratios."""
     sets = [(data.splits["train"], data.label_space, inspection.pairs["train"])]
     sets += [(one.rows, one.label_space, one.pairs) for one in added]
+    rare, paste = _show_more_often(sampling, augmentation, inspection, data.label_space)
     parts, cached = [], 0
     for number, (rows, space, pairs) in enumerate(sets):
         base = find_commonest(inspection.sizes("train")) if number else None
@@ -58,13 +63,35 @@ def build_train_dataset(
         cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)
         cached += 0 if cache is None else cache.memory.nbytes
         first = sum(map(len, parts))
-        parts.append(TrainDataset(rows, space, transforms, choose_data_seed(args), cache, teacher, first))
+        seed, pasted = choose_data_seed(args), None if number else paste
+        parts.append(TrainDataset(rows, space, transforms, seed, cache, teacher, first, rare, pasted))
     if not added:
         return parts[0]
     shares = [one.share for one in added]
     return JoinedDataset(
         parts, [1 - sum(shares), *shares], [*parts[0].names, *chain.from_iterable(one.frames for one in added)]
     )
+
+
+def _show_more_often(
+    sampling: SamplingArguments, augmentation: AugmentationArguments, inspection: Inspection, space: LabelSpace
+) -> tuple[RareClasses | None, ObjectPaste | None]:
+    share, paste_share = sampling.rare_class_share, sampling.paste_share
+    if not share and not paste_share:
+        return None, None
+    counts = inspection.train_id_counts("train", space)
+    rare = RareClasses(counts, share, sampling.rare_class_temperature, sampling.rare_class_min_pixels)
+    if share:
+        shown = [one for one in np.argsort(-rare.probabilities, kind="stable") if rare.probabilities[one] >= 0.01]
+        told = (f"{space.names[one]} {rare.probabilities[one]:.0%} of {len(rare.images[one])} frames" for one in shown)
+        logger.info("drawn by class: %.0f %% of the samples, of them for %s", 100 * share, ", ".join(told))
+    if not paste_share:
+        return rare, None
+    pasted = choose_pasted(sampling.paste_classes, rare, space)
+    told = ", ".join(space.names[one] for one in pasted)
+    logger.info("pasted: an object of %s, into %.0f %% of the samples", told, 100 * paste_share)
+    movable, flip = list_movable(space), augmentation.flip
+    return rare, ObjectPaste(rare, pasted, movable, paste_share, flip, augmentation.photometric)
 
 
 def describe_defaults(arguments: FinetuneArguments, augmentation: AugmentationArguments) -> None:

@@ -32,6 +32,7 @@ from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.checkpointing import CheckpointingTrainer
+from hf_urbanseg.training.class_log import ClassLog
 from hf_urbanseg.training.divergence import DivergenceGuard
 from hf_urbanseg.training.early_stopping import EarlyStopping
 from hf_urbanseg.training.hooks import TrainerHooks
@@ -119,6 +120,11 @@ class UrbanSegTrainer(CheckpointingTrainer):
         self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.train_sampler: EpochSampler | None = None
         self.loss_log = LossLog(self.args.device)
+        labelled = train_dataset.labelled if isinstance(train_dataset, WithUnlabelled) else train_dataset
+        first = labelled.parts[0] if isinstance(labelled, JoinedDataset) else labelled
+        self.rare_classes = first.rare if isinstance(first, TrainDataset) else None
+        names = self.model.config.id2label.values()
+        self.class_log = ClassLog(names, self.args.device) if self.rare_classes else None
         ema_decay = getattr(args, "ema_decay", 0)
         self.ema = ExponentialMovingAverage(self.model, ema_decay, self.args.ema_start) if ema_decay else None
         self.guard = DivergenceGuard(self)
@@ -168,10 +174,11 @@ class UrbanSegTrainer(CheckpointingTrainer):
         labelled = dataset.labelled if isinstance(dataset, WithUnlabelled) else dataset
         seed = choose_data_seed(self.args)
         if isinstance(labelled, JoinedDataset):
-            self.train_sampler = JoinedSampler([*map(len, labelled.parts)], labelled.shares, step_size, seed)
+            sizes = [*map(len, labelled.parts)]
+            self.train_sampler = JoinedSampler(sizes, labelled.shares, step_size, seed, self.rare_classes)
         else:
             sampler = EpochSampler if isinstance(labelled, TrainDataset) else _IndexSampler
-            self.train_sampler = sampler(len(labelled), step_size, seed)
+            self.train_sampler = sampler(len(labelled), step_size, seed, self.rare_classes)
         if labelled is not dataset:
             self.train_sampler = dataset.build_sampler(self.train_sampler)
         return self.train_sampler
@@ -196,11 +203,15 @@ class UrbanSegTrainer(CheckpointingTrainer):
         self.step_batches = batch_samples
         # One more number in the message that every step sends: whether a rank was asked to stop.
         stop = self.interruption is not None and self.interruption.received is not None
-        sums = torch.cat([torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])])
-        sums = self.sum_over_ranks(sums.to(device))
+        sums = [torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])]
+        if self.class_log is not None:
+            sums.append(torch.stack([batch["class_counts"].sum(0) for batch in batch_samples]).sum(0).flatten())
+        normalizers, stop, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([len(one) for one in sums])
+        if self.class_log is not None:
+            self.class_log.add(*counts)
         if self.interruption is not None and self.args.world_size > 1:
-            self._stop = sums[-1]
-        return sums[:-1]
+            self._stop = stop[0]
+        return normalizers
 
     def is_asked_to_stop(self) -> bool:
         """Whether training ends behind the present step; the same answer on every rank."""
@@ -274,6 +285,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
             logs |= self.loss_log.drain(self.state.global_step, self.sum_over_ranks)
             if self.guard.skips:
                 logs["skipped_steps"] = 1
+            if self.class_log is not None:
+                logs |= self.class_log.drain()
         if "train_loss" in logs:  # stock counts the steps since a resume
             logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)

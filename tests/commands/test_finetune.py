@@ -258,6 +258,9 @@ def test_finetune__bad_data_is_one_line(words, kitti, tmp_path, monkeypatch, cap
         ({"learning_rate": "fast"}, "fast"),
         ({"lr_power": -1}, "lr_power"),
         ({"report_to": "tensorbored"}, "tensorbored"),
+        ({"rare_class_temperature": 0}, "`rare_class_temperature` above 0"),
+        ({"paste_classes": "bus"}, "a `paste_share` above 0 with `paste_classes`"),
+        ({"paste_share": 0.5, "paste_classes": "tram"}, "found `tram`"),
     ],
 )
 def test_finetune__bad_option_is_one_line(words, kitti, tmp_path, monkeypatch, capsys, options, said):

@@ -150,6 +150,7 @@ def test_resume__on_other_classes(resume, tmp_path, change, said):
         ({"seed": 7, "flip": 0.25}, "`flip` 0.5, as the run was started; found 0.25 (and 1 more difference);"),
         ({"loss": "focal"}, "`loss` ohem"),
         ({"normalizer": "weight_sum"}, "`normalizer` valid_pixels"),
+        ({"rare_class_share": 0.5}, "`rare_class_share` 0.0"),
         ({"crop_size": "96 64"}, "`crop_size` [64, 64], as the run was started; found [96, 64];"),
         ({"max_steps": 6}, "`max_steps` 4"),
         ({"learning_rate": 1e-4}, "`learning_rate` 0.001"),

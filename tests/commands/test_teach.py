@@ -141,6 +141,7 @@ def test_what_is_refused_leaves_nothing(run, frames, kitti, words, tmp_path, fai
     assert "found nothing there" in refuse(teacher=tmp_path / "none")
     cache = write_down(run, frames, tmp_path / "cache")
     assert "no `teacher_precision` with what a teacher wrote down" in refuse(teacher=cache, teacher_precision="bf16")
+    assert "no `paste_share` with what a teacher wrote down" in refuse(teacher=cache, paste_share=0.5)
     assert "scores of every training frame" in refuse(teacher=cache, data_dir=kitti)
     features = {"distill": "cwd", "distill_from": "features"}
     assert "no `distill_from` with what a teacher wrote down" in refuse(teacher=cache, **features)

@@ -1,6 +1,7 @@
 import threading
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 from hf_urbanseg.data.collator import collate_eval, collate_train
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset, _tabulate_pixels, build_views
+from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.transforms import build_train_transforms, channel_statistics, normalize_batch
@@ -68,6 +70,33 @@ def test_train_dataset__depends_on_seed_epoch_and_index_alone(rows):
     assert not same(dataset[(2, 2)], first)
     assert not same(dataset[(1, 3)], first)
     assert not same(build_train(rows, seed=4)[(1, 2)], first)
+
+
+class Viewer:
+    """In place of a teacher: says which part of the image it was asked about."""
+
+    def cut(self, index, view, crop_size):
+        return view
+
+
+def test_train_dataset__a_draw_by_class_shows_it_and_a_teacher_is_asked_about_that_crop(rows):
+    labels = [CITYSCAPES.train_id_table[np.asarray(row["label"])] for row in rows]
+    counts = np.stack([np.bincount(label.ravel(), minlength=256)[:19] for label in labels])
+    rare = RareClasses(counts, 1.0, 0.05, min_pixels=12)
+    dataset = TrainDataset(rows, CITYSCAPES, build_train(rows).transforms, 3, teacher=Viewer(), rare=rare)
+    for epoch, (index, train_id) in enumerate(rare.draw(60, (0, 0))):
+        sample = dataset[epoch, index, train_id]
+        found, view = sample["labels"].numpy(), sample["teacher"]
+        resized = cv2.resize(labels[index], view.size[::-1], interpolation=cv2.INTER_NEAREST)
+        assert (found == train_id).sum() >= min(12, ((resized == train_id).sum() + 1) // 2)
+        height, width = view.extent
+        expected = resized[view.top : view.top + height, view.left : view.left + width]
+        assert np.array_equal(found[:height, :width], expected[:, ::-1] if view.mirrored else expected)
+        drawn, samples, pixels, pasted = sample["class_counts"].tolist()
+        assert drawn == np.eye(19, dtype=int)[train_id].tolist()
+        assert pixels == [(found == one).sum() for one in range(19)]
+        assert samples == [int(count > 0) for count in pixels]
+        assert not any(pasted)
 
 
 def test_train_dataset__a_bare_index_is_epoch_zero(rows):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
 
 
@@ -101,3 +102,33 @@ def test_joined_sampler__an_epoch_shows_the_first_set_once_and_ranks_get_all_set
     # Of two ranks' halves of a step, neither is always one set.
     assert 0 < (steps[:, :4] < 32).sum() < steps[:, :4].size
     assert list(sampler) != list(JoinedSampler((32, 400), (0.5, 0.5), 8, seed=1))
+
+
+RARE = np.array([[100, 1]] * 3 + [[100, 0]] * 17)
+
+
+def test_epoch_sampler__without_draws_by_class_the_keys_are_those_of_the_shuffled_order():
+    for rare in (None, RareClasses(RARE, 0.0)):
+        sampler = EpochSampler(20, 8, seed=3, rare=rare)
+        sampler.set_epoch(4)
+        order = np.random.default_rng((3, 4, 0)).permutation(20)
+        assert list(sampler) == [(4, index) for index in order[:16]]
+
+
+def test_epoch_sampler__draws_by_class_take_places_and_the_others_go_on_in_order():
+    sampler = EpochSampler(20, 8, seed=3, rare=RareClasses(RARE, 0.5))
+    steps = []
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        steps += [keys[:8], keys[8:]]
+        assert len(set(keys)) == len(keys) == 16
+        assert len({key[:2] for key in keys}) == 16  # what seeds a sample: an image that comes again is another
+        assert {number & 0xFFFFFFFF for number, *_ in keys} == {epoch}
+        drawn, others = ([key for key in keys if len(key) == length] for length in (3, 2))
+        assert {train_id for *_, train_id in drawn} <= {1}
+        assert {index for _, index, _ in drawn} <= {0, 1, 2}
+        order = np.random.default_rng((3, epoch, 0)).permutation(20)
+        assert [index for _, index in others] == list(order[: len(others)])
+    assert sum(len(key) == 3 for step in steps for key in step) == pytest.approx(240, abs=40)
+    assert [sampler.list_step(step) for step in range(60)] == [[key[1] for key in step] for step in steps]

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.transforms import (
@@ -17,6 +18,7 @@ from hf_urbanseg.data.transforms import (
     Scale,
     TrainTransforms,
     build_train_transforms,
+    count_pixels,
     normalize_batch,
     parse_scales,
     seed_transforms,
@@ -193,6 +195,40 @@ def test_balanced_crop__every_place_is_reached():
     corners = Counter(int(run(crop, seed, image, label)[1][0, 0]) for seed in range(600))
     assert set(corners) == {7 * top + left for top in range(3) for left in range(4)}
     assert max(corners.values()) < 2.5 * min(corners.values())
+
+
+@pytest.mark.parametrize("min_pixels", [1, 100])
+def test_balanced_crop__of_a_class_is_any_window_that_shows_enough_with_equal_chances(min_pixels):
+    """Against all windows, counted one by one."""
+    label = np.arange(16 * 40).reshape(16, 40).astype(np.uint8) % 100 + 100
+    label[8:10, 20:23] = label[12, 26] = 7
+    enough = min(min_pixels, 4)  # half of seven
+    windows = [(top, left) for top in range(16 - 4) for left in range(40 - 8)]
+    expected = {(t, le) for t, le in windows if (label[t : t + 5, le : le + 9] == 7).sum() >= enough}
+    compose, found = A.Compose([BalancedRandomCrop((5, 9))], save_applied_params=True), Counter()
+    for seed in range(3000):
+        seed_transforms(compose, (seed,))
+        sample = compose(image=np.zeros((16, 40, 3), np.uint8), mask=label, wanted=(7, min_pixels))
+        assert (sample["mask"] == 7).sum() >= enough
+        found[tuple(side.start for side in sample["applied_transforms"][0][1]["window"])] += 1
+    assert found.keys() == expected
+    assert chisquare(list(found.values())).pvalue > 0.01
+
+
+def test_balanced_crop__of_a_class_that_no_window_shows_enough_of_or_that_is_not_there():
+    image, label = build_street(size=(30, 120), classes=5)
+    label[:, ::30] = 9  # four columns of 30 rows
+    for wanted, shown in (((9, 70), 40), ((77, 1), 0)):
+        compose = A.Compose([BalancedRandomCrop((20, 33))])
+        seed_transforms(compose, (1,))
+        mask = compose(image=image, mask=label, wanted=wanted)["mask"]
+        assert mask.shape == (20, 33)
+        assert (mask == 9).sum() >= shown
+
+
+def test_count_pixels__of_a_window_as_numpy_counts():
+    label = build_street()[1][3:50, 7:90]
+    assert np.array_equal(count_pixels(label), np.bincount(label.ravel(), minlength=256))
 
 
 def test_balanced_crop__image_and_label_share_the_window():

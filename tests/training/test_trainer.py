@@ -124,7 +124,7 @@ def test_confusion_matrix__same_on_two_processes(worker, launch, tmp_path):
     ("loss", "num_workers", "stop_at", "more", "architecture"),
     [
         ("joined", 0, 5, {}, "segformer"),
-        ("auxiliary", 2, 8, {"ema_decay": 0.9}, "segformer"),
+        ("auxiliary_rare", 2, 8, {"ema_decay": 0.9}, "segformer"),
         ("ohem_top", 0, 5, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}, "segformer"),
         ("auxiliary_ohem", 0, 5, {"ema_decay": 0.9}, "deeplabv3plus"),
         ("distilled_features", 0, 5, {"freeze_stages": 2}, "segformer"),
@@ -135,6 +135,7 @@ def test_resume__bit_identical(worker, tmp_path, monkeypatch, loss, num_workers,
     """Dropout and stochastic depth on; 4 steps an epoch, saved every 3, so the resumes start in mid-epoch."""
     everything = {**worker.LOSSES["auxiliary"], **worker.LOSSES["ohem_top"]}
     monkeypatch.setitem(worker.LOSSES, "auxiliary_ohem", everything)
+    monkeypatch.setitem(worker.LOSSES, "auxiliary_rare", {**worker.LOSSES["auxiliary"], "rare": True})
     options = {
         "max_steps": 10, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
         "eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": False, "logging_steps": 2,
@@ -162,6 +163,9 @@ def test_resume__bit_identical(worker, tmp_path, monkeypatch, loss, num_workers,
     history = [entry for entry in whole.state.log_history if "loss" in entry]
     assert len(history) == 5
     assert history == [entry for entry in resumed.state.log_history if "loss" in entry]
+    if whole.class_log is not None:
+        assert whole.class_log.describe() == resumed.class_log.describe()
+        assert sum(entry.get("pixels_road", 0) for entry in history) == whole.class_log.describe()["road"]["pixels"]
     scores = [[e["eval_mean_iou"] for e in t.state.log_history if "eval_mean_iou" in e] for t in (whole, resumed)]
     assert scores[0] == scores[1]
 

@@ -9,7 +9,9 @@ import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
 
+from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
+from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.teacher_cache import TeacherCache, write_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
@@ -47,6 +49,8 @@ LOSSES = {
     "joined": {"loss": "cross_entropy", "class_weights": WEIGHTS},
     # Frames without labels, of which the run's own averages are sure here and there.
     "unlabelled": {"loss": "cross_entropy", "unlabelled": {"threshold": 0.12, "weight": 2.0}},
+    # Samples drawn by class, and objects pasted.
+    "rare_classes": {"loss": "cross_entropy", "class_weights": WEIGHTS, "rare": True},
     # The loss alone instead of a weighted sum, and samples that know of no epoch.
     "bare": {},
 }
@@ -113,6 +117,8 @@ def build_trainer(
         attach_auxiliary_head(model, stage=3, channels=16, dropout=auxiliary_dropout)
     options, teacher = dict(LOSSES[loss]), None
     train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
+    if options.pop("rare", False):
+        train.rare, train.paste = show_more_often(rows["train"])
     if loss == "joined":
         further = TrainDataset(rows["validation"], CITYSCAPES, transforms, args.seed, first_index=len(train))
         train = JoinedDataset([train, further], [0.7, 0.3], [*train.names, *further.names])
@@ -155,6 +161,13 @@ def build_trainer(
     return trainer
 
 
+def show_more_often(rows) -> tuple[RareClasses, ObjectPaste]:
+    labels = [CITYSCAPES.train_id_table[np.asarray(row["label"])] for row in rows]
+    counts = np.stack([np.bincount(label.ravel(), minlength=256)[:19] for label in labels])
+    rare = RareClasses(counts, 0.5, temperature=0.05, min_pixels=20)
+    return rare, ObjectPaste(rare, choose_pasted(None, rare, CITYSCAPES), list_movable(CITYSCAPES), 0.7)
+
+
 def build_teacher() -> Teacher:
     """Of other random weights than the student, and the first class by another name."""
     with torch.random.fork_rng():
@@ -192,6 +205,10 @@ def compute_gradients(
     keep = KeepGradients()
     trainer.add_callback(keep)
     trainer.train()
+    if trainer.class_log is not None:  # over all ranks, as the samples themselves say
+        samples = [trainer.train_dataset[key]["class_counts"] for key in list(trainer.train_sampler)[:8]]
+        assert torch.equal(trainer.class_log.counts.long(), torch.stack(samples).sum(0))
+        assert (trainer.class_log.counts.sum(1) > 0).all()
     return keep.gradients
 
 
