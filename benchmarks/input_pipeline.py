@@ -2,8 +2,9 @@
 
     python benchmarks/input_pipeline.py   # 40 rendered frames of 375x1242, the report's augmentation
     python benchmarks/input_pipeline.py --data_dir kitti48 --num_workers 0 1 2
+    python benchmarks/input_pipeline.py --data_dir kitti48 --rare_class_share 0.5 --paste_share 0.3   # what these cost
 
-Every sample is the same in all columns (checked). Rounds are interleaved; medians with their range. With `--rate`
+Decoded or kept, every sample is the same (checked). Rounds are interleaved; medians with their range. With `--rate`
 (images per second of a training step) it says how many workers keep a GPU of that rate busy.
 """
 
@@ -14,8 +15,10 @@ import platform
 import statistics
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
@@ -23,7 +26,9 @@ from torch.utils.data import DataLoader
 
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preprocessing import TrainDataset
+from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import CITYSCAPES
@@ -50,6 +55,8 @@ def main() -> None:
     parser.add_argument("--crop_size", type=int, nargs=2, default=(368, 368))
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--samples", type=int, default=400, help="samples per round")
+    parser.add_argument("--rare_class_share", type=float, default=0.0, help="also with this share drawn by class")
+    parser.add_argument("--paste_share", type=float, default=0.0, help="also with objects pasted into this share")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, help="images per second the training step takes")
     parser.add_argument("--output", help="JSON file for the figures")
@@ -70,11 +77,25 @@ def main() -> None:
             one, other = (dataset[0, index] for dataset in sets.values())
             assert torch.equal(one["pixel_values"], other["pixel_values"])
             assert torch.equal(one["labels"], other["labels"])
+        more = {}
+        if args.rare_class_share or args.paste_share:
+            counts = np.stack([np.bincount(cache[index][1].ravel(), minlength=256)[:19] for index in range(len(rows))])
+            rare = RareClasses(counts, args.rare_class_share)
+            more = {"by class": (rare, None)} if args.rare_class_share else {}
+            if args.paste_share:
+                pasted = choose_pasted(None, rare, CITYSCAPES), list_movable(CITYSCAPES)
+                more["pasted"] = (rare, ObjectPaste(rare, *pasted, args.paste_share))
+        for (name, (rare, paste)), (before, kept) in product(more.items(), {"decoded": None, "kept": cache}.items()):
+            transforms = build_train_transforms(tuple(args.crop_size), SCALES)
+            sets[f"{before}, {name}"] = TrainDataset(rows, CITYSCAPES, transforms, 0, kept, rare=rare, paste=paste)
         rates = {(name, workers): [] for workers in args.num_workers for name in sets}
         for epoch in range(1, args.rounds + 1):
             for name, workers in rates:
                 # Enough batches that those the workers had ready at the start don't matter.
                 keys = [(100 * epoch + number // len(rows), number % len(rows)) for number in range(args.samples)]
+                if name.endswith("by class"):
+                    drawn = rare.draw(len(keys), (epoch,))
+                    keys = [(key[0], *one) if one else key for key, one in zip(keys, drawn, strict=True)]
                 batches = iter(DataLoader(sets[name], batch_size=8, sampler=keys, num_workers=workers))
                 first = next(batches)  # workers are up
                 start = time.perf_counter()
