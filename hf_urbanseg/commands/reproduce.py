@@ -84,12 +84,25 @@ class BeyondArguments(FoldsArguments):
     """Which levers, and how their runs are started."""
 
     size: str = option("b0", "SegFormer's size; tiny is for a CPU.", choices=["tiny", "b0", "b2", "b5"])
-    rungs: list[str] = option(list(LEVERS), "Rungs to run, see above.", choices=list(LEVERS))
+    rungs: list[str] | None = option(
+        None, "Rungs to run, see above. Default: all whose data is named.", choices=list(LEVERS)
+    )
+    unlabelled: list[str] | None = option(None, "Folders of frames without labels, for rung 6_unlabelled and above.")
+    add_data: list[str] | None = option(None, "Further data sets, for rung 7_more_data; as finetune's.")
     output_dir: str | None = option(None, "Folder of the folds, all runs, table and plot. Default: runs/beyond_<size>.")
 
     def __post_init__(self):
         super().__post_init__()
-        self.rungs = [rung for rung in LEVERS if rung in self.rungs]
+        further = {"6_unlabelled": ("unlabelled", self.unlabelled), "7_more_data": ("add_data", self.add_data)}
+        for rung, (name, given) in further.items():
+            if rung in (self.rungs or ()) and not given:
+                raise ConfigError(f"`{name}` with rung {rung}", "none", "name it, or leave the rung out")
+        wanted = self.rungs or [rung for rung in LEVERS if rung not in further or further[rung][1]]
+        self.recipes = {}
+        for rung in LEVERS:
+            if rung in wanted:
+                named = [(name, given) for least, (name, given) in further.items() if rung >= least and given]
+                self.recipes[f"beyond/{rung}"] = [word for name, given in named for word in (f"--{name}", *given)]
         self.output_dir = self.output_dir or f"runs/beyond_{self.size}"
 
 
@@ -97,7 +110,7 @@ class BeyondArguments(FoldsArguments):
 def main(argv: list[str]) -> None:
     args, data, extra = _parse(argv)
     if isinstance(args, BeyondArguments):
-        run_folds(args, {f"beyond/{rung}": [] for rung in args.rungs}, data, extra, ladder=True)
+        run_folds(args, args.recipes, data, extra, ladder=True)
         return
     words = spell_data(data) + extra
     from hf_urbanseg.reproduction.running import check_runs, run_all
