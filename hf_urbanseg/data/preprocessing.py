@@ -15,6 +15,7 @@ from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.pasting import ObjectPaste
 from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.rgb import to_array, to_rgb
+from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
 from hf_urbanseg.data.teacher_cache import TeacherCache
 from hf_urbanseg.data.transforms import TrainTransforms, count_pixels, seed_transforms
 from hf_urbanseg.errors import ConfigError, DataError, ModelError
@@ -78,6 +79,10 @@ class TrainDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def build_sampler(self, step_size: int, seed: int) -> EpochSampler:
+        """Of this set's keys, for optimiser steps of so many samples."""
+        return EpochSampler(len(self), step_size, seed, self.rare)
+
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if self.cache is not None:
             return self.cache[index]
@@ -120,9 +125,14 @@ class JoinedDataset(torch.utils.data.Dataset):
 
     def __init__(self, parts: Sequence[TrainDataset], shares: Sequence[float], names: Sequence[str]):
         self.parts, self.shares, self.names = tuple(parts), tuple(shares), list(names)
+        self.rare = self.parts[0].rare
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def build_sampler(self, step_size: int, seed: int) -> JoinedSampler:
+        """As of a `TrainDataset`."""
+        return JoinedSampler([*map(len, self.parts)], self.shares, step_size, seed, self.rare)
 
     def __getitem__(self, key: tuple[int, ...]) -> dict[str, torch.Tensor]:
         epoch, index, *drawn = key

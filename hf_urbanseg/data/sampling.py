@@ -118,3 +118,10 @@ class JoinedSampler(EpochSampler):
         rounds = [np.random.default_rng((self.seed, one, number + 1)).permutation(size) for one in range(first, last)]
         places = np.concatenate([np.empty(0, np.int64), *rounds])
         return sum(self.sizes[:number]) + places[start - first * size : stop - first * size]
+
+
+class IndexSampler(EpochSampler):
+    """The same order without the epochs, which data sets of others don't know."""
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for _, index in super().__iter__())

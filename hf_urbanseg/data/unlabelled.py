@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from hf_urbanseg.data.image_files import FEATURES, list_images
+from hf_urbanseg.data.preprocessing import JoinedDataset, TrainDataset
 from hf_urbanseg.data.rgb import to_array
 from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
@@ -111,15 +112,16 @@ class WithUnlabelled(torch.utils.data.Dataset):
         with the same `box`.
     """
 
-    def __init__(self, labelled: torch.utils.data.Dataset, unlabelled: UnlabelledDataset, crops_per_step: int):
+    def __init__(self, labelled: TrainDataset | JoinedDataset, unlabelled: UnlabelledDataset, crops_per_step: int):
         self.labelled, self.unlabelled, self.crops_per_step = labelled, unlabelled, crops_per_step
-        self.names = getattr(labelled, "names", None)
+        self.names, self.rare = labelled.names, labelled.rare
 
     def __len__(self) -> int:
         return len(self.labelled)
 
-    def build_sampler(self, sampler: EpochSampler) -> "UnlabelledSampler":
-        """One that gives this set's keys, from one that gives those of the labelled samples."""
+    def build_sampler(self, step_size: int, seed: int) -> "UnlabelledSampler":
+        """As of a `TrainDataset`."""
+        sampler = self.labelled.build_sampler(step_size, seed)
         return UnlabelledSampler(sampler, len(self.unlabelled), self.crops_per_step, self.unlabelled.seed)
 
     def __getitem__(self, key: tuple) -> dict[str, Tensor | list[dict[str, Tensor]]]:

@@ -13,7 +13,7 @@ from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
-from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
+from hf_urbanseg.data.sampling import EpochSampler, IndexSampler
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.data.unlabelled import WithUnlabelled
 from hf_urbanseg.errors import ConfigError
@@ -38,6 +38,8 @@ from hf_urbanseg.training.early_stopping import EarlyStopping
 from hf_urbanseg.training.hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
+
+_OWN_DATA = (TrainDataset, JoinedDataset, WithUnlabelled)  # which know of epochs
 
 
 class UrbanSegTrainer(CheckpointingTrainer):
@@ -120,11 +122,9 @@ class UrbanSegTrainer(CheckpointingTrainer):
         self.teacher = None if teacher is None else teacher.to(self.args.device)
         self.train_sampler: EpochSampler | None = None
         self.loss_log = LossLog(self.args.device)
-        labelled = train_dataset.labelled if isinstance(train_dataset, WithUnlabelled) else train_dataset
-        first = labelled.parts[0] if isinstance(labelled, JoinedDataset) else labelled
-        self.rare_classes = first.rare if isinstance(first, TrainDataset) else None
         names = self.model.config.id2label.values()
-        self.class_log = ClassLog(names, self.args.device) if self.rare_classes else None
+        counted = isinstance(train_dataset, _OWN_DATA) and train_dataset.rare is not None
+        self.class_log = ClassLog(names, self.args.device) if counted else None
         ema_decay = getattr(args, "ema_decay", 0)
         self.ema = ExponentialMovingAverage(self.model, ema_decay, self.args.ema_start) if ema_decay else None
         self.guard = DivergenceGuard(self)
@@ -171,16 +171,11 @@ class UrbanSegTrainer(CheckpointingTrainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         step_size = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        labelled = dataset.labelled if isinstance(dataset, WithUnlabelled) else dataset
         seed = choose_data_seed(self.args)
-        if isinstance(labelled, JoinedDataset):
-            sizes = [*map(len, labelled.parts)]
-            self.train_sampler = JoinedSampler(sizes, labelled.shares, step_size, seed, self.rare_classes)
+        if isinstance(dataset, _OWN_DATA):
+            self.train_sampler = dataset.build_sampler(step_size, seed)
         else:
-            sampler = EpochSampler if isinstance(labelled, TrainDataset) else _IndexSampler
-            self.train_sampler = sampler(len(labelled), step_size, seed, self.rare_classes)
-        if labelled is not dataset:
-            self.train_sampler = dataset.build_sampler(self.train_sampler)
+            self.train_sampler = IndexSampler(len(dataset), step_size, seed)
         return self.train_sampler
 
     def _prepare_inputs(self, inputs):
@@ -392,10 +387,3 @@ class UrbanSegTrainer(CheckpointingTrainer):
         )
         self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
         return share.gather(names)
-
-
-class _IndexSampler(EpochSampler):
-    """The same order without the epochs, which data sets of others don't know."""
-
-    def __iter__(self):
-        return (index for _, index in super().__iter__())

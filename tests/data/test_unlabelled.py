@@ -20,6 +20,12 @@ def build_crops(tmp_path, cutmix=1.0, count=3):
     return UnlabelledDataset(list_unlabelled([tmp_path]), transforms, seed=3, cutmix=cutmix)
 
 
+class Samples(list):
+    """In place of a `TrainDataset`."""
+
+    names = rare = None
+
+
 @pytest.mark.parametrize(("step_size", "crops"), [(4, 4), (8, 4), (3, 6), (4, 2), (2, 8)])
 def test_unlabelled_sampler__own_epochs_and_pairs_evenly_spread(step_size, crops):
     labelled = EpochSampler(13, step_size, seed=5)
@@ -65,7 +71,7 @@ def test_unlabelled_dataset__a_crop_is_determined_by_its_key_and_both_views_show
 
 def test_with_unlabelled__pairs_share_a_box_and_are_collated_in_order(tmp_path):
     crops = build_crops(tmp_path)
-    labelled = [{"pixel_values": torch.full((3, 4, 4), number)} for number in range(4)]
+    labelled = Samples({"pixel_values": torch.full((3, 4, 4), number)} for number in range(4))
     joined = WithUnlabelled(labelled, crops, crops_per_step=4)
     batch = collate_train([joined[key] for key in [(0, []), (1, [(0, 2), (0, 1)]), (2, []), (3, [(0, 0), (1, 2)])]])
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
