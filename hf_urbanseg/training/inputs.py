@@ -83,8 +83,9 @@ def _show_more_often(
     rare = RareClasses(counts, share, sampling.rare_class_temperature, sampling.rare_class_min_pixels)
     if share:
         shown = [one for one in np.argsort(-rare.probabilities, kind="stable") if rare.probabilities[one] >= 0.01]
-        told = (f"{space.names[one]} {rare.probabilities[one]:.0%} of {len(rare.images[one])} frames" for one in shown)
-        logger.info("drawn by class: %.0f %% of the samples, of them for %s", 100 * share, ", ".join(told))
+        told = (f"{space.names[one]} {100 * rare.probabilities[one]:.0f} % ({len(rare.images[one])})" for one in shown)
+        told = ", ".join(told)
+        logger.info("drawn by class: %.0f %% of the samples, of them (from so many frames) %s", 100 * share, told)
     if not paste_share:
         return rare, None
     pasted = choose_pasted(sampling.paste_classes, rare, space)
