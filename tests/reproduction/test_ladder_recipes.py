@@ -7,23 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from run_options import ALL
+from run_options import ALL, resolved
 from torch import nn
 
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.options.recipe import load_recipe, recipe_names
-from hf_urbanseg.options.training_arguments import resolve_recipe
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 FOLDER = Path(__file__).parents[2] / "hf_urbanseg" / "recipes"
 RUNGS = ("imagenet", "cityscapes", "schedule", "class_balanced", "ohem", "multi_scale", "auxiliary")
 SIX_SCALES = ["187x621", "281x931", "375x1242", "469x1552", "562x1863", "656x2173"]
-
-
-def resolved(name: str, size: str | None = None) -> dict:
-    """Everything a recipe decides, defaults included, but the folder it writes to."""
-    recipe = resolve_recipe(*parse_arguments(ALL, [], load_recipe(name, size), name))
-    return {key: value for key, value in recipe.items() if key != "output_dir"}
 
 
 # What each rung may change; everything else must stay as it was.
