@@ -17,12 +17,9 @@ from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.rgb import to_array, to_rgb
 from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
 from hf_urbanseg.data.teacher_cache import TeacherCache
-from hf_urbanseg.data.transforms import TrainTransforms, count_pixels, seed_transforms
+from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
 from hf_urbanseg.errors import ConfigError, DataError, ModelError
 from hf_urbanseg.labels import LabelSpace
-
-CLASS_COUNTS = ("drawn", "samples", "pixels", "pasted_pixels")
-"""Of each class: samples drawn for it, samples that show it, its pixels in them, and those of them that are pasted."""
 
 
 class TrainDataset(torch.utils.data.Dataset):
@@ -45,7 +42,7 @@ class TrainDataset(torch.utils.data.Dataset):
     Shape:
         [(epoch, index)] -> pixel_values: (C, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
         rows and columns that are not padding; with `teacher` its scores, as `TeacherCache.cut` gives them;
-        with `rare` class_counts: (4, num_labels) int64, as `CLASS_COUNTS` names its rows.
+        with `rare` drawn: int64, the class of the draw or -1; pasted: (num_labels,) int64 pixels.
         `normalize_batch` makes a model's input of a batch of them.
     """
 
@@ -102,16 +99,9 @@ class TrainDataset(torch.utils.data.Dataset):
         if self.teacher is not None:
             tensors["teacher"] = self.teacher.cut(index, sample["view"], self.transforms.size)
         if self.rare is not None:
-            tensors["class_counts"] = self._count(drawn, sample["mask"], pasted)
+            tensors["drawn"] = torch.tensor(drawn[0] if drawn else -1)
+            tensors["pasted"] = torch.from_numpy(np.bincount(pasted, minlength=self.label_space.num_labels))
         return tensors
-
-    def _count(self, drawn: list[int], labels: np.ndarray, pasted: np.ndarray) -> torch.Tensor:
-        num_labels = self.label_space.num_labels
-        pixels = count_pixels(labels)[:num_labels]
-        counts = np.zeros((len(CLASS_COUNTS), num_labels), np.int64)
-        counts[0, drawn] = 1
-        counts[1:] = pixels > 0, pixels, np.bincount(pasted, minlength=num_labels)
-        return torch.from_numpy(counts)
 
 
 class JoinedDataset(torch.utils.data.Dataset):

@@ -32,7 +32,7 @@ from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.checkpointing import CheckpointingTrainer
-from hf_urbanseg.training.class_log import ClassLog
+from hf_urbanseg.training.class_log import ClassLog, count_classes
 from hf_urbanseg.training.divergence import DivergenceGuard
 from hf_urbanseg.training.early_stopping import EarlyStopping
 from hf_urbanseg.training.hooks import TrainerHooks
@@ -200,7 +200,8 @@ class UrbanSegTrainer(CheckpointingTrainer):
         stop = self.interruption is not None and self.interruption.received is not None
         sums = [torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])]
         if self.class_log is not None:
-            sums.append(torch.stack([batch["class_counts"].sum(0) for batch in batch_samples]).sum(0).flatten())
+            num_labels = self.model.config.num_labels
+            sums.append(sum(count_classes(batch, num_labels) for batch in batch_samples).flatten())
         normalizers, stop, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([len(one) for one in sums])
         if self.class_log is not None:
             self.class_log.add(*counts)
