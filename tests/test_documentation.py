@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from matplotlib.figure import Figure
 from miniature import RUN, build_miniature
 from packaging.requirements import Requirement
 from pages import PAGES, ROOT, Command, read_anchors, read_blocks, read_commands, read_links, read_prose
@@ -54,7 +53,7 @@ README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")
-def capped():
+def capped(quick_runs):
     """Trainings of a step on a tiny model, the Hub's checkpoints without a network, timings of a moment."""
     with pytest.MonkeyPatch.context() as patch:
         cap(patch)
@@ -89,14 +88,7 @@ def cap(patch: pytest.MonkeyPatch) -> None:
     def find_in_cache(name, *rest, **options):
         return name if ON_THE_HUB.fullmatch(name) else cached(name, *rest, **options)
 
-    def save_blank(figure, target, **options):
-        if options:  # SVG, into a page
-            save(figure, target, **options)
-        else:
-            Image.new("RGB", (8, 8)).save(target)
-
-    cached, save = checks.try_to_load_from_cache, Figure.savefig
-    patch.setattr(Figure, "savefig", save_blank)  # half of a training's second; tests/reports/ looks at plots
+    cached = checks.try_to_load_from_cache
     patch.setattr(finetuning, "run_finetuning", run_capped)
     patch.setattr(network, "load_pretrained_model", load_tiny)
     patch.setattr(profile, "measure_costs", measure_briefly)

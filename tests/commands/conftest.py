@@ -20,6 +20,11 @@ def build_words(**options) -> list[str]:
     return [word for key, value in (OPTIONS | options).items() for word in (f"--{key}", *str(value).split())]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick(quick_runs):
+    """Runs in this process."""
+
+
 @pytest.fixture(scope="session")
 def kitti(tmp_path_factory):
     """Rendered streets in KITTI's official layout, sizes varying by a few pixels as there."""

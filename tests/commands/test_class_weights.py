@@ -13,6 +13,11 @@ from hf_urbanseg.labels import CITYSCAPES
 HEIGHT, WIDTH = 8, 12
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    """Its plot is looked at."""
+
+
 @pytest.fixture
 def kitti(tmp_path, monkeypatch):
     """Eight frames in the KITTI layout; road (7) everywhere but for i + 1 pixels of car (26) and two of void."""
