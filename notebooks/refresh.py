@@ -13,9 +13,8 @@ FOLDER = Path(__file__).parent
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def execute(path: Path) -> nbformat.NotebookNode:
+def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook, run from top to bottom in an empty folder by a kernel of this Python."""
-    notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         options = {"timeout": 900, "record_timing": False, "coalesce_streams": True}
         # python3 is jupyter_client's name for this very Python.
@@ -26,5 +25,5 @@ def execute(path: Path) -> nbformat.NotebookNode:
 
 if __name__ == "__main__":
     for path in [FOLDER / name for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")):
-        nbformat.write(execute(path), path)
+        nbformat.write(execute(nbformat.read(path, as_version=4)), path)
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
