@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from hf_urbanseg.data.archive import cache_folder
+from hf_urbanseg.data.pictures import open_picture, read_stored
 from hf_urbanseg.data.preflight.cache import identify_file
 from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.errors import DataError
@@ -65,10 +66,12 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
 
 
 def _find_alike(rows: Dataset, threshold: float) -> list[list[str]]:
+    many_channels = not rows.features["image"].decode
+    stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     with ThreadPoolExecutor(8) as pool, show_progress(len(rows), "looking for scenes", "frame") as bar:
 
         def shrink(index: int) -> np.ndarray:
-            small = _shrink(rows, index)
+            small = _shrink(stored[index]["image"], many_channels)
             bar.update()
             return small
 
@@ -92,10 +95,11 @@ def _find_alike(rows: Dataset, threshold: float) -> list[list[str]]:
     return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
-def _shrink(rows: Dataset, index: int) -> np.ndarray:
+def _shrink(stored: Mapping, many_channels: bool) -> np.ndarray:
     """(W * H * 3,) float32; zeros for a picture that can't be read, which the preflight will name."""
     try:
-        picture = to_rgb(rows[index]["image"])
+        # Not as `datasets` opens it, which would wait for ever at a pipe, of an image or of the label beside it.
+        picture = to_rgb(stored if many_channels else open_picture(read_stored(stored), stored["path"]))
         return np.asarray(picture.resize(_THUMBNAIL, Pictures.Resampling.BOX), np.float32).ravel()
     except Exception:  # decoders raise what they like
         return np.zeros(_THUMBNAIL[0] * _THUMBNAIL[1] * 3, np.float32)

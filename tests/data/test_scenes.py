@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_find_alike__remembers_until_a_picture_changes(monkeypatch):
     assert find_alike(build_rows(pictures)) == first == [["a1", "a2"]]
     assert find_alike(build_rows(pictures), threshold=0.8) == [["read", "again"]]
     assert find_alike(build_rows(pictures | {"a2": draw(7)})) == [["read", "again"]]
+
+
+def test_find_alike__does_not_wait_at_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    paths = [str(tmp_path / "pipe.png")] * 2
+    rows = Dataset.from_dict(
+        {"image": paths, "label": paths, "name": ["a", "b"]},
+        Features({"image": Image(), "label": Image(), "name": Value("string")}),
+    )
+    assert find_alike(rows) == []
 
 
 @pytest.mark.skipif(not KITTI.is_dir(), reason="needs real KITTI frames beside the project")
