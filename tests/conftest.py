@@ -81,8 +81,8 @@ def worker():
     return module
 
 
-@pytest.fixture
-def launch(tmp_path):
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
     """Runs a script on two processes through accelerate and the project's own configuration."""
 
     def run(script: Path, *words, processes: int = 2) -> subprocess.CompletedProcess:
@@ -90,7 +90,8 @@ def launch(tmp_path):
             sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml"),
             "--num_processes", str(processes), "--main_process_port", "0", str(script), *map(str, words),
         ]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+        folder = tmp_path_factory.mktemp("launched")
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
 
     return run
 

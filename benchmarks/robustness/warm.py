@@ -5,6 +5,7 @@ done before. With `launcher` it is a fresh interpreter in place of a fork.
 """
 
 import atexit
+import gc
 import importlib
 import os
 import pkgutil
@@ -37,6 +38,7 @@ def import_everything() -> None:
             importlib.import_module(module.name)
     importlib.import_module("transformers.models.segformer.modeling_segformer")
     importlib.import_module("matplotlib.backends.backend_agg")
+    gc.freeze()  # else each fork's collector goes through, and so copies, what is imported
     threads = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
     if others := [name for name in threads[1:] if name != "jemalloc_bg_thd"]:  # Arrow's, which is prepared for forks
         sys.exit(f"this process has threads and can't be forked safely: {', '.join(others)}")

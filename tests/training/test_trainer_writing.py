@@ -106,15 +106,6 @@ def test_export__does_not_fit(worker, limit_files, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_save_checkpoint__on_one_of_two_processes(launch, tmp_path):
-    result = launch(WORKERS / "full_disk.py", tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    said = [(tmp_path / f"said_{rank}").read_text() for rank in range(2)]
-    assert said[0] == said[1]
-    assert "checkpoint-4: expected room for it; found No space left on device" in said[0]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
-
-
 def test_export__one_that_reads_back_as_another_ends_all_processes(monkeypatch, tmp_path):
     """The first process alone reads it back, while the other waits for its word."""
     config = SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8)

@@ -1,6 +1,5 @@
 """Gradients of one step, compiled or with activations computed again, on two processes; run under a launcher."""
 
-import gc
 import sys
 from pathlib import Path
 
@@ -38,13 +37,8 @@ def compute_gradients(folder, loss: str, stock: bool = False, model_options=None
     return keep.gradients, trainer
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     for name, options in LAYOUTS.items():
         gradients, _ = compute_gradients(folder, "auxiliary", **options)
         if torch.distributed.get_rank() == 0:
             torch.save(gradients, folder / f"{name}.pt")
-    # Trainers that are collected after it, or a process that is still at work, can end in an abort (torch 2.13, gloo).
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

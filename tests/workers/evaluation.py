@@ -4,14 +4,13 @@ Between the two, one rank has a step of NaN, which both must skip. Another train
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 from gradients import build_arguments, build_trainer
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+
+def main(folder: Path) -> None:
     trainer = build_trainer(build_arguments(folder, max_steps=3, per_device_train_batch_size=2, logging_steps=1))
     rank = trainer.args.process_index
 
@@ -36,5 +35,3 @@ if __name__ == "__main__":
     )  # fmt: skip
     stopped.train()
     (folder / f"stopped_{rank}.txt").write_text(str(stopped.state.global_step))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 from pathlib import Path
 
 from gradients import build_arguments, build_trainer
@@ -10,8 +9,7 @@ from gradients import build_arguments, build_trainer
 from hf_urbanseg.errors import CheckpointError
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     options = {"max_steps": 6, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = build_trainer(build_arguments(folder / "run", **options))
     save = trainer._save_rng_state
@@ -26,9 +24,3 @@ def main() -> None:
         trainer.train()
     except CheckpointError as error:
         (folder / f"said_{trainer.args.process_index}").write_text(str(error).partition(" (")[0])
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,5 @@
 """Gradient of one optimiser step over the same eight samples, for any layout; run directly or under a launcher."""
 
-import gc
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -222,14 +220,9 @@ def relative_error(gradients, reference):
     return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     for name, case in TWO_PROCESS_CASES.items():
         for batch_size, accumulation in TWO_PROCESS_LAYOUTS:
             gradients = compute_gradients(folder, batch_size, accumulation, *case)
             if torch.distributed.get_rank() == 0:
                 torch.save(gradients, folder / f"{name}_{batch_size}_{accumulation}.pt")
-    # Trainers that are collected after it, or a process that is still at work, can end in an abort (torch 2.13, gloo).
-    gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

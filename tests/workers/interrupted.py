@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import torch
@@ -29,8 +28,7 @@ def run(folder: Path, *callbacks, resume=None) -> dict[str, torch.Tensor]:
     return trainer.model.state_dict()
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     whole = run(folder / "whole")
     try:
         run(folder / "cut", Send())
