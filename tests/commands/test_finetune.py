@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers import AutoModelForSemanticSegmentation, pipeline
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 from transformers.utils import is_torchvision_available
 
-from hf_urbanseg.commands import finetune
+from hf_urbanseg.commands import evaluate, finetune
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
@@ -196,8 +195,7 @@ def test_finetune__two_processes(words, kitti, tmp_path, launch):
     assert list((output / "failures").glob("*.jpg"))
     reported = metrics["splits"]["test"]["confusion_matrix"]
     alone = tmp_path / "alone"
-    command = [sys.executable, "-m", "hf_urbanseg", "evaluate", "--model", output, "--output", alone]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    evaluate.main(["--model", str(output), "--output", str(alone)])
     assert json.loads((alone / "metrics.json").read_text())["splits"]["test"]["confusion_matrix"] == reported
     assert (alone / "per_image_test.json").read_text() == (output / "per_image_test.json").read_text()
 

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from dataclasses import fields
 
@@ -114,20 +113,15 @@ def test_help__lists_every_size():
     assert choices == [*ARCHITECTURES]
 
 
-def test_script__measures_a_tiny_model(tmp_path):
+def test_main__measures_a_tiny_model(tmp_path, capsys):
     words = (
         "--sizes", "tiny", "--num_labels", "4", "--image_size", "64", "96", "--batch_size", "2", "--precision", "bf16",
         "--device", "cpu", "--repeats", "10", "--warmup", "1", "--output", tmp_path / "out.json",
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "hf_urbanseg", "profile-model", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "bf16, batches of 2, random weights" in done.stdout
-    assert f"torch {torch.__version__}" in done.stdout.replace("\n", " ")
+    profile_model.main([*map(str, words)])
+    said = capsys.readouterr().out
+    assert "bf16, batches of 2, random weights" in said
+    assert f"torch {torch.__version__}" in said.replace("\n", " ")
     content = json.loads((tmp_path / "out.json").read_text())
     (model,) = content["models"]
     assert model["num_labels"] == 4
@@ -145,7 +139,7 @@ def test_script__measures_a_tiny_model(tmp_path):
         parameters = model["parameters"]["total"]
         assert 2 * parameters < model["memory"]["weights_bytes"] < 2.1 * parameters  # and the statistics of BatchNorm
         assert model["memory"]["peak_bytes"] >= model["memory"]["weights_bytes"] + 2 * 4 * 64 * 96 // 4
-    row = _cells(done.stdout, "tiny")[1]
+    row = _cells(said, "tiny")[1]
     shown = [float(cell) for cell in (row[2], row[3], *row[4].split(".."))]
     known = [logits["median_ms"], label_map["median_ms"], label_map["p10_ms"], label_map["p90_ms"]]
     assert shown == pytest.approx(known, abs=0.51)  # without a decimal from a second on
