@@ -176,7 +176,7 @@ def test_plan_table__own_model_of_one_row(tmp_path):
 
 @pytest.mark.parametrize(("words", "left_out"), [([], ["swin_cityscapes"]), (["--swin_cityscapes", "model"], [])])
 def test_reproduce_table__rows_by_default(words, left_out):
-    args, _ = reproduce._parse(["table", *words])
+    args, _, _ = reproduce._parse(["table", *words])
     assert args.rows == [row for row in ROWS if row not in left_out]
     assert reproduce._parse(["table", "--rows", "unet", "baseline_180", "unet"])[0].rows == ["baseline_180", "unet"]
 
