@@ -162,7 +162,7 @@ def test_write_prepared_set__interrupted_leaves_the_old_set(kitti, tmp_path, mon
     with pytest.raises((KeyboardInterrupt, DataError)):
         write_prepared_set(load_data(data_dir=str(kitti), split_seed=9), output, overwrite=True)
     assert (output / "splits.yaml").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kitti", "prepared"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "kitti", "prepared"]
 
 
 def test_write_prepared_set__clears_what_a_killed_run_left(kitti, tmp_path):
