@@ -16,6 +16,7 @@ from hf_urbanseg.errors import ModelError
 from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.metrics.image_counts import ImageCounts
+from hf_urbanseg.reports import figures, plots
 from hf_urbanseg.reports.failure_cases import choose_failure_cases
 from hf_urbanseg.runs.environment import describe_environment
 
@@ -180,6 +181,7 @@ def test_evaluate__own_folder_keeps_what_training_recorded(copy, monkeypatch):
 
 
 def test_evaluate__own_folder_other_split_leaves_the_pictures(copy, monkeypatch):
+    monkeypatch.setattr(plots, "save_figure", figures.save_figure)  # drawn, as in the run
     before = _files(copy)
     options = ["--num_workers", "0", "--split", "validation"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(copy), "--output", str(copy), *options])
