@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
+from markupsafe import Markup
 
 from hf_urbanseg.escaping import escape_markdown, flatten
 from hf_urbanseg.metrics.bootstrap import Interval, bootstrap_mean_iou, paired_bootstrap
@@ -151,10 +152,11 @@ def describe_crossval(
         if change and change["interval"]["low"] <= 0 <= change["interval"]["high"] and change["difference"]:
             half = (change["interval"]["high"] - change["interval"]["low"]) / 2
             times = (half / change["difference"]) ** 2
+            needed = f"about {times:.1f}" if times < 50 else "more than 50"
             notes.append(
                 f"{recipe}: the interval of its change holds 0. To tell a difference of "
-                f"{format_percent(abs(change['difference']))} from none, about {times:.1f} times as many scenes and "
-                "seeds would be needed."
+                f"{format_percent(abs(change['difference']))} from none, {needed} times as many scenes and seeds would "
+                "be needed."
             )
     return notes
 
@@ -173,7 +175,7 @@ def write_crossval_table(built: Mapping, path: str | Path, title: str, notes: Se
                 f"{format_percent(interval['low'])} .. {format_percent(interval['high'])}",
                 " ".join(format_percent(value, 1) for value in one["fold_mean_iou"]),
                 format_percent(one["rare_mean_iou"]),
-                f"{_describe_change(change)} against {change['against']}" if change else "",
+                Markup(f"{_describe_change(change)} against {escape_markdown(change['against'])}") if change else "",
                 format_seconds(one["seconds"]),
             ]
         else:
