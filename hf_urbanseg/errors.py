@@ -5,6 +5,7 @@ Commands print that line and exit with status 2; a traceback means the mistake i
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hf_urbanseg.escaping import flatten, shorten
 
 logger = logging.getLogger(__name__)
 
+_WHOLE = re.compile(r"Error: (?:(.*): )?expected (.*); found (.*); (.*)\.$")
 _LISTED = 20
 _LONGEST = 1000  # characters of a line, which is to be read
 
@@ -26,7 +28,9 @@ class UrbanSegError(Exception):
         path: The file or folder concerned, put at the front of the message.
     """
 
-    def __init__(self, expected: str, found: str, fix: str, path: str | Path | None = None):
+    def __init__(self, expected: str, found: str | None = None, fix: str = "", path: str | Path | None = None):
+        if found is None:  # torch makes an error in a loader's worker anew, of its traceback, whose last line is ours
+            path, expected, found, fix = _WHOLE.search(expected.strip().splitlines()[-1]).groups()
         self.expected, self.found, self.fix, self.path = expected, found, fix, path
         parts = [flatten(part) for part in ("" if path is None else path, expected, found, fix)]
         longest = _LONGEST

@@ -16,6 +16,7 @@ import transformers
 from transformers import TrainerCallback, set_seed
 
 from hf_urbanseg.data.added_data import describe_shares, load_added_data
+from hf_urbanseg.data.checked_frames import list_skipped
 from hf_urbanseg.data.class_weights import save_class_weights
 from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -69,6 +70,7 @@ from hf_urbanseg.training.inputs import (
     LOCAL_PROCESSES,
     build_train_dataset,
     check_channels,
+    check_streaming,
     check_teacher,
     describe,
     describe_defaults,
@@ -155,6 +157,7 @@ def _run(
     check_effects(args)
     check_channels(arguments)
     check_teacher(arguments)
+    check_streaming(arguments)
     run = RunFolder(args.output_dir)
     differences = find_differences(run, args, compare_options(run, arguments, args.world_size))
     checkpoint = by_first_process(lambda: _check_output(run, args))
@@ -170,7 +173,10 @@ def _run(
         if "train" not in data.splits:
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
         differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
-        inspection = inspect_pairs(data.splits, data.label_space, args.should_save, data.channels)
+        inspection = inspect_pairs(
+            data.splits, data.label_space, args.should_save, data.channels,
+            sampled=True, skip_bad=arguments.sampling.bad_frames == "skip",
+        )  # fmt: skip
         main = arguments.data.data_dir or arguments.data.dataset
         added = load_added_data(arguments.added.add_data, main, data, inspection, args.should_save)
         unlabelled_frames = read_unlabelled(arguments.unlabelled, inspection, args.should_save, data.channels)
@@ -270,6 +276,7 @@ def _run(
             "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
             "train_loss": trained.training_loss,
             "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
+            **({"skipped_frames": len(skipped)} if (skipped := list_skipped(run.skipped_frames)) else {}),
             **({"teacher": teaching.record} if teaching.record else {}),
             **({"unlabelled": unlabelled.describe()} if unlabelled else {}),
             **({"class_counts": trainer.class_log.describe()} if trainer.class_log else {}),
@@ -343,6 +350,7 @@ def _write_inputs(
             shutil.rmtree(checkpoint)
         for name in (METRICS, CHANGES, CALIBRATION):
             (run.path / name).unlink(missing_ok=True)
+        run.skipped_frames.unlink(missing_ok=True)
     training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
     run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, records)
     further = records[ADDED_DATA] is not None

@@ -123,7 +123,7 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
         check_output(Path(args.output), args.model, data, split)
         given = recall_data_arguments(data_args, home, args.revision)
         source = describe_source(args.model, args.revision, given, data)
-    inspection = inspect_pairs(data.splits, space, channels=data.channels)
+    inspection = inspect_pairs(data.splits, space, channels=data.channels, sampled=True)
     dataset = EvalDataset(rows, space, predictor.image_processor, predictor.sizes)
     protocol = plan.describe(predictor.base_size)
     if args.fit_temperature:

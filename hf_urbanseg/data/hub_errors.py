@@ -62,7 +62,9 @@ def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[
     if "CastError" in kinds:
         fix = "push them with the same columns, or choose files that have them by `--dataset_config`"
         return f"files of different columns ({_shorten(error)})", fix
-    if kinds & {"DatasetGenerationError", "ArrowException"}:
+    # pyarrow's own of a page that is another than was written has no number.
+    damaged = type(chain[-1]) is OSError and chain[-1].errno is None
+    if damaged or kinds & {"DatasetGenerationError", "ArrowException"}:
         fix = "push the set again, or delete the copy in the cache if the Hub's is whole"
         return f"a damaged or unsuitable file ({_shorten(chain[-1])})", fix
     wrong = "the folder" if local else "the id, `--dataset_revision`"

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, Image
 from hf_urbanseg.data.class_files import read_class_words
 from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.data.scenes import ALIKE, describe_scenes, find_alike, read_scenes
+from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.data.sources import (
     cityscapes,
     described_folders,
@@ -22,7 +23,7 @@ from hf_urbanseg.data.sources import (
     synthetic,
 )
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
-from hf_urbanseg.data.splits import arrange_splits
+from hf_urbanseg.data.splits import SPLITS, arrange_splits
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import expand_home, explain_missing
 from hf_urbanseg.labels import LabelSpace
@@ -39,7 +40,7 @@ class LoadedData:
 
     Args:
         splits: Keys among train, validation, test; columns image (`Image()`), label (`Image()`, raw label ids, the
-            file's own mode) and name (string), sorted by name.
+            file's own mode) and name (string), sorted by name; or rows that are read when they are asked for.
         label_space: What the label ids mean.
         name: Short name of the data, such as `kitti`, or the Hub id.
         notes: One sentence each on how the splits came about.
@@ -47,7 +48,7 @@ class LoadedData:
         find_scenes: Rows -> names that belong together in them, and a sentence on it.
     """
 
-    splits: DatasetDict
+    splits: DatasetDict | dict[str, ShardedRows]
     label_space: LabelSpace
     name: str
     notes: tuple[str, ...]
@@ -76,6 +77,7 @@ def load_data(
     dataset_revision: str | None = None,
     dataset_config: str | None = None,
     streaming: bool = False,
+    preflight_frames: int = 1000,
     palette: str | None = None,
     format: str = "auto",
     background: str | None = None,
@@ -100,7 +102,8 @@ def load_data(
         split_seed: Of both cuts.
         dataset_revision: Branch, tag or commit of the Hub id.
         dataset_config: Configuration of a `dataset` that has several.
-        streaming: Read the Hub set over the network once and hold its files in memory, instead of downloading it.
+        streaming: Read each row when it is asked for (`ShardedRows`), of a Hub set or a folder of parquet files.
+        preflight_frames: Of each split, for the preflight of rows that are streamed.
         palette: The classes' colours (`choose_colors`); None takes the data's own.
         format: Of the export, one of `labelling_export.FORMATS`; `auto` looks at the files.
         background: What pixels in no shape of an export are: `class` or `void`; None is the former, if `label_space`
@@ -142,6 +145,7 @@ def load_data(
         revision=dataset_revision,
         config=dataset_config,
         streaming=streaming,
+        preflight_frames=preflight_frames,
         format=format,
         background=background,
     )
@@ -154,6 +158,14 @@ def load_data(
     except OSError as error:  # no permission, a loop of links, a name too long, a share that went away
         what = f"{error.strerror or error} at {error.filename or where}"
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
+    if streaming:
+        unfit = {"split_file": split_file, "keep_together": keep_together, "channels": channels != 3}
+        if given := [name for name, value in unfit.items() if value]:
+            fix = f"leave `--{given[0]}` out, or `--streaming`"
+            raise DataError("a streamed set with the splits it has, of RGB", f"`{given[0]}`", fix, where)
+        notes = [f"{split}: none, and a streamed set is not cut" for split in SPLITS if split not in found.splits]
+        space = recolor(found.label_space, palette)
+        return LoadedData(found.splits, space, found.name, tuple(dict.fromkeys((*found.notes, *notes))))
     made = found.final_notes if split_file is None else None
     fractions = test_fraction, validation_fraction if made is None else 0
     find_scenes = partial(_choose_scenes, scenes, found)

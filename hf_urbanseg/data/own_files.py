@@ -1,6 +1,7 @@
 """Sets and caches of ours on disk: the small files that they bring along, and which folder may be written over."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_mapping
+from hf_urbanseg.files import read_json, read_mapping
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.locks import LOCK
 
 LABEL_SPACE_FILE = "label_space.json"
+SHARDS_FILE = "shards.json"
+"""Beside a set of shards: the files of each split with their rows, digests, and pixels per class."""
 SOURCE_FILE = "source.json"
 """Beside a set that `prepare_data` wrote: where it comes from. Its splits are final."""
 
@@ -47,6 +50,23 @@ def read_source(dataset: str, commit: str | None = None) -> dict:
     if not all(isinstance(word, str) for word in words):
         raise DataError("`origin` and `license` as words, `notes` as a list of them", "others", "prepare it anew", path)
     return {"origin": source.get("origin"), "license": source.get("license"), "notes": notes}
+
+
+def read_shards_file(dataset: str, commit: str | None = None) -> dict | None:
+    """What `shards.json` says of a set of shards; None where there is none."""
+    path = _find_own_file(dataset, SHARDS_FILE, commit)
+    if path is None:
+        return None
+    index = read_json(path)
+    try:
+        for shards in index["shards"].values():
+            rows = [(one["file"], int(one["rows"]), one["digest"], len(one["pixels"])) for one in shards]
+            if not all(re.fullmatch(r"data/[\w.-]+", row[0]) and row[3] == len(index["classes"]) for row in rows):
+                raise ValueError
+    except (AttributeError, KeyError, TypeError, ValueError):
+        fix = "write the set anew with `urbanseg prepare-data`, or delete the file"
+        raise DataError("a list of files with their rows and pixels per class", "something else", fix, path) from None
+    return index
 
 
 def is_table(dataset: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -10,12 +10,14 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from hf_urbanseg.data.checked_frames import CheckedFrames
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.pasting import ObjectPaste
 from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.rgb import to_array, to_rgb
-from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
+from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler, StreamSampler
+from hf_urbanseg.data.shards import NamesOnDemand, ShardedRows
 from hf_urbanseg.data.teacher_cache import TeacherCache
 from hf_urbanseg.data.transforms import TrainTransforms, seed_transforms
 from hf_urbanseg.errors import ConfigError, DataError, ModelError
@@ -33,11 +35,13 @@ class TrainDataset(torch.utils.data.Dataset):
         label_space: Maps raw label ids to train ids.
         transforms: From `build_train_transforms`.
         seed: Of the run.
-        cache: The same rows decoded already, *optional*; changes nothing but the time.
+        cache: The same rows decoded already, *optional*; changes nothing but the time. Of rows that
+            are streamed what reads and checks them.
         teacher: What a teacher said of the same rows, *optional*.
         first_index: Of the first row among the samples of several data sets.
         rare: For keys (epoch, index, class), whose crops show the class, *optional*.
         paste: Puts objects of other frames into samples, *optional*.
+        shuffle_buffer: Of rows that are streamed, how many are shuffled at a time.
 
     Shape:
         [(epoch, index)] -> pixel_values: (C, h, w) uint8; labels: (h, w) uint8 train ids or 255; extent: (2,) int64,
@@ -48,15 +52,16 @@ class TrainDataset(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        rows: Dataset,
+        rows: Dataset | ShardedRows,
         label_space: LabelSpace,
         transforms: TrainTransforms,
         seed: int,
-        cache: DecodedCache | None = None,
+        cache: DecodedCache | CheckedFrames | None = None,
         teacher: TeacherCache | None = None,
         first_index: int = 0,
         rare: RareClasses | None = None,
         paste: ObjectPaste | None = None,
+        shuffle_buffer: int = 4096,
     ):
         if teacher is not None and paste is not None:
             expected, fix = (
@@ -66,18 +71,20 @@ class TrainDataset(torch.utils.data.Dataset):
             raise ConfigError(expected, "objects that the teacher has not seen", fix, teacher.path)
         self.rows, self.label_space, self.transforms, self.seed = rows, label_space, transforms, seed
         self.cache, self.teacher, self.first_index = cache, teacher, first_index
-        self.rare, self.paste = rare, paste
+        self.rare, self.paste, self.shuffle_buffer = rare, paste, shuffle_buffer
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """Frame names, in the order of the images."""
-        return list(self.rows["name"])
+        return NamesOnDemand(self.rows) if isinstance(self.rows, ShardedRows) else list(self.rows["name"])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def build_sampler(self, step_size: int, seed: int) -> EpochSampler:
         """Of this set's keys, for optimiser steps of so many samples."""
+        if isinstance(self.rows, ShardedRows):
+            return StreamSampler([shard.rows for shard in self.rows.shards], self.shuffle_buffer, step_size, seed)
         return EpochSampler(len(self), step_size, seed, self.rare)
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +242,7 @@ class EvalDataset(torch.utils.data.Dataset):
         self.rows, self.label_space, self.image_processor = rows, label_space, image_processor
         self.sizes = sizes
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Frame names, in the order of the images."""
         return list(self.rows["name"])

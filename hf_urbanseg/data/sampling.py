@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -118,6 +118,49 @@ class JoinedSampler(EpochSampler):
         rounds = [np.random.default_rng((self.seed, one, number + 1)).permutation(size) for one in range(first, last)]
         places = np.concatenate([np.empty(0, np.int64), *rounds])
         return sum(self.sizes[:number]) + places[start - first * size : stop - first * size]
+
+
+class StreamSampler(EpochSampler):
+    """The same over files that are read as they come: neighbours in time are neighbours in a few files.
+
+    The files are shuffled; of their rows, one file after the other, `buffer` at a time are shuffled. Nothing is held
+    but the keys of one such run, however many frames there are, and which samples a step has is still decided by
+    (seed, epoch) alone, whoever reads them.
+
+    Args:
+        sizes: Rows of each file, whose indices follow each other.
+        buffer: Frames that are shuffled at a time.
+        step_size: Samples per optimiser step over all ranks and micro-batches.
+        seed: Of the run.
+    """
+
+    def __init__(self, sizes: Sequence[int], buffer: int, step_size: int, seed: int):
+        super().__init__(sum(sizes), step_size, seed)
+        self.sizes, self.buffer = np.asarray(sizes, np.int64), buffer
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return self._generate(self.epoch)
+
+    def list_step(self, step: int) -> list[int]:
+        """As of an `EpochSampler`, after as many keys as the epoch has before it."""
+        epoch, step = divmod(step, len(self) // self.step_size)
+        keys = islice(self._generate(epoch), step * self.step_size, (step + 1) * self.step_size)
+        return [index for _, index in keys]
+
+    def _generate(self, epoch: int) -> Iterator[tuple[int, int]]:
+        rounds = range(-(-len(self) // self.num_samples))
+        return islice(chain.from_iterable(self._generate_round(epoch, repeat) for repeat in rounds), len(self))
+
+    def _generate_round(self, epoch: int, repeat: int) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.seed, epoch, repeat)).permutation(len(self.sizes))
+        ends = np.cumsum(self.sizes[order])
+        # Of a row's place in that order, to its index.
+        shifts = (np.cumsum(self.sizes) - self.sizes)[order] - (ends - self.sizes[order])
+        for number, start in enumerate(range(0, self.num_samples, self.buffer)):
+            places = np.arange(start, min(start + self.buffer, self.num_samples))
+            indices = places + shifts[np.searchsorted(ends, places, side="right")]
+            shuffled = np.random.default_rng((self.seed, epoch, repeat, number)).permutation(indices)
+            yield from ((epoch + (repeat << 32), index) for index in shuffled.tolist())
 
 
 class IndexSampler(EpochSampler):

@@ -62,8 +62,11 @@ class DataArguments(Options):
     )
     streaming: bool = option(
         False,
-        "Read the Hub data set over the network once and hold its files, encoded as they are, in the memory of each "
-        "process (about 1 MB a KITTI frame) instead of downloading it to disk. The pixels are the same.",
+        "Read each frame of a Hub set, or of a folder of parquet files, when its turn comes: nothing is downloaded or "
+        "held. For sets that are large; see docs/streaming.md.",
+    )
+    preflight_frames: Annotated[int, Range(1, 10**6)] = option(
+        1000, "Frames of each split of a streamed set that are checked and counted before the first step."
     )
     palette: str | None = palette_option()
     format: str = option(

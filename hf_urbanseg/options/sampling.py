@@ -26,6 +26,15 @@ class SamplingArguments(Options):
         None,
         "Classes of such objects. Default: people and vehicles below a hundredth of the pixels.",
     )
+    shuffle_buffer: Whole = option(
+        4096, "Of a streamed set, the frames that are shuffled at a time, behind the files, which all are."
+    )
+    bad_frames: str = option(
+        "stop",
+        "Of a streamed set, what a frame does that can't be trained on and is met in mid-epoch: `stop`, or `skip`, "
+        "which takes the next one and lists it in skipped_frames.txt.",
+        choices=["stop", "skip"],
+    )
 
     def __post_init__(self):
         super().__post_init__()

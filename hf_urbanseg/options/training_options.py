@@ -125,14 +125,14 @@ class TrainingOptions:
 
 
 RARE_TRAINING_OPTIONS = (
-    "accept_changes", "add_data", "auxiliary_channels", "background", "channels", "cpu_threads",
+    "accept_changes", "add_data", "auxiliary_channels", "background", "bad_frames", "channels", "cpu_threads",
     "dataloader_persistent_workers", "ddp_find_unused_parameters", "decay_biases", "decay_norms",
     "distill_temperature", "distill_void", "early_stopping_threshold", "ema_start", "fold", "format",
     "greater_is_better", "hub_pictures", "hub_tensorboard", "hub_timeout", "logging_nan_inf_filter", "lora_alpha",
     "lora_dropout", "lr_cycle_decay", "lr_end", "lr_power", "max_skipped_steps", "metric_for_best_model",
-    "new_classifier", "palette", "paste_classes", "paste_share", "rare_class_min_pixels", "rare_class_share",
-    "rare_class_temperature", "scenes", "stage_lr_decay", "stock_decode_head", "sync_batch_norm",
-    "teacher_revision", "unlabelled_cutmix", "unlabelled_share", "unlabelled_teacher", "unlabelled_threshold",
-    "unlabelled_weight", "warmup_start",
+    "new_classifier", "palette", "paste_classes", "paste_share", "preflight_frames", "rare_class_min_pixels",
+    "rare_class_share", "rare_class_temperature", "scenes", "shuffle_buffer", "stage_lr_decay", "stock_decode_head",
+    "sync_batch_norm", "teacher_revision", "unlabelled_cutmix", "unlabelled_share", "unlabelled_teacher",
+    "unlabelled_threshold", "unlabelled_weight", "warmup_start",
 )  # fmt: skip
 """Of a training's options, those that few people change: the short help leaves them out."""

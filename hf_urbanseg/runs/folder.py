@@ -9,6 +9,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 from hf_urbanseg.data.label_space_files import describe_label_space, parse_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
+from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.files import hash_file, read_json, read_mapping, write_json, write_yaml
@@ -78,6 +79,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         """The metrics are written last."""
         return self.has(METRICS)
+
+    @property
+    def skipped_frames(self) -> Path:
+        """A line on each frame of a streamed set that couldn't be trained on (`--bad_frames skip`)."""
+        return self.path / "skipped_frames.txt"
 
     @property
     def random_baseline(self) -> "RunFolder":
@@ -199,7 +205,7 @@ class RunFolder:
         """
         write_yaml(self.path / RECIPE, recipe)
         write_json(self.path / TRAINING_ARGUMENTS, training_arguments)
-        write_split_file(self.path / SPLITS, data.splits)
+        self._write_splits(data)
         write_json(self.path / LABEL_SPACE, describe_label_space(data.label_space))
         write_json(self.path / FRAMES, frames, indent=None)
         for name, record in records.items():
@@ -213,7 +219,11 @@ class RunFolder:
         write_json(self.path / MEASURED, source)
         write_json(self.path / LABEL_SPACE, describe_label_space(data.label_space))
         write_json(self.path / FRAMES, frames, indent=None)
-        if "train" in data.splits:  # a split file has one
+        self._write_splits(data)
+
+    def _write_splits(self, data: LoadedData) -> None:
+        streamed = any(isinstance(rows, ShardedRows) for rows in data.splits.values())  # whose splits are its own
+        if "train" in data.splits and not streamed:  # a split file has one
             write_split_file(self.path / SPLITS, data.splits)
         else:
             (self.path / SPLITS).unlink(missing_ok=True)

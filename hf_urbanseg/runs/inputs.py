@@ -44,6 +44,8 @@ _FREE = {
     "logging_nan_inf_filter", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
     # what is kept (with a best model to export, `eval_steps` decides the candidates)
     "save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "max_skipped_steps",
+    # what a frame does that none of the run's steps has met
+    "bad_frames",
     # when it ends, which changes no step before
     "early_stopping_patience", "early_stopping_threshold",
     # how the same numbers come about: processes that read, and memory
@@ -107,7 +109,7 @@ def compare_options(run: RunFolder, arguments: Iterable, processes: int) -> Iter
     ignored = set(_FREE)
     if now.get("init") == "random":
         ignored |= {"model_name_or_path", "model_revision"}
-    if "validation" not in (run.read_splits() or {"validation": ()}):
+    if "validation" not in (run.read_splits() or run.read_frames() or {"validation": ()}):
         ignored |= {"eval_strategy", "load_best_model_at_end"}  # training turns them off then, and records that
     for key in sorted((before.keys() & defaults.keys()) | now.keys()) if before else ():
         # A stock option at its default isn't recorded, nor is one that an older version didn't have.
@@ -162,7 +164,8 @@ def compare_added(run: RunFolder, added: Sequence[AddedData]) -> Iterator[Differ
 
 def compare_frames(run: RunFolder, frames: Mapping[str, Mapping]) -> Iterator[Difference]:
     """Which frame is in which split, and what its files hold, which an older version didn't record."""
-    listed, recorded = run.read_splits(), run.read_frames() or {}
+    recorded = run.read_frames() or {}
+    listed = run.read_splits() or ({split: list(found) for split, found in recorded.items()} or None)
     if listed is not None and ADDED in recorded:
         listed[ADDED] = list(recorded[ADDED])
     for split in {**listed, **frames} if listed is not None else ():
@@ -229,10 +232,15 @@ def compare_unlabelled(run: RunFolder, now: Mapping | None) -> Iterator[Differen
 
 
 def describe_frames(inspection: Inspection, added: Sequence[AddedData] = ()) -> dict[str, dict[str, list[str]]]:
-    """By split and frame name, the SHA-256 of the image's and of the label's file; further data's under `ADDED`."""
+    """By split and frame name, the SHA-256 of the image's and of the label's file; further data's under `ADDED`.
+
+    Of what is streamed, by split and the file that frames are in, twice the SHA-256 of its footer.
+    """
     frames = {
-        split: {pair.name: list(pair.file_digests) for pair in pairs} for split, pairs in inspection.pairs.items()
-    }
+        split: {pair.name: list(pair.file_digests) for pair in pairs}
+        for split, pairs in inspection.pairs.items()
+        if split not in inspection.streamed
+    } | {split: rows.list_files() for split, rows in inspection.streamed.items()}
     further = {name: digests for one in added for name, digests in one.frames.items()}
     return frames | ({ADDED: further} if further else {})
 

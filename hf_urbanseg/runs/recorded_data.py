@@ -77,7 +77,7 @@ def recall_data_arguments(data_args: DataArguments, model: str, revision: str | 
     recalled = replace(recalled, palette=data_args.palette or recalled.palette)
     has_splits = source is None or RunFolder(model).has(SPLITS)
     listed = recalled.split_file is not None and recalled.fold is None
-    if recalled.dataset != "synthetic" and not listed and has_splits:
+    if recalled.dataset != "synthetic" and not recalled.streaming and not listed and has_splits:
         recalled = replace(recalled, split_file=str(find_file(model, SPLITS, revision)), fold=None)
     if recalled.dataset not in (None, "synthetic") and recalled.label_space is None:
         # What names of classes mean is told from them (`label_space_from_names`); the run's own reading counts.

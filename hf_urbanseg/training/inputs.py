@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from hf_urbanseg.data.added_data import AddedData
+from hf_urbanseg.data.checked_frames import CheckedFrames
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights
 from hf_urbanseg.data.decoded_cache import build_decoded_cache
 from hf_urbanseg.data.loading import LoadedData
@@ -16,6 +17,7 @@ from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.preprocessing import JoinedDataset, TrainDataset
 from hf_urbanseg.data.rare_classes import RareClasses
+from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.data.teacher_cache import is_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
@@ -28,6 +30,7 @@ from hf_urbanseg.options.sampling import SamplingArguments
 from hf_urbanseg.options.stock_options import choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.options.unlabelled import OWN_AVERAGES
+from hf_urbanseg.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +38,49 @@ LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
-    """Weights by scheme or file, and the training pixels per class."""
-    per_image = inspection.train_id_counts("train", space)
+    """Weights by scheme or file, and the training pixels per class: of a streamed set as it says, or a sample has."""
+    per_image, rows = inspection.train_id_counts("train", space), inspection.streamed.get("train")
+    if rows and rows.pixels and choice != "median_frequency" and [*rows.pixels] == [*space.names]:  # which asks frames
+        per_image = np.array([[*rows.pixels.values()]], np.int64)
+    elif rows:
+        _describe_sample(per_image, len(rows), space)
+        per_image = np.rint(per_image * (len(rows) / len(per_image))).astype(np.int64)
     if choice.endswith(".json"):
         return load_class_weights(choice, space), per_image.sum(0)
     return None if choice == "none" else compute_class_weights(per_image, choice), per_image.sum(0)
+
+
+def _describe_sample(per_image: np.ndarray, frames: int, space: LabelSpace) -> None:
+    """Says how far the classes' shares can be off that some frames were counted for."""
+    count = len(per_image)
+    if count == frames:
+        return
+    labelled = per_image.sum(1)
+    shares = per_image.sum(0) / labelled.sum()
+    # Of a ratio of two means over frames drawn alike, without those that were counted.
+    spread = (per_image - shares * labelled[:, None]).std(0, ddof=min(1, count - 1))
+    errors = spread * np.sqrt(1 / count - 1 / frames) / labelled.mean()
+    told = (
+        f"{name} {share:.2%} +- {error:.2%}" if share else f"{name} not seen"
+        for name, share, error in zip(space.names, shares, errors, strict=True)
+    )
+    logger.info("classes were counted in %d of %d frames (standard error): %s", count, frames, ", ".join(told))
+
+
+def check_streaming(arguments: FinetuneArguments) -> None:
+    """Refuses what reads every frame of the training data before the first step, or goes by the names of all."""
+    if not arguments.data.streaming:
+        return
+    teacher = arguments.distillation.teacher
+    unfit = {
+        "rare_class_share": arguments.sampling.rare_class_share, "paste_share": arguments.sampling.paste_share,
+        "add_data": arguments.added.add_data, "unlabelled": arguments.unlabelled.unlabelled,
+        "cache_images": arguments.training.cache_images == "true", "accept_changes": arguments.training.accept_changes,
+        "teacher": teacher if teacher is not None and is_teacher_cache(teacher) else None,
+    }  # fmt: skip
+    if found := next((name for name, value in unfit.items() if value), None):
+        fix = f"leave `--streaming` out, which downloads the set, or `--{found}`"
+        raise ConfigError(f"a local set with `{found}`, which needs to know every frame", "one that is streamed", fix)
 
 
 def build_train_dataset(
@@ -60,11 +101,16 @@ def build_train_dataset(
         base = find_commonest(inspection.sizes("train")) if number else None
         transforms = build_train_transforms(**asdict(augmentation), base=base)
         sizes = [pair.size for pair in pairs]
-        cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)
-        cached += 0 if cache is None else cache.memory.nbytes
+        if isinstance(rows, ShardedRows):
+            skipped = RunFolder(args.output_dir).skipped_frames if sampling.bad_frames == "skip" else None
+            cache = CheckedFrames(rows, space, skipped)
+        else:
+            cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)
+            cached += 0 if cache is None else cache.memory.nbytes
         first = sum(map(len, parts))
         seed, pasted = choose_data_seed(args), None if number else paste
-        parts.append(TrainDataset(rows, space, transforms, seed, cache, teacher, first, rare, pasted))
+        options = {"rare": rare, "paste": pasted, "shuffle_buffer": sampling.shuffle_buffer}
+        parts.append(TrainDataset(rows, space, transforms, seed, cache, teacher, first, **options))
     if not added:
         return parts[0]
     shares = [one.share for one in added]

@@ -16,7 +16,7 @@ from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainData
 from hf_urbanseg.data.sampling import EpochSampler, IndexSampler
 from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.data.unlabelled import WithUnlabelled
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.losses.composition import WeightedSumLoss
@@ -177,6 +177,18 @@ class UrbanSegTrainer(CheckpointingTrainer):
         else:
             self.train_sampler = IndexSampler(len(dataset), step_size, seed)
         return self.train_sampler
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        try:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        except DataError as error:
+            # Several processes can't save here: the others wait for this one's gradients.
+            if self.args.world_size > 1 or self.args.save_strategy == "no" or not self.state.global_step:
+                raise
+            if self._saved_step != self.state.global_step > self.first_step:
+                self._save_checkpoint(self.model, None)
+            fix = f"{error.fix}; `--resume` goes on behind step {self.state.global_step}"
+            raise type(error)(error.expected, error.found, fix, error.path) from error
 
     def _prepare_inputs(self, inputs):
         inputs = normalize_batch(super()._prepare_inputs(inputs))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hf_urbanseg.data.rare_classes import RareClasses
-from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler
+from hf_urbanseg.data.sampling import EpochSampler, JoinedSampler, StreamSampler
 
 
 def test_epoch_sampler__an_epoch_is_a_permutation_that_carries_its_number():
@@ -132,3 +132,32 @@ def test_epoch_sampler__draws_by_class_take_places_and_the_others_go_on_in_order
         assert [index for _, index in others] == list(order[: len(others)])
     assert sum(len(key) == 3 for step in steps for key in step) == pytest.approx(240, abs=40)
     assert [sampler.list_step(step) for step in range(60)] == [[key[1] for key in step] for step in steps]
+
+
+def test_stream_sampler__every_frame_once_file_by_file_within_the_buffer():
+    sizes, buffer = (7, 1, 12, 5), 6
+    sampler = StreamSampler(sizes, buffer, 1, seed=4)
+    starts = np.cumsum((0, *sizes))
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert {key[0] for key in keys} == {epoch}
+        indices = [index for _, index in keys]
+        assert sorted(indices) == list(range(25))
+        # The files in their order of this epoch, and their rows in theirs: each run of the buffer is cut out of that.
+        files = np.random.default_rng((4, epoch, 0)).permutation(len(sizes))
+        stream = [index for file in files for index in range(starts[file], starts[file + 1])]
+        for start in range(0, 25, buffer):
+            assert sorted(indices[start : start + buffer]) == sorted(stream[start : start + buffer])
+        assert indices != stream
+        orders.append(tuple(indices))
+    assert len(set(orders)) == 3
+    assert sampler.list_step(25 * 2 + 3) == [orders[2][3]]
+
+
+def test_stream_sampler__whole_steps_and_a_set_smaller_than_one():
+    assert len(list(StreamSampler((7, 4), 3, 4, seed=0))) == 8
+    keys = list(StreamSampler((2, 1), 100, 8, seed=0))
+    assert len(set(keys)) == 8
+    assert sorted(index for _, index in keys[:6]) == [0, 0, 1, 1, 2, 2]

@@ -7,9 +7,12 @@ import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
 
+from hf_urbanseg.data.checked_frames import CheckedFrames
+from hf_urbanseg.data.loading import LoadedData, load_data
 from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
 from hf_urbanseg.data.rare_classes import RareClasses
+from hf_urbanseg.data.shard_writing import write_shards
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.teacher_cache import TeacherCache, write_teacher_cache
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
@@ -49,6 +52,8 @@ LOSSES = {
     "unlabelled": {"loss": "cross_entropy", "unlabelled": {"threshold": 0.12, "weight": 2.0}},
     # Samples drawn by class, and objects pasted.
     "rare_classes": {"loss": "cross_entropy", "class_weights": WEIGHTS, "rare": True},
+    # Frames read one by one from files, shuffled three at a time.
+    "streamed": {"loss": "cross_entropy", "class_weights": WEIGHTS},
     # The loss alone instead of a weighted sum, and samples that know of no epoch.
     "bare": {},
 }
@@ -117,6 +122,8 @@ def build_trainer(
     train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
     if options.pop("rare", False):
         train.rare, train.paste = show_more_often(rows["train"])
+    if loss == "streamed":
+        train = stream(rows["train"], transforms, args)
     if loss == "joined":
         further = TrainDataset(rows["validation"], CITYSCAPES, transforms, args.seed, first_index=len(train))
         train = JoinedDataset([train, further], [0.7, 0.3], [*train.names, *further.names])
@@ -164,6 +171,15 @@ def show_more_often(rows) -> tuple[RareClasses, ObjectPaste]:
     counts = np.stack([np.bincount(label.ravel(), minlength=256)[:19] for label in labels])
     rare = RareClasses(counts, 0.5, temperature=0.05, min_pixels=20)
     return rare, ObjectPaste(rare, choose_pasted(None, rare, CITYSCAPES), list_movable(CITYSCAPES), 0.7)
+
+
+def stream(rows, transforms, args) -> TrainDataset:
+    folder = Path(args.output_dir) / f"set_{args.process_index}"
+    data = LoadedData(DatasetDict(train=rows), CITYSCAPES, "streets", ())
+    write_shards(data, folder, 3, {}, progress=False)
+    streamed = load_data(dataset=str(folder), streaming=True).splits["train"]
+    cache = CheckedFrames(streamed, CITYSCAPES)
+    return TrainDataset(streamed, CITYSCAPES, transforms, args.seed, cache, shuffle_buffer=3)
 
 
 def build_teacher() -> Teacher:

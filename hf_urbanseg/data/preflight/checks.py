@@ -3,13 +3,13 @@
 import logging
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Image
+from datasets import Dataset, Image
 
 from hf_urbanseg.data.preflight.cache import find_place, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
@@ -22,7 +22,8 @@ from hf_urbanseg.data.preflight.set_values import (
     list_values,
     refuse_values,
 )
-from hf_urbanseg.errors import DataError, join_faults, log_faults
+from hf_urbanseg.data.shards import ShardedRows
+from hf_urbanseg.errors import ConfigError, DataError, join_faults, log_faults
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.progress import show_progress
 
@@ -37,11 +38,14 @@ class Inspection:
 
     Args:
         pairs: Per split, one entry per row in the rows' order.
+            Of rows that are streamed, those of `ShardedRows.choose_sample`.
         warnings: Oddities that don't forbid training, one sentence each.
+        streamed: The splits whose rows are.
     """
 
     pairs: dict[str, tuple[PairInspection, ...]]
     warnings: tuple[str, ...] = ()
+    streamed: Mapping[str, ShardedRows] = field(default_factory=dict)
 
     def train_id_counts(self, split: str, label_space: LabelSpace) -> np.ndarray:
         """(num_images, num_labels) int64: pixels per image and class; void is left out."""
@@ -66,7 +70,14 @@ class Inspection:
         return count_all(pair for pairs in self.pairs.values() for pair in pairs)
 
 
-def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool = True, channels: int = 3) -> Inspection:
+def inspect_pairs(
+    splits: Mapping[str, Dataset | ShardedRows],
+    label_space: LabelSpace,
+    progress: bool = True,
+    channels: int = 3,
+    sampled: bool = False,
+    skip_bad: bool = False,
+) -> Inspection:
     """Reads every image and label, and refuses what would train silently on the wrong thing.
 
     Threads do the reading: Pillow's decoders release the GIL, and worker processes were no faster. Memory stays flat,
@@ -78,6 +89,8 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
         label_space: Which raw label ids may occur.
         progress: Shows a progress bar.
         channels: Of every image; 3 are RGB.
+        sampled: Whether some frames will do; else a set that is streamed is refused.
+        skip_bad: Leaves bad pairs of a streamed train out, which it skips, too, with a warning each.
 
     Returns:
         `Inspection`; its warnings have been logged.
@@ -87,15 +100,20 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
             logged; or a fault of the whole set: an empty or entirely void split, a name twice, an
             image in two splits, train ids for label ids.
     """
-    splits = DatasetDict({split: _undecoded(dataset) for split, dataset in splits.items()})
+    streamed = {split: rows for split, rows in splits.items() if isinstance(rows, ShardedRows)}
+    if streamed and not sampled:
+        fix = "leave `--streaming` out, which downloads the set"
+        raise ConfigError("a local set here, all of whose frames are read first", "one that is streamed", fix)
+    splits = {split: _undecoded(dataset) for split, dataset in splits.items()}
     _check_names(splits)
-    file = find_place(splits, label_space, channels)
+    file = None if streamed else find_place(splits, label_space, channels)
     cached = load_pairs(file) if file else None
-    pairs = cached or _read_pairs(splits, label_space, progress, channels)
-    inspection = Inspection(pairs)
+    skips = [split for split in streamed if split == "train" and skip_bad]
+    pairs = cached or _read_pairs(splits, label_space, progress, channels, skips)
+    inspection = Inspection(pairs, streamed=streamed)
     _check_void(inspection, label_space)
     _check_leaks(pairs)
-    inspection = Inspection(pairs, tuple(_find_oddities(inspection, label_space)))
+    inspection = replace(inspection, warnings=tuple(_find_oddities(inspection, label_space)))
     for warning in inspection.warnings:
         logger.warning(warning)
     if file and not cached:
@@ -103,13 +121,15 @@ def inspect_pairs(splits: DatasetDict, label_space: LabelSpace, progress: bool =
     return inspection
 
 
-def _undecoded(dataset: Dataset) -> Dataset:
+def _undecoded(dataset: Dataset | ShardedRows) -> Dataset | ShardedRows:
+    if isinstance(dataset, ShardedRows):
+        return dataset.choose_sample().cast_column("image", Image(decode=False))
     # Decoding by datasets would apply EXIF rotation unasked, and hide what the file is.
     columns = dataset.with_format(None).select_columns(["image", "label", "name"])
     return columns.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
 
 
-def _check_names(splits: DatasetDict) -> None:
+def _check_names(splits: Mapping[str, Dataset]) -> None:
     if not splits:
         raise DataError("at least one split", "none", "check `--data_dir` or `--dataset`")
     for split, dataset in splits.items():
@@ -124,14 +144,26 @@ def _check_names(splits: DatasetDict) -> None:
 
 
 def _read_pairs(
-    splits: DatasetDict, label_space: LabelSpace, progress: bool, channels: int
+    splits: Mapping[str, Dataset], label_space: LabelSpace, progress: bool, channels: int, skips: Collection[str] = ()
 ) -> dict[str, tuple[PairInspection, ...]]:
-    def inspect(split: str, row: dict) -> PairInspection:
-        return inspect_pair(split, row["name"], row["image"], row["label"], label_space, channels)
+    results = read_all(splits, _inspect_with(label_space, channels), "pair", progress)
+    bad = _check_pairs(results, splits, label_space, skips=skips)
+    return {
+        split: tuple(one for row, one in enumerate(found) if (split, row) not in bad)
+        for split, found in results.items()
+    }
 
-    results = read_all(splits, inspect, "pair", progress)
-    _check_pairs(results, splits, label_space)
-    return {split: tuple(found) for split, found in results.items()}
+
+def inspect_piece(split: str, rows: Dataset, label_space: LabelSpace) -> list[PairInspection]:
+    """The pairs of a part of a split, each judged for itself; what is judged by the whole set is left to the whole."""
+    piece = {split: _undecoded(rows)}
+    results = read_all(piece, _inspect_with(label_space, 3), "pair", progress=False)
+    _check_pairs(results, piece, label_space, whole=False)
+    return results[split]
+
+
+def _inspect_with(label_space: LabelSpace, channels: int) -> Callable[[str, dict], PairInspection]:
+    return lambda split, row: inspect_pair(split, row["name"], row["image"], row["label"], label_space, channels)
 
 
 def read_all(
@@ -162,21 +194,35 @@ def read_all(
     return results
 
 
-def _check_pairs(results: dict[str, list], splits: DatasetDict, label_space: LabelSpace) -> None:
-    """Refuses the first bad pair; the results are `PairInspection`s, or the `DataError`s that refuse a pair."""
+def _check_pairs(
+    results: dict[str, list],
+    splits: Mapping[str, Dataset],
+    label_space: LabelSpace,
+    whole: bool = True,
+    skips: Collection[str] = (),
+) -> set[tuple[str, int]]:
+    """Refuses the first bad pair; the results are `PairInspection`s, or the `DataError`s that refuse a pair.
+
+    Args:
+        whole: The results are those of a whole set, whose values together tell of which kind they are.
+        skips: Splits whose bad pairs are returned instead, as split and row.
+    """
     sound = [one for found in results.values() for one in found if isinstance(one, PairInspection)]
-    if len(sound) == sum(map(len, results.values())):
+    if whole and len(sound) == sum(map(len, results.values())):
         check_id_kind(count_all(sound).keys(), label_space)
     files_with = Counter(value for one in sound for value in one.label_counts)
-    errors = []
+    errors = {}
     for split, found in results.items():
         for row, one in enumerate(found):
             if isinstance(one, DataError):
-                errors.append(one)
+                errors[split, row] = one
             elif unknown := find_unknown(one, label_space):
                 where = where_is(splits[split][row]["label"], split, one.name)
-                errors.append(refuse_values(unknown, sum(one.label_counts.values()), files_with, label_space, where))
-    refuse_all(errors, "bad pair")
+                pixels = sum(one.label_counts.values())
+                errors[split, row] = refuse_values(unknown, pixels, files_with, label_space, where)
+    refuse_all([error for (split, _), error in errors.items() if split not in skips], "bad pair")
+    log_faults([*errors.values()], logging.WARNING)
+    return {*errors}
 
 
 def refuse_all(errors: list[DataError], kind: str) -> None:

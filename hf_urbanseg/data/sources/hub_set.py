@@ -1,4 +1,4 @@
-"""Data sets of the Hub, downloaded into the cache of `datasets` or streamed into memory; local ones of that kind."""
+"""Data sets of the Hub, downloaded into the cache of `datasets` or read where they are; local ones of that kind."""
 
 import glob
 import logging
@@ -10,17 +10,15 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub
-import pyarrow as pa
 from datasets import data_files
-from datasets.fingerprint import Hasher
-from datasets.table import InMemoryTable, table_cast
+from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from hf_urbanseg.data.column_names import NAME_COLUMNS
-from hf_urbanseg.data.columns import SPLIT_NAMES, choose_columns, normalise_columns
+from hf_urbanseg.data.columns import SPLIT_NAMES, normalise_columns
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.image_files import UNSPLIT
-from hf_urbanseg.data.own_files import find_folder, is_table, read_own_label_space, read_source
+from hf_urbanseg.data.own_files import find_folder, is_table, read_own_label_space, read_shards_file, read_source
+from hf_urbanseg.data.shards import build_indexed, read_shards
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_files, check_regular
@@ -28,7 +26,6 @@ from hf_urbanseg.files import check_files, check_regular
 logger = logging.getLogger(__name__)
 
 _ASK_TIMEOUT = 30.0
-_STREAMED_ROWS = 16
 
 
 def matches(request: DataRequest) -> bool:
@@ -45,10 +42,11 @@ def load(request: DataRequest) -> FoundData:
     The Hub is asked for the set first, and everything then comes from the commit it names. So a Hub that is away or
     refuses is told at once, without the library's retries (25 s and more), which begin with the files.
 
-    Streaming reads the files over the network once and keeps them, encoded as they are, in memory: the columns that
-    are used of the splits that are used. Nothing of them is written to disk.
+    Streaming reads a row when it is asked for, of parquet files alone, which can be read so.
     """
     dataset = request.dataset
+    if request.streaming:
+        return _load_streamed(request)
     local = find_folder(dataset) is not None
     with hub_errors_in_one_line(dataset, request.revision):
         found, commit = _read_local(request) if local else _read_hub(request)
@@ -63,7 +61,6 @@ def load(request: DataRequest) -> FoundData:
 def _read_local(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], None]:
     table = is_table(request.dataset)
     for name, given in (
-        ("streaming", request.streaming),
         ("dataset_revision", request.revision),
         ("dataset_config", table and request.config),
     ):
@@ -106,8 +103,6 @@ def _read_hub(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], str
     """The splits and the commit they are of."""
     dataset, revision = request.dataset, request.revision
     commit = _ask(request)
-    if request.streaming:
-        return _stream_all(request, commit), commit
     splits = datasets.load_dataset(dataset, request.config, revision=commit or revision)
     cached = commit or _cached_commit(splits)
     if commit is None and revision not in (None, cached):  # offline, `datasets` takes the newest it has
@@ -134,39 +129,59 @@ def _cached_commit(splits: Mapping[str, datasets.Dataset]) -> str | None:
     return commits[0] if len(names) == len(commits) == 1 else None
 
 
-def _stream_all(request: DataRequest, commit: str) -> dict[str, datasets.Dataset]:
-    with _fewer_retries():
-        streams = datasets.load_dataset(request.dataset, request.config, revision=commit, streaming=True)
-        splits = {
-            split: _stream(split, rows, request, commit)
-            for split, rows in streams.items()
-            if str(split).lower() in SPLIT_NAMES
-        }
-    size, frames = sum(rows.data.nbytes for rows in splits.values()), sum(map(len, splits.values()))
-    message = "%s: streamed %d frames, %.1f MB, held in memory by each process"
-    logger.info(message, request.dataset, frames, size / 1e6)
-    return splits
+def _load_streamed(request: DataRequest) -> FoundData:
+    dataset, folder, commit = request.dataset, find_folder(request.dataset), None
+    notes, splits = [], {}
+    with hub_errors_in_one_line(dataset, request.revision):
+        if folder is None:
+            commit = _ask(request)
+        index = None if is_table(dataset) else read_shards_file(dataset, commit)
+        if index is not None:
+            where = f"hf://datasets/{dataset}@{commit}" if folder is None else str(folder.absolute())
+            files = {split: [where] for split in index["shards"]}
+        elif folder is None:
+            with _fewer_retries():
+                files = _list_files(datasets.load_dataset_builder(dataset, request.config, revision=commit), dataset)
+        elif is_table(dataset):
+            check_regular(Path(dataset))
+            files = {"train": [os.path.abspath(dataset)]}
+        else:
+            check_files(folder)
+            with _own_files(folder):
+                files = _list_files(datasets.load_dataset_builder(dataset, request.config), dataset)
+        for their_name, urls in files.items():
+            split = SPLIT_NAMES.get(their_name.lower())
+            if split is None or split in splits:
+                notes.append(f"{their_name}: left out, not a split that is trained or measured on")
+                continue
+            if index is not None:
+                splits[split] = build_indexed(index, *urls, their_name, request.preflight_frames)
+                continue
+            columns = request.image_column, request.label_column
+            if (rows := read_shards(urls, split, *columns, dataset, request.preflight_frames)) is None:
+                notes.append(f"{their_name}: left out, it has no labels")
+            else:
+                splits[split] = rows
+    if not splits:
+        some = ", ".join(files) or "no split"
+        raise DataError("a labelled split named train, validation or test", some, "rename or label one", dataset)
+    if request.config is not None:
+        notes.append(f"configuration {request.config} of the set")
+    counted = (f"{split} {len(rows)} frames in {len(rows.shards)} files" for split, rows in splits.items())
+    notes.append(f"streamed: {', '.join(counted)}")
+    space = request.label_space or read_own_label_space(dataset, commit)
+    name = dataset if folder is None else Path(dataset).resolve().name.removesuffix(".parquet")
+    return FoundData(splits, space, name, notes)
 
 
-def _stream(split: str, rows: datasets.IterableDataset, request: DataRequest, commit: str) -> datasets.Dataset:
-    """The columns that are used of one split in memory, its pictures' files as they are."""
-    if rows.features is None:
-        rows = rows._resolve_features()  # what `IterableDataset.push_to_hub` does; reads the first rows
-    columns = choose_columns(rows.features, request.image_column, request.label_column, request.dataset)
-    columns = [*columns, *(name for name in NAME_COLUMNS if name in rows.features and name not in columns)]
-    features = datasets.Features({name: rows.features[name] for name in columns})
-    schema = features.arrow_schema
-    pieces = rows.select_columns(columns).with_format("arrow").iter(batch_size=_STREAMED_ROWS)
-    tables = [table_cast(piece, schema) for piece in pieces]
-    table = pa.concat_tables(tables) if tables else schema.empty_table()
-    # The library's own fingerprint pickles the whole table: a second and third copy of it for a moment.
-    fingerprint = Hasher.hash([request.dataset, commit, request.config, split, columns])
-    info = datasets.DatasetInfo(features=features)
-    found = datasets.Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint)
-    promised = (rows.info.splits or {}).get(split)
-    if promised is not None and promised.num_examples not in (None, len(found)):
-        raise DataError(f"{promised.num_examples} frames in {split}", f"{len(found)}", "push the set again")
-    return found
+def _list_files(builder: datasets.DatasetBuilder, dataset: str) -> dict[str, list[str]]:
+    """Addresses or paths of the parquet files of each split."""
+    if not isinstance(builder, Parquet):
+        fix = "leave `--streaming` out, or write such files: `urbanseg prepare-data --rows_per_shard 1000`"
+        raise DataError(
+            "parquet files to stream from", f"files for `{type(builder).__module__.rpartition('.')[2]}`", fix, dataset
+        )
+    return {str(split): [str(url) for url in urls] for split, urls in builder.config.data_files.items()}
 
 
 @contextmanager

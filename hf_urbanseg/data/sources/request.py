@@ -31,6 +31,7 @@ class DataRequest:
     revision: str | None = None
     config: str | None = None
     streaming: bool = False
+    preflight_frames: int = 1000
     format: str = "auto"
     background: str | None = None
 

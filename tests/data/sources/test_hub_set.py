@@ -1,6 +1,7 @@
 """Data sets of a loopback Hub, read by the real client: what arrives, and one line for whatever goes wrong."""
 
 import math
+import pickle
 import re
 import socket
 import time
@@ -10,7 +11,7 @@ import loopback_api
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Image, Value, arrow_dataset
+from datasets import Image, Value
 from datasets import config as datasets_config
 from datasets.utils import file_utils
 from hostile_files import make_fifo
@@ -19,6 +20,7 @@ from loopback_requests import answer_refusal
 from loopback_store import Refusal
 from made_pictures import contents, encode, mask, noise, parquet, with_palette
 
+from hf_urbanseg.data import shards
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources import hub_set
@@ -77,44 +79,13 @@ def test_load__from_the_hub(stored, streaming, tmp_path):
     assert not stored.unknown
 
 
-def test_load__streams_only_what_is_used(stored, monkeypatch):
-    streamed, normalise = {}, hub_set.normalise_columns
-    monkeypatch.setattr(hub_set, "normalise_columns", lambda found, *words: streamed.update(found) or normalise(
-        found, *words))  # fmt: skip
-    load(streaming=True)
-    assert {split: (rows.column_names, len(rows)) for split, rows in streamed.items()} == {
-        "train": (["image", "label", "name"], 6), "test": (["image", "label", "name"], 2)
-    }  # fmt: skip
-    assert not any(rows.cache_files for rows in streamed.values())
-
-
-def test_load__streamed_is_never_pickled(stored, upload, monkeypatch):
-    """What `datasets` does for a fingerprint: it takes several times the memory of the set."""
-
-    def refuse(_):
-        raise AssertionError("a copy of the whole table")
-
-    fingerprints, stream = [], hub_set._stream
-    monkeypatch.setattr(arrow_dataset, "generate_fingerprint", refuse)
-    monkeypatch.setattr(hub_set, "_stream", lambda *words: (
-        found := stream(*words), fingerprints.append(found._fingerprint))[0])  # fmt: skip
-    load(streaming=True)
-    load(streaming=True)
-    upload({"notes.txt": b"another commit"})
-    load(streaming=True)
-    assert len(fingerprints) == 6
-    assert fingerprints[:2] == fingerprints[2:4]
-    assert len(set(fingerprints)) == 4
-
-
-def test_load__streamed_image_files_are_read_too(upload):
-    """A set of files names its pictures; without their bytes they would be fetched anew at every step."""
+def test_load__streams_parquet_files_alone(upload):
     files = {f"train/{kind}{i}.png": make(i) for kind, make in (("i", picture), ("l", palette)) for i in range(2)}
     table = "image_file_name,label_file_name\ni0.png,l0.png\ni1.png,l1.png\n"
     upload({**files, "train/metadata.csv": table.encode(), "label_space.json": SPACE.encode()})
-    rows = load(streaming=True).splits["train"]
-    assert contents(rows) == [picture(0), picture(1)]
-    assert contents(rows, "label") == [palette(0), palette(1)]
+    assert len(load().splits["train"]) == 2
+    with pytest.raises(DataError, match="user/set: expected parquet files to stream from; found files for `imagefold"):
+        load(streaming=True)
 
 
 @pytest.mark.parametrize("streaming", MODES)
@@ -162,16 +133,17 @@ def test_load__private(upload, monkeypatch, streaming):
         ({SHARD: shard()}, "expected label_space.json or id2label.json in the data set; found neither"),
         ({SHARD: shard(), "label_space.json": b'{"classes": 3}'}, "label_space.json: expected a list `classes`"),
         ({SHARD: shard(), "label_space.json": b"{"}, "label_space.json: expected a label space file in YAML"),
-        ({"notes.txt.bak": b"x", "README.md": b"---\nlicense: mit\n---\n"}, "user/set: expected an image column"),
-        ({SHARD: shard()[:-1000] + b"PAR1"}, "user/set: expected a Hub data set that can be read; found a damaged"),
-        ({SHARD: b"<html>please log in</html>"}, "user/set: expected a Hub data set that can be read; found a damaged"),
+        ({"notes.txt.bak": b"x", "README.md": b"---\nlicense: mit\n---\n"},
+         ("user/set: expected an image column", "user/set: expected parquet files to stream from")),
+        ({SHARD: shard()[:-1000] + b"PAR1"}, "expected a Hub data set that can be read; found a damaged"),
+        ({SHARD: b"<html>please log in</html>"}, "expected a Hub data set that can be read; found a damaged"),
     ],
 )  # fmt: skip
 def test_load__unsuitable_sets(upload, files, message, streaming):
     upload(files)
     with pytest.raises(UrbanSegError) as bad:
         load(streaming)
-    assert message in str(bad.value)
+    assert (message if isinstance(message, str) else message[streaming]) in str(bad.value)
     assert "\n" not in str(bad.value)
 
 
@@ -183,15 +155,7 @@ def test_load__streamed_damage_inside_a_page(upload):
     upload({SHARD: bytes(whole), "label_space.json": SPACE.encode()})
     loaded = load(streaming=True)
     with pytest.raises(DataError, match=r"train/003: expected a readable image file; found a truncated or damaged"):
-        inspect_pairs(loaded.splits, loaded.label_space)
-
-
-@pytest.mark.parametrize("left", [6, 0])
-def test_load__a_stream_that_lacks_frames(upload, left):
-    card = "---\ndataset_info:\n  splits:\n  - name: train\n    num_bytes: 1\n    num_examples: 7\n---\n"
-    upload({SHARD: shard(left), "README.md": card.encode()})
-    with pytest.raises(DataError, match=rf"user/set: expected 7 frames in train; found {left}; push the set again"):
-        load(streaming=True)
+        inspect_pairs(loaded.splits, loaded.label_space, sampled=True)
 
 
 def test_load__no_such_set_and_no_hub(hub_here, waits):
@@ -207,6 +171,7 @@ def test_load__no_such_set_and_no_hub(hub_here, waits):
 @pytest.mark.parametrize("how", ["refuse", "reset", "cut", 500, 401])
 def test_load__outage_at_any_request(stored, waits, how, streaming, tmp_path, monkeypatch):
     slept = []
+    monkeypatch.setattr(shards, "_WAITS", (0, 0))
     monkeypatch.setattr(file_utils, "time", SimpleNamespace(sleep=slept.append, time=time.time))
     load(streaming)
     asked = len(stored.requests) - 8  # of the uploads
@@ -225,8 +190,28 @@ def test_load__outage_at_any_request(stored, waits, how, streaming, tmp_path, mo
     assert lines
     assert not any(slept)  # beside the 23 s of `huggingface_hub`'s own
     for line in lines:
-        assert line.startswith("user/set: expected a Hub data set that can be read; found ")
+        assert re.match(r"user/set(/data/\S+parquet)?: expected a Hub data set that can be read; found ", line)
         assert not re.search(r"\n|Signature|storage/", line)
+
+
+@pytest.mark.parametrize("how", ["refuse", "reset", "cut", 500, 404])
+def test_read__a_file_that_goes_away_is_tried_again_then_one_line_and_nothing_is_lost(stored, waits, how, monkeypatch):
+    monkeypatch.setattr(shards, "_WAITS", (0, 0))
+    rows = load(streaming=True).splits["train"]
+    stored.fail(how, times=1)
+    assert rows[4]["name"] == "004"
+    stored.fail(how, times=math.inf)
+    rows = load_again(rows)
+    with pytest.raises(DataError) as bad:
+        rows[2]
+    stored.heal()
+    assert str(bad.value).startswith(f"user/set/{SHARD}: expected a Hub data set that can be read; found ")
+    assert not re.search(r"\n|Signature|storage/", str(bad.value))
+    assert contents(rows) == [picture(i) for i in range(6)]
+
+
+def load_again(rows):
+    return pickle.loads(pickle.dumps(rows))  # as in a worker: without what the other has open
 
 
 def fresh_caches(home):
@@ -266,7 +251,7 @@ def test_load__gated(stored, monkeypatch, streaming):
         return handle(hub, request)
 
     monkeypatch.setattr(loopback_api, "handle", gated)
-    with pytest.raises(DataError, match=r"is a gated dataset .*; accept the terms on .*`hf auth login`"):
+    with pytest.raises(DataError, match=r"a gated (data)?set.*; accept the terms on .*`hf auth login`"):
         load(streaming)
 
 

@@ -1,0 +1,160 @@
+"""Rows that are read where they are, and the sets that are written to be read so."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Value
+from made_pictures import contents, encode, mask, noise, parquet
+
+from hf_urbanseg.data import shards
+from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
+from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.shard_writing import write_shards
+from hf_urbanseg.errors import ConfigError, DataError
+
+SPACE = {"name": "three", "classes": [{"name": name, "color": [i, 0, 0]} for i, name in enumerate("abc")]}
+NAMES = ["b", "a", "d", "c", "e"]
+
+
+def store(folder, files):
+    (folder / "data").mkdir(parents=True)
+    (folder / "label_space.json").write_text(json.dumps(SPACE))
+    for name, content in files.items():
+        (folder / "data" / name).write_bytes(content)
+    return str(folder)
+
+
+def named(*numbers, **columns):
+    return parquet(len(numbers), columns.pop("start", numbers[0]), name=[NAMES[i] for i in numbers], **columns)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(shards, "_WAITS", (0, 0))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Five frames of train in two files."""
+    kinds = {"features": {"name": Value("string")}}
+    files = {"train-0.parquet": named(0, 1, 2, **kinds), "train-1.parquet": named(3, 4, **kinds)}
+    return store(tmp_path / "set", files | {"test-0.parquet": parquet(2, 40)})
+
+
+def test_read__as_a_set_that_is_downloaded(two, tmp_path):
+    local = load_data(dataset=two, validation_fraction=0)
+    streamed = load_data(dataset=two, streaming=True)
+    for split in ("train", "test"):
+        one, other = local.splits[split], streamed.splits[split]
+        order = [list(other["name"]).index(name) for name in one["name"]]  # those are sorted
+        for column in ("image", "label"):
+            assert contents(one, column) == contents(other.select(order), column)
+    assert streamed.splits["train"][-1]["name"] == "e"
+    assert np.array_equal(streamed.splits["train"][3]["image"], noise(3))
+    with pytest.raises(
+        ConfigError, match="expected a local set here, all of whose frames are read first"
+    ):
+        inspect_pairs(streamed.splits, streamed.label_space)
+
+
+def test_write__and_read_again(two, tmp_path):
+    loaded = load_data(dataset=two, validation_fraction=0)
+    index = write_shards(loaded, (folder := tmp_path / "shards"), 2, {"license": "mit"}, progress=False)
+    assert [one["rows"] for one in index["train"]] == [1, 2, 2]
+    for one in index["train"]:
+        footer = pq.ParquetFile(folder / one["file"]).metadata
+        assert footer.num_row_groups == one["rows"]  # each frame by itself
+    streamed, again = (load_data(dataset=str(folder), streaming=way, validation_fraction=0) for way in (True, False))
+    assert sorted(streamed.splits["train"]["name"]) == sorted(NAMES)
+    assert dict(zip(streamed.splits["train"]["name"], contents(streamed.splits["train"]), strict=True)) == {
+        name: encode(noise(i)) for i, name in enumerate(NAMES)
+    }
+    assert again.splits["train"]["name"] == sorted(NAMES)
+    counted = np.bincount(np.stack([mask(i) for i in range(5)]).ravel(), minlength=3).tolist()
+    assert [*streamed.splits["train"].pixels.values()] == counted
+    assert f"| a | {counted[0]} |" in (folder / "README.md").read_text()
+    assert streamed.splits["train"].list_files() == {
+        one["file"].removeprefix("data/"): [one["digest"]] * 2 for one in index["train"]
+    }
+
+
+def test_write__goes_on_where_it_ended_and_gives_the_same(two, tmp_path, monkeypatch):
+    loaded = load_data(dataset=two, validation_fraction=0)
+    for folder in ("whole", "killed"):
+        write_shards(loaded, tmp_path / folder, 2, {}, progress=False)
+    kept, gone, cut = sorted((tmp_path / "killed" / "data").glob("train*"))
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-9])
+    (tmp_path / "killed" / "shards.json").unlink()
+    before = kept.stat().st_mtime_ns
+    write_shards(loaded, tmp_path / "killed", 2, {}, progress=False)
+    for path in (tmp_path / "whole").rglob("*.*"):
+        assert (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_write__a_frame_of_train_that_is_measured_is_refused(tmp_path):
+    files = {"train-0.parquet": parquet(3), "test-0.parquet": parquet(1, 2)}
+    loaded = load_data(dataset=store(tmp_path / "set", files), validation_fraction=0)
+    with pytest.raises(DataError, match="train/train_000002: expected every image in one split"):
+        write_shards(loaded, tmp_path / "out", 2, {}, progress=False)
+    assert not (tmp_path / "out" / "shards.json").exists()
+
+
+def test_read__a_damaged_byte_is_noticed(two, tmp_path):
+    loaded = load_data(dataset=two, validation_fraction=0)
+    folder = tmp_path / "shards"
+    write_shards(loaded, folder, 5, {}, progress=False)
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[content.index(encode(noise(0))) + 300] ^= 1
+    path.write_bytes(content)
+    rows = load_data(dataset=str(folder), streaming=True).splits["train"]
+    names = rows["name"]
+    with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: .*damaged or unsuitable file \(OSError.*CRC"):
+        rows[names.index("b")]
+    assert rows[names.index("a")]["name"] == "a"
+
+
+def test_read__an_empty_file_is_passed_over(two, caplog):
+    Path(two, "data", "train-2.parquet").write_bytes(parquet(0))
+    with caplog.at_level(logging.WARNING):
+        assert len(load_data(dataset=two, streaming=True).splits["train"]) == 5
+    assert "train: 1 of 3 files have no rows" in caplog.text
+
+
+def test_checked_frames__stops_or_skips_and_lists(tmp_path, caplog):
+    labels = [encode(mask(0)), encode(mask(1) + 7), encode(mask(2, (4, 4))), encode(mask(3))]
+    images = [encode(noise(0)), encode(noise(1)), encode(noise(2)), encode(noise(3))[:90]]
+    dataset = store(tmp_path / "set", {"train-0.parquet": parquet(4, label=labels, image=images)})
+    loaded = load_data(dataset=dataset, streaming=True)
+    rows, listed = loaded.splits["train"], tmp_path / "skipped.txt"
+    strict = CheckedFrames(rows, loaded.label_space)
+    assert np.array_equal(strict[0][1], mask(0))
+    for index, message in (
+        (1, "train_000001: expected only label values of `three`; found 7|8|9 in "),
+        (2, "expected a label as large as its image, 20x30 .height x width.; found 4x4"),
+        (3, "row 3: expected a readable image file; found OSError"),
+    ):
+        with pytest.raises(DataError, match=message):
+            strict[index]
+    lenient = CheckedFrames(rows, loaded.label_space, listed)
+    for _ in range(2):
+        assert np.array_equal(lenient[1][0], noise(0))  # past all the bad ones, and round
+    assert [line.split(": expected")[0].rpartition("/")[2] for line in list_skipped(listed)] == [
+        "train_000001", "train_000002", "train-0.parquet, row 3"
+    ]  # fmt: skip
+
+
+def test_inspect_pairs__of_a_sample(tmp_path):
+    loaded = load_data(
+        dataset=store(tmp_path / "set", {"train-0.parquet": parquet(9)}), streaming=True, preflight_frames=3
+    )
+    inspection = inspect_pairs(loaded.splits, loaded.label_space, sampled=True)
+    assert [pair.name for pair in inspection.pairs["train"]] == ["train_000000", "train_000004", "train_000008"]
