@@ -174,13 +174,11 @@ class ShardedRows:
             try:
                 file, starts = self._open(shard)
                 group = bisect_right(starts, row) - 1
-                if (shard.url, group) not in self._groups:
+                found = self._groups.get((shard.url, group))
+                if found is None:
                     found = file.read_row_group(group, [*self.columns], use_threads=False)
-                    self._groups[shard.url, group] = found
-                    while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > _HELD:
-                        self._groups.popitem(last=False)
-                self._groups.move_to_end((shard.url, group))
-                return self._groups[shard.url, group].slice(row - starts[group], 1)
+                    self._hold((shard.url, group), found)
+                return found.slice(row - starts[group], 1)
             except Exception:
                 self._opened.pop(shard.url, None)
                 raise
@@ -188,6 +186,13 @@ class ShardedRows:
         with self._lock:
             found = _try_again(read, shard.url)
         return [found.column(name)[0].as_py() for name in self.columns]
+
+    def _hold(self, key: tuple[str, int], found: pa.Table) -> None:
+        if len(found) == 1:
+            return  # no other frame is in it
+        self._groups[key] = found
+        while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > _HELD:
+            self._groups.popitem(last=False)
 
     def _open(self, shard: Shard) -> tuple[pq.ParquetFile, list[int]]:
         """The file, and the first row of each of its row groups."""

@@ -57,9 +57,7 @@ def test_read__as_a_set_that_is_downloaded(two, tmp_path):
             assert contents(one, column) == contents(other.select(order), column)
     assert streamed.splits["train"][-1]["name"] == "e"
     assert np.array_equal(streamed.splits["train"][3]["image"], noise(3))
-    with pytest.raises(
-        ConfigError, match="expected a local set here, all of whose frames are read first"
-    ):
+    with pytest.raises(ConfigError, match="expected a local set here, all of whose frames are read first"):
         inspect_pairs(streamed.splits, streamed.label_space)
 
 
