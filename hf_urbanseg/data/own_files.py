@@ -1,19 +1,22 @@
 """Sets and caches of ours on disk: the small files that they bring along, and which folder may be written over."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
+from fsspec.core import url_to_fs
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.class_files import MissingClassesError
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, read_mapping
+from hf_urbanseg.files import read_json, read_mapping, written_whole
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.locks import LOCK
 
@@ -81,7 +84,26 @@ def find_folder(dataset: str) -> Path | None:
     return Path(dataset) if Path(dataset).is_dir() else None
 
 
+def is_address(dataset: str) -> bool:
+    """Whether this is a folder on object storage or anything else that fsspec reads, such as `s3://bucket/set`."""
+    return bool(re.match(r"[a-z][a-z0-9]+://", dataset))
+
+
+def _fetch(url: str) -> Path | None:
+    """A copy of a small file, which may be another tomorrow; None where there is none."""
+    folder = cache_folder() / "addresses" / hashlib.sha256(url.encode()).hexdigest()
+    with hub_errors_in_one_line(url):
+        system, path = url_to_fs(url)
+        if not system.exists(path):
+            return None
+        with written_whole(folder / Path(path).name) as staged:
+            system.get_file(path, str(staged))
+    return folder / Path(path).name
+
+
 def _find_own_file(dataset: str, name: str, commit: str | None) -> Path | None:
+    if is_address(dataset):
+        return _fetch(f"{dataset.rstrip('/')}/{name}")
     if folder := find_folder(dataset):
         path = folder / name
         return path if path.is_file() else None

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -156,3 +157,19 @@ def test_inspect_pairs__of_a_sample(tmp_path):
     )
     inspection = inspect_pairs(loaded.splits, loaded.label_space, sampled=True)
     assert [pair.name for pair in inspection.pairs["train"]] == ["train_000000", "train_000004", "train_000008"]
+
+
+def test_load__from_object_storage(two, tmp_path):
+    """`memory://` stands for s3://, gs:// and all others that fsspec knows."""
+    write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "out", 2, {}, progress=False)
+    with pytest.raises(DataError, match="memory://set: expected shards.json, which lists the files; found none"):
+        load_data(dataset="memory://set", streaming=True)
+    fsspec.filesystem("memory").put(str(tmp_path / "out"), "/set", recursive=True)
+    try:
+        rows = load_data(dataset="memory://set", streaming=True).splits["train"]
+        assert sorted(rows["name"]) == sorted(NAMES)
+        assert sorted(contents(rows)) == sorted(encode(noise(i)) for i in range(5))
+        with pytest.raises(DataError, match=r"memory://set: expected a Hub id, or a folder .*; add `--streaming true`"):
+            load_data(dataset="memory://set")
+    finally:
+        fsspec.filesystem("memory").rm("/set", recursive=True)

@@ -17,7 +17,15 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from hf_urbanseg.data.columns import SPLIT_NAMES, normalise_columns
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.image_files import UNSPLIT
-from hf_urbanseg.data.own_files import find_folder, is_table, read_own_label_space, read_shards_file, read_source
+from hf_urbanseg.data.own_files import (
+    SHARDS_FILE,
+    find_folder,
+    is_address,
+    is_table,
+    read_own_label_space,
+    read_shards_file,
+    read_source,
+)
 from hf_urbanseg.data.shards import build_indexed, read_shards
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
@@ -29,11 +37,11 @@ _ASK_TIMEOUT = 30.0
 
 
 def matches(request: DataRequest) -> bool:
-    """Whether `dataset` is a folder, a .parquet file, or `user/name`."""
+    """Whether `dataset` is a folder, a .parquet file, `user/name`, or an address such as `s3://bucket/set`."""
     dataset = request.dataset
     if dataset is None:
         return False
-    return find_folder(dataset) is not None or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", dataset))
+    return find_folder(dataset) is not None or is_address(dataset) or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", dataset))
 
 
 def load(request: DataRequest) -> FoundData:
@@ -45,6 +53,8 @@ def load(request: DataRequest) -> FoundData:
     Streaming reads a row when it is asked for, of parquet files alone, which can be read so.
     """
     dataset = request.dataset
+    if is_address(dataset) and not request.streaming:
+        raise DataError("a Hub id, or a folder or file here", "an address", "add `--streaming true`", dataset)
     if request.streaming:
         return _load_streamed(request)
     local = find_folder(dataset) is not None
@@ -133,12 +143,16 @@ def _load_streamed(request: DataRequest) -> FoundData:
     dataset, folder, commit = request.dataset, find_folder(request.dataset), None
     notes, splits = [], {}
     with hub_errors_in_one_line(dataset, request.revision):
-        if folder is None:
+        if folder is None and not is_address(dataset):
             commit = _ask(request)
         index = None if is_table(dataset) else read_shards_file(dataset, commit)
         if index is not None:
-            where = f"hf://datasets/{dataset}@{commit}" if folder is None else str(folder.absolute())
+            where = f"hf://datasets/{dataset}@{commit}" if commit else dataset.rstrip("/")
+            where = where if folder is None else str(folder.absolute())
             files = {split: [where] for split in index["shards"]}
+        elif is_address(dataset):
+            fix = "write the set with `urbanseg prepare-data --rows_per_shard 1000`, and copy the whole folder"
+            raise DataError(f"{SHARDS_FILE}, which lists the files", "none", fix, dataset)
         elif folder is None:
             with _fewer_retries():
                 files = _list_files(datasets.load_dataset_builder(dataset, request.config, revision=commit), dataset)
