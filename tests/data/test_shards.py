@@ -162,7 +162,7 @@ def test_inspect_pairs__of_a_sample(tmp_path):
 def test_load__from_object_storage(two, tmp_path):
     """`memory://` stands for s3://, gs:// and all others that fsspec knows."""
     write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "out", 2, {}, progress=False)
-    with pytest.raises(DataError, match="memory://set: expected shards.json, which lists the files; found none"):
+    with pytest.raises(DataError, match=r"memory://set: expected shards.json, which lists the files; found none"):
         load_data(dataset="memory://set", streaming=True)
     fsspec.filesystem("memory").put(str(tmp_path / "out"), "/set", recursive=True)
     try:
