@@ -50,6 +50,8 @@ def build_miniature(root: Path) -> None:
     main(["export", "runs/demo", "--frames", "1"])
     shutil.copy(root / RUN / "splits.yaml", root / "splits.yaml")
     main(["prepare-data", "--data_dir", "data_semantics.zip", "--output", "prepared/kitti"])
+    shards = ["--output", "prepared/shards", "--rows_per_shard", "1000"]
+    main(["prepare-data", "--data_dir", "data_semantics.zip", *shards])
     main(["teach", "--teacher", RUN, "--data_dir", "data_semantics.zip", "--output", "runs/taught_by_b5"])
     cuts = ["--test_fraction", "0.25", "--validation_fraction", "0", "--keep_together", TOGETHER]
     main(["teach", "--teacher", RUN, "--data_dir", "kitti48", *cuts, "--output", "runs/taught"])
