@@ -2,6 +2,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_urbanseg.errors import CheckpointError, ConfigError, DataError, ModelError, UrbanSegError
 
@@ -38,3 +39,20 @@ def test_error__survives_pickling(kind, path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_error__is_no_other_kind(kind):
     assert [other for other in KINDS if issubclass(kind, other)] == [kind]
+
+
+@pytest.mark.parametrize("path", [None, "a: b.png"])
+def test_error__arrives_whole_from_a_worker_of_a_loader(path):
+    """torch makes it anew, of the text of its traceback."""
+
+    class Bad(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, _):
+            raise error
+
+    error = DataError("this; and that", "one: two", "do so; or not", path)
+    with pytest.raises(DataError) as bad:
+        next(iter(torch.utils.data.DataLoader(Bad(), num_workers=1)))
+    assert str(bad.value) == str(error)

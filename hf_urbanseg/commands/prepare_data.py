@@ -61,7 +61,7 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
     from hf_urbanseg.data.own_files import check_output
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.prepared_sets import describe_source, write_prepared_set
-    from hf_urbanseg.data.shard_writing import is_begun, is_complete, write_shards
+    from hf_urbanseg.data.shard_writing import check_shards_output, write_shards
     from hf_urbanseg.data.sources.saved_set import is_saved_set
     from hf_urbanseg.hub.cards.licence import choose_data_licence
     from hf_urbanseg.hub.client import clean_token
@@ -74,8 +74,10 @@ def _prepare(options: PrepareArguments, data: DataArguments, output: Path) -> No
         check_target(options.push_to_hub, options.revision)
     token = clean_token(options.hub_token)
     sharded = options.rows_per_shard or options.shards
-    if not sharded or is_complete(output) or not is_begun(output):
-        check_output(output, options.overwrite, is_complete if sharded else is_saved_set, "a prepared set")
+    if sharded:
+        check_shards_output(output)
+    else:
+        check_output(output, options.overwrite, is_saved_set, "a prepared set")
     for folder in (output.parent, output):  # beside it, too: the set takes its name when it is whole
         check_place(folder, folder=True)
     data.check_rgb("a prepared set")

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SHARDS_FILE, SOURCE_FILE
+from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SHARDS_FILE, SOURCE_FILE, check_output
 from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.preflight.cache import identify_file
 from hf_urbanseg.data.preflight.checks import inspect_piece
@@ -27,6 +27,8 @@ from hf_urbanseg.progress import show_progress
 
 logger = logging.getLogger(__name__)
 
+_BEGUN = ".shards_begun"
+"""In a folder whose shards are not all there yet, and may be replaced."""
 _SELF_KEY = b"hf_urbanseg.shard"
 _LAYOUT = {
     # Pictures are compressed already; a byte that is another is noticed when its page is read.
@@ -34,14 +36,13 @@ _LAYOUT = {
 }  # fmt: skip
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a folder holds all shards of a set: the file that lists them is written last."""
-    return (folder / SHARDS_FILE).is_file()
-
-
-def is_begun(folder: Path) -> bool:
-    """Whether it holds a set of shards, or the beginning of one."""
-    return (folder / "data").is_dir() and {one.suffix for one in (folder / "data").iterdir()} <= {".parquet"}
+def check_shards_output(output: Path) -> None:
+    """Refuses a folder that holds anything but the beginning of a set of shards."""
+    if (output / SHARDS_FILE).is_file():
+        fix = "delete it first, or choose another `--output`"
+        raise DataError("a new folder to write", "a set of shards", fix, output)
+    if not (output / _BEGUN).is_file():
+        check_output(output, False, lambda path: False, "a prepared set")
 
 
 def write_shards(
@@ -60,6 +61,7 @@ def write_shards(
     """
     _check_names(loaded)
     (output / "data").mkdir(parents=True, exist_ok=True)
+    (output / _BEGUN).touch()
     held_out, index = set(), {}
     total = sum(map(len, loaded.splits.values()))
     with show_progress(total, "writing", "frame", hidden=not progress) as bar:
@@ -86,6 +88,7 @@ def write_shards(
     write_json(output / SOURCE_FILE, source)
     (output / "README.md").write_text(_describe(loaded, index, source), encoding="utf-8")
     write_json(output / SHARDS_FILE, {"classes": list(loaded.label_space.names), "shards": index}, indent=None)
+    (output / _BEGUN).unlink()
     return index
 
 

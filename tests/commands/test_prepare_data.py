@@ -171,3 +171,21 @@ def test_write_prepared_set__clears_what_a_killed_run_left(kitti, tmp_path):
     write_prepared_set(load_data(data_dir=str(kitti)), tmp_path / "prepared")
     assert not (tmp_path / "prepared" / "half.arrow").exists()
     assert not (tmp_path / ".prepared.partial").exists()
+
+
+def test_main__shards(kitti, tmp_path, monkeypatch, capsys):
+    words = "--data_dir", kitti, "--output", "shards", "--shards", "2"
+    run(monkeypatch, *words)
+    files = sorted(path.name for path in Path("shards/data").iterdir())
+    assert files[1:3] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    assert "train on it with --dataset shards --streaming true\n" in capsys.readouterr().out
+    streamed = load_data(dataset="shards", streaming=True)
+    assert streamed.label_space == CITYSCAPES
+    assert sorted(streamed.splits["train"]["name"]) == list(load_data(data_dir=str(kitti)).splits["train"]["name"])
+    assert "found a set of shards; delete it first" in refused(capsys, monkeypatch, *words)
+    assert "shards without it; found `overwrite`" in refused(capsys, monkeypatch, *words, "--overwrite")
+    (tmp_path / "others" / "data").mkdir(parents=True)
+    (tmp_path / "others" / "data" / "train.parquet").write_bytes(b"years of work")
+    line = refused(capsys, monkeypatch, *words[:3], "others", *words[4:])
+    assert "found something else there already" in line
+    assert (tmp_path / "others" / "data" / "train.parquet").read_bytes() == b"years of work"

@@ -26,12 +26,20 @@ WORKERS = Path(__file__).parents[1] / "workers"
         ("auxiliary_ohem", 0, 5, {"ema_decay": 0.9}, "deeplabv3plus"),
         ("distilled_features", 0, 5, {"freeze_stages": 2}, "segformer"),
         ("unlabelled", 2, 5, {"ema_decay": 0.9}, "segformer"),
+        (
+            "streamed_ohem",
+            2,
+            8,
+            {"ema_decay": 0.9, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1},
+            "segformer",
+        ),
     ],
 )
 def test_resume__bit_identical(worker, tmp_path, monkeypatch, loss, num_workers, stop_at, more, architecture):
     """Dropout and stochastic depth on; 4 steps an epoch, saved every 3, so the resumes start in mid-epoch."""
     everything = {**worker.LOSSES["auxiliary"], **worker.LOSSES["ohem_top"]}
     monkeypatch.setitem(worker.LOSSES, "auxiliary_ohem", everything)
+    monkeypatch.setitem(worker.LOSSES, "streamed_ohem", everything)
     monkeypatch.setitem(worker.LOSSES, "auxiliary_rare", {**worker.LOSSES["auxiliary"], "rare": True})
     options = {
         "max_steps": 10, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,

@@ -122,7 +122,7 @@ def build_trainer(
     train = TrainDataset(rows["train"], CITYSCAPES, transforms, args.seed)
     if options.pop("rare", False):
         train.rare, train.paste = show_more_often(rows["train"])
-    if loss == "streamed":
+    if loss.startswith("streamed"):
         train = stream(rows["train"], transforms, args)
     if loss == "joined":
         further = TrainDataset(rows["validation"], CITYSCAPES, transforms, args.seed, first_index=len(train))
