@@ -61,13 +61,14 @@ def _cook(args: SoupArguments, data_args: DataArguments, output: Path) -> None:
     from hf_urbanseg.runs.folder import LABEL_SPACE, RECIPE, SPLITS, RunFolder
     from hf_urbanseg.training.crops import draw_training_crops
 
-    first, *others = runs = [RunFolder(run) for run in args.runs]
+    first, *_ = runs = [RunFolder(run) for run in args.runs]
     processor = load_image_processor(first.path)
     model = cook(args.runs).to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if list_batch_norms(model):
         crops = draw_training_crops(data_args, str(first.path), args.seed, args.batch_size, args.calibration_batches)
         recalibrate_batch_norm(model, (batch.to(model.device) for batch in crops))
-    same = first.read_splits() is not None and all(one.read_splits() == first.read_splits() for one in others)
+    split, *further = (run.read_splits() or run.read_frames() for run in runs)  # of what was streamed, its files
+    same = split is not None and all(one == split for one in further)
     if not same:
         logger.warning(
             "the runs have other splits: what one held out another was trained on, so that the soup comes without "

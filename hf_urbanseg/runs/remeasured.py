@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hf_urbanseg.data.loading import LoadedData
+from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.errors import ConfigError, UrbanSegError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.runs.folder import METRICS, RECIPE, SPLITS, RunFolder, describe_data
@@ -85,10 +86,11 @@ def _check_classes(metrics: Mapping, data: LoadedData, folder: Path) -> None:
 
 
 def _check_frames(run: RunFolder, data: LoadedData, split: str) -> None:
-    recorded = run.read_splits()
+    recorded, rows = run.read_splits() or run.read_frames(), data.splits[split]  # of what was streamed, its files
     if recorded is None:
         return
-    mine, theirs = set(data.splits[split]["name"]), set(recorded.get(split) or ())
+    mine = set(rows.list_files() if isinstance(rows, ShardedRows) else rows["name"])
+    theirs = set(recorded.get(split) or ())
     if mine != theirs:
         expected = f"the {len(theirs)} frames of {split} that the run recorded, as `--output` is its own folder"
         found = f"{len(mine)} frames, {len(mine - theirs)} of them others"

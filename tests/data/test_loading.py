@@ -156,7 +156,6 @@ def test_load_data__synthetic(monkeypatch):
         ({"dataset": "synthetic", "dataset_revision": "v1"}, "a Hub id as `dataset` with `dataset_revision`; found"),
         ({"data_dir": "a", "dataset_config": "fine"}, "a: expected a Hub id as `dataset` with `dataset_config`"),
         ({"dataset": "synthetic", "dataset_config": "x"}, "a town of riverside, hillside, harbour; found `x`"),
-        ({"dataset": ".", "streaming": True}, "a Hub id `user/name` with `streaming`; found a local folder"),
         ({"dataset": ".", "dataset_revision": "v1"}, "with `dataset_revision`; found a local folder"),
     ],
 )  # fmt: skip
