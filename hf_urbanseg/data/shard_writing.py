@@ -15,10 +15,10 @@ from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SHARDS_FILE, SOURCE_FILE, check_output
+from hf_urbanseg.data.parquet_shards import NAMES_KEY, describe_footer
 from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.preflight.cache import identify_file
 from hf_urbanseg.data.preflight.checks import inspect_piece
-from hf_urbanseg.data.shards import NAMES_KEY, describe_footer
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.files import write_json, written_whole

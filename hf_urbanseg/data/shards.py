@@ -1,60 +1,54 @@
-"""Rows that stay where they are: parquet files, on disk or far away, of which a frame is read when it is asked for."""
+"""Rows that stay where they are: files, on disk or far away, of which a frame is read when it is asked for."""
 
-import hashlib
-import json
 import logging
 import os
-import re
 import threading
-import time
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Features, Image
-from fsspec.core import url_to_fs
+from datasets import Image
 
 from hf_urbanseg.data.column_names import NAME_COLUMNS
 from hf_urbanseg.data.columns import choose_columns
-from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
+from hf_urbanseg.data.shard_files import name_file, try_again
 from hf_urbanseg.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-NAMES_KEY = b"hf_urbanseg.names"
-"""In a file's footer, the names of its frames as JSON: of row groups of one row, they would be a request each."""
-_WAITS = (1.0, 4.0)
-"""Seconds before a file is opened and read again; those that the Hub's client waits for itself come on top."""
 _OPEN = 8
-"""Files whose footers are held by a process: 4 kB a row group."""
-_HELD = 64 << 20
-"""Bytes of row groups of several rows that a process holds, because its next frames are probably in them, too."""
+"""Files of which a process holds where their rows are."""
 _THREADS = 16
 _DECODER = Image()
 
 
 class Shard(NamedTuple):
-    """One parquet file: where it is, how many rows it has, and the SHA-256 of its footer, which lists its pages."""
+    """One file: where it is, how many rows it has, and the SHA-256 of what it says of itself."""
 
     url: str
     rows: int
     digest: str
 
 
+class Described(NamedTuple):
+    """What is known of a file at the start: its columns as `datasets` calls them, and those that hold nothing."""
+
+    shard: Shard
+    columns: Mapping
+    empty: set[str]
+
+
 @dataclass(frozen=True, eq=False)
-class ShardedRows:
+class ShardedRows(ABC):
     """A split's rows in the order of its files, read one by one; what is used of `datasets.Dataset` is as there.
 
-    Any process may read any row, and reads the row group that it is in: nothing is downloaded, nothing is held but a
-    few footers (and, of files with many rows a group, `_HELD` bytes). What can't be read is tried again, by a fresh
-    connection, and is one line then.
+    Any process may read any row: nothing is downloaded, nothing is held but where the rows of a few files are. What
+    can't be read is tried again, by a fresh connection, and is one line then.
 
     Args:
         shards: Those with rows.
@@ -74,9 +68,25 @@ class ShardedRows:
     decode: bool = True
     indices: np.ndarray | None = None
     _opened: OrderedDict = field(default_factory=OrderedDict, init=False, repr=False)
-    _groups: OrderedDict = field(default_factory=OrderedDict, init=False, repr=False)
 
     column_names = ("image", "label", "name")
+
+    @staticmethod
+    @abstractmethod
+    def describe(url: str) -> Described:
+        """Reads what a file says of itself, none of its pictures."""
+
+    @abstractmethod
+    def _open(self, url: str):
+        """An open file with its number of `rows`, for `_read_cells`."""
+
+    @abstractmethod
+    def _read_cells(self, url: str, opened, row: int) -> list:
+        """A row's image and label as `datasets` stores them, and its name if there is a column of names."""
+
+    @abstractmethod
+    def _list_names(self, url: str) -> Sequence[str]:
+        """The names of a file's rows."""
 
     def __post_init__(self):
         object.__setattr__(self, "_ends", np.cumsum([shard.rows for shard in self.shards]))
@@ -134,19 +144,12 @@ class ShardedRows:
             return [self._make_name(index) for index in indices]
         numbers = np.searchsorted(self._ends, indices, side="right")
         needed = np.unique(numbers).tolist()
+        urls = [self.shards[number].url for number in needed]
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = dict(zip(needed, pool.map(lambda one: self._read_names_of(self.shards[one]), needed), strict=True))
+            names = pool.map(lambda url: try_again(lambda: self._list_names(url), url), urls)
+            found = dict(zip(needed, names, strict=True))
         places = indices - self._ends[numbers] + [self.shards[number].rows for number in numbers]
         return [str(found[number][place]) for number, place in zip(numbers.tolist(), places.tolist(), strict=True)]
-
-    def _read_names_of(self, shard: Shard) -> list[str]:
-        def read() -> list[str]:
-            with _open_url(shard.url) as file:
-                opened = pq.ParquetFile(file)
-                written = (opened.metadata.metadata or {}).get(NAMES_KEY)
-                return json.loads(written) if written else opened.read([self.columns[2]])[0].to_pylist()
-
-        return _try_again(read, shard.url)
 
     def _get_picture(self, value, role: str, where: str):
         stored = value if isinstance(value, dict) else {"bytes": value, "path": None}
@@ -166,50 +169,33 @@ class ShardedRows:
         return picture
 
     def _read(self, shard: Shard, row: int) -> list:
-        """The cells of one row."""
         if self._process != os.getpid():
             self._forget()
 
-        def read() -> pa.Table:
+        def read() -> list:
             try:
-                file, starts = self._open(shard)
-                group = bisect_right(starts, row) - 1
-                found = self._groups.get((shard.url, group))
-                if found is None:
-                    found = file.read_row_group(group, [*self.columns], use_threads=False)
-                    self._hold((shard.url, group), found)
-                return found.slice(row - starts[group], 1)
+                return self._read_cells(shard.url, self._get_opened(shard), row)
             except Exception:
                 self._opened.pop(shard.url, None)
                 raise
 
         with self._lock:
-            found = _try_again(read, shard.url)
-        return [found.column(name)[0].as_py() for name in self.columns]
+            return try_again(read, shard.url)
 
-    def _hold(self, key: tuple[str, int], found: pa.Table) -> None:
-        if len(found) == 1:
-            return  # no other frame is in it
-        self._groups[key] = found
-        while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > _HELD:
-            self._groups.popitem(last=False)
-
-    def _open(self, shard: Shard) -> tuple[pq.ParquetFile, list[int]]:
-        """The file, and the first row of each of its row groups."""
+    def _get_opened(self, shard: Shard):
         if shard.url not in self._opened:
-            file = pq.ParquetFile(_open_url(shard.url), pre_buffer=True, page_checksum_verification=True)
-            counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            if sum(counts) != shard.rows:
+            opened = self._open(shard.url)
+            if opened.rows != shard.rows:
                 fix = "start anew: the file is another than when the run began"
-                raise DataError(f"{shard.rows} rows", f"{sum(counts)}", fix, name_file(shard.url))
-            self._opened[shard.url] = file, [0, *np.cumsum(counts).tolist()[:-1]]
+                raise DataError(f"{shard.rows} rows", f"{opened.rows}", fix, name_file(shard.url))
+            self._opened[shard.url] = opened
             while len(self._opened) > _OPEN:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(shard.url)
         return self._opened[shard.url]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_opened": OrderedDict(), "_groups": OrderedDict(), "_lock": None, "_process": None}
+        return self.__dict__ | {"_opened": OrderedDict(), "_lock": None, "_process": None}
 
 
 class BadFrameError(DataError):
@@ -229,100 +215,43 @@ class NamesOnDemand(Sequence[str]):
         return self.rows[index]["name"]
 
 
-def build_indexed(index: Mapping, folder: str, split: str, sample: int) -> ShardedRows:
-    """The rows of a split as `shards.json` lists them; no file is opened."""
-    listed = index["shards"][split]
-    shards = tuple(Shard(f"{folder}/{one['file']}", one["rows"], one["digest"]) for one in listed)
-    pixels = np.sum([one["pixels"] for one in listed], 0).tolist()
-    counted = dict(zip(index["classes"], pixels, strict=True))
-    return ShardedRows(shards, ("image", "label", "name"), split, sample, counted)
-
-
 def read_shards(
-    urls: Sequence[str], split: str, image_column: str | None, label_column: str | None, source: str, sample: int
+    kind: type[ShardedRows],
+    urls: Sequence[str],
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    source: str,
+    sample: int,
 ) -> ShardedRows | None:
-    """The rows of a split's files, whose footers are read now; None if nothing in them is labelled.
+    """The rows of a split's files, which are described now; None if nothing in them is labelled.
 
     Raises:
         DataError: No rows, files of different columns, or one without labels.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda url: _try_again(lambda: _read_footer(url), url), urls))
-    if empty := [url for url, (shard, *_) in zip(urls, found, strict=True) if not shard.rows]:
+        found = list(pool.map(lambda url: try_again(lambda: kind.describe(url), url), urls))
+    if empty := [one.shard.url for one in found if not one.shard.rows]:
         logger.warning("%s: %d of %d files have no rows: %s", split, len(empty), len(urls), name_file(empty[0]))
-    found = [one for one in found if one[0].rows]
+    found = [one for one in found if one.shard.rows]
     if not found:
         raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
-    features = found[0][1]
+    features = found[0].columns
     columns = choose_columns(features, image_column, label_column, source)
     columns += tuple(name for name in NAME_COLUMNS if name in features and name not in columns)[:1]
-    if all(columns[1] in unlabelled for *_, unlabelled in found):
+    if all(columns[1] in one.empty for one in found):
         return None
     for shard, kinds, unlabelled in found:
         for name in columns:
             if kinds.get(name) != features[name]:
-                expected = f"`{name}` {_spell(features[name])} in every file, as in {name_file(found[0][0].url)}"
+                expected = f"`{name}` {_spell(features[name])} in every file, as in {name_file(found[0].shard.url)}"
                 fix = "write the files with the same columns"
                 raise DataError(expected, _spell(kinds.get(name)), fix, name_file(shard.url))
         if columns[1] in unlabelled:
             fix = "leave the file out, or give it labels"
             raise DataError("a label in every row", "none in the whole file", fix, name_file(shard.url))
-    return ShardedRows(tuple(one[0] for one in found), columns, split, sample)
+    return kind(tuple(one.shard for one in found), columns, split, sample)
 
 
 def _spell(feature) -> str:
     return "missing" if feature is None else " ".join(repr(feature).split())
-
-
-def _read_footer(url: str) -> tuple[Shard, Features, set[str]]:
-    """The file, its columns, and those that hold nothing."""
-    with _open_url(url) as file:
-        opened = pq.ParquetFile(file)
-        metadata, digest = opened.metadata, _digest_footer(file, opened.metadata)
-        empty, filled = set(), set()
-        for group in map(metadata.row_group, range(metadata.num_row_groups)):
-            for column in map(group.column, range(group.num_columns)):
-                known = column.statistics is not None and column.statistics.has_null_count
-                nothing = known and column.statistics.null_count == column.num_values
-                # A picture is there if its bytes are: other sets leave out the paths.
-                if not column.path_in_schema.endswith(".path"):
-                    (empty if nothing else filled).add(column.path_in_schema.split(".")[0])
-        return Shard(url, metadata.num_rows, digest), Features.from_arrow_schema(opened.schema_arrow), empty - filled
-
-
-def describe_footer(path: Path) -> tuple[pq.FileMetaData, str]:
-    """Of a local file: the footer, and its SHA-256."""
-    with path.open("rb") as file:
-        metadata = pq.ParquetFile(file).metadata
-        return metadata, _digest_footer(file, metadata)
-
-
-def _digest_footer(file, metadata: pq.FileMetaData) -> str:
-    file.seek(-(metadata.serialized_size + 8), os.SEEK_END)
-    return hashlib.sha256(file.read(metadata.serialized_size)).hexdigest()
-
-
-def name_file(url: str) -> str:
-    """As errors call it: a path, or `user/set/data/train-00000-of-00001.parquet`."""
-    return re.sub(r"^hf://datasets/([^/]+/[^/@]+)(@[^/]+)?", r"\1", url)
-
-
-def _open_url(url: str):
-    """A file that is read by ranges, exactly those which are asked for."""
-    system, path = url_to_fs(url)
-    return system.open(path, "rb", **({} if os.path.isabs(url) else {"cache_type": "none"}))
-
-
-def _try_again(read, url: str):
-    """What `read` returns, at the third attempt at the latest."""
-    for wait in (*_WAITS, None):
-        try:
-            return read()
-        except DataError:
-            raise
-        except Exception as error:  # of pyarrow, fsspec, the Hub's client and its HTTP library
-            if wait is None:
-                with hub_errors_in_one_line(name_file(url)):
-                    raise
-            logger.info("%s: %s; again in %g s", name_file(url), type(error).__name__, wait)
-            time.sleep(wait)

@@ -11,7 +11,7 @@ import pytest
 from datasets import Value
 from made_pictures import contents, encode, mask, noise, parquet
 
-from hf_urbanseg.data import shards
+from hf_urbanseg.data import shard_files
 from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -36,7 +36,7 @@ def named(*numbers, **columns):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(shards, "_WAITS", (0, 0))
+    monkeypatch.setattr(shard_files, "_WAITS", (0, 0))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 

@@ -26,7 +26,8 @@ from hf_urbanseg.data.own_files import (
     read_shards_file,
     read_source,
 )
-from hf_urbanseg.data.shards import build_indexed, read_shards
+from hf_urbanseg.data.parquet_shards import ParquetRows, build_indexed
+from hf_urbanseg.data.shards import read_shards
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_files, check_regular
@@ -172,7 +173,7 @@ def _load_streamed(request: DataRequest) -> FoundData:
                 splits[split] = build_indexed(index, *urls, their_name, request.preflight_frames)
                 continue
             columns = request.image_column, request.label_column
-            if (rows := read_shards(urls, split, *columns, dataset, request.preflight_frames)) is None:
+            if (rows := read_shards(ParquetRows, urls, split, *columns, dataset, request.preflight_frames)) is None:
                 notes.append(f"{their_name}: left out, it has no labels")
             else:
                 splits[split] = rows
