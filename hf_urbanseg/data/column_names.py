@@ -2,4 +2,4 @@
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img")
 LABEL_COLUMNS = ("label", "labels", "annotation", "semantic_segmentation", "mask", "segmentation")
-NAME_COLUMNS = ("name", "filename", "file_name", "id", "image_id")
+NAME_COLUMNS = ("name", "filename", "file_name", "id", "image_id", "__key__")

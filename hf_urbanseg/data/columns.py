@@ -1,6 +1,6 @@
 """From the splits and columns of anybody's set to ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import datasets
 import pyarrow.compute as pc
@@ -74,6 +74,7 @@ def choose_columns(
         column = chosen
         if chosen is None:
             column = next((name for these in (declared, images) for name in usual if name in these), None)
+            column = column or _find_extension(declared, role, usual, columns)
         if column not in images:
             there = [name if name in images else f"{name} ({_name_kind(kind)})" for name, kind in features.items()]
             raise DataError(
@@ -84,6 +85,15 @@ def choose_columns(
             )
         columns.append(column)
     return tuple(columns)
+
+
+def _find_extension(declared: Sequence[str], role: str, usual: Sequence[str], taken: Sequence[str]) -> str | None:
+    """Of columns that a WebDataset tar names by its files' ends: `label.png`, else the one `jpg` or the other `png`."""
+    stems = [name for name in declared if name.rpartition(".")[0] in usual]
+    ends = ("jpg", "jpeg") if role == "image" else ("png",)
+    fitting = [name for name in declared if name.rpartition(".")[2].lower() in ends and name not in taken]
+    found = stems or fitting
+    return found[0] if len(found) == 1 else None
 
 
 def _holds_files(feature) -> bool:

@@ -102,7 +102,7 @@ def load_data(
         split_seed: Of both cuts.
         dataset_revision: Branch, tag or commit of the Hub id.
         dataset_config: Configuration of a `dataset` that has several.
-        streaming: Read each row when it is asked for (`ShardedRows`), of a Hub set or a folder of parquet files.
+        streaming: Read each row when it is asked for (`ShardedRows`), of a Hub set, a folder of parquet files or tars.
         preflight_frames: Of each split, for the preflight of rows that are streamed.
         palette: The classes' colours (`choose_colors`); None takes the data's own.
         format: Of the export, one of `labelling_export.FORMATS`; `auto` looks at the files.

@@ -25,6 +25,8 @@ SHARDS_FILE = "shards.json"
 """Beside a set of shards: the files of each split with their rows, digests, and pixels per class."""
 SOURCE_FILE = "source.json"
 """Beside a set that `prepare_data` wrote: where it comes from. Its splits are final."""
+ID2LABEL_FILE = "id2label.json"
+OWN_FILES = (LABEL_SPACE_FILE, ID2LABEL_FILE, SHARDS_FILE, SOURCE_FILE)
 
 
 def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
@@ -35,7 +37,7 @@ def read_own_label_space(dataset: str, commit: str | None = None) -> LabelSpace:
     """
     if path := _find_own_file(dataset, LABEL_SPACE_FILE, commit):
         return parse_label_space(read_mapping(path, "label space"), str(path))
-    if path := _find_own_file(dataset, "id2label.json", commit):
+    if path := _find_own_file(dataset, ID2LABEL_FILE, commit):
         return label_space_from_names(read_mapping(path, "id2label"), dataset.rpartition("/")[2], path)
     fix = "give its classes by `--label_space`, such as a JSON file of `id: name` pairs, or `urbanseg label-space` "
     fix += "shows what its labels hold"

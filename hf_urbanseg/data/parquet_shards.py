@@ -54,17 +54,17 @@ class ParquetRows(ShardedRows):
             features = Features.from_arrow_schema(opened.schema_arrow)
             return Described(Shard(url, metadata.num_rows, digest), features, empty - filled)
 
-    def _open(self, url: str) -> _Opened:
-        file = pq.ParquetFile(open_url(url), pre_buffer=True, page_checksum_verification=True)
+    def _open(self, shard: Shard) -> _Opened:
+        file = pq.ParquetFile(open_url(shard.url), pre_buffer=True, page_checksum_verification=True)
         counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
         return _Opened(file, [0, *np.cumsum(counts).tolist()[:-1]], sum(counts))
 
-    def _read_cells(self, url: str, opened: _Opened, row: int) -> list:
+    def _read_cells(self, shard: Shard, opened: _Opened, row: int) -> list:
         group = bisect_right(opened.starts, row) - 1
-        found = self._groups.get((url, group))
+        found = self._groups.get((shard.url, group))
         if found is None:
             found = opened.file.read_row_group(group, [*self.columns], use_threads=False)
-            self._hold((url, group), found)
+            self._hold((shard.url, group), found)
         found = found.slice(row - opened.starts[group], 1)
         return [found.column(name)[0].as_py() for name in self.columns]
 

@@ -76,12 +76,25 @@ class ShardedRows(ABC):
     def describe(url: str) -> Described:
         """Reads what a file says of itself, none of its pictures."""
 
+    @classmethod
+    def describe_files(cls, files: Mapping[str, Sequence[str]]) -> dict[str, list[Described]]:
+        """Of every split, its files that have rows."""
+        found = {}
+        for split, urls in files.items():
+            with ThreadPoolExecutor(_THREADS) as pool:
+                every = list(pool.map(lambda url: try_again(lambda: cls.describe(url), url), urls))
+            found[split] = [one for one in every if one.shard.rows]
+            if empty := [one.shard.url for one in every if not one.shard.rows]:
+                where = name_file(empty[0])
+                logger.warning("%s: %d of %d files have no rows: %s", split, len(empty), len(urls), where)
+        return found
+
     @abstractmethod
-    def _open(self, url: str):
+    def _open(self, shard: Shard):
         """An open file with its number of `rows`, for `_read_cells`."""
 
     @abstractmethod
-    def _read_cells(self, url: str, opened, row: int) -> list:
+    def _read_cells(self, shard: Shard, opened, row: int) -> list:
         """A row's image and label as `datasets` stores them, and its name if there is a column of names."""
 
     @abstractmethod
@@ -174,7 +187,7 @@ class ShardedRows(ABC):
 
         def read() -> list:
             try:
-                return self._read_cells(shard.url, self._get_opened(shard), row)
+                return self._read_cells(shard, self._get_opened(shard), row)
             except Exception:
                 self._opened.pop(shard.url, None)
                 raise
@@ -184,7 +197,7 @@ class ShardedRows(ABC):
 
     def _get_opened(self, shard: Shard):
         if shard.url not in self._opened:
-            opened = self._open(shard.url)
+            opened = self._open(shard)
             if opened.rows != shard.rows:
                 fix = "start anew: the file is another than when the run began"
                 raise DataError(f"{shard.rows} rows", f"{opened.rows}", fix, name_file(shard.url))
@@ -217,40 +230,42 @@ class NamesOnDemand(Sequence[str]):
 
 def read_shards(
     kind: type[ShardedRows],
-    urls: Sequence[str],
-    split: str,
+    files: Mapping[str, Sequence[str]],
     image_column: str | None,
     label_column: str | None,
     source: str,
     sample: int,
-) -> ShardedRows | None:
-    """The rows of a split's files, which are described now; None if nothing in them is labelled.
+) -> dict[str, ShardedRows]:
+    """The rows of each split's files, which are described now; without splits that have no labels.
 
     Raises:
-        DataError: No rows, files of different columns, or one without labels.
+        DataError: No rows, files of different columns, or one without images or labels.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda url: try_again(lambda: kind.describe(url), url), urls))
-    if empty := [one.shard.url for one in found if not one.shard.rows]:
-        logger.warning("%s: %d of %d files have no rows: %s", split, len(empty), len(urls), name_file(empty[0]))
-    found = [one for one in found if one.shard.rows]
-    if not found:
-        raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
+    splits = {}
+    for split, found in kind.describe_files(files).items():
+        if not found:
+            raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
+        features = found[0].columns
+        columns = choose_columns(features, image_column, label_column, source)
+        columns += tuple(name for name in NAME_COLUMNS if name in features and name not in columns)[:1]
+        if not all(columns[1] in one.empty for one in found):
+            _check_alike(found, columns)
+            splits[split] = kind(tuple(one.shard for one in found), columns, split, sample)
+    return splits
+
+
+def _check_alike(found: Sequence[Described], columns: Sequence[str]) -> None:
     features = found[0].columns
-    columns = choose_columns(features, image_column, label_column, source)
-    columns += tuple(name for name in NAME_COLUMNS if name in features and name not in columns)[:1]
-    if all(columns[1] in one.empty for one in found):
-        return None
-    for shard, kinds, unlabelled in found:
+    for shard, kinds, empty in found:
         for name in columns:
             if kinds.get(name) != features[name]:
                 expected = f"`{name}` {_spell(features[name])} in every file, as in {name_file(found[0].shard.url)}"
                 fix = "write the files with the same columns"
                 raise DataError(expected, _spell(kinds.get(name)), fix, name_file(shard.url))
-        if columns[1] in unlabelled:
-            fix = "leave the file out, or give it labels"
-            raise DataError("a label in every row", "none in the whole file", fix, name_file(shard.url))
-    return kind(tuple(one.shard for one in found), columns, split, sample)
+        for role, name in zip(("an image", "a label"), columns, strict=False):
+            if name in empty:
+                fix = f"leave the file out, or give it {role.split()[1]}s"
+                raise DataError(f"{role} in every row", f"no `{name}` in the whole file", fix, name_file(shard.url))
 
 
 def _spell(feature) -> str:

@@ -23,9 +23,9 @@ class DataArguments(Options):
     dataset: str | None = option(
         None,
         "Hub id of a data set, a folder or .parquet file of that kind, or `synthetic` for the rendered streets inside "
-        "the package. Anybody's set will do that has a column of images, one of lossless label pictures (8-bit PNG of "
-        "label ids), and its classes in a label_space file, in id2label.json (unlabeled, void and the like are void by "
-        "name; a warning says which) or in --label_space.",
+        "the package. Anybody's set (WebDataset tars, too) will do that has a column of images, one of lossless label "
+        "pictures (8-bit PNG of label ids), and its classes in a label_space file, in id2label.json (unlabeled, void and "
+        "the like are void by name; a warning says which) or in --label_space.",
     )
     label_space: str | None = option(
         None,
@@ -37,10 +37,14 @@ class DataArguments(Options):
         None, "Names of the classes in place of a label space: of ids 0, 1, ... in order, or as 0=rest 255=road."
     )
     image_column: str | None = option(
-        None, f"Image column of a Hub or saved set. Default: the first of {', '.join(IMAGE_COLUMNS)} that holds images."
+        None,
+        f"Image column of a Hub or saved set, of tars the end of its files' names. Default: the first of "
+        f"{', '.join(IMAGE_COLUMNS)} that holds images, of tars else `jpg`.",
     )
     label_column: str | None = option(
-        None, f"Label column of a Hub or saved set. Default: the first of {', '.join(LABEL_COLUMNS)} that holds images."
+        None,
+        f"Label column of a Hub or saved set, of tars the end of its files' names. Default: the first of "
+        f"{', '.join(LABEL_COLUMNS)} that holds images, of tars else `png`.",
     )
     split_file: str | None = option(None, "YAML file that lists the frame names of train, validation and test.")
     keep_together: list[str] | None = option(
@@ -62,8 +66,8 @@ class DataArguments(Options):
     )
     streaming: bool = option(
         False,
-        "Read each frame of a Hub set, or of a folder of parquet files, when its turn comes: nothing is downloaded or "
-        "held. For sets that are large; see docs/streaming.md.",
+        "Read each frame of a Hub set, or of a folder of parquet files or tars, when its turn comes: nothing is "
+        "downloaded or held. For sets that are large; see docs/streaming.md.",
     )
     preflight_frames: Annotated[int, Range(1, 10**6)] = option(
         1000, "Frames of each split of a streamed set that are checked and counted before the first step."

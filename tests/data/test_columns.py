@@ -4,7 +4,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from made_pictures import encode, with_palette
 
-from hf_urbanseg.data.columns import normalise_columns
+from hf_urbanseg.data.columns import choose_columns, normalise_columns
 from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.errors import DataError
 
@@ -193,3 +193,26 @@ def test_normalise_columns__unlabelled_split_is_left_out_and_a_gap_refused():
     gap = Dataset.from_dict({"image": [picture] * 2, "label": [None, picture]}, features=features)
     with pytest.raises(DataError, match="an image and a label in every row; found empty ones in train"):
         normalise_columns(DatasetDict({"train": gap}), None, None, "user/name")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["jpg", "png"], ("jpg", "png")),
+        (["label.png", "image.png", "depth.png"], ("image.png", "label.png")),
+        (["semantic.png", "rgb.jpg"], ("rgb.jpg", "semantic.png")),
+        (["JPEG", "mask.png", "instances.png"], ("JPEG", "mask.png")),
+        (["png", "seg.png"], "image"),
+        (["jpg", "left.jpg", "png"], "image"),
+        (["image.jpg", "image.png", "mask.png"], "image"),
+        (["jpg", "depth.png", "seg.png"], "label"),
+        (["jpg"], "label"),
+    ],
+)
+def test_choose_columns__of_a_tar_by_names_or_one_line(names, chosen):
+    features = Features({name: Image() for name in names})
+    if isinstance(chosen, tuple):
+        assert choose_columns(features, None, None, "set") == chosen
+    else:
+        with pytest.raises(DataError, match=rf"set: expected an image column .*`--{chosen}_column`"):
+            choose_columns(features, None, None, "set")

@@ -12,12 +12,14 @@ import datasets
 import huggingface_hub
 from datasets import data_files
 from datasets.packaged_modules.parquet.parquet import Parquet
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from hf_urbanseg.data.columns import SPLIT_NAMES, normalise_columns
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.data.own_files import (
+    OWN_FILES,
     SHARDS_FILE,
     find_folder,
     is_address,
@@ -27,8 +29,9 @@ from hf_urbanseg.data.own_files import (
     read_source,
 )
 from hf_urbanseg.data.parquet_shards import ParquetRows, build_indexed
-from hf_urbanseg.data.shards import read_shards
+from hf_urbanseg.data.shards import ShardedRows, read_shards
 from hf_urbanseg.data.sources.request import DataRequest, FoundData
+from hf_urbanseg.data.tar_shards import TarRows
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import check_files, check_regular
 
@@ -91,7 +94,7 @@ def _read_local(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], N
 
 @contextmanager
 def _own_files(folder: Path) -> Iterator[None]:
-    """Keeps `datasets` from other files than the folder's, which its README may name, at addresses of the web, too."""
+    """Keeps `datasets` to the data in a folder: its README may name other files, at addresses of the web, too."""
     resolve = data_files.resolve_pattern
 
     roots = [Path(os.path.abspath(folder)), folder.resolve()]
@@ -101,7 +104,8 @@ def _own_files(folder: Path) -> Iterator[None]:
         if "://" in pattern or not any(place.is_relative_to(root) for root in roots):
             fix = "correct the front matter of its README.md"
             raise DataError("the folder's own files as `data_files`", f"`{pattern}`", fix, folder)
-        return resolve(pattern, glob.escape(base_path), *args, **options)  # a folder may be called `data [1]`
+        found = resolve(pattern, glob.escape(base_path), *args, **options)  # a folder may be called `data [1]`
+        return [file for file in found if os.path.basename(file) not in OWN_FILES]  # one beside one tar: a set of JSON?
 
     data_files.resolve_pattern = resolve_inside
     try:
@@ -141,42 +145,28 @@ def _cached_commit(splits: Mapping[str, datasets.Dataset]) -> str | None:
 
 
 def _load_streamed(request: DataRequest) -> FoundData:
-    dataset, folder, commit = request.dataset, find_folder(request.dataset), None
-    notes, splits = [], {}
+    dataset, folder, commit, notes = request.dataset, find_folder(request.dataset), None, []
     with hub_errors_in_one_line(dataset, request.revision):
         if folder is None and not is_address(dataset):
             commit = _ask(request)
         index = None if is_table(dataset) else read_shards_file(dataset, commit)
+        kind, files = (ParquetRows, index["shards"]) if index is not None else _list_files(request, commit)
+        theirs = {}
+        for their_name in files:
+            split = SPLIT_NAMES.get(their_name.lower())
+            if split is None or split in theirs:
+                notes.append(f"{their_name}: left out, not a split that is trained or measured on")
+            else:
+                theirs[split] = their_name
         if index is not None:
             where = f"hf://datasets/{dataset}@{commit}" if commit else dataset.rstrip("/")
-            where = where if folder is None else str(folder.absolute())
-            files = {split: [where] for split in index["shards"]}
-        elif is_address(dataset):
-            fix = "write the set with `urbanseg prepare-data --rows_per_shard 1000`, and copy the whole folder"
-            raise DataError(f"{SHARDS_FILE}, which lists the files", "none", fix, dataset)
-        elif folder is None:
-            with _fewer_retries():
-                files = _list_files(datasets.load_dataset_builder(dataset, request.config, revision=commit), dataset)
-        elif is_table(dataset):
-            check_regular(Path(dataset))
-            files = {"train": [os.path.abspath(dataset)]}
+            where, frames = where if folder is None else str(folder.absolute()), request.preflight_frames
+            splits = {split: build_indexed(index, where, name, frames) for split, name in theirs.items()}
         else:
-            check_files(folder)
-            with _own_files(folder):
-                files = _list_files(datasets.load_dataset_builder(dataset, request.config), dataset)
-        for their_name, urls in files.items():
-            split = SPLIT_NAMES.get(their_name.lower())
-            if split is None or split in splits:
-                notes.append(f"{their_name}: left out, not a split that is trained or measured on")
-                continue
-            if index is not None:
-                splits[split] = build_indexed(index, *urls, their_name, request.preflight_frames)
-                continue
+            files_of = {split: files[name] for split, name in theirs.items()}
             columns = request.image_column, request.label_column
-            if (rows := read_shards(ParquetRows, urls, split, *columns, dataset, request.preflight_frames)) is None:
-                notes.append(f"{their_name}: left out, it has no labels")
-            else:
-                splits[split] = rows
+            splits = read_shards(kind, files_of, *columns, dataset, request.preflight_frames)
+    notes += [f"{name}: left out, it has no labels" for split, name in theirs.items() if split not in splits]
     if not splits:
         some = ", ".join(files) or "no split"
         raise DataError("a labelled split named train, validation or test", some, "rename or label one", dataset)
@@ -189,14 +179,29 @@ def _load_streamed(request: DataRequest) -> FoundData:
     return FoundData(splits, space, name, notes)
 
 
-def _list_files(builder: datasets.DatasetBuilder, dataset: str) -> dict[str, list[str]]:
-    """Addresses or paths of the parquet files of each split."""
-    if not isinstance(builder, Parquet):
-        fix = "leave `--streaming` out, or write such files: `urbanseg prepare-data --rows_per_shard 1000`"
-        raise DataError(
-            "parquet files to stream from", f"files for `{type(builder).__module__.rpartition('.')[2]}`", fix, dataset
-        )
-    return {str(split): [str(url) for url in urls] for split, urls in builder.config.data_files.items()}
+def _list_files(request: DataRequest, commit: str | None) -> tuple[type[ShardedRows], dict[str, list[str]]]:
+    """What reads the files of a set that lists none itself, and their addresses or paths by split."""
+    dataset, folder = request.dataset, find_folder(request.dataset)
+    if is_address(dataset):
+        fix = "write the set with `urbanseg prepare-data --rows_per_shard 1000`, and copy the whole folder"
+        raise DataError(f"{SHARDS_FILE}, which lists the files", "none", fix, dataset)
+    if is_table(dataset):
+        check_regular(Path(dataset))
+        return ParquetRows, {"train": [os.path.abspath(dataset)]}
+    if folder is not None:
+        check_files(folder)
+    with _own_files(folder) if folder is not None else _fewer_retries():
+        builder = datasets.load_dataset_builder(dataset, request.config, revision=commit)
+    match builder:
+        case Parquet():
+            kind = ParquetRows
+        case WebDataset() if folder is not None:
+            kind = TarRows
+        case _:
+            found = f"files for `{type(builder).__module__.rpartition('.')[2]}`"
+            fix = "leave `--streaming` out, or write such files: `urbanseg prepare-data --rows_per_shard 1000`"
+            raise DataError("parquet files to stream from, or tars in a folder here", found, fix, dataset)
+    return kind, {str(split): [str(url) for url in urls] for split, urls in builder.config.data_files.items()}
 
 
 @contextmanager
