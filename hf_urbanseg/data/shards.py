@@ -21,8 +21,6 @@ from hf_urbanseg.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_OPEN = 8
-"""Files of which a process holds where their rows are."""
 _THREADS = 16
 _DECODER = Image()
 
@@ -70,6 +68,8 @@ class ShardedRows(ABC):
     _opened: OrderedDict = field(default_factory=OrderedDict, init=False, repr=False)
 
     column_names = ("image", "label", "name")
+    most_open = 8
+    """Files of which a process holds where their rows are."""
 
     @staticmethod
     @abstractmethod
@@ -202,7 +202,7 @@ class ShardedRows(ABC):
                 fix = "start anew: the file is another than when the run began"
                 raise DataError(f"{shard.rows} rows", f"{opened.rows}", fix, name_file(shard.url))
             self._opened[shard.url] = opened
-            while len(self._opened) > _OPEN:
+            while len(self._opened) > self.most_open:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(shard.url)
         return self._opened[shard.url]

@@ -24,8 +24,8 @@ class DataArguments(Options):
         None,
         "Hub id of a data set, a folder or .parquet file of that kind, or `synthetic` for the rendered streets inside "
         "the package. Anybody's set (WebDataset tars, too) will do that has a column of images, one of lossless label "
-        "pictures (8-bit PNG of label ids), and its classes in a label_space file, in id2label.json (unlabeled, void and "
-        "the like are void by name; a warning says which) or in --label_space.",
+        "pictures (8-bit PNG of label ids), and its classes in a label_space file, in id2label.json (unlabeled, void "
+        "and the like are void by name; a warning says which) or in --label_space.",
     )
     label_space: str | None = option(
         None,
