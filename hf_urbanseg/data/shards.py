@@ -131,7 +131,8 @@ class ShardedRows(ABC):
 
     def list_files(self) -> dict[str, list[str]]:
         """By file, what it is known by: twice, as frames have a digest of their image and of their label."""
-        return {os.path.basename(shard.url): [shard.digest] * 2 for shard in self.shards}
+        folder = os.path.commonpath([os.path.dirname(shard.url) for shard in self.shards])
+        return {os.path.relpath(shard.url, folder): [shard.digest] * 2 for shard in self.shards}
 
     def select(self, indices: Sequence[int]) -> "ShardedRows":
         """Some of the rows."""

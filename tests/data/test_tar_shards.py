@@ -178,6 +178,13 @@ def test_load__one_tar_beside_its_classes(store):
     assert rows["name"] == ["000"]
 
 
+def test_list_files__of_one_name_in_two_folders(store):
+    files = {f"train/{town}/0.tar": tar(*pairs(number)) for number, town in enumerate(("bonn", "bochum"))}
+    rows = load_data(dataset=store(files), streaming=True).splits["train"]
+    assert sorted(rows.list_files()) == ["bochum/0.tar", "bonn/0.tar"]
+    assert len({digest for digest, _ in rows.list_files().values()}) == 2
+
+
 def test_checked_frames__a_sample_without_a_label_is_refused_or_skipped(store, tmp_path):
     loaded = load_data(dataset=store({"train.tar": tar(*pair(0), pair(1)[0], *pair(2))}), streaming=True)
     rows, listed = loaded.splits["train"], tmp_path / "skipped.txt"
