@@ -21,10 +21,11 @@ from robustness.campaign import Campaign
 from robustness.damage import check_damage
 from robustness.disks import check_disk
 from robustness.stops import check_lock, check_signal
-from robustness.tiny_runs import References, make_set
+from robustness.tiny_runs import References, make_set, make_shards
 
 CAMPAIGNS = {
     "kills": (kills.check_kill, 200, "kill -9 at random moments, then --resume"),
+    "streamed": (kills.check_streamed_kill, 40, "the same of runs that stream their frames from shards"),
     "damage": (check_damage, 180, "files of the newest and the best checkpoint damaged, then --resume"),
     "lock": (check_lock, 20, "two to four runs started within 3 s in one folder"),
     "signals": (check_signal, 20, "SIGTERM, SIGINT, SIGUSR1, then --resume"),
@@ -39,17 +40,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, choices=[1, 2], help="kill runs of so many alone; default: both")
     parser.add_argument("--seconds", type=float, help="start no case of a campaign after so many")
+    parser.add_argument("--data_dir", type=Path, help="frames that are streamed; default: rendered ones")
     parser.add_argument("--folder", type=Path, help="on a disk with 1 GB to spare; default: a temporary one")
     args = parser.parse_args()
-    kills.VARIANTS[:] = [variant for variant in kills.VARIANTS if args.processes in (None, variant[-1])]
+    for variants in (kills.VARIANTS, kills.STREAMED):
+        variants[:] = [variant for variant in variants if args.processes in (None, variant[-1])]
     warm.import_everything()
     good, root = True, Path(tempfile.mkdtemp(prefix="robustness-", dir=args.folder))
     os.environ["HF_URBANSEG_CACHE"], os.environ["HF_HOME"] = str(root / "cache"), str(root / "hub")
     try:  # not TemporaryDirectory: forks that end would clean it up, too
-        data = make_set(root)
+        made = functools.cache(make_set)
         for name in args.what:
             check, cases, title = CAMPAIGNS[name]
             (root / name).mkdir()
+            data = make_shards(root, args.data_dir) if name == "streamed" else made(root)
             given = (root / name, data, References(root / name))
             campaign = Campaign(title, args.seconds)
             campaign.run(args.seed, args.cases or cases, functools.partial(check, *given))

@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
@@ -11,13 +12,26 @@ from robustness.tiny_runs import PARTS, References, Training, fresh_folder, judg
 from robustness.warm import FRESH, TORCHRUN
 
 VARIANTS = list(itertools.product(PARTS, (0, 2), (1, 2)))
+STREAMED = list(itertools.product(["streamed"], (0, 2), (1, 2)))
+_STREAMED = PARTS["all"] | {
+    "streaming": "true", "shuffle_buffer": 8, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1,
+    "max_steps": 12,  # of 4 or 8 an epoch
+}  # fmt: skip
 
 
 def check_kill(root: Path, data: Path, references: References, seed: int, rng: Random):
-    part, workers, processes = VARIANTS[seed % len(VARIANTS)]
-    options = PARTS[part] | {"data_dir": data}
+    variant = VARIANTS[seed % len(VARIANTS)]
+    return _check(root, PARTS[variant[0]] | {"data_dir": data}, variant, references, rng)
+
+
+def check_streamed_kill(root: Path, shards: Path, references: References, seed: int, rng: Random):
+    return _check(root, _STREAMED | {"dataset": shards}, STREAMED[seed % len(STREAMED)], references, rng)
+
+
+def _check(root: Path, options: Mapping, variant: tuple[str, int, int], references: References, rng: Random):
+    part, workers, processes = variant
     reference = references.get(options, processes)  # without workers, which change nothing
-    options["dataloader_num_workers"] = workers
+    options = {**options, "dataloader_num_workers": workers}
     folder, fresh = fresh_folder(root / "cut"), rng.random() < 0.05
     launcher = (TORCHRUN if processes == 2 else FRESH) if fresh else ()
     training = Training(folder, options, processes, launcher)

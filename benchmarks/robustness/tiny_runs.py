@@ -49,20 +49,33 @@ _CLASSES = {"road": [7], "building": [11], "vegetation": [21], "sky": [23], "car
 
 def make_set(root: Path) -> Path:
     """A set saved by `urbanseg prepare-data`, of few classes: a run's plots take as long as its training."""
+    return _prepare(root, root / "set", _render(root / "kitti", 12))
+
+
+def make_shards(root: Path, data_dir: Path | None) -> Path:
+    """The same of 24 frames or those of `data_dir`, to be streamed."""
+    return _prepare(root, root / "shards", data_dir or _render(root / "more", 24), rows_per_shard=5)
+
+
+def _render(folder: Path, count: int) -> Path:
     from rendered_kitti import write_kitti
 
-    call(write_kitti, root / "kitti", range(12), (48, 96))
+    call(write_kitti, folder, range(count), (48, 96))
+    return folder
+
+
+def _prepare(root: Path, output: Path, data_dir: Path, **more) -> Path:
     classes = [
         {"name": name, "label_ids": ids, "color": [50 * number, 90, 90]}
         for number, (name, ids) in enumerate(_CLASSES.items())
     ]
     void = sorted(set(range(34)) - {one for ids in _CLASSES.values() for one in ids})
     (root / "classes.json").write_text(json.dumps({"name": "few", "classes": classes, "void": void}))
-    words = write_words({"data_dir": root / "kitti", "label_space": str(root / "classes.json"), "output": root / "set"})
-    ended = run(["prepare-data", *words], root)
+    words = {"data_dir": data_dir, "label_space": str(root / "classes.json"), "output": output, **more}
+    ended = run(["prepare-data", *write_words(words)], root)
     if ended.status != 0:
         raise SystemExit(f"no data to begin with:\n{ended.err}")
-    return root / "set"
+    return output
 
 
 class Training:
