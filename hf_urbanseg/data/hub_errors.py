@@ -25,19 +25,21 @@ def hub_errors_in_one_line(dataset: str, revision: str | None = None) -> Iterato
     except DataError as error:
         raise error if error.path else DataError(error.expected, error.found, error.fix, dataset) from error
     except Exception as error:  # of huggingface_hub, its HTTP library, datasets, fsspec, pyarrow, Pillow
-        found, fix = _describe(error, revision, Path(dataset).exists())
-        raise DataError("a Hub data set that can be read", found, fix, dataset) from error
+        hub = not (os.path.isabs(dataset) or Path(dataset).exists() or "://" in dataset)
+        found, fix = _describe(error, revision, hub)
+        raise DataError(f"a {'Hub ' * hub}data set that can be read", found, fix, dataset) from error
 
 
-def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[str, str]:
+def _describe(error: BaseException, revision: str | None, hub: bool) -> tuple[str, str]:
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
     # By name: the HTTP library is httpx with huggingface_hub 1 and httpx2 with huggingface_hub 2.
     kinds = {kind.__name__ for one in chain for kind in type(one).__mro__}
     status = next(filter(None, (getattr(getattr(one, "response", None), "status_code", None) for one in chain)), None)
-    offline = "OfflineModeIsEnabled" in kinds or (huggingface_hub.constants.HF_HUB_OFFLINE and not local)
-    again = "check the network and run it again later, or set HF_HUB_OFFLINE=1 to use an earlier download"
+    offline = "OfflineModeIsEnabled" in kinds or (huggingface_hub.constants.HF_HUB_OFFLINE and hub)
+    again = "check the network and run it again later"
+    again += ", or set HF_HUB_OFFLINE=1 to use an earlier download" if hub else ""
     if one := next((one for one in chain if getattr(one, "errno", None) in _DISK), None):
         fix = "free some room, correct the permissions, move the cache by HF_HOME, or add `--streaming true`"
         return f"{one.strerror} at {one.filename or f'the cache, {datasets.config.HF_CACHE_HOME}'}", fix
@@ -57,7 +59,7 @@ def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[
     if status is not None:
         return f"status {status} from the Hub", again
     if kinds & {"TransportError", "ConnectionError"}:
-        where = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        where = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co") if hub else "it"
         return f"no connection to {where}, or one that broke off ({type(chain[-1]).__name__})", again
     if "CastError" in kinds:
         fix = "push them with the same columns, or choose files that have them by `--dataset_config`"
@@ -66,8 +68,11 @@ def _describe(error: BaseException, revision: str | None, local: bool) -> tuple[
     damaged = type(chain[-1]) is OSError and chain[-1].errno is None
     if damaged or kinds & {"DatasetGenerationError", "ArrowException"}:
         fix = "push the set again, or delete the copy in the cache if the Hub's is whole"
+        fix = fix if hub else "fetch the file again, or write the set anew"
         return f"a damaged or unsuitable file ({_shorten(chain[-1])})", fix
-    wrong = "the folder" if local else "the id, `--dataset_revision`"
+    if not hub and getattr(error, "errno", None):
+        return error.strerror, "bring the file back, or correct the path"
+    wrong = "the id, `--dataset_revision`" if hub else "the folder"
     return _shorten(error), f"correct {wrong} or `--dataset_config`, whichever it means"
 
 

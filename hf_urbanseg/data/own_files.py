@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import huggingface_hub
@@ -64,13 +65,20 @@ def read_shards_file(dataset: str, commit: str | None = None) -> dict | None:
         return None
     index = read_json(path)
     try:
-        for shards in index["shards"].values():
-            rows = [(one["file"], int(one["rows"]), one["digest"], len(one["pixels"])) for one in shards]
-            if not all(re.fullmatch(r"data/[\w.-]+", row[0]) and row[3] == len(index["classes"]) for row in rows):
+        shards = list(chain.from_iterable(index["shards"].values()))
+        for one in shards:
+            counts = [one["rows"], *one["pixels"]]
+            good = all(isinstance(count, int) and 0 <= count < 2**50 for count in counts)
+            if not (good and len(counts) == 1 + len(index["classes"]) and isinstance(one["digest"], str)):
                 raise ValueError
+        files = {one["file"] for one in shards}
+        if len(files) < len(shards) or not all(re.fullmatch(r"data/[\w.-]+", file) for file in files):
+            raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError):
         fix = "write the set anew with `urbanseg prepare-data`, or delete the file"
-        raise DataError("a list of files with their rows and pixels per class", "something else", fix, path) from None
+        raise DataError(
+            "every file once, with its rows, digest and pixels per class", "something else", fix, path
+        ) from None
     return index
 
 

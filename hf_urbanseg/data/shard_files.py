@@ -9,6 +9,7 @@ from fsspec.core import url_to_fs
 
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.errors import DataError
+from hf_urbanseg.files import check_regular
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ def name_file(url: str) -> str:
 
 def open_url(url: str):
     """A file that is read by ranges, exactly those which are asked for."""
+    if os.path.isabs(url):
+        check_regular(url)
     system, path = url_to_fs(url)
     return system.open(path, "rb", **({} if os.path.isabs(url) else {"cache_type": "none"}))
 

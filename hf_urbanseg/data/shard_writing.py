@@ -15,10 +15,11 @@ from hf_urbanseg.data.image_files import FEATURES
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SHARDS_FILE, SOURCE_FILE, check_output
-from hf_urbanseg.data.parquet_shards import NAMES_KEY, describe_footer
+from hf_urbanseg.data.parquet_shards import NAMES_KEY, read_footer
 from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.preflight.cache import identify_file
 from hf_urbanseg.data.preflight.checks import inspect_piece
+from hf_urbanseg.data.shards import refuse_streamed
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.files import write_json, written_whole
@@ -59,6 +60,7 @@ def write_shards(
     Raises:
         DataError: The first bad pair, or an image of a split that is measured in `train`, too; what is written stays.
     """
+    refuse_streamed(loaded.splits)
     _check_names(loaded)
     (output / "data").mkdir(parents=True, exist_ok=True)
     (output / _BEGUN).touch()
@@ -139,7 +141,8 @@ def _read_kept(path: Path, source: str) -> dict | None:
     if not path.is_file():
         return None
     try:
-        metadata, digest = describe_footer(path)
+        with path.open("rb") as file:
+            metadata, digest = read_footer(file)
         said = json.loads(metadata.metadata[_SELF_KEY])
         names = json.loads(metadata.metadata[NAMES_KEY])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):

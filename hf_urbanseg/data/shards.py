@@ -17,7 +17,7 @@ from datasets import Image
 from hf_urbanseg.data.column_names import NAME_COLUMNS
 from hf_urbanseg.data.columns import choose_columns
 from hf_urbanseg.data.shard_files import name_file, try_again
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +91,15 @@ class ShardedRows(ABC):
 
     @abstractmethod
     def _open(self, shard: Shard):
-        """An open file with its number of `rows`, for `_read_cells`."""
+        """An open file with its number of `rows`, for `_read_cells`; refused if it isn't the one that was described."""
 
     @abstractmethod
     def _read_cells(self, shard: Shard, opened, row: int) -> list:
         """A row's image and label as `datasets` stores them, and its name if there is a column of names."""
 
     @abstractmethod
-    def _list_names(self, url: str) -> Sequence[str]:
-        """The names of a file's rows."""
+    def _list_names(self, shard: Shard) -> Sequence[str]:
+        """The names of a file's rows; refused as by `_open`."""
 
     def __post_init__(self):
         object.__setattr__(self, "_ends", np.cumsum([shard.rows for shard in self.shards]))
@@ -158,9 +158,9 @@ class ShardedRows(ABC):
             return [self._make_name(index) for index in indices]
         numbers = np.searchsorted(self._ends, indices, side="right")
         needed = np.unique(numbers).tolist()
-        urls = [self.shards[number].url for number in needed]
+        shards = [self.shards[number] for number in needed]
         with ThreadPoolExecutor(_THREADS) as pool:
-            names = pool.map(lambda url: try_again(lambda: self._list_names(url), url), urls)
+            names = pool.map(lambda shard: try_again(lambda: self._list_names(shard), shard.url), shards)
             found = dict(zip(needed, names, strict=True))
         places = indices - self._ends[numbers] + [self.shards[number].rows for number in numbers]
         return [str(found[number][place]) for number, place in zip(numbers.tolist(), places.tolist(), strict=True)]
@@ -198,11 +198,7 @@ class ShardedRows(ABC):
 
     def _get_opened(self, shard: Shard):
         if shard.url not in self._opened:
-            opened = self._open(shard)
-            if opened.rows != shard.rows:
-                fix = "start anew: the file is another than when the run began"
-                raise DataError(f"{shard.rows} rows", f"{opened.rows}", fix, name_file(shard.url))
-            self._opened[shard.url] = opened
+            self._opened[shard.url] = self._open(shard)
             while len(self._opened) > self.most_open:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(shard.url)
@@ -227,6 +223,13 @@ class NamesOnDemand(Sequence[str]):
 
     def __getitem__(self, index: int) -> str:
         return self.rows[index]["name"]
+
+
+def refuse_streamed(splits: Mapping) -> None:
+    """For what reads every frame."""
+    if any(isinstance(rows, ShardedRows) for rows in splits.values()):
+        fix = "leave `--streaming` out, which downloads the set"
+        raise ConfigError("a local set here, all of whose frames are read first", "one that is streamed", fix)
 
 
 def read_shards(

@@ -64,11 +64,7 @@ class TarRows(ShardedRows):
         }
 
     def _open(self, shard: Shard) -> _Opened:
-        opened = _read_headers(open_url(shard.url), shard.url)
-        if opened.digest != shard.digest:
-            fix = "start anew: the file is another than when the run began"
-            raise DataError("the headers that were read at the start", "others", fix, shard.url)
-        return opened
+        return _check_headers(open_url(shard.url), shard)
 
     def _read_cells(self, shard: Shard, opened: _Opened, row: int) -> list:
         cells = []
@@ -78,9 +74,9 @@ class TarRows(ShardedRows):
             cells.append(opened.file.read(size) if size >= 0 else None)
         return [*cells, opened.keys[row]]
 
-    def _list_names(self, url: str) -> Sequence[str]:
-        with open_url(url) as file:
-            return _read_headers(file, url).keys
+    def _list_names(self, shard: Shard) -> Sequence[str]:
+        with open_url(shard.url) as file:
+            return _check_headers(file, shard).keys
 
 
 def _find_kind(field: str) -> Image | Value | None:
@@ -89,6 +85,14 @@ def _find_kind(field: str) -> Image | Value | None:
     if extension in WebDataset.IMAGE_EXTENSIONS:
         return Image()
     return None if extension in WebDataset.DECODERS else Value("binary")
+
+
+def _check_headers(file: BinaryIO, shard: Shard) -> _Opened:
+    opened = _read_headers(file, shard.url)
+    if opened.digest != shard.digest:
+        fix = "start anew: the file is another than when the run began"
+        raise DataError("the headers that were read at the start", "others", fix, shard.url)
+    return opened
 
 
 def _read_headers(file: BinaryIO, url: str) -> _Opened:

@@ -11,6 +11,7 @@ from datasets import concatenate_datasets
 from hf_urbanseg.data.folds import deal_folds, find_lacking, read_folds, write_folds
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.shards import refuse_streamed
 from hf_urbanseg.data.splits import parse_groups
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.escaping import escape_markdown
@@ -42,6 +43,7 @@ def prepare_folds(data: DataArguments, folds: int, output: Path) -> tuple[str, l
     """
     path = output / FOLDS_FILE
     loaded = load_data(**asdict(replace(data, validation_fraction=0.0)))
+    refuse_streamed(loaded.splits)
     if not (parts := [rows for split, rows in loaded.splits.items() if split != "test"]):
         raise DataError("frames to deal into folds", "a split `test` alone", "add others", loaded.name)
     pool = concatenate_datasets(parts)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Value
+from hostile_files import make_fifo
 from made_pictures import contents, encode, mask, noise, parquet
 
 from hf_urbanseg.data import shard_files
@@ -60,6 +62,12 @@ def test_read__as_a_set_that_is_downloaded(two, tmp_path):
     assert np.array_equal(streamed.splits["train"][3]["image"], noise(3))
     with pytest.raises(ConfigError, match="expected a local set here, all of whose frames are read first"):
         inspect_pairs(streamed.splits, streamed.label_space)
+    with pytest.raises(ConfigError, match="expected a local set here"):
+        write_shards(streamed, tmp_path / "out", 2, {}, progress=False)
+    assert not (tmp_path / "out").exists()
+    for option in ({"fold": 0}, {"split_file": "a"}, {"channels": 4}):
+        with pytest.raises(DataError, match=f"leave `--{next(iter(option))}` out, or `--streaming`"):
+            load_data(dataset=two, streaming=True, **option)
 
 
 def test_write__and_read_again(two, tmp_path):
@@ -119,6 +127,51 @@ def test_read__a_damaged_byte_is_noticed(two, tmp_path):
     with pytest.raises(DataError, match=r"train-00000-of-00001.parquet: .*damaged or unsuitable file \(OSError.*CRC"):
         rows[names.index("b")]
     assert rows[names.index("a")]["name"] == "a"
+
+
+def change_index(change):
+    def spoil(folder):
+        index = json.loads((folder / "shards.json").read_text())
+        change(index["shards"]["train"])
+        (folder / "shards.json").write_text(json.dumps(index))
+
+    return spoil
+
+
+def change_file(change):
+    def spoil(folder):
+        path, other = sorted((folder / "data").glob("train*"))[:2]
+        change(path, other)
+
+    return spoil
+
+
+def flip_in_footer(path, _):
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"hf_urbanseg.names") + 1] ^= 1  # nothing that the format itself would miss
+    path.write_bytes(content)
+
+
+SPOILT = {
+    "expected the file of 4 rows that the set lists; found": change_index(lambda files: files[0].update(rows=4)),
+    "expected every file once, with its rows": change_index(lambda files: files[0].update(rows=-1)),
+    "expected every file once, with its rows, digest": change_index(lambda files: files[0]["pixels"].append(1)),
+    "shards.json: expected every file once": change_index(lambda files: files.append(files[0])),
+    "expected frames in every split; found none in train": change_index(list.clear),
+    "expected a data set that can be read; found No such file": change_file(lambda path, _: path.unlink()),
+    "expected a regular file; found a FIFO": change_file(lambda path, _: (path.unlink(), make_fifo(path))),
+    "expected the file of 1 rows that the set lists": change_file(lambda path, other: other.replace(path)),
+    "that the set lists; found another, of": change_file(flip_in_footer),
+}
+
+
+def test_read__another_file_than_the_set_lists(two, tmp_path):
+    write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "good", 2, {}, progress=False)
+    for number, (message, spoil) in enumerate(SPOILT.items()):
+        folder = shutil.copytree(tmp_path / "good", tmp_path / f"{number}")
+        spoil(folder)
+        with pytest.raises(DataError, match=message):
+            print(*load_data(dataset=str(folder), streaming=True).splits["train"])
 
 
 def test_read__an_empty_file_is_passed_over(two, caplog):

@@ -22,8 +22,8 @@ from hf_urbanseg.data.preflight.set_values import (
     list_values,
     refuse_values,
 )
-from hf_urbanseg.data.shards import ShardedRows
-from hf_urbanseg.errors import ConfigError, DataError, join_faults, log_faults
+from hf_urbanseg.data.shards import ShardedRows, refuse_streamed
+from hf_urbanseg.errors import DataError, join_faults, log_faults
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.progress import show_progress
 
@@ -100,10 +100,9 @@ def inspect_pairs(
             logged; or a fault of the whole set: an empty or entirely void split, a name twice, an
             image in two splits, train ids for label ids.
     """
+    if not sampled:
+        refuse_streamed(splits)
     streamed = {split: rows for split, rows in splits.items() if isinstance(rows, ShardedRows)}
-    if streamed and not sampled:
-        fix = "leave `--streaming` out, which downloads the set"
-        raise ConfigError("a local set here, all of whose frames are read first", "one that is streamed", fix)
     splits = {split: _undecoded(dataset) for split, dataset in splits.items()}
     _check_names(splits)
     file = None if streamed else find_place(splits, label_space, channels)
