@@ -159,13 +159,15 @@ def load_data(
         what = f"{error.strerror or error} at {error.filename or where}"
         raise DataError("data that can be read", what, "check the path and its permissions", where) from error
     if streaming:
-        unfit = {"split_file": split_file, "keep_together": keep_together, "channels": channels != 3}
+        unfit = {"split_file": split_file, "fold": fold is not None, "keep_together": keep_together}
+        unfit |= {"channels": channels != 3}
         if given := [name for name, value in unfit.items() if value]:
             fix = f"leave `--{given[0]}` out, or `--streaming`"
             raise DataError("a streamed set with the splits it has, of RGB", f"`{given[0]}`", fix, where)
         notes = [f"{split}: none, and a streamed set is not cut" for split in SPLITS if split not in found.splits]
         space = recolor(found.label_space, palette)
-        return LoadedData(found.splits, space, found.name, tuple(dict.fromkeys((*found.notes, *notes))))
+        notes = tuple(dict.fromkeys((*found.notes, *(found.final_notes or ()), *notes)))
+        return LoadedData(found.splits, space, found.name, notes)
     made = found.final_notes if split_file is None else None
     fractions = test_fraction, validation_fraction if made is None else 0
     find_scenes = partial(_choose_scenes, scenes, found)

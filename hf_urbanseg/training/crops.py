@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -9,7 +10,6 @@ import torch
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import TrainDataset
-from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments
 from hf_urbanseg.options.parsing import parse_arguments
@@ -26,16 +26,17 @@ def draw_training_crops(
         UrbanSegError: The run's data isn't there, or has no training frames.
     """
     data = load_recorded_data(data_args, run)
-    rows, inspection = data.get_split("train"), inspect_pairs(data.splits, data.label_space, channels=data.channels)
+    rows = data.get_split("train")
+    inspection = inspect_pairs(data.splits, data.label_space, channels=data.channels, sampled=True)
     recorded = RunFolder(run).read_recipe() or {}
     known = {key: recorded[key] for key in (f.name for f in fields(AugmentationArguments)) if key in recorded}
     (augmentation,) = parse_arguments((AugmentationArguments,), [], known, str(Path(run) / RECIPE))
     transforms = build_train_transforms(**asdict(augmentation.fit(inspection.sizes("train"))))
     dataset = TrainDataset(rows, data.label_space, transforms, seed)
-    sampler = EpochSampler(len(dataset), batch_size, seed)
+    sampler = dataset.build_sampler(batch_size, seed)
     steps = len(sampler) // batch_size
     for number in range(batches):
         epoch, step = divmod(number, steps)
         sampler.set_epoch(epoch)
-        keys = list(sampler)[step * batch_size :][:batch_size]
+        keys = islice(sampler, step * batch_size, (step + 1) * batch_size)
         yield normalize_batch(collate_train([dataset[key] for key in keys]))["pixel_values"]

@@ -15,9 +15,9 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from hf_urbanseg.data.columns import SPLIT_NAMES, normalise_columns
+from hf_urbanseg.data.columns import SPLIT_NAMES, choose_columns, normalise_columns
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
-from hf_urbanseg.data.image_files import UNSPLIT
+from hf_urbanseg.data.image_files import FEATURES, UNSPLIT
 from hf_urbanseg.data.own_files import (
     OWN_FILES,
     SHARDS_FILE,
@@ -161,6 +161,7 @@ def _load_streamed(request: DataRequest) -> FoundData:
         if index is not None:
             where = f"hf://datasets/{dataset}@{commit}" if commit else dataset.rstrip("/")
             where, frames = where if folder is None else str(folder.absolute()), request.preflight_frames
+            choose_columns(FEATURES, request.image_column, request.label_column, dataset)
             splits = {split: build_indexed(index, where, name, frames) for split, name in theirs.items()}
         else:
             files_of = {split: files[name] for split, name in theirs.items()}
@@ -176,7 +177,7 @@ def _load_streamed(request: DataRequest) -> FoundData:
     notes.append(f"streamed: {', '.join(counted)}")
     space = request.label_space or read_own_label_space(dataset, commit)
     name = dataset if folder is None else Path(dataset).resolve().name.removesuffix(".parquet")
-    return FoundData(splits, space, name, notes)
+    return FoundData(splits, space, name, notes, final_notes=read_source(dataset, commit).get("notes"))
 
 
 def _list_files(request: DataRequest, commit: str | None) -> tuple[type[ShardedRows], dict[str, list[str]]]:
