@@ -39,7 +39,7 @@ from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import use_compact_progress
 from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.reports.tracker_pictures import TrackerPictures
-from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process
+from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process, refusing_together
 from hf_urbanseg.runs.folder import (
     ADDED_DATA,
     CHANGES,
@@ -168,7 +168,7 @@ def _run(
         clean_token(args.hub_token)
 
     # The first process reads and checks everything; the others then find the result in the cache.
-    with args.main_process_first(local=False, desc="preflight"):
+    with refusing_together(), args.main_process_first(local=False, desc="preflight"):
         data = load_data(**asdict(arguments.data))
         if "train" not in data.splits:
             raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)

@@ -1,4 +1,4 @@
-"""What the first process of a launch decides for all of them."""
+"""What the first process of a launch decides for all of them, and what one of them refuses."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -29,6 +30,27 @@ def by_first_process(action: Callable[[], T]) -> T:
     if refusal is not None:
         raise refusal
     return result
+
+
+@contextmanager
+def refusing_together() -> Iterator[None]:
+    """What any process of the launch refuses inside, all of them do, in the words of the first that did."""
+    refusal = None
+    try:
+        yield
+    except UrbanSegError as error:
+        refusal = error
+    if (said := find_first(refusal)) is not None:
+        raise said from refusal
+
+
+def find_first(outcome: T | None) -> T | None:
+    """That of the first process which has one; every process of the launch calls this."""
+    outcomes = [outcome]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        outcomes = [None] * PartialState().num_processes
+        torch.distributed.all_gather_object(outcomes, outcome)
+    return next((one for one in outcomes if one is not None), None)
 
 
 @contextmanager

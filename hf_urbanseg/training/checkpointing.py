@@ -26,6 +26,7 @@ from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.models.lora import merge_state_dict
 from hf_urbanseg.models.training_branch import save_branches
+from hf_urbanseg.runs.first_process import find_first
 from hf_urbanseg.training.checkpoints import (
     commit_checkpoint,
     explain_failed_save,
@@ -136,11 +137,7 @@ class CheckpointingTrainer(Trainer):
             failure, reason = error, next(filter(None, said), first_line(error))
             if isinstance(error, CheckpointError):  # what was read back says more
                 reason = error
-        reasons = [reason]
-        if self.args.world_size > 1:
-            reasons = [None] * self.args.world_size
-            torch.distributed.all_gather_object(reasons, reason)
-        if reason := next(filter(None, reasons), None):
+        if (reason := find_first(reason)) is not None:
             if self.args.should_save:
                 shutil.rmtree(staged, ignore_errors=True)
             if isinstance(reason, CheckpointError):

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.runs.first_process import find_first, refusing_together
 from hf_urbanseg.training.checkpointing import CheckpointingTrainer
 from hf_urbanseg.training.class_log import ClassLog, count_classes
 from hf_urbanseg.training.divergence import DivergenceGuard
@@ -38,6 +40,11 @@ from hf_urbanseg.training.early_stopping import EarlyStopping
 from hf_urbanseg.training.hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
+
+
+class _BatchMissing(Exception):
+    """A rank could not read its part of a step."""
+
 
 _OWN_DATA = (TrainDataset, JoinedDataset, WithUnlabelled)  # which know of epochs
 
@@ -179,16 +186,22 @@ class UrbanSegTrainer(CheckpointingTrainer):
         return self.train_sampler
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        refusal = None
         try:
             return super().get_batch_samples(epoch_iterator, num_batches, device)
         except DataError as error:
-            # Several processes can't save here: the others wait for this one's gradients.
-            if self.args.world_size > 1 or self.args.save_strategy == "no" or not self.state.global_step:
-                raise
+            refusal = error
+            with suppress(_BatchMissing):
+                self._sum_step(None, None, device)
+        except _BatchMissing:
+            pass
+        error = find_first(refusal)
+        if self.args.save_strategy != "no" and self.state.global_step:
             if self._saved_step != self.state.global_step > self.first_step:
                 self._save_checkpoint(self.model, None)
             fix = f"{error.fix}; `--resume` goes on behind step {self.state.global_step}"
-            raise type(error)(error.expected, error.found, fix, error.path) from error
+            error = type(error)(error.expected, error.found, fix, error.path)
+        raise error from refusal
 
     def _prepare_inputs(self, inputs):
         inputs = normalize_batch(super()._prepare_inputs(inputs))
@@ -207,18 +220,31 @@ class UrbanSegTrainer(CheckpointingTrainer):
             return None
         labels = [batch["labels"].long() for batch in batch_samples]
         per_batch = [torch.stack([*self.loss.compute_normalizer(one).values()]) for one in labels]
-        self.step_batches = batch_samples
-        # One more number in the message that every step sends: whether a rank was asked to stop.
+        self.step_batches, counts = batch_samples, None
+        if self.class_log is not None:
+            counts = sum(count_classes(batch, self.model.config.num_labels) for batch in batch_samples)
+        return self._sum_step(torch.stack(per_batch).sum(0), counts, device)
+
+    def _sum_step(self, normalizers: Tensor | None, counts: Tensor | None, device: torch.device) -> Tensor:
+        """The message that every step sends, of a rank that has no batch, too.
+
+        Raises:
+            _BatchMissing: A rank has none.
+        """
+        missing = normalizers is None
+        if missing:
+            normalizers = torch.zeros(len(self.loss.weights), dtype=torch.float64)
+            counts = None if self.class_log is None else torch.zeros_like(self.class_log.counts)
         stop = self.interruption is not None and self.interruption.received is not None
-        sums = [torch.stack(per_batch).sum(0), per_batch[0].new_tensor([stop])]
-        if self.class_log is not None:
-            num_labels = self.model.config.num_labels
-            sums.append(sum(count_classes(batch, num_labels) for batch in batch_samples).flatten())
-        normalizers, stop, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([len(one) for one in sums])
-        if self.class_log is not None:
-            self.class_log.add(*counts)
+        sums = [normalizers, normalizers.new_tensor([stop]), normalizers.new_tensor([missing])]
+        sums += [] if counts is None else [counts.to(normalizers.device).flatten()]
+        normalizers, stop, missing, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([*map(len, sums)])
         if self.interruption is not None and self.args.world_size > 1:
             self._stop = stop[0]
+        if missing:
+            raise _BatchMissing
+        if self.class_log is not None:
+            self.class_log.add(*counts)
         return normalizers
 
     def is_asked_to_stop(self) -> bool:
@@ -381,22 +407,24 @@ class UrbanSegTrainer(CheckpointingTrainer):
         dataset = dataset if isinstance(dataset, EvalDataset) else TensorEvalDataset(dataset)
         # `self.model` and not what wraps it: under DDP, ranks may have different numbers of batches; compiled, images
         # of another size than the crops, and gradients being off, would each be compiled anew.
-        args, names, id2label = self.args, dataset.names, self.model.config.id2label
+        args, id2label = self.args, self.model.config.id2label
         loader = build_eval_loader(
             dataset, args.eval_batch_size, args.dataloader_num_workers, args.process_index, args.world_size, args.device
         )
         if self.interruption is not None:
             self.interruption.guard_workers(loader)
         self.callback_handler.eval_dataloader = loader
-        share = measure(
-            self.model,
-            loader,
-            names,
-            [id2label[train_id] for train_id in range(self.model.config.num_labels)],
-            device=args.device,
-            **({"autocast": self.compute_loss_context_manager} if autocast else {}),
-            boundary=boundary,
-            on_batch=lambda images: self.callback_handler.on_prediction_step(args, self.state, self.control),
-        )
+        with refusing_together():
+            names = dataset.names
+            share = measure(
+                self.model,
+                loader,
+                names,
+                [id2label[train_id] for train_id in range(self.model.config.num_labels)],
+                device=args.device,
+                **({"autocast": self.compute_loss_context_manager} if autocast else {}),
+                boundary=boundary,
+                on_batch=lambda images: self.callback_handler.on_prediction_step(args, self.state, self.control),
+            )
         self.callback_handler.on_predict(args, self.state, self.control, {})  # closes the progress bar
         return share.gather(names)

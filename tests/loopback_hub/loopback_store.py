@@ -1,6 +1,7 @@
 """Repositories of the loopback Hub: content-addressed blobs, commits, branches and pull requests, in memory."""
 
 import fnmatch
+import functools
 import hashlib
 import itertools
 import re
@@ -26,6 +27,11 @@ class Refusal(Exception):
         self.headers, self.extra = headers or {}, extra
 
 
+@functools.lru_cache(4096)
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 @dataclass(frozen=True)
 class Blob:
     content: bytes
@@ -33,7 +39,7 @@ class Blob:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
+        return _hash(self.content)  # of each range of a file that is asked for
 
     @property
     def pointer(self) -> bytes:

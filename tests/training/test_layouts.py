@@ -146,3 +146,14 @@ def test_save_checkpoint__on_one_of_two_processes(two_processes):
     assert said[0] == said[1]
     assert "checkpoint-4: expected room for it; found No space left on device" in said[0]
     assert [path.name for path in (folder / "run").iterdir()] == ["checkpoint-2"]
+
+
+def test_train__what_one_of_two_processes_cannot_read(two_processes):
+    said = [(two_processes.folder / "unread" / f"said_{rank}").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].splitlines() == [
+        "train-3.parquet: expected a file that can be read; found none; bring it back; `--resume` goes on behind step "
+        "2.",
+        "test-0.parquet: expected a file that can be read; found none; bring it back.",
+        "from step 2: True",
+    ]

@@ -10,10 +10,11 @@ import full_disk
 import gradients
 import interrupted
 import torch
+import unread
 
 if __name__ == "__main__":
     gc.freeze()  # what is imported, which the collection of each training would go through
-    for part in (gradients, evaluation, compiled, interrupted, full_disk):
+    for part in (gradients, evaluation, compiled, interrupted, full_disk, unread):
         folder = Path(sys.argv[1], part.__name__)
         folder.mkdir(exist_ok=True)
         part.main(folder)
