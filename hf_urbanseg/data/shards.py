@@ -22,6 +22,8 @@ from hf_urbanseg.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 _THREADS = 16
+_MOST_OPEN = 256
+"""Files: systems allow a process 1,024."""
 _DECODER = Image()
 
 
@@ -54,6 +56,7 @@ class ShardedRows(ABC):
         split: For names of frames without one.
         sample: Frames that a preflight reads.
         pixels: By class, of all rows, where the set says so.
+        buffer: Rows that follow each other and are asked for in any order: it is held where those of their files are.
         decode: Pictures as such, else as files' bytes.
         indices: Of a selection; None has all.
     """
@@ -63,13 +66,12 @@ class ShardedRows(ABC):
     split: str
     sample: int
     pixels: Mapping[str, int] | None = None
+    buffer: int = 0
     decode: bool = True
     indices: np.ndarray | None = None
     _opened: OrderedDict = field(default_factory=OrderedDict, init=False, repr=False)
 
     column_names = ("image", "label", "name")
-    most_open = 8
-    """Files of which a process holds where their rows are."""
 
     @staticmethod
     @abstractmethod
@@ -199,7 +201,9 @@ class ShardedRows(ABC):
     def _get_opened(self, shard: Shard):
         if shard.url not in self._opened:
             self._opened[shard.url] = self._open(shard)
-            while len(self._opened) > self.most_open:
+            rows = [opened.rows for opened in self._opened.values()]
+            while len(rows) > _MOST_OPEN or (len(rows) > 2 and sum(rows[1:-1]) >= self.buffer):
+                del rows[0]
                 self._opened.popitem(last=False)
         self._opened.move_to_end(shard.url)
         return self._opened[shard.url]

@@ -40,8 +40,6 @@ class TarRows(ShardedRows):
     that are asked for. So links, which have no bytes there, are refused, and compressed tars, which have no places.
     """
 
-    most_open = 64  # of 1,000 frames 8 MB: more than are shuffled at a time, for headers take long to be read again
-
     @staticmethod
     def describe(url: str) -> Described:
         with open_url(url) as file:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import numpy as np
@@ -103,6 +103,7 @@ def build_train_dataset(
         sizes = [pair.size for pair in pairs]
         if isinstance(rows, ShardedRows):
             skipped = RunFolder(args.output_dir).skipped_frames if sampling.bad_frames == "skip" else None
+            rows = replace(rows, buffer=sampling.shuffle_buffer)
             cache = CheckedFrames(rows, space, skipped)
         else:
             cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -13,7 +14,7 @@ from datasets import Value
 from hostile_files import make_fifo
 from made_pictures import contents, encode, mask, noise, parquet
 
-from hf_urbanseg.data import shard_files
+from hf_urbanseg.data import parquet_shards, shard_files
 from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -179,6 +180,21 @@ def test_read__an_empty_file_is_passed_over(two, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(load_data(dataset=two, streaming=True).splits["train"]) == 5
     assert "train: 1 of 3 files have no rows" in caplog.text
+
+
+def test_read__in_a_samplers_order_opens_each_file_once(two, tmp_path, monkeypatch):
+    write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "out", 1, {}, progress=False)
+    rows = load_data(dataset=str(tmp_path / "out"), streaming=True).splits["train"]
+    opened, check = [], parquet_shards._check_footer
+    monkeypatch.setattr(
+        parquet_shards, "_check_footer", lambda file, shard: opened.append(shard.url) or check(file, shard)
+    )
+    for buffer, times in ((3, [0, 1, 2, 0, 1, 2, 3, 4, 3]), (1, [0, 2, 0, 1, 3, 1, 4])):
+        opened.clear()
+        buffered = replace(rows, buffer=buffer)
+        for index in times:
+            buffered[index]
+        assert len(opened) == 5
 
 
 def test_checked_frames__stops_or_skips_and_lists(tmp_path, caplog):
