@@ -133,22 +133,24 @@ class BalancedRandomCrop(A.DualTransform):
         left, top, width, height = cv2.boundingRect(found)
         if not width:
             return partial(self._draw, *mask.shape)
-        sums = cv2.integral(found[top : top + height, left : left + width])
-        enough = min(min_pixels, (sums[-1, -1] + 1) // 2)
+        found = found[top : top + height, left : left + width]
+        enough = min(min_pixels, (cv2.countNonZero(found) + 1) // 2)
 
         def draw() -> tuple[slice, slice]:
-            starts, ends = [], []
-            for start, length, side, whole in zip((top, left), (height, width), self.size, mask.shape, strict=True):
+            starts = []
+            for start, length, side, whole in zip((top, left), found.shape, self.size, mask.shape, strict=True):
                 # Others don't reach the class's bounding box.
-                least, most = max(start - side + 1, 0), min(start + length - 1, max(whole - side, 0))
-                starts.append(self.random_generator.integers(least, most + 1, _DRAWS))
-                ends.append([(starts[-1] + end - start).clip(0, length) for end in (0, side)])
-            (upper, lower), (before, after) = ends
-            counts = sums[lower, after] - sums[upper, after] - sums[lower, before] + sums[upper, before]
-            place = np.minimum(counts, enough).argmax()  # the first that shows enough, else the one that shows most
-            return tuple(
-                slice(int(one[place]), int(one[place]) + side) for one, side in zip(starts, self.size, strict=True)
-            )
+                least, end = max(start - side + 1, 0), min(start + length, max(whole - side, 0) + 1)
+                starts.append(self.random_generator.integers(least, end, _DRAWS).tolist())
+            most = -1
+            for row, column in zip(*starts, strict=True):
+                lower, right = row + self.size[0], column + self.size[1]
+                count = cv2.countNonZero(found[max(row - top, 0) : lower - top, max(column - left, 0) : right - left])
+                if count > most:
+                    most, chosen = count, (slice(row, lower), slice(column, right))
+                if count >= enough:
+                    break
+            return chosen
 
         return draw
 
