@@ -66,8 +66,10 @@ class ObjectPaste:
         photometric: bool = True,
     ):
         self.rare, self.share, self.flip = rare, share, flip
-        self.table, self.is_kept = (np.isin(np.arange(256), ids) for ids in (train_ids, [*train_ids, *kept]))
-        self.probabilities = rare.compute_probabilities(train_ids)
+        self.table = np.isin(np.arange(256), train_ids)
+        self.gives_way = ~np.isin(np.arange(256), [*train_ids, *kept])
+        thresholds = rare.compute_probabilities(train_ids).cumsum()
+        self.thresholds = thresholds / thresholds[-1]
         self.transforms = A.Compose([PhotometricDistortion()] if photometric else [])
         self._kept: dict[int, list[RareObject]] = {}
 
@@ -82,51 +84,52 @@ class ObjectPaste:
         Returns:
             Train ids of the pasted pixels, (K,).
         """
-        random = np.random.default_rng(np.random.SeedSequence(list(seed), spawn_key=(PASTE_STREAM,)))
-        nothing = np.empty(0, np.uint8)
+        sequence = np.random.SeedSequence(list(seed), spawn_key=(PASTE_STREAM,))
+        random, nothing = np.random.default_rng(sequence), np.empty(0, np.uint8)
         if random.random() >= self.share:
             return nothing
-        train_id = int(random.choice(len(self.probabilities), p=self.probabilities))
-        frames = self.rare.images[train_id]
-        if not len(frames := frames[frames != index]):
+        one, view = self._draw(random, index, read), sample["view"]
+        if one is None:
             return nothing
-        objects = self._find(int(random.choice(frames)), read)
-        most = max(one.counts[train_id] for one in objects)
-        enough = min(self.rare.min_pixels, (most + 1) // 2)
-        objects = [one for one in objects if one.counts[train_id] >= enough]
-        one, view = objects[random.integers(len(objects))], sample["view"]
         ratio = view.size[0] / one.frame_rows
         height, width = (max(1, round(side * ratio)) for side in one.train_ids.shape)
-        image = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_LINEAR)
         train_ids = cv2.resize(one.train_ids, (width, height), interpolation=cv2.INTER_NEAREST)
-        seed_transforms(self.transforms, seed, (PASTE_STREAM,))
-        image, cut = self.transforms(image=image)["image"], one.cut
-        if random.random() < self.flip:
-            image, train_ids, cut = image[:, ::-1], train_ids[:, ::-1].copy(), cut[::-1]
-        room = view.extent[1] - width
+        mirrored, cut, room = random.random() < self.flip, one.cut, view.extent[1] - width
+        if mirrored:
+            train_ids, cut = cv2.flip(train_ids, 1), cut[::-1]
         left = int(random.integers(min(room, 0), max(room, 0) + 1))
         place = round(one.top * ratio) - view.top, 0 if cut[0] else room if cut[1] else left
-        return self._blend(sample, image, train_ids, place)
-
-    def _blend(self, sample: dict, image: np.ndarray, train_ids: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+        inside = [slice(max(-start, 0), max(most - start, 0)) for start, most in zip(place, view.extent, strict=True)]
         opacity = cv2.GaussianBlur(
             (train_ids != IGNORE_INDEX).astype(np.float32), (3, 3), 0, borderType=cv2.BORDER_CONSTANT
-        )
-        inside = [
-            slice(max(-start, 0), max(most - start, 0))
-            for start, most in zip(place, sample["view"].extent, strict=True)
-        ]
-        image, found, opacity = image[*inside], train_ids[*inside], opacity[*inside]
+        )[*inside]
+        found = train_ids[*inside]
         window = [slice(max(start, 0), max(start, 0) + side) for start, side in zip(place, found.shape, strict=True)]
         pixels, labels = sample["image"][:, *window], sample["mask"][*window]
-        shown = (found != IGNORE_INDEX) & (opacity >= 0.5) & ~self.is_kept[labels]
+        shown = (found != IGNORE_INDEX) & (opacity >= 0.5) & self.gives_way.take(labels)
         if 2 * np.count_nonzero(shown) < np.count_nonzero(train_ids != IGNORE_INDEX):
-            return np.empty(0, np.uint8)
+            return nothing
+        seed_transforms(self.transforms, sequence)
+        image = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_LINEAR)
+        image = self.transforms(image=image)["image"]
+        image = (image[:, ::-1] if mirrored else image)[*inside]
         behind = np.ascontiguousarray(pixels.transpose(1, 2, 0))
         mixed = cv2.blendLinear(np.ascontiguousarray(image), behind, opacity, 1 - opacity)
         np.copyto(pixels, mixed.transpose(2, 0, 1), where=shown)
         np.copyto(labels, found, where=shown)
         return found[shown]
+
+    def _draw(self, random: np.random.Generator, index: int, read: Callable) -> RareObject | None:
+        # What `random.choice` draws, in a fifth of its time.
+        train_id = int(self.thresholds.searchsorted(random.random(), "right"))
+        frames = self.rare.images[train_id]
+        if not len(frames := frames[frames != index]):
+            return None
+        objects = self._find(int(frames[random.integers(len(frames))]), read)
+        most = max(one.counts[train_id] for one in objects)
+        enough = min(self.rare.min_pixels, (most + 1) // 2)
+        objects = [one for one in objects if one.counts[train_id] >= enough]
+        return objects[random.integers(len(objects))]
 
     def _find(self, index: int, read: Callable) -> list[RareObject]:
         if index not in self._kept:

@@ -106,7 +106,8 @@ class TrainDataset(torch.utils.data.Dataset):
         if self.teacher is not None:
             tensors["teacher"] = self.teacher.cut(index, sample["view"], self.transforms.size)
         if self.rare is not None:
-            tensors["drawn"] = torch.tensor(drawn[0] if drawn else -1)
+            # `torch.tensor` would take ten times as long.
+            tensors["drawn"] = torch.from_numpy(np.array(drawn[0] if drawn else -1, np.int64))
             tensors["pasted"] = torch.from_numpy(np.bincount(pasted, minlength=self.label_space.num_labels))
         return tensors
 

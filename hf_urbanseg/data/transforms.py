@@ -319,11 +319,12 @@ def build_train_transforms(
     return TrainTransforms([*chain, *([PhotometricDistortion()] if photometric else [])], crop_size)
 
 
-def seed_transforms(transforms: A.Compose, seed: Sequence[int], stream: Sequence[int] = ()) -> None:
-    """Gives all transforms one fresh pair of generators, determined by `seed` (and `stream`, to have others) alone.
+def seed_transforms(transforms: A.Compose, seed: Sequence[int] | np.random.SeedSequence) -> None:
+    """Gives all transforms one fresh pair of generators, determined by `seed` alone.
 
     `Compose.set_random_seed` would give each transform a generator of its own with the same seed: of the report's six
     scales the two largest would never be flipped, and so on. One shared generator keeps the draws independent.
     """
-    words = np.random.SeedSequence(list(seed), spawn_key=stream).generate_state(4, np.uint64)
+    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(list(seed))
+    words = sequence.generate_state(4, np.uint64)
     transforms.set_random_state(np.random.default_rng(words[:2]), random.Random(int(words[2]) << 64 | int(words[3])))

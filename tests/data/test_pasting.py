@@ -1,3 +1,5 @@
+import hashlib
+
 import cv2
 import numpy as np
 import pytest
@@ -96,6 +98,14 @@ def test_paste__from_another_frame_by_the_key_alone():
     again = build_paste([PERSON], photometric=True)
     assert all(np.array_equal(paste(again, 0, seed)[1]["image"], samples[seed]) for seed in reversed(range(10)))
     assert len({sample.tobytes() for sample in samples}) == 10
+
+
+def test_paste__what_a_seed_gave_it_gives_for_good():
+    one, labels = build_paste([PERSON, RIDER, CAR], 0.8, temperature=0.5), hashlib.sha256()
+    for seed in range(60):
+        _, sample, found = paste(one, seed % 3, seed, "0.5-2.0")
+        labels.update(sample["mask"].tobytes() + found.tobytes())
+    assert labels.hexdigest()[:16] == "d267109023c7c47d"
 
 
 def test_paste__as_often_as_its_share():

@@ -226,6 +226,21 @@ def test_balanced_crop__of_a_class_that_no_window_shows_enough_of_or_that_is_not
         assert (mask == 9).sum() >= shown
 
 
+@pytest.mark.parametrize("enough", [1, 30, 200])
+def test_balanced_crop__of_a_class_is_the_first_of_a_hundred_that_shows_enough_else_the_one_that_shows_most(enough):
+    label = np.zeros((30, 90), np.uint8)
+    label[::7, 3::11] = label[20:26, 60:66] = 7
+    found = (label == 7)[:29, 3:81]  # its bounding box
+    for seed in range(40):
+        crop, random = BalancedRandomCrop((12, 20)), np.random.default_rng(seed)
+        crop.random_generator = np.random.default_rng(seed)
+        window = crop._build_draw(label, 7, enough)()
+        tops, lefts = random.integers(0, 19, 100), random.integers(0, 71, 100)
+        counts = [(label[top : top + 12, left : left + 20] == 7).sum() for top, left in zip(tops, lefts, strict=True)]
+        place = np.minimum(counts, min(enough, (found.sum() + 1) // 2)).argmax()
+        assert [side.start for side in window] == [tops[place], lefts[place]]
+
+
 def test_count_pixels__of_a_window_as_numpy_counts():
     label = build_street()[1][3:50, 7:90]
     assert np.array_equal(count_pixels(label), np.bincount(label.ravel(), minlength=256))
