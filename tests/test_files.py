@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from folder_contents import read_folder
 from hostile_files import ENDLESS
 
 from hf_urbanseg import files
@@ -81,17 +82,13 @@ def test_write_json__killed_before_the_last_step_leaves_the_earlier_file(tmp_pat
     assert json.loads(path.read_text()) == {"value": 1}
 
 
-def tree(folder):
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_written_whole__a_folder_replaces_the_earlier_one(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "old").write_text("1")
     with written_whole(tmp_path / "set", folder=True) as staged:
         (staged / "new").write_text("2")
-        assert tree(tmp_path)["set/old"] == "1"
-    assert tree(tmp_path) == {"set/new": "2"}
+        assert read_folder(tmp_path)["set/old"] == b"1"
+    assert read_folder(tmp_path) == {"set/new": b"2"}
 
 
 def fail_half_way(path, folder, error, **options):
@@ -109,10 +106,10 @@ def test_written_whole__a_failure_leaves_what_was_there(tmp_path, folder, error,
     if folder:
         path.mkdir()
     (path / "old" if folder else path).write_text("1")
-    before = tree(tmp_path)
+    before = read_folder(tmp_path)
     with pytest.raises(expected) as caught:
         fail_half_way(path, folder, error)
-    assert tree(tmp_path) == before
+    assert read_folder(tmp_path) == before
     if expected is DataError:
         assert str(caught.value).startswith(f"{path}: expected a place to write to; found No space left on device; ")
 
@@ -122,7 +119,7 @@ def test_written_whole__clears_what_a_killed_process_left(tmp_path):
     (tmp_path / ".set.partial" / "half").write_text("1")
     with written_whole(tmp_path / "set", folder=True) as staged:
         (staged / "new").write_text("2")
-    assert tree(tmp_path) == {"set/new": "2"}
+    assert read_folder(tmp_path) == {"set/new": b"2"}
 
 
 def test_written_whole__what_a_library_raises(tmp_path):
@@ -145,7 +142,7 @@ def test_check_place__makes_nothing(tmp_path):
     (tmp_path / "a" / "b" / "old").write_text("1")
     check_place(tmp_path / "a" / "b", folder=True)
     check_place(tmp_path / "a" / "b" / "old")
-    assert tree(tmp_path) == {"a/b/old": "1"}
+    assert read_folder(tmp_path) == {"a/b/old": b"1"}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """A KITTI folder and a run trained on it, which the tests of several commands share."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from folder_contents import read_folder
 from rendered_kitti import write_kitti
+
+from hf_urbanseg import finetuning
+from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.options.finetune_arguments import parse_finetuning
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 OPTIONS = {
@@ -47,3 +53,41 @@ def run(kitti, tmp_path_factory):
 def words():
     """Options of finetune.py for a run of seconds, as its command line."""
     return build_words
+
+
+@pytest.fixture
+def killed(run, tmp_path):
+    """The run as it was after its second step."""
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    (output / "metrics.json").unlink()
+    shutil.rmtree(output / "checkpoint-4")
+    return output
+
+
+@pytest.fixture
+def resume(killed, words, kitti, monkeypatch):
+    """Resumes the killed run with other options; training itself is reached, not done."""
+
+    class Trained(Exception):
+        pass
+
+    def train(*_, **__):
+        raise Trained
+
+    monkeypatch.setattr(finetuning.UrbanSegTrainer, "train", train)
+
+    def start(*more, **options) -> str | None:
+        """What is refused in one line, if anything is; the folder is left as it was."""
+        before = read_folder(killed)
+        argv = words(**{"data_dir": kitti, "output_dir": killed} | options)
+        try:
+            finetuning.run_finetuning(parse_finetuning([*argv, "--resume", *more]))
+        except Trained:
+            return None
+        except UrbanSegError as error:
+            return str(error)
+        finally:
+            assert read_folder(killed) == before
+
+    return start

@@ -54,7 +54,3 @@ def refused(capsys, monkeypatch, *words):
         run(monkeypatch, *words)
     assert caught.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
-
-
-def folder_of(path):
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folder_contents import read_folder
 from safetensors.torch import load_file, save_file
 
 from hf_urbanseg.commands import evaluate, predict
@@ -148,12 +149,8 @@ def copy(run, tmp_path):
     return tmp_path / "copy"
 
 
-def _files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_evaluate__own_folder_keeps_what_training_recorded(copy, monkeypatch):
-    before, metrics = _files(copy), json.loads((copy / "metrics.json").read_text())
+    before, metrics = read_folder(copy), json.loads((copy / "metrics.json").read_text())
     metrics["environment"] = {"device": "the machine of training", "hf_urbanseg": "0.0.1"}
     (copy / "metrics.json").write_text(json.dumps(metrics))
     # Written another way, and still the same folder.
@@ -167,7 +164,7 @@ def test_evaluate__own_folder_keeps_what_training_recorded(copy, monkeypatch):
     assert entry["protocol"].endswith("with and without flip, sliding window 48x96, stride 40x48")
     assert entry["confusion_matrix"] != metrics["splits"].pop("test")["confusion_matrix"]
     assert found == metrics  # validation, selection, data, training and its environment
-    after = _files(copy)
+    after = read_folder(copy)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     pictures = {name for name in changed if name.startswith("failures/")}
     assert changed - pictures == {
@@ -182,11 +179,11 @@ def test_evaluate__own_folder_keeps_what_training_recorded(copy, monkeypatch):
 
 def test_evaluate__own_folder_other_split_leaves_the_pictures(copy, monkeypatch):
     monkeypatch.setattr(plots, "save_figure", figures.save_figure)  # drawn, as in the run
-    before = _files(copy)
+    before = read_folder(copy)
     options = ["--num_workers", "0", "--split", "validation"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(copy), "--output", str(copy), *options])
     evaluate.main()
-    after = _files(copy)
+    after = read_folder(copy)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"metrics.json"}
     found, metrics = (json.loads(files["metrics.json"]) for files in (after, before))
     assert found["splits"]["validation"].pop("environment") == describe_environment()
@@ -219,14 +216,14 @@ def test_evaluate__run_without_metrics_becomes_publishable(copy, monkeypatch):
 
 
 def test_evaluate__other_data_never_stands_in_for_the_runs(copy, tmp_path, fails):
-    before = _files(copy)
+    before = read_folder(copy)
     line = fails(evaluate.main, "--model", copy, "--output", copy, "--dataset", "synthetic", "--num_workers", 0)
     assert "splits.yaml: expected the 4 frames of test that the run recorded" in line
-    assert _files(copy) == before
+    assert read_folder(copy) == before
 
 
 def test_evaluate__another_models_folder_is_left_alone(run, copy, fails):
-    before = _files(copy)
+    before = read_folder(copy)
     line = fails(evaluate.main, "--model", run, "--output", copy, "--num_workers", 0)
     assert "found another model's (model.safetensors); name another `--output`" in line
     (copy / "model.safetensors").unlink()
@@ -235,7 +232,7 @@ def test_evaluate__another_models_folder_is_left_alone(run, copy, fails):
     (copy / "metrics.json").write_text("{")
     assert "metrics.json: expected JSON; found" in fails(evaluate.main, "--model", run, "--output", copy)
     before |= {"metrics.json": b"{"}
-    assert _files(copy) == {name: before[name] for name in before.keys() - {"model.safetensors", "recipe.yaml"}}
+    assert read_folder(copy) == {name: before[name] for name in before.keys() - {"model.safetensors", "recipe.yaml"}}
 
 
 def test_evaluate__wrong_classes(run, kitti, tmp_path, fails):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from test_folder_in_use import snapshot
 
 from hf_urbanseg import finetuning
 from hf_urbanseg.data.synthetic import render_scene
@@ -48,7 +47,8 @@ def trained_on():
 
 
 @pytest.fixture(scope="module")
-def joined(kitti, lanes, trained_on, words, tmp_path_factory):
+def run(kitti, lanes, trained_on, words, tmp_path_factory):
+    """In place of the one that other tests share."""
     output = tmp_path_factory.mktemp("runs") / "joined"
     train = finetuning.UrbanSegTrainer.train
 
@@ -63,70 +63,43 @@ def joined(kitti, lanes, trained_on, words, tmp_path_factory):
     return output
 
 
-def test_finetune__on_two_sets_says_so(joined, trained_on, tmp_path):
-    frames = json.loads((joined / "frames.json").read_text())
+def test_finetune__on_two_sets_says_so(run, trained_on, tmp_path):
+    frames = json.loads((run / "frames.json").read_text())
     assert sorted(frames["added"]) == [f"lanes/{number}" for number in range(5)]
     # The splits are those of the main data, to be named as `--split_file`.
-    splits = yaml.safe_load((joined / "splits.yaml").read_text())
+    splits = yaml.safe_load((run / "splits.yaml").read_text())
     assert not {*frames["added"]} & {name for names in splits.values() for name in names}
-    metrics = json.loads((joined / "metrics.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
     note = metrics["data"]["notes"][-1]
     assert note.startswith("shares of the training samples: 0.75 kitti, 0.25 lanes (5 images, 2 of 19 classes, ")
     assert metrics["splits"]["test"]["num_images"] == 4
-    assert json.loads((joined / "class_weights.json").read_text())["source"].endswith(", without further data")
-    card = (joined / "README.md").read_text()
+    assert json.loads((run / "class_weights.json").read_text())["source"].endswith(", without further data")
+    card = (run / "README.md").read_text()
     assert "Trained on further data, too: 5 images of lanes (25.00 % of the samples)." in card
     assert "The terms of the data set lanes are not known to this card." in card
-    weights = json.loads((joined / "class_weights.json").read_text())
-    run = shutil.copytree(joined, tmp_path / "run")
-    (run / "class_weights.json").write_text(json.dumps(weights | {"counts": dict.fromkeys(("bus", "train"), 0)}))
-    assert "- Never seen in training: bus.\n" in build_model_card(run)  # the further data has pixels of train
+    weights = json.loads((run / "class_weights.json").read_text())
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "class_weights.json").write_text(json.dumps(weights | {"counts": dict.fromkeys(("bus", "train"), 0)}))
+    assert "- Never seen in training: bus.\n" in build_model_card(copy)  # the further data has pixels of train
     (dataset,) = trained_on
     assert (len(dataset), dataset.names[-1], dataset.shares) == (11 + 5, "lanes/4", (0.75, 0.25))
     labels = {label for index in range(11, 16) for label in dataset[0, index]["labels"].unique().tolist()}
     assert labels == {0, 16, 255}  # road and train in the main data's train ids; lawn is void
 
 
-@pytest.fixture
-def resume(joined, kitti, words, tmp_path, monkeypatch):
-    """Resumes the run at its second step; training itself is reached, not done."""
-    killed = tmp_path / "run"
-    shutil.copytree(joined, killed)
-    (killed / "metrics.json").unlink()
-    shutil.rmtree(killed / "checkpoint-4")
-
-    def train(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(finetuning.UrbanSegTrainer, "train", train)
-
-    def start(*added) -> str | None:
-        before, more = snapshot(killed), ["--add_data", *map(str, added)] if added else []
-        try:
-            run_finetuning(parse_finetuning([*words(data_dir=kitti, output_dir=killed), "--resume", *more]))
-        except KeyboardInterrupt:
-            return None
-        except UrbanSegError as error:
-            return str(error)
-        finally:
-            assert snapshot(killed) == before
-
-    return start
-
-
 def test_resume__on_other_further_data(resume, lanes, tmp_path):
     space, other = lanes / "lanes.yaml", tmp_path / "lanes"
     shutil.copytree(lanes, other)
-    assert resume(f"{other}:{space}:0.25") is None  # the same frames in another place
+    assert resume(add_data=f"{other}:{space}:0.25") is None  # the same frames in another place
     started = "added_data.json: expected 0.25 of the samples from `lanes`, as the run was started; found "
     assert f"{started}none (and 5 more differences)" in resume()
-    assert f"{started}0.5 from `lanes`" in resume(f"{other}:{space}")
+    assert f"{started}0.5 from `lanes`" in resume(add_data=f"{other}:{space}")
     (other / "lanes.yaml").write_text(yaml.safe_dump(SPACE | {"void": [0, 3], "classes": SPACE["classes"][:2]}))
     assert "added_data.json: expected label id 3 as `train`, as the run was started; found void" in resume(
-        f"{other}:{other / 'lanes.yaml'}:0.25"
+        add_data=f"{other}:{other / 'lanes.yaml'}:0.25"
     )
     (other / "train" / "images" / "4.png").write_bytes((other / "val" / "images" / "5.png").read_bytes())
-    assert "frames.json: expected the image of `lanes/4` with SHA-256 " in resume(f"{other}:{space}:0.25")
+    assert "frames.json: expected the image of `lanes/4` with SHA-256 " in resume(add_data=f"{other}:{space}:0.25")
 
 
 def test_finetune__refuses_further_data_before_anything_is_written(kitti, lanes, words, tmp_path):

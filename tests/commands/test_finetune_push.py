@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folder_contents import read_folder
 from run_folders import read_content
 from safetensors.torch import load
 
@@ -34,10 +35,6 @@ def push(run_with_hub, words, kitti, tmp_path):
     return go
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def test_push__arrives_whole_and_changes_no_weight(hub, push, run):
     output, done = push()
     assert done.returncode == 0, done.stderr[-3000:]
@@ -45,7 +42,7 @@ def test_push__arrives_whole_and_changes_no_weight(hub, push, run):
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert re.search(r"pushed to http://\S+user/tiny", done.stderr)
     tree = hub.tree("user/tiny")
-    local = files_of(output)
+    local = read_folder(output)
     assert {"model.safetensors", "config.json", "preprocessor_config.json", "metrics.json", "recipe.yaml",
             "splits.yaml", "per_image_test.json", "training_curves.png"} <= set(tree)  # fmt: skip
     assert tree["model.safetensors"] == local["model.safetensors"]
@@ -71,7 +68,7 @@ def test_push__an_outage_costs_nothing_and_is_owed(hub, push, request, capsys):
     assert "final" in json.loads((output / "push.json").read_text())["owed"]
     assert json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
     assert "Traceback" not in done.stderr
-    before = {path: content for path, content in files_of(output).items() if path != "push.json"}
+    before = read_folder(output, ["push.json"])
     assert load(before["model.safetensors"])
     hub.heal()
     hub.release()
@@ -81,7 +78,7 @@ def test_push__an_outage_costs_nothing_and_is_owed(hub, push, request, capsys):
     assert json.loads((output / "push.json").read_text())["owed"] == []
     tree = hub.tree("user/tiny")
     assert tree["model.safetensors"] == before["model.safetensors"]
-    assert {path: content for path, content in files_of(output).items() if path not in ("push.json", "README.md")} == {
+    assert read_folder(output, ["push.json", "README.md"]) == {
         path: content for path, content in before.items() if path != "README.md"
     }
 
@@ -126,13 +123,13 @@ def test_push__dying_at_a_request_of_the_run(hub_here, waits, words, kitti, tmp_
         assert owed["failure"]["text"]
         assert (output / "model.safetensors").read_bytes() == weights
         hub.heal()
-        before = {path: content for path, content in files_of(output).items() if path not in ("push.json", "README.md")}
+        before = read_folder(output, ["push.json", "README.md"])
         monkeypatch.setattr(sys, "argv", ["publish", str(output)])
         publish.main()
         assert json.loads((output / "push.json").read_text())["owed"] == []
         local = {path: read_content(content) for path, content in collect_repository(output).items()}
         assert hub.tree("user/tiny") == local
-        assert {path: files_of(output)[path] for path in before} == before
+        assert {path: read_folder(output)[path] for path in before} == before
 
 
 def test_push__needs_a_name(words, kitti, tmp_path, fails):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from test_folder_in_use import snapshot
 
 from hf_urbanseg import finetuning
 from hf_urbanseg.data.label_space_files import describe_label_space
@@ -19,44 +18,6 @@ from hf_urbanseg.finetuning import run_finetuning
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.options.finetune_arguments import parse_finetuning
 from hf_urbanseg.runs.folder import RunFolder
-
-
-@pytest.fixture
-def killed(run, tmp_path):
-    """The run as it was after its second step."""
-    output = tmp_path / "run"
-    shutil.copytree(run, output)
-    (output / "metrics.json").unlink()
-    shutil.rmtree(output / "checkpoint-4")
-    return output
-
-
-@pytest.fixture
-def resume(killed, words, kitti, monkeypatch):
-    """Resumes the killed run with other options; training itself is reached, not done."""
-
-    class Trained(Exception):
-        pass
-
-    def train(*_, **__):
-        raise Trained
-
-    monkeypatch.setattr(finetuning.UrbanSegTrainer, "train", train)
-
-    def start(*more, **options) -> str | None:
-        """What is refused in one line, if anything is; the folder is left as it was."""
-        before = snapshot(killed)
-        argv = words(**{"data_dir": kitti, "output_dir": killed} | options)
-        try:
-            run_finetuning(parse_finetuning([*argv, "--resume", *more]))
-        except Trained:
-            return None
-        except UrbanSegError as error:
-            return str(error)
-        finally:
-            assert snapshot(killed) == before
-
-    return start
 
 
 def pair(folder: Path, name: str) -> list[Path]:

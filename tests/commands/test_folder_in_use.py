@@ -2,16 +2,11 @@
 
 import importlib
 import os
-from pathlib import Path
 
 import pytest
+from folder_contents import read_folder
 
 from hf_urbanseg.locks import LOCK, locked
-
-
-def snapshot(folder: Path) -> dict:
-    """Every file with its content."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -39,13 +34,13 @@ def test_commands__refuse_a_folder_in_use(run, fails, tmp_path, name, line, insi
     (folder / "checkpoint-2" / "model.safetensors").write_text("of the living run")
     path = folder / "model.pth" if line.endswith("model.pth") else folder
     with locked(path, inside=inside):
-        before = snapshot(tmp_path)
+        before = read_folder(tmp_path)
         main = importlib.import_module(f"hf_urbanseg.commands.{name}").main
         said = fails(main, *line.format(run=run, folder=folder).split())
         assert f"found one at work (process {os.getpid()} on " in said
         assert said.startswith(f"error: {path}: ")
-        assert snapshot(tmp_path) == before
-    assert list(snapshot(tmp_path)) == ["folder/checkpoint-2/model.safetensors"]
+        assert read_folder(tmp_path) == before
+    assert list(read_folder(tmp_path)) == ["folder/checkpoint-2/model.safetensors"]
 
 
 def test_prepare_data__a_lock_left_by_a_killed_process_is_not_in_the_way(tmp_path):

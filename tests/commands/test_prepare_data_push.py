@@ -12,8 +12,9 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pytest
+from folder_contents import read_folder
 from PIL import Image as PillowImage
-from prepared_sets import folder_of, in_a_folder_of_its_own, refused, run, small_kitti, undecoded  # noqa: F401
+from prepared_sets import in_a_folder_of_its_own, refused, run, small_kitti, undecoded  # noqa: F401
 
 from hf_urbanseg.commands import finetune, publish
 from hf_urbanseg.data.image_files import FEATURES
@@ -90,7 +91,7 @@ def test_push__only_what_a_set_needs_and_no_secret(kitti, hub_here, monkeypatch,
     assert hub_here.repository("user/set", "dataset").private
     assert hub_here.where(canary) == hub_here.where(token) == hub_here.where(str(kitti.parent)) == []
     said = capsys.readouterr()
-    for text in (said.out, said.err, *(c.decode("latin1") for c in folder_of(kitti.parent / "prepared").values())):
+    for text in (said.out, said.err, *(c.decode("latin1") for c in read_folder(kitti.parent / "prepared").values())):
         assert canary not in text
         assert token not in text
 
@@ -103,7 +104,7 @@ def test_push__broken_at_any_request_is_owed_and_completed(kitti, hub_here, monk
     expected = hub_here.tree("user/whole", kind="dataset")
     requests = len(hub_here.requests)
     prepared = Path("whole")
-    before = folder_of(prepared)
+    before = read_folder(prepared)
     for at in range(1, requests + 1):
         ledger = PushLedger(prepared, f"user/set{at}")
         hub_here.fail(how, at=at, times=math.inf)
@@ -120,7 +121,7 @@ def test_push__broken_at_any_request_is_owed_and_completed(kitti, hub_here, monk
             path: content for path, content in expected.items() if path != "README.md"
         }
         assert b"user/set" in tree["README.md"]
-        assert {**folder_of(prepared), "push.json": b""} == {**before, "push.json": b""}
+        assert {**read_folder(prepared), "push.json": b""} == {**before, "push.json": b""}
 
 
 def test_push__a_later_set_replaces_the_earlier_one(kitti, hub_here, monkeypatch):
@@ -161,7 +162,7 @@ def test_push__several_shards_read_back_in_order_and_replaced(kitti, hub_here, m
 
 def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch, tmp_path):
     run(monkeypatch, "--data_dir", kitti, "--output", "prepared")
-    before = folder_of(Path("prepared"))
+    before = read_folder(Path("prepared"))
     hub_here.fail("hang", matching="commit")
     environment = os.environ | hub_here.environment(tmp_path / "home")
     command = [sys.executable, "-m", "hf_urbanseg", "publish", "prepared", "user/set"]
@@ -183,7 +184,7 @@ def test_push__killed_in_mid_upload_and_made_again(kitti, hub_here, monkeypatch,
     assert len(first) == 8
     assert {**first, "README.md": b""} == {**second, "README.md": b""}
     assert not Path(".prepared.push").exists()
-    assert {**folder_of(Path("prepared")), "push.json": b""} == {**before, "push.json": b""}
+    assert {**read_folder(Path("prepared")), "push.json": b""} == {**before, "push.json": b""}
 
 
 def test_push__owed_to_a_hub_that_was_away_and_completed_by_publish(kitti, hub_here, monkeypatch, capsys):

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import yaml
-from run_folders import FORBIDDEN, build_run, hash_tree, plant_forbidden, read_tree
+from folder_contents import read_folder
+from run_folders import FORBIDDEN, build_run, hash_tree, plant_forbidden
 
 from hf_urbanseg.commands.publish import main
 from hf_urbanseg.hub.client import bound_requests
@@ -35,7 +36,7 @@ def push(hub_here, monkeypatch, capsys):
 
 def _expected(run) -> dict[str, bytes]:
     """The run as a stranger may see it: only its own folder's path is shortened."""
-    tree = read_tree(run, without=(*FORBIDDEN, "push.json"))
+    tree = read_folder(run, without=(*FORBIDDEN, "push.json"))
     recipe = yaml.safe_load(tree["recipe.yaml"]) | {"output_dir": run.name}
     return tree | {"recipe.yaml": yaml.safe_dump(recipe, sort_keys=False).encode()}
 

@@ -5,6 +5,7 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
+from folder_contents import read_folder
 
 from hf_urbanseg.data import archive
 from hf_urbanseg.data.archive import cache_folder, extract_folders
@@ -26,10 +27,6 @@ def write_zip(path, members, compression=zipfile.ZIP_DEFLATED):
     return path
 
 
-def files_below(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_cache_folder__default(monkeypatch):
     monkeypatch.delenv("HF_URBANSEG_CACHE")
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -39,13 +36,13 @@ def test_cache_folder__default(monkeypatch):
 @pytest.mark.parametrize("prefix", ["", "data_semantics/"])
 def test_extract_folders__unpacks_only_what_is_asked(tmp_path, prefix):
     path = write_zip(tmp_path / "data.zip", {prefix + name: content for name, content in MEMBERS.items()})
-    assert files_below(extract_folders(path, FOLDERS)) == {name: MEMBERS[name] for name in list(MEMBERS)[:2]}
+    assert read_folder(extract_folders(path, FOLDERS)) == {name: MEMBERS[name] for name in list(MEMBERS)[:2]}
 
 
 def test_extract_folders__leaves_out_what_macos_adds(tmp_path):
     extra = {"__MACOSX/training/image_2/._000000_10.png": b"x", "training/image_2/.DS_Store": b"x"}
     path = write_zip(tmp_path / "data.zip", MEMBERS | extra)
-    assert len(files_below(extract_folders(path, FOLDERS))) == 2
+    assert len(read_folder(extract_folders(path, FOLDERS))) == 2
 
 
 def test_extract_folders__second_call_reads_nothing(tmp_path, monkeypatch):
@@ -76,7 +73,7 @@ def test_extract_folders__an_interrupted_one_leaves_nothing_and_the_next_complet
         patch.setattr(archive.shutil, "copyfileobj", copy_half)
         with pytest.raises(KeyboardInterrupt):
             extract_folders(path, FOLDERS)
-    assert [name for name in files_below(cache) if not name.endswith(".lock")] == []
+    assert [name for name in read_folder(cache) if not name.endswith(".lock")] == []
     assert (extract_folders(path, FOLDERS) / "training/semantic/000000_10.png").read_bytes() == b"label"
 
 
@@ -84,7 +81,7 @@ def test_extract_folders__an_interrupted_one_leaves_nothing_and_the_next_complet
 def test_extract_folders__unsafe_member(tmp_path, cache, name):
     path = write_zip(tmp_path / "data.zip", MEMBERS | {name: b"x"})
     target = extract_folders(path, FOLDERS)
-    assert len(files_below(target)) == 2
+    assert len(read_folder(target)) == 2
     assert not [found for found in tmp_path.rglob("evil*") if target not in found.parents]
 
 
@@ -101,7 +98,7 @@ def test_extract_folders__damaged(tmp_path, cache, damage, found):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"data\.zip: expected a complete \.zip archive; found {found}"):
         extract_folders(path, FOLDERS)
-    assert [name for name in files_below(cache) if not name.endswith(".lock")] == []
+    assert [name for name in read_folder(cache) if not name.endswith(".lock")] == []
 
 
 @pytest.mark.parametrize(
@@ -143,34 +140,34 @@ def test_extract_folders__unpacks_to_far_more(tmp_path, cache):
     bomb = {f"training/image_2/{index}.png": bytes(60 << 20) for index in range(2)}
     message = refusal(write_zip(tmp_path / "data.zip", MEMBERS | bomb))
     assert re.search(r"expected at most 20 times its [\d,]+ bytes when unpacked; found 125,829,130;", message)
-    assert not files_below(cache)
+    assert not read_folder(cache)
 
 
 def test_extract_folders__one_member_larger_than_any_picture(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(archive, "MOST_BYTES", 1000)
     message = refusal(write_zip(tmp_path / "data.zip", MEMBERS | {"training/semantic/1.png": bytes(1001)}))
     assert "pictures of 1,000 bytes at most; found `training/semantic/1.png` of 1,001;" in message
-    assert not files_below(cache)
+    assert not read_folder(cache)
 
 
 def test_extract_folders__a_member_larger_than_it_says(tmp_path, cache):
     path = write_zip(tmp_path / "data.zip", MEMBERS | {"training/semantic/1.png": bytes(7_654_321)})
     lie_about_size(path, 7_654_321, 10)
     assert "expected a complete .zip archive; found Bad CRC-32" in refusal(path)
-    assert [name for name in files_below(cache) if not name.endswith(".lock")] == []
+    assert [name for name in read_folder(cache) if not name.endswith(".lock")] == []
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_extract_folders__compression_without_a_bound(tmp_path, cache, compression):
     path = write_zip(tmp_path / "data.zip", MEMBERS, compression)
     assert "stored or deflated, as zips have them; found `training/image_2/000000_10.png` neither" in refusal(path)
-    assert not files_below(cache)
+    assert not read_folder(cache)
 
 
 def test_extract_folders__more_than_the_disk_has_room_for(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
     assert "room to unpack the archive; found 9 of 10 bytes free" in refusal(write_zip(tmp_path / "data.zip", MEMBERS))
-    assert not any(files_below(cache).values())
+    assert not any(read_folder(cache).values())
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "training/image_2/..", "training/image_2/."])
@@ -178,7 +175,7 @@ def test_extract_folders__names_that_are_none(tmp_path, name):
     path = write_zip(tmp_path / "data.zip", MEMBERS)
     with zipfile.ZipFile(path, "a") as bundle:
         bundle.writestr(zipfile.ZipInfo(name), b"x")
-    assert len(files_below(extract_folders(path, FOLDERS))) == 2
+    assert len(read_folder(extract_folders(path, FOLDERS))) == 2
 
 
 def test_extract_folders__a_link_becomes_the_text_it_is(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from folder_contents import read_folder
 from safetensors.numpy import save_file
 
 from hf_urbanseg.data.label_space_files import describe_label_space
@@ -72,17 +73,10 @@ def plant_forbidden(folder: Path) -> None:
         path.write_bytes(b"{}" if name == "push.json" else f"forbidden {name}".encode())
 
 
-def read_tree(folder: Path, without: tuple[str, ...] = ("push.json",)) -> dict[str, bytes]:
-    """Path and content of every file, those named in `without` excepted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    tree = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return {name: content for name, content in tree.items() if name not in without}
-
-
 def hash_tree(folder: Path) -> str:
     """Of every file but push.json."""
     digest = hashlib.sha256()
-    for name, content in read_tree(folder).items():
+    for name, content in read_folder(folder, ["push.json"]).items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 

@@ -7,7 +7,8 @@ import traceback
 from pathlib import Path
 
 import pytest
-from run_folders import build_run, hash_tree, read_tree
+from folder_contents import read_folder
+from run_folders import build_run, hash_tree
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.hub.background import STAGING, BackgroundPublisher
@@ -51,7 +52,7 @@ def test_submit__pushes_and_settles(hub_here, run, caplog):
     publisher = BackgroundPublisher(run, "user/name", private=True)
     publisher.submit(collect_repository(run), "The end", "final")
     assert publisher.finish(20) == f"pushed to {hub_here.endpoint}/user/name"
-    assert set(hub_here.tree("user/name")) == set(read_tree(run))
+    assert set(hub_here.tree("user/name")) == set(read_folder(run, ["push.json"]))
     assert hub_here.repository("user/name").private
     assert hub_here.repository("user/name").history("main")[0].title == "The end"
     ledger = PushLedger.read(run)

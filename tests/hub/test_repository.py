@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import yaml
 from clean_machine import elsewhere  # noqa: F401
-from run_folders import FORBIDDEN, build_run, hash_tree, plant_forbidden, read_content, read_tree
+from folder_contents import read_folder
+from run_folders import FORBIDDEN, build_run, hash_tree, plant_forbidden, read_content
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import ModelError
@@ -24,7 +25,7 @@ def _contents(files):
 
 
 def test_collect_repository__holds_what_a_stranger_needs_and_nothing_else(run):
-    allowed = read_tree(run)
+    allowed = read_folder(run, ["push.json"])
     plant_forbidden(run)
     before = hash_tree(run)
     files = _contents(collect_repository(run))
@@ -37,7 +38,7 @@ def test_collect_repository__holds_what_a_stranger_needs_and_nothing_else(run):
 
 
 def test_is_ours__knows_every_file_of_a_push_and_none_that_stays(run):
-    assert all(is_ours(name) for name in read_tree(run))
+    assert all(is_ours(name) for name in read_folder(run, ["push.json"]))
     others = ("LICENSE", "demo.mp4", ".gitattributes", "docs/README.md", "onnx/model.onnx", "runs/x/events.tfevents.1")
     assert not any(is_ours(name) for name in (*FORBIDDEN, *others))
 
