@@ -218,10 +218,11 @@ def test_finish__nothing_submitted(hub_here, run):
     assert BackgroundPublisher(run, "user/name").finish(20) == "nothing was pushed"
 
 
+HERE = Path(__file__).parent
 _HANGING = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from run_folders import build_run
 from hf_urbanseg.hub.background import BackgroundPublisher
 from hf_urbanseg.hub.repository import collect_repository
@@ -236,7 +237,7 @@ print(time.time(), flush=True)
 
 def test_finish__a_hanging_push_does_not_keep_the_process(hub, run_with_hub):
     hub.fail("hang", matching="lfs-put", times=99)
-    done = run_with_hub(_HANGING, str(Path(__file__).parent), timeout=40)
+    done = run_with_hub(_HANGING, str(HERE), str(HERE.parent / "common"), timeout=40)
     line, ended = done.stdout.splitlines()
     assert "still under way" in line
     assert time.time() - float(ended) < 10
