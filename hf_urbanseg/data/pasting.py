@@ -100,14 +100,13 @@ class ObjectPaste:
         left = int(random.integers(min(room, 0), max(room, 0) + 1))
         place = round(one.top * ratio) - view.top, 0 if cut[0] else room if cut[1] else left
         inside = [slice(max(-start, 0), max(most - start, 0)) for start, most in zip(place, view.extent, strict=True)]
-        opacity = cv2.GaussianBlur(
-            (train_ids != IGNORE_INDEX).astype(np.float32), (3, 3), 0, borderType=cv2.BORDER_CONSTANT
-        )[*inside]
-        found = train_ids[*inside]
+        solid, found = train_ids != IGNORE_INDEX, train_ids[*inside]
+        blurred = cv2.GaussianBlur(solid.astype(np.float32), (3, 3), 0, borderType=cv2.BORDER_CONSTANT)
+        opacity = blurred[*inside]
         window = [slice(max(start, 0), max(start, 0) + side) for start, side in zip(place, found.shape, strict=True)]
         pixels, labels = sample["image"][:, *window], sample["mask"][*window]
-        shown = (found != IGNORE_INDEX) & (opacity >= 0.5) & self.gives_way.take(labels)
-        if 2 * np.count_nonzero(shown) < np.count_nonzero(train_ids != IGNORE_INDEX):
+        shown = solid[*inside] & (opacity >= 0.5) & self.gives_way.take(labels)
+        if 2 * np.count_nonzero(shown) < np.count_nonzero(solid):
             return nothing
         seed_transforms(self.transforms, sequence)
         image = cv2.resize(one.image, (width, height), interpolation=cv2.INTER_LINEAR)

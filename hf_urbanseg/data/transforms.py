@@ -130,11 +130,13 @@ class BalancedRandomCrop(A.DualTransform):
     def _build_draw(self, mask: np.ndarray, train_id: int, min_pixels: int) -> Callable[[], tuple[slice, slice]]:
         """Draws of windows that show enough of a class; of any windows where the mask has none of it."""
         found = (mask == train_id).view(np.uint8)
-        left, top, width, height = cv2.boundingRect(found)
-        if not width:
+        in_rows = cv2.reduce(found, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)  # a quarter of the rectangle's time
+        rows = in_rows.nonzero()[0].tolist()
+        if not rows:
             return partial(self._draw, *mask.shape)
-        found = found[top : top + height, left : left + width]
-        enough = min(min_pixels, (cv2.countNonZero(found) + 1) // 2)
+        top, found = rows[0], found[rows[0] : rows[-1] + 1]
+        left, _, width, _ = cv2.boundingRect(found)
+        found, enough = found[:, left : left + width], min(min_pixels, (int(in_rows.sum()) + 1) // 2)
 
         def draw() -> tuple[slice, slice]:
             starts = []
