@@ -1,20 +1,20 @@
-"""How fast training samples are made: decoded each time, or from frames kept in memory; in one process or by workers.
+"""How fast training samples are made: of frames decoded each time, kept in memory or streamed; here or by workers.
 
-    python benchmarks/input_pipeline.py   # 40 rendered frames of 375x1242, the report's augmentation
+    python benchmarks/input_pipeline.py   # 48 rendered frames of 375x1242, the report's augmentation
     python benchmarks/input_pipeline.py --data_dir kitti48 --num_workers 0 1 2
-    python benchmarks/input_pipeline.py --data_dir kitti48 --streamed   # also from shards on disk, checked as they come
-    python benchmarks/input_pipeline.py --data_dir kitti48 --rare_class_share 0.5 --paste_share 0.3   # what these cost
+    python benchmarks/input_pipeline.py --data_dir kitti48 --frames kept --num_workers 0 --samples 100 --rounds 100 \\
+        --rare_class_share 0.5 --paste_share 0.3   # what each of these costs, and both
+    python benchmarks/input_pipeline.py --data_dir kitti48 --frames decoded streamed   # and checked, from shards on disk
 
-Decoded, kept or streamed, every sample is the same (checked). Rounds are interleaved; medians with their range, and of
-processor time, workers included, as other programs take less of it away. With `--rate` (images per second of a training
-step) it says how many workers keep a GPU of that rate busy.
+Decoded, kept or streamed, every sample is the same (checked). Rounds are interleaved; medians with their quartiles. In a round
+all make samples of the same frames at the same scales, some of them showing a class or a pasted object. With `--rate`
+(images per second of a training step) it says how many workers keep a GPU of that rate busy.
 """
 
 import argparse
 import json
 import math
 import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -53,29 +53,62 @@ def build_rows(data_dir: str | None, count: int, folder: Path) -> Dataset:
     return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("label", Image())
 
 
-def build_streamed(rows: Dataset, folder: Path, transforms) -> TrainDataset:
+def build_streamed(rows: Dataset, folder: Path) -> CheckedFrames:
     """The same frames in the same order, from shards that are written into `folder`."""
     write_shards(LoadedData({"train": rows}, CITYSCAPES, "frames", ()), folder, 10, {}, progress=False)
     shards = load_data(dataset=str(folder), streaming=True).splits["train"]
     place = {name: number for number, name in enumerate(shards["name"])}
-    shards = shards.select([place[name] for name in rows["name"]])
-    return TrainDataset(shards, CITYSCAPES, transforms, 0, CheckedFrames(shards, CITYSCAPES))
+    return CheckedFrames(shards.select([place[name] for name in rows["name"]]), CITYSCAPES)
 
 
-def measure_processor() -> float:
-    """Seconds of this process and of those that it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+def build_sets(
+    rows: Dataset, cache: DecodedCache, folder: Path, args: argparse.Namespace
+) -> dict[tuple[str, str], TrainDataset]:
+    """By where the frames are, and what is shown more often."""
+    caches, ways = {"decoded": None, "kept": cache}, {"": {}}
+    if "streamed" in args.frames:
+        caches["streamed"] = build_streamed(rows, folder)
+    if args.rare_class_share or args.paste_share:
+        counts = np.stack([np.bincount(cache[index][1].ravel(), minlength=256)[:19] for index in range(len(rows))])
+        rare = RareClasses(counts, args.rare_class_share)
+        if args.rare_class_share:
+            ways["by class"] = {"rare": rare}
+        if args.paste_share:
+            paste = ObjectPaste(rare, choose_pasted(None, rare, CITYSCAPES), list_movable(CITYSCAPES), args.paste_share)
+            ways |= {f"{way} pasted".strip(): {"rare": rare, "paste": paste} for way in list(ways)}
+    return {
+        (frames, way): TrainDataset(
+            rows, CITYSCAPES, build_train_transforms(tuple(args.crop_size), SCALES), 0, caches[frames], **options
+        )
+        for frames, (way, options) in product(args.frames, ways.items())
+    }  # fmt: skip
+
+
+def build_keys(sets: dict[tuple[str, str], TrainDataset], samples: int, number: int) -> dict[tuple[str, str], list]:
+    """Of a round: for all sets the same frames and epochs, so that the scales are the same, too."""
+    size, rare = len(next(iter(sets.values()))), next((one.rare for one in sets.values() if one.rare), None)
+    drawn = rare.draw(samples, (number,)) if rare else [None] * samples
+    keys = [(number * samples + place, *(one or (place % size,))) for place, one in enumerate(drawn)]
+    return {key: keys if "by class" in key[1] else [one[:2] for one in keys] for key in sets}
+
+
+def measure(dataset: TrainDataset, keys: list, workers: int) -> dict[str, float]:
+    batches = iter(DataLoader(dataset, batch_size=8, sampler=keys, num_workers=workers))
+    next(batches)  # workers are up
+    start, own = time.perf_counter(), time.process_time()
+    count = sum(len(batch["labels"]) for batch in batches)
+    found = {"images_per_second": count / (time.perf_counter() - start)}
+    return found if workers else found | {"processor_ms": 1000 * (time.process_time() - own) / count}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="frames to use; default: rendered streets")
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--crop_size", type=int, nargs=2, default=(368, 368))
+    parser.add_argument("--frames", nargs="+", choices=("decoded", "kept", "streamed"), default=("decoded", "kept"))
     parser.add_argument("--num_workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--samples", type=int, default=400, help="samples per round")
-    parser.add_argument("--streamed", action="store_true", help="also from shards, each frame checked")
     parser.add_argument("--rare_class_share", type=float, default=0.0, help="also with this share drawn by class")
     parser.add_argument("--paste_share", type=float, default=0.0, help="also with objects pasted into this share")
     parser.add_argument("--rounds", type=int, default=5)
@@ -90,60 +123,35 @@ def main() -> None:
         cache = DecodedCache(rows, CITYSCAPES, sizes)
         seconds, size = time.perf_counter() - start, cache.memory.nbytes / 1e6
         print(f"{len(rows)} frames decoded once: {seconds:.2f} s, {size:.0f} MB")
-        sets = {}
-        for name, kept in (("decoded each time", None), ("kept in memory", cache)):
-            transforms = build_train_transforms(tuple(args.crop_size), SCALES)
-            sets[name] = TrainDataset(rows, CITYSCAPES, transforms, 0, kept)
-        if args.streamed:
-            transforms = build_train_transforms(tuple(args.crop_size), SCALES)
-            sets["streamed"] = build_streamed(rows, Path(folder, "shards"), transforms)
+        sets = build_sets(rows, cache, Path(folder, "shards"), args)
+        plain = [one for (_, way), one in sets.items() if not way]
         for index in range(len(rows)):
-            one, *others = (dataset[0, index] for dataset in sets.values())
-            for other in others:
-                assert torch.equal(one["pixel_values"], other["pixel_values"])
-                assert torch.equal(one["labels"], other["labels"])
-        more = {}
-        if args.rare_class_share or args.paste_share:
-            counts = np.stack([np.bincount(cache[index][1].ravel(), minlength=256)[:19] for index in range(len(rows))])
-            rare = RareClasses(counts, args.rare_class_share)
-            more = {"by class": (rare, None)} if args.rare_class_share else {}
-            if args.paste_share:
-                pasted = choose_pasted(None, rare, CITYSCAPES), list_movable(CITYSCAPES)
-                more["pasted"] = (rare, ObjectPaste(rare, *pasted, args.paste_share))
-        for (name, (rare, paste)), (before, kept) in product(more.items(), {"decoded": None, "kept": cache}.items()):
-            transforms = build_train_transforms(tuple(args.crop_size), SCALES)
-            sets[f"{before}, {name}"] = TrainDataset(rows, CITYSCAPES, transforms, 0, kept, rare=rare, paste=paste)
-        rates = {(name, workers): [] for workers in args.num_workers for name in sets}
-        used = {key: [] for key in rates}
-        for epoch in range(1, args.rounds + 1):
-            for name, workers in rates:
-                # Enough batches that those the workers had ready at the start don't matter.
-                keys = [(100 * epoch + number // len(rows), number % len(rows)) for number in range(args.samples)]
-                if name.endswith("by class"):
-                    drawn = rare.draw(len(keys), (epoch,))
-                    keys = [(key[0], *one) if one else key for key, one in zip(keys, drawn, strict=True)]
-                before = measure_processor()
-                batches = iter(DataLoader(sets[name], batch_size=8, sampler=keys, num_workers=workers))
-                first = next(batches)  # workers are up
-                start = time.perf_counter()
-                count = sum(len(batch["labels"]) for batch in batches)
-                rates[name, workers].append(count / (time.perf_counter() - start))
-                del first, batches  # and with them the workers
-                used[name, workers].append(1000 * (measure_processor() - before) / len(keys))
-    for (name, workers), values in rates.items():
-        median = statistics.median(values)
-        line = f"{name:<18} {workers} workers: {median:6.1f} ({min(values):.1f} .. {max(values):.1f}) images/s"
-        line += f", {statistics.median(used[name, workers]):5.1f} ms of a core an image"
+            first, *others = (dataset[0, index] for dataset in plain)
+            assert all(torch.equal(value, other[key]) for other in others for key, value in first.items())
+        found = {(*key, workers): [] for workers in args.num_workers for key in sets}
+        for number in range(args.rounds + 1):
+            keys = build_keys(sets, args.samples, number)
+            turn = number % len(found)  # none is always first
+            for *key, workers in [*found][turn:] + [*found][:turn]:
+                one = measure(sets[*key], keys[*key], workers)
+                if number:  # in the first one objects are cut out
+                    found[*key, workers].append(one)
+    for (frames, way, workers), values in found.items():
+        line, plain = f"{frames:<8} {way:<15} {workers} workers:", found[frames, "", workers]
+        for name, digits in {"images_per_second": 1, "processor_ms": 2}.items():
+            if name in values[0]:
+                before = statistics.median(one[name] for one in plain)
+                low, middle, high = statistics.quantiles([one[name] for one in values], n=4)
+                line += f" {name} {middle:.{digits}f} ({low:.{digits}f} .. {high:.{digits}f})"
+                line += f" {middle / before - 1:+.1%}" if way else ""
         if args.rate and workers:
-            line += f"; {math.ceil(args.rate * workers / median)} workers for {args.rate:g} images/s"
+            rate = statistics.median(one["images_per_second"] for one in values)
+            line += f"; {math.ceil(args.rate * workers / rate)} workers for {args.rate:g} images/s"
         print(line)
     if args.output:
-        found = [
-            {"set": key[0], "workers": key[1], "images_per_second": values, "core_ms_per_image": used[key]}
-            for key, values in rates.items()
-        ]
+        figures = [{"frames": key[0], "way": key[1], "workers": key[2], "rounds": one} for key, one in found.items()]
         versions = {"python": platform.python_version(), "torch": torch.__version__, "arguments": vars(args)}
-        Path(args.output).write_text(json.dumps({"rates": found, **versions}, indent=1) + "\n", encoding="utf-8")
+        Path(args.output).write_text(json.dumps({"figures": figures, **versions}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
