@@ -36,9 +36,10 @@ from torch.utils.data import DataLoader
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.decoded_cache import DecodedCache
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.normalization import normalize_batch
 from hf_urbanseg.data.preprocessing import EvalDataset, TrainDataset
 from hf_urbanseg.data.sampling import EpochSampler
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.losses.build import build_loss
 from hf_urbanseg.metrics.mean_iou import compute_scores

@@ -19,9 +19,10 @@ from hf_urbanseg.data.added_data import describe_shares, load_added_data
 from hf_urbanseg.data.checked_frames import list_skipped
 from hf_urbanseg.data.class_weights import save_class_weights
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.normalization import channel_statistics
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset
-from hf_urbanseg.data.transforms import channel_statistics, parse_scales
+from hf_urbanseg.data.transforms import parse_scales
 from hf_urbanseg.errors import ConfigError, ModelError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token

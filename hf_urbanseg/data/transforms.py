@@ -5,22 +5,17 @@ Values are drawn from the generators that `preprocessing.TrainDataset` sets for 
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import albumentations as A
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.ranges import Range
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _DRAWS = 100
 
@@ -262,46 +257,6 @@ class TrainTransforms(A.Compose):
         planes, padded = np.zeros((image.shape[2], *self.size), np.uint8), np.full(self.size, IGNORE_INDEX, np.uint8)
         planes[:, :height, :width], padded[:height, :width] = cv2.split(image), mask
         return {"image": planes, "mask": padded, "extent": np.array([height, width]), "view": view}
-
-
-def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, in 0..1: ImageNet's of RGB, and their average of further ones."""
-    return tuple(one + (sum(one) / 3,) * (channels - 3) for one in (IMAGENET_MEAN, IMAGENET_STD))
-
-
-def normalize_batch(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A collated batch of `TrainDataset` as a model takes it, on the batch's device; a batch of floats stays.
-
-    Bytes travel from the workers: a sixth of the memory, where containers give workers 64 MB to share.
-
-    Shape:
-        pixel_values: (N, C, h, w) uint8, labels: (N, h, w) uint8, extent: (N, 2) int64 ->
-        pixel_values: (N, C, h, w) float32, 0 (the mean colour) where padded; labels: (N, h, w) int64;
-        inside: (N, h, w) bool, what isn't padding.
-
-    Source: equals albumentations' `Normalize` and `PadIfNeeded` bit for bit.
-    """
-    pixels, rest = batch["pixel_values"], dict(batch)
-    if pixels.dtype != torch.uint8:
-        return rest
-    inside = find_inside(rest.pop("extent"), pixels.shape[2:])
-    values = normalize_pixels(pixels, inside)
-    return rest | {"pixel_values": values, "labels": batch["labels"].long(), "inside": inside}
-
-
-def find_inside(extent: Tensor, size: Sequence[int]) -> Tensor:
-    """Shape: extent: (N, 2) rows and columns; returns (N, *size) bool, what isn't padding."""
-    heights, widths = extent.T[..., None]
-    rows, columns = (torch.arange(side, device=extent.device) for side in size)
-    return (rows < heights)[:, :, None] & (columns < widths)[:, None, :]
-
-
-def normalize_pixels(pixels: Tensor, inside: Tensor) -> Tensor:
-    """Shape: pixels: (N, C, h, w) uint8; inside: (N, h, w) bool; returns float32 like `pixels`, 0 outside."""
-    center, width = (
-        255 * torch.tensor(one, device=pixels.device).view(-1, 1, 1) for one in channel_statistics(pixels.shape[1])
-    )
-    return (pixels.float() - center).mul_(width.reciprocal()).mul_(inside[:, None])
 
 
 def build_train_transforms(

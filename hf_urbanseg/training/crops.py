@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from hf_urbanseg.data.collator import collate_train
+from hf_urbanseg.data.normalization import normalize_batch
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import TrainDataset
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.runs.folder import RECIPE, RunFolder

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from hf_urbanseg.data.collator import collate_train
+from hf_urbanseg.data.normalization import normalize_batch
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
 from hf_urbanseg.data.sampling import EpochSampler, IndexSampler
-from hf_urbanseg.data.transforms import normalize_batch
 from hf_urbanseg.data.unlabelled import WithUnlabelled
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.inference.evaluation import Measurement, TensorEvalDataset, build_eval_loader, measure

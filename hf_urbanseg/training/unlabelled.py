@@ -19,11 +19,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
 
+from hf_urbanseg.data.normalization import find_inside, normalize_pixels
 from hf_urbanseg.data.preflight.checks import Inspection
 from hf_urbanseg.data.preflight.pair_files import PairInspection
 from hf_urbanseg.data.preflight.unlabelled import inspect_unlabelled
 from hf_urbanseg.data.teacher_cache import is_teacher_cache
-from hf_urbanseg.data.transforms import build_train_transforms, find_inside, normalize_pixels
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.data.unlabelled import UnlabelledDataset, WithUnlabelled, list_unlabelled
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace

@@ -10,11 +10,12 @@ from torch.utils.data import DataLoader
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.data.collator import collate_eval, collate_train
+from hf_urbanseg.data.normalization import channel_statistics, normalize_batch
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset, _tabulate_pixels, build_views
 from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.sampling import EpochSampler
 from hf_urbanseg.data.synthetic import build_synthetic_splits
-from hf_urbanseg.data.transforms import build_train_transforms, channel_statistics, normalize_batch
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import DataError, ModelError
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.labels import CITYSCAPES

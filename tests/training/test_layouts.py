@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from hf_urbanseg.data.collator import collate_train
-from hf_urbanseg.data.transforms import normalize_batch
+from hf_urbanseg.data.normalization import normalize_batch
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import TrainerCallback
 
 from hf_urbanseg.data.collator import collate_train
-from hf_urbanseg.data.transforms import find_inside, normalize_pixels
+from hf_urbanseg.data.normalization import find_inside, normalize_pixels
 from hf_urbanseg.training.unlabelled import UnlabelledStep
 
 

@@ -9,13 +9,14 @@ from transformers import TrainerCallback, set_seed
 
 from hf_urbanseg.data.checked_frames import CheckedFrames
 from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.normalization import normalize_batch
 from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
 from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.shard_writing import write_shards
 from hf_urbanseg.data.synthetic import build_synthetic_splits
 from hf_urbanseg.data.teacher_cache import TeacherCache, write_teacher_cache
-from hf_urbanseg.data.transforms import build_train_transforms, normalize_batch
+from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.data.unlabelled import UnlabelledDataset, WithUnlabelled
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.losses.build import build_loss
