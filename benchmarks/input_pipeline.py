@@ -4,11 +4,11 @@
     python benchmarks/input_pipeline.py --data_dir kitti48 --num_workers 0 1 2
     python benchmarks/input_pipeline.py --data_dir kitti48 --frames kept --num_workers 0 --samples 100 --rounds 100 \\
         --rare_class_share 0.5 --paste_share 0.3   # what each of these costs, and both
-    python benchmarks/input_pipeline.py --data_dir kitti48 --frames decoded streamed   # and checked, from shards on disk
+    python benchmarks/input_pipeline.py --data_dir kitti48 --frames decoded streamed   # from shards, checked
 
-Decoded, kept or streamed, every sample is the same (checked). Rounds are interleaved; medians with their quartiles. In a round
-all make samples of the same frames at the same scales, some of them showing a class or a pasted object. With `--rate`
-(images per second of a training step) it says how many workers keep a GPU of that rate busy.
+Decoded, kept or streamed, every sample is the same (checked). Rounds are interleaved; medians with their quartiles. In
+a round all make samples of the same frames at the same scales, some of them showing a class or a pasted object. With
+`--rate` (images per second of a training step) it says how many workers keep a GPU of that rate busy.
 """
 
 import argparse
