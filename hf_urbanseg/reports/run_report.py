@@ -96,6 +96,8 @@ def print_run(run: RunFolder) -> None:
     end = f"exported step {selection['exported_step']}, {selection['by']}; {training['seconds']:.0f} s"
     end += ", averaged weights" if selection.get("averaged") else ""
     end += f"; {training['stopped']}" if "stopped" in training else ""
+    if skipped := training.get("skipped_frames"):
+        end += f"; {skipped} frames could not be trained on, see {run.skipped_frames.name}"
     if metrics["splits"]:
         shown = choose_shown_split(metrics["splits"])
         scores = metrics["splits"][shown]

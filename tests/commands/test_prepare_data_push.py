@@ -246,17 +246,19 @@ def test_push__cityscapes_only_in_private(kitti, hub_here, monkeypatch, capsys):
     assert "found Cityscapes" in line
 
 
-def test_finetune__streamed_trains_as_the_folder_does(hub_here, run_with_hub, words, kitti, tmp_path, monkeypatch):
+def test_finetune__streamed_trains_as_from_a_folder_of_its_files(
+    hub_here, run_with_hub, words, kitti, tmp_path, monkeypatch
+):
     """Bit for bit, in a process that has nothing but the Hub."""
-    cut = ("--test_fraction", "0.3")
-    run(monkeypatch, "--data_dir", kitti, "--output", "prepared", "--push_to_hub", "user/set", *cut)
+    run(monkeypatch, "--data_dir", kitti, "--output", "prepared", "--push_to_hub", "user/set", "--test_fraction", "0.3")
     options = {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "num_overlays": 0, "crop_size": "32 32",
-               "eval_size": "32 32", "train_scales": "8.0"}  # fmt: skip
-    argv = words(output_dir="streamed", dataset="user/set", streaming="true", **options)
+               "eval_size": "32 32", "train_scales": "8.0", "streaming": "true"}  # fmt: skip
+    argv = words(output_dir="streamed", dataset="user/set", **options)
     run_with_hub(SCRIPTS / "finetune.py", *argv, home="fresh", OMP_NUM_THREADS=1)
-    monkeypatch.setattr(sys, "argv", ["finetune.py", *words(output_dir="folder", data_dir=kitti, **options), *cut])
-    finetune.main()
-    assert (tmp_path / "streamed" / "splits.yaml").read_bytes() == (tmp_path / "prepared" / "splits.yaml").read_bytes()
+    for path, content in hub_here.tree("user/set", kind="dataset").items():
+        (tmp_path / "files" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / path).write_bytes(content)
+    finetune.main(words(output_dir="folder", dataset="files", **options))
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("streamed", "folder")]
     assert weights[0] == weights[1]
     assert not [path for path in (tmp_path / "fresh").rglob("*") if path.suffix in (".arrow", ".parquet", ".png")]

@@ -246,6 +246,14 @@ def test_build_model_card__says_how_much_was_trained(tmp_path):
         assert row in card if row else "| trained |" not in card
 
 
+def test_build_model_card__says_how_many_frames_were_skipped(tmp_path):
+    run = build_card_run(tmp_path / "run")
+    assert "skipped" not in build_model_card(run)
+    with edit_metrics(run) as metrics:
+        metrics["training"]["skipped_frames"] = 3
+    assert "| skipped | 3 frames that could not be trained on; `skipped_frames.txt`" in build_model_card(run)
+
+
 def test_build_model_card__names_the_teacher(tmp_path):
     run = build_card_run(tmp_path / "run", teacher="/home/me/runs/b5", distill="cwd")
     teacher = {
