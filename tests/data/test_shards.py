@@ -221,11 +221,16 @@ def test_checked_frames__stops_or_skips_and_lists(tmp_path, caplog):
 
 
 def test_inspect_pairs__of_a_sample(tmp_path):
+    labels = [None if i == 4 else encode(mask(i)) for i in range(9)]
     loaded = load_data(
-        dataset=store(tmp_path / "set", {"train-0.parquet": parquet(9)}), streaming=True, preflight_frames=3
+        dataset=store(tmp_path / "set", {"train-0.parquet": parquet(9, label=labels)}),
+        streaming=True,
+        preflight_frames=3,
     )
-    inspection = inspect_pairs(loaded.splits, loaded.label_space, sampled=True)
-    assert [pair.name for pair in inspection.pairs["train"]] == ["train_000000", "train_000004", "train_000008"]
+    with pytest.raises(DataError, match="train/train_000004: expected an image and a label for every frame"):
+        inspect_pairs(loaded.splits, loaded.label_space, sampled=True)
+    inspection = inspect_pairs(loaded.splits, loaded.label_space, sampled=True, skip_bad=True)
+    assert [pair.name for pair in inspection.pairs["train"]] == ["train_000000", "train_000008"]
 
 
 def test_load__from_object_storage(two, tmp_path):
