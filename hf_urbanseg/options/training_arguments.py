@@ -1,19 +1,23 @@
 """`UrbanSegTrainingArguments`: transformers' TrainingArguments with our options, defaults and checks."""
 
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from typing import ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.options.stock_options import REFUSED, STOCK_RANGES, check_optimizer, check_supported, find_chosen
 from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.ranges import check_options
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -146,3 +150,22 @@ def _plain_values(instance) -> Iterator[tuple[Field, object]]:
 
 def _plain(value):
     return value.value if isinstance(value, Enum) else value
+
+
+def adapt_arguments(args: TrainingArguments, class_names: Collection[str], can_evaluate: bool) -> None:
+    """Settings that stock or our defaults have and that can't hold here."""
+    if isinstance(args, UrbanSegTrainingArguments) and args.eval_strategy != "no" and not can_evaluate:
+        logger.warning("there is no `eval_dataset`: nothing is measured or selected, the last step is what stays")
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    if args.metric_for_best_model in ("loss", "eval_loss"):  # stock's default
+        logger.info("no loss is computed in evaluation: the best checkpoint is that of the highest mean IoU")
+        args.metric_for_best_model, args.greater_is_better = "mean_iou", True
+    metric = (args.metric_for_best_model or "").removeprefix("eval_").removeprefix("ema_")
+    if metric.startswith("iou_") and metric.removeprefix("iou_") not in class_names:
+        fix = "choose one with `--metric_for_best_model`"
+        raise ConfigError(f"a class of {', '.join(class_names)}", f"`{metric}`", fix)
+    args.remove_unused_columns = False  # by the names of the model's arguments, of which `extent` is none
+    if args.n_gpu > 1:
+        # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
+        logger.warning("one of %d GPUs is used; start with `accelerate launch` to use all", args.n_gpu)
+        args._n_gpu = 1

@@ -1,6 +1,5 @@
 """`UrbanSegTrainer`: transformers' Trainer with exact losses, whole checkpoints and streaming evaluation."""
 
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
 
 from hf_urbanseg.data.collator import collate_train
 from hf_urbanseg.data.normalization import normalize_batch
@@ -28,7 +26,7 @@ from hf_urbanseg.models.lora import list_adapted, merge_lora
 from hf_urbanseg.models.teacher import Teacher
 from hf_urbanseg.optim import build_parameter_groups
 from hf_urbanseg.options.stock_options import build_schedule, check_supported, choose_data_seed
-from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, adapt_arguments
 from hf_urbanseg.runs.first_process import find_first
 from hf_urbanseg.training.checkpointing import CheckpointingTrainer
 from hf_urbanseg.training.class_log import ClassLog, count_classes
@@ -37,14 +35,11 @@ from hf_urbanseg.training.early_stopping import EarlyStopping
 from hf_urbanseg.training.evaluating import EvaluatingTrainer
 from hf_urbanseg.training.hooks import TrainerHooks
 
-logger = logging.getLogger(__name__)
+_OWN_DATA = (TrainDataset, JoinedDataset, WithUnlabelled)  # which know of epochs
 
 
 class _BatchMissing(Exception):
     """A rank could not read its part of a step."""
-
-
-_OWN_DATA = (TrainDataset, JoinedDataset, WithUnlabelled)  # which know of epochs
 
 
 class UrbanSegTrainer(CheckpointingTrainer, EvaluatingTrainer):
@@ -103,7 +98,7 @@ class UrbanSegTrainer(CheckpointingTrainer, EvaluatingTrainer):
         loss = loss if isinstance(loss, WeightedSumLoss) else WeightedSumLoss(loss)
         if teacher is not None and not any(loss.reads.values()):
             raise ConfigError("a part of the loss that reads `teacher`", "none", "add one, or leave the teacher out")
-        self._adapt_arguments(args, model, eval_dataset is not None)
+        adapt_arguments(args, model.config.id2label.values(), eval_dataset is not None)
         if getattr(args, "sync_batch_norm", False):
             convert_sync_batch_norm(model, args.world_size, args.device)
         self.frozen: list[nn.Module] = []
@@ -141,25 +136,6 @@ class UrbanSegTrainer(CheckpointingTrainer, EvaluatingTrainer):
         self.add_callback(TrainerHooks(self))
         if getattr(args, "early_stopping_patience", 0):
             self.add_callback(EarlyStopping(eval_dataset))
-
-    @staticmethod
-    def _adapt_arguments(args: TrainingArguments, model: PreTrainedModel, can_evaluate: bool) -> None:
-        """Settings that stock or our defaults have and that can't hold here."""
-        if isinstance(args, UrbanSegTrainingArguments) and args.eval_strategy != "no" and not can_evaluate:
-            logger.warning("there is no `eval_dataset`: nothing is measured or selected, the last step is what stays")
-            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        if args.metric_for_best_model in ("loss", "eval_loss"):  # stock's default
-            logger.info("no loss is computed in evaluation: the best checkpoint is that of the highest mean IoU")
-            args.metric_for_best_model, args.greater_is_better = "mean_iou", True
-        metric = (args.metric_for_best_model or "").removeprefix("eval_").removeprefix("ema_")
-        if metric.startswith("iou_") and metric.removeprefix("iou_") not in model.config.id2label.values():
-            fix = "choose one with `--metric_for_best_model`"
-            raise ConfigError(f"a class of {', '.join(model.config.id2label.values())}", f"`{metric}`", fix)
-        args.remove_unused_columns = False  # by the names of the model's arguments, of which `extent` is none
-        if args.n_gpu > 1:
-            # Several GPUs in one process would mean DataParallel, which splits batches behind the loss's back.
-            logger.warning("one of %d GPUs is used; start with `accelerate launch` to use all", args.n_gpu)
-            args._n_gpu = 1
 
     # Data
 
