@@ -1,11 +1,9 @@
 """`finetune`: a recipe and data in, the folder of a finished run out. The command of that name does the same."""
 
-import copy
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -13,41 +11,32 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from hf_urbanseg.data.added_data import describe_shares, load_added_data
 from hf_urbanseg.data.checked_frames import list_skipped
-from hf_urbanseg.data.class_weights import save_class_weights
-from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.normalization import channel_statistics
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.transforms import parse_scales
-from hf_urbanseg.errors import ConfigError, ModelError
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
-from hf_urbanseg.inference.calibration_file import CALIBRATION
-from hf_urbanseg.models.build import build_image_processor, find_size
-from hf_urbanseg.models.loading import load_config
+from hf_urbanseg.models.build import build_image_processor
 from hf_urbanseg.models.sizes import choose_eval_size, explain_misfit, find_commonest
 from hf_urbanseg.options.finetune_arguments import FinetuneArguments, parse_finetuning
 from hf_urbanseg.options.stock_options import check_effects, check_reporters
-from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments, resolve_recipe, resolve_training_arguments
+from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.ranges import check_range
-from hf_urbanseg.reports.plots import plot_class_distribution
 from hf_urbanseg.reports.progress import use_compact_progress
 from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.reports.tracker_pictures import TrackerPictures
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process, refusing_together
 from hf_urbanseg.runs.folder import (
     ADDED_DATA,
-    CHANGES,
-    CLASS_DISTRIBUTION,
-    CLASS_WEIGHTS,
-    METRICS,
-    RECIPE,
     TEACHER,
     UNLABELLED,
     RunFolder,
@@ -63,7 +52,6 @@ from hf_urbanseg.runs.inputs import (
     describe_frames,
     find_differences,
     leave_out_trained,
-    remember_trained,
 )
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.training.early_stopping import explain_stop
@@ -78,7 +66,9 @@ from hf_urbanseg.training.inputs import (
     weigh_classes,
 )
 from hf_urbanseg.training.interruption import Interruption
+from hf_urbanseg.training.keeper import Keeper, check_inputs, write_inputs
 from hf_urbanseg.training.network import build_network, check_network
+from hf_urbanseg.training.random_baseline import start_from_random
 from hf_urbanseg.training.teaching import prepare_teaching
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 from hf_urbanseg.training.unlabelled import prepare_unlabelled, read_unlabelled
@@ -114,32 +104,12 @@ def run_finetuning(arguments: FinetuneArguments) -> RunFolder:
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; training has then saved a checkpoint behind the step it was in.
     """
     wanted = arguments.run.random_baseline and arguments.model.init != "random"
-    baseline = _start_from_random(arguments) if wanted else None
+    baseline = start_from_random(arguments) if wanted else None
     run = _run_alone(arguments, is_last=baseline is None)
     if baseline is not None:
         logger.info("the same from random weights, in %s", baseline.training.output_dir)
         _run_alone(baseline)
     return run
-
-
-def _start_from_random(arguments: FinetuneArguments) -> FinetuneArguments:
-    """The same run from random weights, in a folder inside its own."""
-    model, args = arguments.model, copy.copy(arguments.training)
-    if model.model_name_or_path is None:
-        raise ConfigError("`model_name_or_path` with `random_baseline`", "none", "name one or leave the other out")
-    config = load_config(model.model_name_or_path, model.model_revision)
-    if (size := find_size(config.to_dict())) is None:
-        expected, fix = "weights of a size that `--init random` knows", "leave `--random_baseline` out"
-        raise ModelError(expected, f"a `{config.model_type}` of another", fix, model.model_name_or_path)
-    model = replace(model, init="random", size=size, model_name_or_path=None, model_revision=None)
-    if hasattr(config, "decoder_hidden_size"):
-        model = replace(model, decoder_hidden_size=config.decoder_hidden_size)
-    folder = RunFolder(args.output_dir).random_baseline
-    args.output_dir, args.push_to_hub = str(folder.path), False
-    args.resume &= bool(folder.is_finished or list_checkpoints(folder.path))  # else it had not begun
-    return arguments._replace(
-        model=model, training=args, run=replace(arguments.run, random_baseline=False, num_overlays=0)
-    )
 
 
 def _run_alone(arguments: FinetuneArguments, is_last: bool = True) -> RunFolder:
@@ -242,20 +212,20 @@ def _run(
         rows = data.splits.get("validation")
         trainer.add_callback(TrackerPictures(trainer, rows, data.label_space, args.report_pictures))
 
-    def write_inputs(step: int) -> None:
+    def begin(step: int) -> None:
         def write() -> None:
             if differences:
                 run.write_changes(step, [str(one) for one in differences])
-            _write_inputs(run, arguments, data, frames, counts, weights, records)
+            write_inputs(run, arguments, data, frames, counts, weights, records)
 
         by_first_process(write)
         interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
 
     def check() -> None:
         check_folder()
-        by_first_process(lambda: _check_inputs(run))
+        by_first_process(lambda: check_inputs(run))
 
-    trainer.add_callback(_Keeper(write_inputs, check))
+    trainer.add_callback(Keeper(begin, check))
     publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
     if arguments.run.recipe is None and data.name != "synthetic":
         describe_defaults(arguments, augmentation)
@@ -318,51 +288,6 @@ def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> str | None
         fix += " to replace it, or name another `--output_dir`"
         raise ConfigError("an `output_dir` without a run", "one", fix, run.path)
     return None
-
-
-def _check_inputs(run: RunFolder) -> None:
-    if not run.has(RECIPE):
-        raise ConfigError(f"the run's {RECIPE}", "it deleted meanwhile", "start anew in another folder", run.path)
-
-
-class _Keeper(TrainerCallback):
-    """Writes what went into the run before its first step, when nothing can refuse it any more, and looks after it."""
-
-    def __init__(self, write: Callable[[int], None], check: Callable[[], None]):
-        self.write, self.check = write, check
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.write(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save or control.should_log:
-            self.check()
-
-
-def _write_inputs(
-    run: RunFolder, arguments: FinetuneArguments, data: LoadedData, frames, counts, weights, records: Mapping
-) -> None:
-    """What went into the run, before its first step."""
-    args = arguments.training
-    if args.resume:
-        frames = remember_trained(run, frames, records[UNLABELLED])
-    else:
-        for checkpoint in list_checkpoints(run.path):
-            shutil.rmtree(checkpoint)
-        for name in (METRICS, CHANGES, CALIBRATION):
-            (run.path / name).unlink(missing_ok=True)
-        run.skipped_frames.unlink(missing_ok=True)
-    training_arguments = resolve_training_arguments(args) | {"world_size": args.world_size}
-    run.write_inputs(resolve_recipe(*arguments), training_arguments, data, frames, records)
-    further = records[ADDED_DATA] is not None
-    if weights is None:
-        (run.path / CLASS_WEIGHTS).unlink(missing_ok=True)
-    else:
-        save_class_weights(
-            run.path / CLASS_WEIGHTS, weights, data.label_space, scheme=arguments.loss.class_weights, counts=counts,
-            source=f"{data.name}, train, {len(data.splits['train'])} images{', without further data' * further}",
-        )  # fmt: skip
-    plot_class_distribution(counts, data.label_space, run.path / CLASS_DISTRIBUTION, weights=weights)
 
 
 def _export(trainer: UrbanSegTrainer, output: Path) -> str | None:

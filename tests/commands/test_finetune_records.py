@@ -42,7 +42,7 @@ def test_records__what_the_first_process_can_not_write_ends_the_others(words, ki
         raise OSError(28, "No space left on device")
 
     def train(trainer, **_):
-        (keeper,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, finetuning._Keeper)]
+        (keeper,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, finetuning.Keeper)]
         with monkeypatch.context() as patch:
             patch.setattr(type(trainer.args), "should_save", False)
             patch.setattr(finetuning, "by_first_process", refuse)

@@ -264,7 +264,7 @@ def test_finetune__messages_lead_somewhere(words, kitti, killed, monkeypatch):
 @pytest.mark.parametrize("what", ["folder", "content"])
 def test_finetune__its_folder_deleted_while_it_runs(words, kitti, tmp_path, monkeypatch, what):
     output = tmp_path / "run"
-    keep = finetuning._Keeper.on_train_begin
+    keep = finetuning.Keeper.on_train_begin
 
     def delete(*args, **kwargs):
         keep(*args, **kwargs)
@@ -276,7 +276,7 @@ def test_finetune__its_folder_deleted_while_it_runs(words, kitti, tmp_path, monk
         else:
             shutil.rmtree(output)
 
-    monkeypatch.setattr(finetuning._Keeper, "on_train_begin", delete)
+    monkeypatch.setattr(finetuning.Keeper, "on_train_begin", delete)
     with pytest.raises(ConfigError, match="deleted"):
         run_finetuning(parse_finetuning(words(data_dir=kitti, output_dir=output, save_steps=1, eval_steps=1)))
     assert not output.exists() or not os.listdir(output)
