@@ -205,9 +205,7 @@ class Predictor:
         return [(ids.cpu().numpy(), found.cpu().numpy()) for batch in batches for ids, found in batch]
 
 
-def load_label_ids(
-    name_or_path: str | Path, names: Sequence[str], revision: str | None = None, void: bool = False
-) -> LabelSpace:
+def load_label_ids(name_or_path: str | Path, names: Sequence[str], void: bool = False) -> LabelSpace:
     """The classes of a model with the label ids of the data that it was trained on, which training records.
 
     Args:
@@ -225,7 +223,7 @@ def load_label_ids(
             raise ModelError(expected, "a file exported of one without", fix, path)
     else:
         try:
-            path = find_file(name_or_path, LABEL_SPACE_FILE, revision)
+            path = find_file(name_or_path, LABEL_SPACE_FILE)
         except ModelError as error:
             raise ModelError(expected, "none", fix, name_or_path) from error
         description = read_json(path, ModelError)

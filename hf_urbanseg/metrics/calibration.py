@@ -17,16 +17,16 @@ TEMPERATURE = Range(0.01, 100)
 _UNIT = 2**24
 
 
-def count_calibration(probabilities: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def count_calibration(probabilities: Tensor, labels: Tensor) -> Tensor:
     """What `describe_calibration` needs of some pixels; of several parts, the sum. Unlabelled pixels count nowhere.
 
     Shape:
-        probabilities: (C, ...) float, of each class. labels: (...) integers, train ids or `ignore_index`.
+        probabilities: (C, ...) float, of each class. labels: (...) integers, train ids or `IGNORE_INDEX`.
         returns: (5, 15) int64 on the same device; for each bin of the confidence, which is the largest probability:
             pixels, those right, and in units of 2^-24 the sums of confidence, negative log-likelihood and Brier score.
     """
     probabilities, labels = probabilities.flatten(1), labels.flatten()
-    valid = labels != ignore_index
+    valid = labels != IGNORE_INDEX
     if not bool(valid.all()):
         probabilities, labels = probabilities[:, valid], labels[valid]
     confidence, best = probabilities.max(0)

@@ -69,9 +69,9 @@ class ImageCounts:
         """(N,) float64: share of the labelled pixels that are right; NaN for an image without any."""
         return divide(self.hits.sum(1), self.labelled.sum(1))
 
-    def total(self, name: str = "all images") -> "ImageCounts":
+    def total(self) -> "ImageCounts":
         """All images as one: its scores are those of the split (summed counts, not means of images)."""
-        return self._map((name,), lambda counts: counts.sum(0, keepdims=True))
+        return self._map(("all images",), lambda counts: counts.sum(0, keepdims=True))
 
     @classmethod
     def concatenate(cls, parts: Iterable["ImageCounts"]) -> "ImageCounts":

@@ -233,7 +233,6 @@ def check_finite(
     tensors: Iterable[tuple[str, Tensor]],
     path: str | Path | None,
     error_class: type[UrbanSegError] = ModelError,
-    fix: str = "take an earlier checkpoint",
 ) -> None:
     """Refuses NaN and infinity among weights and statistics: whatever is computed from them is neither right nor loud.
 
@@ -241,7 +240,7 @@ def check_finite(
         path: Where the tensors come from, for the error that names the first such tensor.
     """
     if name := find_non_finite(tensors):
-        raise error_class("finite weights", f"inf or NaN in `{name}`", fix, path)
+        raise error_class("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)
 
 
 def find_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -83,16 +83,16 @@ class Canvas:
     def ground(self, x0, x1, z0, z1, color, label=None, alpha=255) -> None:
         self.polygon([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], color, label, alpha)
 
-    def across(self, x0, x1, y0, y1, z, color, label=None, alpha=255) -> None:
+    def across(self, x0, x1, y0, y1, z, color, label=None) -> None:
         """A rectangle that faces the camera."""
-        self.polygon([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], color, label, alpha)
+        self.polygon([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], color, label)
 
     def along(self, x, y0, y1, z0, z1, color, label=None, alpha=255) -> None:
         """A rectangle that runs along the street."""
         self.polygon([(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)], color, label, alpha)
 
-    def disc(self, x, y, z, radius_x, radius_y, color, label=None, alpha=255) -> None:
-        self.polygon([(x + a * radius_x, y + b * radius_y, z) for a, b in CIRCLE], color, label, alpha)
+    def disc(self, x, y, z, radius_x, radius_y, color, label=None) -> None:
+        self.polygon([(x + a * radius_x, y + b * radius_y, z) for a, b in CIRCLE], color, label)
 
     def shadow(self, x0, x1, height, z0, z1) -> None:
         """Darkens the ground beside something `height` tall; under an overcast sky only below it."""
