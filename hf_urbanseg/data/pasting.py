@@ -14,8 +14,8 @@ from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
 RARE_SHARE = 0.01
 """Of the labelled pixels: classes below it are pasted if none are named."""
-_KEPT = 128
-"""Frames whose objects a process keeps."""
+_KEPT = 2**28
+"""Bytes of cut-out objects that a process keeps: without them each paste reads a whole frame."""
 
 
 class RareObject(NamedTuple):
@@ -72,6 +72,7 @@ class ObjectPaste:
         self.thresholds = thresholds / thresholds[-1]
         self.transforms = A.Compose([PhotometricDistortion()] if photometric else [])
         self._kept: dict[int, list[RareObject]] = {}
+        self._room = _KEPT
 
     def paste(self, sample: dict, seed: Sequence[int], index: int, read: Callable) -> np.ndarray:
         """Changes `image` and `mask` of a sample, determined by `seed` alone.
@@ -131,11 +132,17 @@ class ObjectPaste:
         return objects[random.integers(len(objects))]
 
     def _find(self, index: int, read: Callable) -> list[RareObject]:
-        if index not in self._kept:
-            if len(self._kept) == _KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[index] = find_objects(*read(index), self.table)
-        return self._kept[index]
+        if index in self._kept:
+            return self._kept[index]
+        self._kept[index] = objects = find_objects(*read(index), self.table)
+        self._room -= _count_bytes(objects)
+        while self._room < 0:
+            self._room += _count_bytes(self._kept.pop(next(iter(self._kept))))
+        return objects
+
+
+def _count_bytes(objects: Sequence[RareObject]) -> int:
+    return sum(one.image.nbytes + one.train_ids.nbytes for one in objects)
 
 
 def find_objects(image: np.ndarray, labels: np.ndarray, table: np.ndarray) -> list[RareObject]:

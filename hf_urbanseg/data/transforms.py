@@ -94,8 +94,8 @@ class BalancedRandomCrop(A.DualTransform):
         redraws: Crops drawn anew before the last one is taken as it is (report: 10).
 
     With `wanted` beside image and mask, a class and a number of pixels, each draw is of a window that shows so many of
-    it, or half of those in the mask where that is less, with equal chances for all such windows: 100 are drawn and
-    looked up in a table of sums. If none of them does, it is the one that shows most.
+    it, or half of those in the mask where that is less, with equal chances for all such windows: the first of 100 drawn
+    ones that does. If none of them does, it is the one that shows most.
 
     Source: MMSegmentation's `RandomCrop(cat_max_ratio=0.75)`. A crop is accepted when it shows more than one class
     and none reaches the share.

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from hf_urbanseg.data import pasting
 from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, find_objects, list_movable
 from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.transforms import build_train_transforms, seed_transforms
@@ -100,12 +101,17 @@ def test_paste__from_another_frame_by_the_key_alone():
     assert len({sample.tobytes() for sample in samples}) == 10
 
 
-def test_paste__what_a_seed_gave_it_gives_for_good():
+@pytest.mark.parametrize("kept", [0, 3_500, 2**20])
+def test_paste__what_a_seed_gave_it_gives_for_good_whatever_is_kept(monkeypatch, kept):
+    monkeypatch.setattr(pasting, "_KEPT", kept)
     one, labels = build_paste([PERSON, RIDER, CAR], 0.8, temperature=0.5), hashlib.sha256()
     for seed in range(60):
         _, sample, found = paste(one, seed % 3, seed, "0.5-2.0")
         labels.update(sample["mask"].tobytes() + found.tobytes())
     assert labels.hexdigest()[:16] == "d267109023c7c47d"
+    sizes = [cut.image.nbytes + cut.train_ids.nbytes for objects in one._kept.values() for cut in objects]
+    assert one._room == kept - sum(sizes) >= 0
+    assert len(one._kept) in {0: [0], 3_500: [1, 2]}.get(kept, [3])
 
 
 def test_paste__as_often_as_its_share():
