@@ -1,7 +1,9 @@
-"""The campaign of kills in its short form."""
+"""The campaigns of kills in their short form."""
 
+import pytest
 from campaigns import run_campaign
 
 
-def test_kills__resume_is_identical():
-    run_campaign("robustness_kills.py", "kills", 8, "--processes", "1")
+@pytest.mark.parametrize(("what", "cases"), [("kills", 7), ("streamed", 1)])
+def test_kills__resume_is_identical(what, cases):
+    run_campaign("robustness_kills.py", what, cases, "--processes", "1")
