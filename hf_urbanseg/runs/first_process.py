@@ -6,11 +6,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hf_urbanseg.errors import UrbanSegError
+from hf_urbanseg.inference.evaluation import gather_parts
 from hf_urbanseg.locks import locked
 
 T = TypeVar("T")
@@ -46,11 +46,7 @@ def refusing_together() -> Iterator[None]:
 
 def find_first(outcome: T | None) -> T | None:
     """That of the first process which has one; every process of the launch calls this."""
-    outcomes = [outcome]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        outcomes = [None] * PartialState().num_processes
-        torch.distributed.all_gather_object(outcomes, outcome)
-    return next((one for one in outcomes if one is not None), None)
+    return next((one for one in gather_parts(outcome) if one is not None), None)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Trai
 
 from hf_urbanseg.errors import CheckpointError
 from hf_urbanseg.finetuning import _export
+from hf_urbanseg.runs import first_process
 from hf_urbanseg.training import checkpointing as trainer_module
 from hf_urbanseg.training.checkpointing import CheckpointingTrainer
 from hf_urbanseg.training.checkpoints import MANIFEST, commit_checkpoint, list_checkpoints, verify_checkpoint
@@ -119,11 +120,11 @@ def test_export__one_that_reads_back_as_another_ends_all_processes(monkeypatch, 
 
     for rank in (0, 1):
 
-        def gather(reasons, reason, rank=rank):
+        def gather(reason, rank=rank):
             gathered[rank] = reason
-            reasons[:] = gathered
+            return gathered
 
-        monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+        monkeypatch.setattr(first_process, "gather_parts", gather)
         args = SimpleNamespace(world_size=2, should_save=rank == 0)
         trainer = SimpleNamespace(args=args, model=model, save_model=save if rank == 0 else lambda *_, **__: None)
         trainer.writing = lambda *words, trainer=trainer: CheckpointingTrainer.writing(trainer, *words)
