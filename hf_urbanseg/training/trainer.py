@@ -212,9 +212,10 @@ class UrbanSegTrainer(CheckpointingTrainer, EvaluatingTrainer):
         stop = self.interruption is not None and self.interruption.received is not None
         sums = [normalizers, normalizers.new_tensor([stop]), normalizers.new_tensor([missing])]
         sums += [] if counts is None else [counts.to(normalizers.device).flatten()]
-        normalizers, stop, missing, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([*map(len, sums)])
-        if self.interruption is not None and self.args.world_size > 1:
-            self._stop = stop[0]
+        normalizers, stop, absent, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([*map(len, sums)])
+        if self.args.world_size > 1:
+            self._stop = None if self.interruption is None else stop[0]
+            missing = bool(absent)  # waits for a GPU, which one process alone has no need to
         if missing:
             raise _BatchMissing
         if self.class_log is not None:
