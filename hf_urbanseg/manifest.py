@@ -6,7 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hf_urbanseg.errors import CheckpointError, DataError
-from hf_urbanseg.files import hash_file, read_json
+from hf_urbanseg.files import hash_file
+from hf_urbanseg.json_yaml import read_json
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"

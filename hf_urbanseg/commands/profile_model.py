@@ -65,7 +65,6 @@ def main(argv: list[str]) -> None:
     (args,) = parse_command_line((ProfileArguments,), argv, __doc__, "profile-model [--option VALUE ...]")
     import torch
 
-    from hf_urbanseg.files import write_json
     from hf_urbanseg.inference.profile import (
         build_named_configs,
         count_costs,
@@ -73,6 +72,7 @@ def main(argv: list[str]) -> None:
         load_known_config,
         measure_costs,
     )
+    from hf_urbanseg.json_yaml import write_json
     from hf_urbanseg.models.complexity import CONVENTIONS
     from hf_urbanseg.reports.cost_tables import print_costs, print_measured_costs, print_report_table
     from hf_urbanseg.runs.environment import describe_environment

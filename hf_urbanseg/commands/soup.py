@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
 def _cook(args: SoupArguments, data_args: DataArguments, output: Path) -> None:
     import torch
 
-    from hf_urbanseg.files import write_json, written_whole
+    from hf_urbanseg.files import written_whole
+    from hf_urbanseg.json_yaml import write_json
     from hf_urbanseg.models.batch_norm import list_batch_norms, recalibrate_batch_norm
     from hf_urbanseg.models.loading import load_image_processor
     from hf_urbanseg.models.soup import cook

@@ -8,7 +8,8 @@ from pathlib import Path
 from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.data.label_space_files import read_label_space
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import MOST_YAML, read_bytes, read_mapping
+from hf_urbanseg.files import read_bytes
+from hf_urbanseg.json_yaml import MOST_YAML, read_mapping
 from hf_urbanseg.labels import LabelSpace, pack_color
 
 CLASS_FILES = (

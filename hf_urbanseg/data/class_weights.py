@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.files import read_json, write_json
+from hf_urbanseg.json_yaml import read_json, write_json
 from hf_urbanseg.labels import LabelSpace
 
 Scheme = Literal["inverse_log", "effective_number", "enet", "median_frequency", "none"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_urbanseg.data.splits import merge_groups
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_mapping, write_yaml
+from hf_urbanseg.json_yaml import read_mapping, write_yaml
 
 
 def deal_folds(

@@ -10,7 +10,8 @@ from pathlib import Path
 from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.errors import ConfigError, DataError, join_faults, log_faults
 from hf_urbanseg.escaping import is_plain
-from hf_urbanseg.files import expand_home, read_mapping, write_json, written_whole
+from hf_urbanseg.files import expand_home, written_whole
+from hf_urbanseg.json_yaml import read_mapping, write_json
 from hf_urbanseg.labels import (
     CITYSCAPES,
     IGNORE_INDEX,

@@ -17,7 +17,8 @@ from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.id2label import label_space_from_names
 from hf_urbanseg.data.label_space_files import parse_label_space
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, read_mapping, written_whole
+from hf_urbanseg.files import written_whole
+from hf_urbanseg.json_yaml import read_json, read_mapping
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.locks import LOCK
 

@@ -14,7 +14,8 @@ from hf_urbanseg.data.pictures import read_stored
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.escaping import escape_markdown
-from hf_urbanseg.files import expand_home, write_json, written_whole
+from hf_urbanseg.files import expand_home, written_whole
+from hf_urbanseg.json_yaml import write_json
 
 
 def describe_source(

@@ -18,7 +18,7 @@ from hf_urbanseg.data.pictures import open_picture, read_stored
 from hf_urbanseg.data.preflight.cache import identify_file
 from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, read_mapping, write_json
+from hf_urbanseg.json_yaml import read_json, read_mapping, write_json
 from hf_urbanseg.progress import show_progress
 
 ALIKE = 0.7

@@ -22,7 +22,8 @@ from hf_urbanseg.data.preflight.checks import inspect_piece
 from hf_urbanseg.data.shards import refuse_streamed
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
-from hf_urbanseg.files import write_json, written_whole
+from hf_urbanseg.files import written_whole
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.progress import show_progress
 

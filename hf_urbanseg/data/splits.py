@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_urbanseg.data.image_files import UNSPLIT
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import expand_home, read_mapping, write_yaml
+from hf_urbanseg.files import expand_home
+from hf_urbanseg.json_yaml import read_mapping, write_yaml
 
 SPLITS = ("train", "validation", "test")
 SPLITS_FILE = "splits.yaml"

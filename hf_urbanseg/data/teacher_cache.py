@@ -12,7 +12,8 @@ from torch import Tensor
 from hf_urbanseg.class_names import match_classes
 from hf_urbanseg.data.transforms import View
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import hash_file, read_json, write_json, written_whole
+from hf_urbanseg.files import hash_file, written_whole
+from hf_urbanseg.json_yaml import read_json, write_json
 
 TEACHER_FILE, SCORES_FILE = "taught.json", "scores.arrow"
 CELL = 4

@@ -14,9 +14,9 @@ from hf_urbanseg.deployment.facts import describe_model
 from hf_urbanseg.deployment.network import LabelMapNetwork, LogitsNetwork
 from hf_urbanseg.deployment.quantisation import quantise
 from hf_urbanseg.deployment.writing import staged_files, write_network
-from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.images import to_image
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.models.exported import find_weights, name_description
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from markupsafe import escape
 
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_json, read_mapping
+from hf_urbanseg.json_yaml import read_json, read_mapping
 from hf_urbanseg.runs.folder import RECIPE, TRAINING_ARGUMENTS
 
 _TEXT = (".md", ".csv", ".html")

@@ -21,13 +21,13 @@ from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS, SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.dataset_card import write_dataset_card
 from hf_urbanseg.hub.cards.licence import choose_data_licence
 from hf_urbanseg.hub.cleaning import clean_values, is_absolute, last_name, list_local_folders
 from hf_urbanseg.hub.ledger import PushLedger
 from hf_urbanseg.hub.publish import PublishResult, publish_owed
 from hf_urbanseg.hub.repository import Files
+from hf_urbanseg.json_yaml import write_json
 
 SHARD_BYTES = 500_000_000
 _ROW_GROUP_BYTES = 50_000_000

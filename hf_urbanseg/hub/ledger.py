@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hf_urbanseg.errors import DataError, UrbanSegError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.json_yaml import write_json
 
 LEDGER = "push.json"
 _LOCK = threading.RLock()  # the thread that pushes and the one that trains both write

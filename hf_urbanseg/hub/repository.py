@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError, safe_open
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning import clean_file, list_local_folders
 from hf_urbanseg.inference.calibration_file import CALIBRATION
+from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.models.loading import check_finite, first_line
 from hf_urbanseg.runs.folder import (
     ADDED_DATA,

@@ -6,7 +6,8 @@ from pathlib import Path
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.files import hash_file, read_json, write_json
+from hf_urbanseg.files import hash_file
+from hf_urbanseg.json_yaml import read_json, write_json
 from hf_urbanseg.metrics.calibration import TEMPERATURE
 from hf_urbanseg.models.loading import find_file
 

@@ -16,12 +16,12 @@ from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.preprocessing import build_views
 from hf_urbanseg.data.rgb import find_size
 from hf_urbanseg.errors import ConfigError, ModelError
-from hf_urbanseg.files import read_json
 from hf_urbanseg.inference.calibration_file import CALIBRATION, find_temperature
 from hf_urbanseg.inference.images import ImageInput, to_image
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.upsampling import Span
+from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.labels import CITYSCAPES, IGNORE_INDEX, LabelSpace, check_class_names
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.exported import is_exported, load_exported

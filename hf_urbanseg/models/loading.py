@@ -26,7 +26,8 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from hf_urbanseg.errors import DataError, ModelError, UrbanSegError
-from hf_urbanseg.files import explain_missing, read_json
+from hf_urbanseg.files import explain_missing
+from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.manifest import MANIFEST, read_step, verify_checkpoint
 
 PROCESSOR_FILE = "preprocessor_config.json"

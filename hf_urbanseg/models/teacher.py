@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_urbanseg.class_names import match_classes
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.files import read_json
+from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.loading import PROCESSOR_FILE, explain, find_file, load_complete, load_config
 

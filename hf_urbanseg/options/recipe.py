@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from hf_urbanseg.errors import ConfigError
-from hf_urbanseg.files import read_mapping
+from hf_urbanseg.json_yaml import read_mapping
 
 
 def recipe_names() -> list[str]:

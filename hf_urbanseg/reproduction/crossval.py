@@ -15,7 +15,7 @@ from hf_urbanseg.data.shards import refuse_streamed
 from hf_urbanseg.data.splits import parse_groups
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.escaping import escape_markdown
-from hf_urbanseg.files import write_json
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.reports.crossval import (

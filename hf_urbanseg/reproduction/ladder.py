@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hf_urbanseg.files import write_json
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.reports.ladder import RUNGS, build_ladder, plot_ladder, write_ladder_table
 from hf_urbanseg.reports.seeds import describe_score
 from hf_urbanseg.reproduction.notes import describe_measurement, describe_options, what_counts

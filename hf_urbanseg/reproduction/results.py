@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.errors import DataError, UrbanSegError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.reports.seeds import RunResult
 from hf_urbanseg.reproduction.plan import PlannedRun, find_state
 from hf_urbanseg.runs.folder import METRICS, RunFolder

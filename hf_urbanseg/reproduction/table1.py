@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from hf_urbanseg.errors import ConfigError, UrbanSegError
-from hf_urbanseg.files import write_json
 from hf_urbanseg.inference.latency import build_model, measure_latency
 from hf_urbanseg.inference.profile import describe_device
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.models.complexity import count_macs, count_parameters
 from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.reports.seeds import describe_score

@@ -12,7 +12,8 @@ from hf_urbanseg.data.own_files import LABEL_SPACE_FILE
 from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.files import hash_file, read_json, read_mapping, write_json, write_yaml
+from hf_urbanseg.files import hash_file
+from hf_urbanseg.json_yaml import read_json, read_mapping, write_json, write_yaml
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 

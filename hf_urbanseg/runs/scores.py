@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from hf_urbanseg.files import replace_non_finite
+from hf_urbanseg.json_yaml import replace_non_finite
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.bootstrap import bootstrap_mean_iou
 from hf_urbanseg.metrics.calibration import describe_calibration

@@ -20,7 +20,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from hf_urbanseg.errors import CheckpointError, DataError
-from hf_urbanseg.files import write_json
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.losses.log import LossLog
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line

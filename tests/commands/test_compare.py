@@ -17,9 +17,10 @@ from hf_urbanseg.commands import evaluate
 from hf_urbanseg.commands.compare import main
 from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import load_data
-from hf_urbanseg.files import hash_file, read_json, write_json
+from hf_urbanseg.files import hash_file
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.json_yaml import read_json, write_json
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_image_processor, build_random_model

@@ -18,13 +18,13 @@ from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.splits import write_split_file
-from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.cards.model_card import write_model_card
 from hf_urbanseg.hub.publish import publish
 from hf_urbanseg.hub.repository import collect_repository
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.plan import PLAIN
 from hf_urbanseg.inference.predictor import Predictor
+from hf_urbanseg.json_yaml import write_json, write_yaml
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_image_processor, build_random_model
 from hf_urbanseg.options.config import DataArguments

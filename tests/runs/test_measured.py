@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import jaccard_score
 
 from hf_urbanseg.errors import ConfigError, DataError, ModelError
-from hf_urbanseg.files import read_json, write_json
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
+from hf_urbanseg.json_yaml import read_json, write_json
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import build_config, build_random_model

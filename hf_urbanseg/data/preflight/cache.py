@@ -13,7 +13,8 @@ from datasets import Dataset
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.preflight.pair_files import PairInspection
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import MOST_JSON, read_bytes, written_whole
+from hf_urbanseg.files import read_bytes, written_whole
+from hf_urbanseg.json_yaml import MOST_JSON
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)

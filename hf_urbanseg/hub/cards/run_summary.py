@@ -7,11 +7,11 @@ from pathlib import Path
 
 from hf_urbanseg.data.label_space_files import shipped_label_spaces
 from hf_urbanseg.errors import ModelError
-from hf_urbanseg.files import read_json
 from hf_urbanseg.hub.cards.licence import TITLES, Licence, choose_licence, recognise_data
 from hf_urbanseg.hub.cleaning import clean_values, is_local, last_name, list_local_folders, shorten_options
 from hf_urbanseg.inference.calibration_file import find_temperature
 from hf_urbanseg.inference.predictor import build_label_space
+from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import find_size, name_architecture

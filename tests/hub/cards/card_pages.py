@@ -13,8 +13,8 @@ from markdown_it import MarkdownIt
 from run_folders import build_png
 
 from hf_urbanseg.data.label_space_files import describe_label_space
-from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.publish import publish
+from hf_urbanseg.json_yaml import write_json, write_yaml
 from hf_urbanseg.labels import CITYSCAPES, LabelSpace
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.models.build import ARCHITECTURES, build_config

@@ -7,10 +7,10 @@ from card_pages import accept, build_card_run
 from huggingface_hub import ModelCard
 from loopback_cards import check_card, read_front_matter
 
-from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.front_matter import slugify
 from hf_urbanseg.hub.cards.markdown import flatten
 from hf_urbanseg.hub.cards.model_card import build_model_card
+from hf_urbanseg.json_yaml import write_json
 
 
 def test_build_model_card__model_index_holds_every_split(tmp_path):

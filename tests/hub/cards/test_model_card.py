@@ -17,7 +17,6 @@ from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.model_card import (
     build_interim_card,
     build_model_card,
@@ -26,6 +25,7 @@ from hf_urbanseg.hub.cards.model_card import (
     write_model_card,
 )
 from hf_urbanseg.hub.training import PublishCallback
+from hf_urbanseg.json_yaml import write_json
 
 # ---- numbers ----
 

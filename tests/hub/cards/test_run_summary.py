@@ -7,8 +7,8 @@ import pytest
 from card_pages import build_card_run, edit_metrics
 
 from hf_urbanseg.errors import DataError, ModelError
-from hf_urbanseg.files import write_json
 from hf_urbanseg.hub.cards.run_summary import RunSummary
+from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import SIZES, build_config
 

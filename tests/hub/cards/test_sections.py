@@ -8,11 +8,11 @@ import pytest
 from card_pages import Page, build_card_run, edit_metrics, read_block
 from loopback_cards import read_front_matter
 
-from hf_urbanseg.files import write_json, write_yaml
 from hf_urbanseg.hub.cards.model_card import build_model_card
 from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cards.sections import describe_failures, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
+from hf_urbanseg.json_yaml import write_json, write_yaml
 from hf_urbanseg.options.parsing import parse_arguments
 from hf_urbanseg.options.prediction import PlanArguments
 from hf_urbanseg.reports.overlays import name_picture

@@ -14,7 +14,8 @@ from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
 from hf_urbanseg.data.sources.exports.folder import Frame, hash_listing
 from hf_urbanseg.data.sources.exports.shapes import Size
 from hf_urbanseg.errors import DataError, join_faults, log_faults
-from hf_urbanseg.files import read_bytes, read_json, written_whole
+from hf_urbanseg.files import read_bytes, written_whole
+from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.progress import show_progress
 
 _VERSION = 1  # raise it when the same shapes cover other pixels

@@ -15,7 +15,8 @@ from hf_urbanseg.data.image_files import IMAGE_SUFFIXES, UNSPLIT
 from hf_urbanseg.data.pictures import ADDRESS
 from hf_urbanseg.data.sources.exports.shapes import Shape
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import check_name, read_json
+from hf_urbanseg.files import check_name
+from hf_urbanseg.json_yaml import read_json
 
 MOST_ANNOTATIONS = 1 << 29
 """Bytes of one file: COCO's own largest, of 118,000 pictures, has 470 MB. Read, it takes ten times as much memory."""

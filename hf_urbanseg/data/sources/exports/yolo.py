@@ -9,7 +9,8 @@ from hf_urbanseg.data.columns import SPLIT_NAMES
 from hf_urbanseg.data.sources.exports.folder import Export, ExportFolder, Frame
 from hf_urbanseg.data.sources.exports.shapes import Area, Shape, Size, fill_rings, read_numbers
 from hf_urbanseg.errors import DataError
-from hf_urbanseg.files import read_bytes, read_mapping
+from hf_urbanseg.files import read_bytes
+from hf_urbanseg.json_yaml import read_mapping
 
 _SPLITS = ("train", "val", "test")
 _MOST_TEXT = 64 << 20
