@@ -10,7 +10,7 @@ from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.comparison import Change, Comparison
 from hf_urbanseg.reports.comparison_plots import BETTER, COLORS, WORSE, plot_image_scores
-from hf_urbanseg.reports.formats import format_change, format_percent
+from hf_urbanseg.reports.formats import format_change, format_p_value, format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID
 from hf_urbanseg.reports.pages import embed_figure, write_page
 from hf_urbanseg.reports.tables import MEAN_ROW, build_markdown_table, embolden, write_csv
@@ -168,8 +168,7 @@ def _run_rows(comparison: Comparison) -> list[list[str]]:
         changed = ["", "", ""]
         if result:
             between = f"{format_change(result.interval.low)} to {format_change(result.interval.high)}"
-            p = f"{result.p_value:.{4 if result.p_value < 0.0995 else 2}f}"
-            changed = [format_change(result.difference), between, p]
+            changed = [format_change(result.difference), between, format_p_value(result.p_value)]
         between = f"{format_percent(interval.low)} to {format_percent(interval.high)}"
         cost = [f"{run.macs / 1e9:.3f}", f"{run.parameters / 1e6:.2f}"]
         rows.append([run.name, format_percent(run.mean_iou), between, *changed, *cost, run.protocol])

@@ -12,7 +12,7 @@ from hf_urbanseg.escaping import escape_markdown, flatten
 from hf_urbanseg.metrics.bootstrap import Interval, bootstrap_mean_iou, paired_bootstrap
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.figures import LINE, MOST, OURS, build_axes, save_figure
-from hf_urbanseg.reports.formats import format_percent, format_seconds
+from hf_urbanseg.reports.formats import format_p_value, format_percent, format_seconds
 from hf_urbanseg.reports.tables import build_markdown_table
 
 RARE = 0.005
@@ -128,7 +128,7 @@ def _describe(entry: Mapping, interval: Interval) -> str:
 
 def _describe_change(change: Mapping) -> str:
     low, high = (format_percent(change["interval"][end], sign="+") for end in ("low", "high"))
-    return f"{format_percent(change['difference'], sign='+')} [{low} .. {high}], p {change['p_value']:.3f}"
+    return f"{format_percent(change['difference'], sign='+')} [{low} .. {high}], p {format_p_value(change['p_value'])}"
 
 
 def describe_crossval(

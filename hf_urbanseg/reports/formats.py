@@ -11,6 +11,11 @@ def format_change(value: float | None) -> str:
     return "0" if value == 0 else format_percent(value, sign="+")
 
 
+def format_p_value(value: float) -> str:
+    """Of 0.1 and above two digits, below four; a bootstrap's least one is 0.0002."""
+    return f"{value:.{4 if value < 0.0995 else 2}f}"
+
+
 def format_count(value: int) -> str:
     """1,234,567."""
     return f"{int(value):,}"
