@@ -50,6 +50,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path, order.get(item.path.parent, len(order))))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _what_fails_is_tried_again_at_once():
+    from hf_urbanseg.data import shard_files
+
+    shard_files._WAITS = (0, 0)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _what_is_imported_stays():
     """The collector, which each training calls, passes over torch's half a million objects: 0.3 s a call."""

@@ -14,7 +14,7 @@ from datasets import Value
 from hostile_files import make_fifo
 from made_pictures import contents, encode, mask, noise, parquet
 
-from hf_urbanseg.data import parquet_shards, shard_files
+from hf_urbanseg.data import parquet_shards
 from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
@@ -38,8 +38,7 @@ def named(*numbers, **columns):
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(shard_files, "_WAITS", (0, 0))
+def cache_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 

@@ -15,7 +15,6 @@ import torch
 from datasets import load_dataset
 from made_pictures import contents, encode, mask, noise, parquet
 
-from hf_urbanseg.data import shard_files
 from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import TrainDataset
@@ -59,7 +58,6 @@ def header(name, kind, link=""):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """Writes files into a folder, which `load_data` then reads."""
-    monkeypatch.setattr(shard_files, "_WAITS", (0, 0))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
     def write(files, name="set"):

@@ -20,7 +20,6 @@ from loopback_requests import answer_refusal
 from loopback_store import Refusal
 from made_pictures import contents, encode, mask, noise, parquet, with_palette
 
-from hf_urbanseg.data import shard_files
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.sources import hub_set
@@ -171,7 +170,6 @@ def test_load__no_such_set_and_no_hub(hub_here, waits):
 @pytest.mark.parametrize("how", ["refuse", "reset", "cut", 500, 401])
 def test_load__outage_at_any_request(stored, waits, how, streaming, tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr(shard_files, "_WAITS", (0, 0))
     monkeypatch.setattr(file_utils, "time", SimpleNamespace(sleep=slept.append, time=time.time))
     load(streaming)
     asked = len(stored.requests) - 8  # of the uploads
@@ -195,8 +193,7 @@ def test_load__outage_at_any_request(stored, waits, how, streaming, tmp_path, mo
 
 
 @pytest.mark.parametrize("how", ["refuse", "reset", "cut", 500, 404])
-def test_read__a_file_that_goes_away_is_tried_again_then_one_line_and_nothing_is_lost(stored, waits, how, monkeypatch):
-    monkeypatch.setattr(shard_files, "_WAITS", (0, 0))
+def test_read__a_file_that_goes_away_is_tried_again_then_one_line_and_nothing_is_lost(stored, waits, how):
     rows = load(streaming=True).splits["train"]
     stored.fail(how, times=1)
     assert rows[4]["name"] == "004"
