@@ -4,20 +4,29 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from datasets import Image
 
-from hf_urbanseg.data.label_pictures import find_places, read_train_ids, read_values
+from hf_urbanseg.data.label_pictures import read_train_ids
+from hf_urbanseg.data.preflight.pair_files import open_pair
+from hf_urbanseg.data.preflight.set_values import find_unknown, refuse_values
 from hf_urbanseg.data.rgb import to_array
-from hf_urbanseg.data.shards import BadFrameError, ShardedRows
+from hf_urbanseg.data.shards import ShardedRows
+from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
 
 logger = logging.getLogger(__name__)
 
+_DECODER = Image()
 _MOST_IN_A_ROW = 100
 """Bad frames: more are no accident, but a wrong label space or set."""
 
 
+class BadFrameError(DataError):
+    """A frame that can't be trained on, of a file that can be read."""
+
+
 class CheckedFrames:
-    """Pixels and train ids of rows that are streamed, each pair checked as the preflight checks it by itself.
+    """Pixels and train ids of rows that are streamed, each pair judged as the preflight judges it by itself.
 
     Args:
         rows: That are streamed.
@@ -30,7 +39,7 @@ class CheckedFrames:
     """
 
     def __init__(self, rows: ShardedRows, label_space: LabelSpace, skipped: Path | None = None):
-        self.rows, self.label_space, self.skipped = rows, label_space, skipped
+        self.rows, self.label_space, self.skipped = rows.cast_column("image", Image(decode=False)), label_space, skipped
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         for further in range(_MOST_IN_A_ROW):
@@ -43,21 +52,19 @@ class CheckedFrames:
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         row, space = self.rows[index], self.label_space
-        image, picture = to_array(row["image"]), row["label"]
-        fix = "leave the frame out, or go on without such frames by `--bad_frames skip`"
+        where = self.rows.split, row["name"]
         try:
-            values = read_values(picture, space.encoding)
-        except ValueError as error:
-            raise BadFrameError(f"a label of {error}", f"mode {picture.mode}", fix, row["name"]) from error
-        if values.shape != image.shape[:2]:
-            expected = "a label as large as its image, {}x{} (height x width)".format(*image.shape)
-            raise BadFrameError(expected, "{}x{}".format(*values.shape), fix, row["name"])
-        if not space.lossy:  # of which a part is unknown by design
-            unknown = values[find_places(values, space) == 0]
-            if len(unknown) > space.edge_tolerance * values.size:
-                found = f"{space.spell(int(unknown[0]))} in {len(unknown)} pixels"
-                raise BadFrameError(f"only label values of `{space.name}`", found, fix, row["name"])
-        return image, read_train_ids(picture, space)
+            pair = open_pair(*where, row["image"], row["label"], space)
+            if unknown := find_unknown(pair, space):
+                pixels = sum(pair.label_counts.values())
+                raise refuse_values(unknown, pixels, dict.fromkeys(unknown, 1), space, "/".join(where))
+        except DataError as error:
+            fix = f"{error.fix}; training goes on without such frames by `--bad_frames skip`"
+            raise BadFrameError(error.expected, error.found, fix, error.path) from error
+        image, label = pair.image, pair.label
+        if pair.orientation != 1:  # as of a set that is downloaded
+            image, label = (_DECODER.decode_example({"bytes": one, "path": None}) for one in pair.contents)
+        return to_array(image), read_train_ids(label, space)
 
     def _list(self, error: BadFrameError) -> None:
         """One line a frame: short ones are appended whole, whichever processes do so at once."""

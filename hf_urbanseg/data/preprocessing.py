@@ -241,7 +241,7 @@ class EvalDataset(torch.utils.data.Dataset):
 
     def __init__(self, rows: Dataset, label_space: LabelSpace, image_processor, sizes: InputSizes | None = None):
         self.rows, self.label_space, self.image_processor = rows, label_space, image_processor
-        self.sizes = sizes
+        self.sizes, self.checked = sizes, CheckedFrames(rows, label_space) if isinstance(rows, ShardedRows) else None
 
     @cached_property
     def names(self) -> list[str]:
@@ -261,9 +261,13 @@ class EvalDataset(torch.utils.data.Dataset):
             return list(pool.map(self.__getitem__, indices))
 
     def __getitem__(self, index: int) -> dict[str, list[torch.Tensor] | torch.Tensor | int]:
-        row = self.rows[index]
+        if self.checked is not None:
+            image, label = self.checked[index]
+        else:
+            row = self.rows[index]
+            image, label = row["image"], read_train_ids(row["label"], self.label_space)
         return {
-            "views": build_views(row["image"], self.image_processor, self.sizes),
-            "labels": torch.from_numpy(read_train_ids(row["label"], self.label_space)),
+            "views": build_views(image, self.image_processor, self.sizes),
+            "labels": torch.from_numpy(label),
             "index": index,
         }

@@ -174,14 +174,14 @@ class ShardedRows(ABC):
         if not stored["bytes"]:
             found = "a path alone" if stored.get("path") else "none"
             fix = "leave the row out, or write the bytes of its file"
-            raise BadFrameError(f"the bytes of each picture, and so a {role} here", found, fix, where)
+            raise DataError(f"the bytes of each picture, and so a {role} here", found, fix, where)
         stored = {"bytes": stored["bytes"], "path": None}
         try:
             picture = _DECODER.decode_example(stored)
             picture.load()
         except Exception as error:  # decoders raise what they like
             fix = "fetch the file again or leave it out"
-            raise BadFrameError(f"a readable {role} file", f"{type(error).__name__}: {error}", fix, where) from error
+            raise DataError(f"a readable {role} file", f"{type(error).__name__}: {error}", fix, where) from error
         return picture
 
     def _read(self, shard: Shard, row: int) -> list:
@@ -210,10 +210,6 @@ class ShardedRows(ABC):
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_opened": OrderedDict(), "_lock": None, "_process": None}
-
-
-class BadFrameError(DataError):
-    """A frame that can't be trained on, of a file that can be read."""
 
 
 class NamesOnDemand(Sequence[str]):

@@ -13,11 +13,14 @@ import pytest
 from datasets import Value
 from hostile_files import make_fifo
 from made_pictures import contents, encode, mask, noise, parquet
+from PIL import Image as PillowImage
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from hf_urbanseg.data import parquet_shards
 from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.shard_writing import write_shards
 from hf_urbanseg.errors import ConfigError, DataError
 
@@ -205,18 +208,45 @@ def test_checked_frames__stops_or_skips_and_lists(tmp_path, caplog):
     strict = CheckedFrames(rows, loaded.label_space)
     assert np.array_equal(strict[0][1], mask(0))
     for index, message in (
-        (1, "train_000001: expected only label values of `three`; found 7|8|9 in "),
+        (1, "train_000001: expected only label values of `three` .*; found 7 in 219 pixels"),
         (2, "expected a label as large as its image, 20x30 .height x width.; found 4x4"),
-        (3, "row 3: expected a readable image file; found OSError"),
+        (3, "train_000003: expected a readable image file; found a truncated or damaged file .OSError"),
     ):
         with pytest.raises(DataError, match=message):
             strict[index]
     lenient = CheckedFrames(rows, loaded.label_space, listed)
     for _ in range(2):
         assert np.array_equal(lenient[1][0], noise(0))  # past all the bad ones, and round
-    assert [line.split(": expected")[0].rpartition("/")[2] for line in list_skipped(listed)] == [
-        "train_000001", "train_000002", "train-0.parquet, row 3"
-    ]  # fmt: skip
+    names = [f"train/train_00000{index}" for index in (1, 2, 3)]
+    assert [line.split(": expected")[0] for line in list_skipped(listed)] == names
+
+
+def test_checked_frames__what_the_preflight_refuses_of_a_pair_is_refused_of_every_frame_later(tmp_path):
+    turned, flipped = PillowImage.Exif(), bytearray(encode(mask(1)))
+    turned[0x0112], flipped[60] = 3, flipped[60] ^ 1
+    bad = {
+        "colours": (encode(noise(0)), encode(np.dstack([mask(0), mask(1), mask(2)]))),
+        "3 in the image and 1 in the label": (encode(noise(0), "JPEG", exif=turned), encode(mask(0))),
+        "JPEG": (encode(noise(0)), encode(np.zeros((20, 30), np.uint8), "JPEG")),
+        "2-bit grey": (encode(noise(0)), encode(PillowImage.fromarray(np.zeros((20, 30), np.uint8)), bits=2)),
+        "damaged file": (encode(noise(0)), bytes(flipped)),
+        "mode F": (encode(np.zeros((20, 30), np.float32), "TIFF"), encode(mask(0))),
+    }
+    images, labels = (list(column) for column in zip((encode(noise(9)), encode(mask(9))), *bad.values(), strict=True))
+    files = {"train-0.parquet": parquet(len(images), image=images, label=labels)}
+    loaded = load_data(dataset=store(tmp_path / "set", files), streaming=True)
+    rows, space = loaded.splits["train"], loaded.label_space
+    processor = SegformerImageProcessorPil(do_resize=False)
+    trained, measured = CheckedFrames(rows, space), EvalDataset(rows, space, processor)
+    assert np.array_equal(measured[0]["labels"], trained[0][1])
+    for index, found in enumerate(bad, 1):
+        with pytest.raises(DataError) as preflight:
+            inspect_pairs({"train": rows.select([index])}, space, sampled=True)
+        assert found in str(preflight.value)
+        for read in (trained, measured):
+            with pytest.raises(DataError) as refused:
+                read[index]
+            assert str(refused.value).startswith(str(preflight.value).removesuffix("."))
 
 
 def test_inspect_pairs__of_a_sample(tmp_path):

@@ -186,7 +186,7 @@ def test_list_files__of_one_name_in_two_folders(store):
 def test_checked_frames__a_sample_without_a_label_is_refused_or_skipped(store, tmp_path):
     loaded = load_data(dataset=store({"train.tar": tar(*pair(0), pair(1)[0], *pair(2))}), streaming=True)
     rows, listed = loaded.splits["train"], tmp_path / "skipped.txt"
-    with pytest.raises(DataError, match=r"train.tar, row 1: .*a label here; found none"):
+    with pytest.raises(DataError, match=r"train/001: .*a label here; found none"):
         CheckedFrames(rows, loaded.label_space)[1]
     assert np.array_equal(CheckedFrames(rows, loaded.label_space, listed)[1][0], noise(2))
     assert len(list_skipped(listed)) == 1

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
@@ -40,6 +41,26 @@ class PairInspection:
     note: str = ""
 
 
+class OpenedPair(NamedTuple):
+    """The decoded files of one pair, each fit to be trained on and both fit for each other.
+
+    Args:
+        image: As `convert_to_rgb` gives it, or (H, W, C) of other channels.
+        label: As it is in its file.
+        label_counts, note: As in `PairInspection`.
+        orientation: By EXIF, of both; 1 is upright.
+        contents: The bytes of both files.
+    """
+
+    name: str
+    image: Image.Image | np.ndarray
+    label: Image.Image
+    label_counts: dict[int, int]
+    note: str
+    orientation: int
+    contents: tuple[bytes, bytes]
+
+
 _pillow_lock = threading.Lock()
 
 
@@ -68,7 +89,22 @@ def inspect_pair(
     label_space: LabelSpace,
     channels: int = 3,
 ) -> PairInspection:
-    """Decodes and measures one pair; call it inside `strict_pillow`.
+    """Decodes and measures one pair as `open_pair` has it; call it inside `strict_pillow`."""
+    pair = open_pair(split, name, image, label, label_space, channels)
+    files = tuple(hashlib.sha256(content).hexdigest() for content in pair.contents)
+    size, digest = _measure(pair.image, pair.orientation)
+    return PairInspection(name, size, pair.label_counts, digest, files, pair.note)
+
+
+def open_pair(
+    split: str,
+    name: str,
+    image: Mapping | None,
+    label: Mapping | None,
+    label_space: LabelSpace,
+    channels: int = 3,
+) -> OpenedPair:
+    """All that one pair is judged by alone, but for values that no class has (`find_unknown`).
 
     Args:
         image: `{"path", "bytes"}` as `datasets.Image(decode=False)` gives it. `label` likewise.
@@ -99,9 +135,7 @@ def inspect_pair(
     counts = count_values(values, label_space)
     if mask.mode == "P" and label_space.encoding == "ids":
         check_palette(mask, counts, label_space, label_where)
-    files = tuple(hashlib.sha256(content).hexdigest() for content in (image_bytes, label_bytes))
-    size, digest = _measure(picture, orientation)
-    return PairInspection(name, size, counts, digest, files, note)
+    return OpenedPair(name, picture, mask, counts, note, orientation, (image_bytes, label_bytes))
 
 
 def inspect_image(split: str, name: str, image: Mapping | None, channels: int = 3) -> PairInspection:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from hf_urbanseg.data.preflight.pair_files import PairInspection
+from hf_urbanseg.data.preflight.pair_files import OpenedPair, PairInspection
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
@@ -16,7 +16,7 @@ def count_all(pairs: Iterable[PairInspection]) -> Counter:
     return counts
 
 
-def find_unknown(pair: PairInspection, label_space: LabelSpace) -> dict[int, int]:
+def find_unknown(pair: PairInspection | OpenedPair, label_space: LabelSpace) -> dict[int, int]:
     """Pixels per unknown value, the commonest first, unless they are few enough to be void."""
     unknown = {value: count for value, count in pair.label_counts.items() if value not in label_space.label_ids}
     few = sum(unknown.values()) <= label_space.edge_tolerance * sum(pair.label_counts.values())
