@@ -1,6 +1,6 @@
 """From the splits and columns of anybody's set to ours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import datasets
 import pyarrow.compute as pc
@@ -107,10 +107,14 @@ def _name_kind(feature) -> str:
     return feature.dtype if isinstance(feature, datasets.Value) else type(feature).__name__
 
 
+def list_name_columns(features: Mapping) -> Iterator[str]:
+    """Columns that may hold names of frames."""
+    return (column for column in NAME_COLUMNS if features.get(column) in _NAME_KINDS)
+
+
 def _frame_names(rows: datasets.Dataset, split: str) -> list[str]:
-    for column in NAME_COLUMNS:
-        if column in rows.column_names and rows.features[column] in _NAME_KINDS:
-            names = list(rows[column])
-            if len(set(names)) == len(names) and not {"", None} & set(names) and all(is_plain(str(n)) for n in names):
-                return [str(name) for name in names]
+    for column in list_name_columns(rows.features):
+        names = list(rows[column])
+        if len(set(names)) == len(names) and not {"", None} & set(names) and all(is_plain(str(n)) for n in names):
+            return [str(name) for name in names]
     return [f"{split}_{index:06d}" for index in range(len(rows))]

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Image
 
-from hf_urbanseg.data.column_names import NAME_COLUMNS
-from hf_urbanseg.data.columns import choose_columns
+from hf_urbanseg.data.columns import choose_columns, list_name_columns
 from hf_urbanseg.data.shard_files import name_file, try_again
 from hf_urbanseg.errors import ConfigError, DataError
+from hf_urbanseg.escaping import is_plain
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,7 @@ class ShardedRows(ABC):
         row = self._read(self.shards[number], index - start)
         where = f"{name_file(self.shards[number].url)}, row {index - start}"
         pictures = [self._get_picture(value, role, where) for role, value in zip(("image", "label"), row, strict=False)]
-        name = str(row[2]) if len(row) > 2 else self._make_name(index)
-        return {"image": pictures[0], "label": pictures[1], "name": name}
+        return {"image": pictures[0], "label": pictures[1], "name": self._name(index, *row[2:])}
 
     def list_files(self) -> dict[str, list[str]]:
         """By file, what it is known by: twice, as frames have a digest of their image and of their label."""
@@ -151,13 +150,13 @@ class ShardedRows(ABC):
         """Both columns of pictures decoded, or as files."""
         return replace(self, decode=feature.decode)
 
-    def _make_name(self, index: int) -> str:
-        return f"{self.split}_{index:06d}"
+    def _name(self, index: int, name: str | int | None = None) -> str:
+        return str(name) if name not in (None, "") and is_plain(str(name)) else f"{self.split}_{index:06d}"
 
     def _read_names(self) -> list[str]:
         indices = np.arange(self._ends[-1]) if self.indices is None else self.indices
         if len(self.columns) < 3:
-            return [self._make_name(index) for index in indices]
+            return [*map(self._name, indices)]
         numbers = np.searchsorted(self._ends, indices, side="right")
         needed = np.unique(numbers).tolist()
         shards = [self.shards[number] for number in needed]
@@ -165,7 +164,8 @@ class ShardedRows(ABC):
             names = pool.map(lambda shard: try_again(lambda: self._list_names(shard), shard.url), shards)
             found = dict(zip(needed, names, strict=True))
         places = indices - self._ends[numbers] + [self.shards[number].rows for number in numbers]
-        return [str(found[number][place]) for number, place in zip(numbers.tolist(), places.tolist(), strict=True)]
+        rows = zip(indices, numbers.tolist(), places.tolist(), strict=True)
+        return [self._name(index, found[number][place]) for index, number, place in rows]
 
     def _get_picture(self, value, role: str, where: str):
         stored = value if isinstance(value, dict) else {"bytes": value, "path": None}
@@ -251,7 +251,7 @@ def read_shards(
             raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", source)
         features = found[0].columns
         columns = choose_columns(features, image_column, label_column, source)
-        columns += tuple(name for name in NAME_COLUMNS if name in features and name not in columns)[:1]
+        columns += tuple(list_name_columns(features))[:1]
         if not all(columns[1] in one.empty for one in found):
             _check_alike(found, columns)
             splits[split] = kind(tuple(one.shard for one in found), columns, split, sample)

@@ -262,6 +262,21 @@ def test_inspect_pairs__of_a_sample(tmp_path):
     assert [pair.name for pair in inspection.pairs["train"]] == ["train_000000", "train_000008"]
 
 
+def test_names__are_plain_and_those_of_measured_frames_all_known_to_differ(tmp_path):
+    def build(folder, names, kind="string", **others):
+        test = parquet(5, 40, name=names, **others, features={"name": Value(kind)})
+        files = {"train-0.parquet": parquet(2), "test-0.parquet": test}
+        return load_data(dataset=store(tmp_path / folder, files), streaming=True, preflight_frames=2)
+
+    loaded = build("twice", ["a", "b", "c", "b", "e"])  # those of the sample differ
+    with pytest.raises(DataError, match="test/b: expected every frame name once in a split; found 2 pairs"):
+        inspect_pairs(loaded.splits, loaded.label_space, sampled=True)
+    rows = build("odd", ["a", None, "", "d\n", "e"]).splits["test"]
+    assert rows["name"] == [row["name"] for row in rows] == ["a", "test_000001", "test_000002", "test_000003", "e"]
+    loaded = build("fractions", [0.5] * 5, "float64", id=[*range(5)])
+    assert loaded.splits["test"].select([1, 3])["name"] == ["1", "3"]
+
+
 def test_load__from_object_storage(two, tmp_path):
     """`memory://` stands for s3://, gs:// and all others that fsspec knows."""
     write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "out", 2, {}, progress=False)

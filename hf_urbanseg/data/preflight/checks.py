@@ -103,8 +103,10 @@ def inspect_pairs(
     if not sampled:
         refuse_streamed(splits)
     streamed = {split: rows for split, rows in splits.items() if isinstance(rows, ShardedRows)}
+    # Measured frames are told apart by their names, all of which measuring reads, too.
+    named = {split: rows for split, rows in streamed.items() if split != "train"}
     splits = {split: _undecoded(dataset) for split, dataset in splits.items()}
-    _check_names(splits)
+    _check_names(splits | named)
     file = None if streamed else find_place(splits, label_space, channels)
     cached = load_pairs(file) if file else None
     skips = [split for split in streamed if split == "train" and skip_bad]
