@@ -1,5 +1,7 @@
 """Classes: what label files hold for them, train ids in the model, names and colours."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -112,6 +114,12 @@ class LabelSpace:
     def train_id_table(self) -> np.ndarray:
         """(size + 1,) uint8: train id of every value, in the places of `value_table`; `IGNORE_INDEX` if unknown."""
         return np.array([IGNORE_INDEX, *self.label_ids.values()], np.uint8)[self.value_table]
+
+    @property
+    def mapping_digest(self) -> str:
+        """SHA-256 of all that decides which class a pixel of a label file is in."""
+        mapping = [self.names, sorted(self.label_ids.items()), self.encoding, self.edge_tolerance, self.lossy]
+        return hashlib.sha256(json.dumps(mapping).encode()).hexdigest()
 
     @property
     def blur(self) -> int:

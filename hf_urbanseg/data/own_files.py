@@ -70,7 +70,8 @@ def read_shards_file(dataset: str, commit: str | None = None) -> dict | None:
         for one in shards:
             counts = [one["rows"], *one["pixels"]]
             good = all(isinstance(count, int) and 0 <= count < 2**50 for count in counts)
-            if not (good and len(counts) == 1 + len(index["classes"]) and isinstance(one["digest"], str)):
+            words = isinstance(index["mapping"], str) and isinstance(one["digest"], str)
+            if not (good and words and len(counts) == 1 + len(shards[0]["pixels"])):
                 raise ValueError
         files = {one["file"] for one in shards}
         if len(files) < len(shards) or not all(re.fullmatch(r"data/[\w.-]+", file) for file in files):

@@ -93,8 +93,7 @@ def build_indexed(index: Mapping, folder: str, split: str, sample: int) -> Parqu
         raise DataError("frames in every split", f"none in {split}", "add some or leave the split out", folder)
     shards = tuple(Shard(f"{folder}/{one['file']}", one["rows"], one["digest"]) for one in listed)
     pixels = np.sum([one["pixels"] for one in listed], 0).tolist()
-    counted = dict(zip(index["classes"], pixels, strict=True))
-    return ParquetRows(shards, ("image", "label", "name"), split, sample, counted)
+    return ParquetRows(shards, ("image", "label", "name"), split, sample, {index["mapping"]: pixels})
 
 
 def read_footer(file) -> tuple[pq.FileMetaData, str]:

@@ -90,7 +90,7 @@ def write_shards(
     write_label_space(output / LABEL_SPACE_FILE, loaded.label_space)
     write_json(output / SOURCE_FILE, source)
     (output / "README.md").write_text(_describe(loaded, index, source), encoding="utf-8")
-    write_json(output / SHARDS_FILE, {"classes": list(loaded.label_space.names), "shards": index}, indent=None)
+    write_json(output / SHARDS_FILE, {"mapping": loaded.label_space.mapping_digest, "shards": index}, indent=None)
     (output / _BEGUN).unlink()
     return index
 
@@ -102,8 +102,7 @@ def _check_names(loaded: LoadedData) -> None:
 
 
 def _write_shard(rows: Dataset, split: str, path: Path, space: LabelSpace) -> dict:
-    mapping = [list(space.names), sorted(space.label_ids.items()), space.encoding, space.edge_tolerance, space.lossy]
-    key = hashlib.sha256(json.dumps(mapping).encode())
+    key = hashlib.sha256(space.mapping_digest.encode())
     for row in _undecoded(rows):
         key.update(json.dumps([row["name"], identify_file(row["image"]), identify_file(row["label"])]).encode())
     if (kept := _read_kept(path, key.hexdigest())) is not None:

@@ -55,7 +55,7 @@ class ShardedRows(ABC):
         columns: Of the image, the label and, if there is one, the name.
         split: For names of frames without one.
         sample: Frames that a preflight reads.
-        pixels: By class, of all rows, where the set says so.
+        pixels: Of all rows, by class, under the `LabelSpace.mapping_digest` they were counted by; empty: not known.
         buffer: Rows that follow each other and are asked for in any order: it is held where those of their files are.
         decode: Pictures as such, else as files' bytes.
         indices: Of a selection; None has all.
@@ -65,7 +65,7 @@ class ShardedRows(ABC):
     columns: tuple[str, ...]
     split: str
     sample: int
-    pixels: Mapping[str, int] | None = None
+    pixels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     buffer: int = 0
     decode: bool = True
     indices: np.ndarray | None = None

@@ -40,8 +40,9 @@ LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 def weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
     """Weights by scheme or file, and the training pixels per class: of a streamed set as it says, or a sample has."""
     per_image, rows = inspection.train_id_counts("train", space), inspection.streamed.get("train")
-    if rows and rows.pixels and choice != "median_frequency" and [*rows.pixels] == [*space.names]:  # which asks frames
-        per_image = np.array([[*rows.pixels.values()]], np.int64)
+    counted = rows and rows.pixels.get(space.mapping_digest)
+    if counted and choice != "median_frequency":  # which asks frames
+        per_image = np.array([counted], np.int64)
     elif rows:
         _describe_sample(per_image, len(rows), space)
         per_image = np.rint(per_image * (len(rows) / len(per_image))).astype(np.int64)
