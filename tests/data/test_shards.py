@@ -277,6 +277,15 @@ def test_names__are_plain_and_those_of_measured_frames_all_known_to_differ(tmp_p
     assert loaded.splits["test"].select([1, 3])["name"] == ["1", "3"]
 
 
+def test_load__two_splits_of_one_meaning_are_refused(tmp_path):
+    folder = Path(store(tmp_path / "set", {"train.parquet": parquet(2), "a.parquet": parquet(2, 4)}))
+    files = ", ".join(f"{{split: {split}, path: data/{file}.parquet}}" for split, file in (
+        ("train", "train"), ("val", "a"), ("dev", "a")))  # fmt: skip
+    (folder / "README.md").write_text(f"---\nconfigs: [{{config_name: default, data_files: [{files}]}}]\n---\n")
+    with pytest.raises(DataError, match="one validation split; found a second one, `dev`"):
+        load_data(dataset=str(folder), streaming=True)
+
+
 def test_load__from_object_storage(two, tmp_path):
     """`memory://` stands for s3://, gs:// and all others that fsspec knows."""
     write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "out", 2, {}, progress=False)

@@ -154,8 +154,10 @@ def _load_streamed(request: DataRequest) -> FoundData:
         theirs = {}
         for their_name in files:
             split = SPLIT_NAMES.get(their_name.lower())
-            if split is None or split in theirs:
+            if split is None:
                 notes.append(f"{their_name}: left out, not a split that is trained or measured on")
+            elif split in theirs:
+                raise DataError(f"one {split} split", f"a second one, `{their_name}`", "remove or rename one", dataset)
             else:
                 theirs[split] = their_name
         if index is not None:
@@ -188,7 +190,8 @@ def _list_files(request: DataRequest, commit: str | None) -> tuple[type[ShardedR
         raise DataError(f"{SHARDS_FILE}, which lists the files", "none", fix, dataset)
     if is_table(dataset):
         check_regular(Path(dataset))
-        return ParquetRows, {"train": [os.path.abspath(dataset)]}
+        stem = Path(dataset).stem
+        return ParquetRows, {stem if stem.lower() in SPLIT_NAMES else "train": [os.path.abspath(dataset)]}
     if folder is not None:
         check_files(folder)
     with _own_files(folder) if folder is not None else _fewer_retries():

@@ -356,6 +356,12 @@ def test_load__one_table(tables):
         load_data(dataset=str(file))
 
 
+def test_load__one_table_is_streamed_as_the_split_that_it_is_called(tables):
+    folder = tables(streets=range(4), val=range(3))
+    for name, split in (("streets", "train"), ("val", "validation")):
+        assert {*load_data(dataset=str(folder / f"{name}.parquet"), streaming=True).splits} == {split}
+
+
 def test_load__tables_named_after_their_splits(tables):
     found = load_data(dataset=str(tables(train=range(4), test=range(4, 6))), validation_fraction=0)
     assert {split: contents(rows) for split, rows in found.splits.items()} == {
