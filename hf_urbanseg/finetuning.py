@@ -237,27 +237,28 @@ def _run(
     # which a model that can't be measured doesn't get.
     measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
     exported = _export(trainer, run.path)
-    if args.should_save:
-        training = {
-            "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
-            **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
-            **({"changes": changes} if (changes := run.read_changes()) else {}),
-            "steps": trained.global_step,
-            **({"stopped": stopped} if (stopped := explain_stop(args, trainer.state)) else {}),
-            "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
-            "train_loss": trained.training_loss,
-            "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
-            **({"skipped_frames": len(skipped)} if (skipped := list_skipped(run.skipped_frames)) else {}),
-            **({"teacher": teaching.record} if teaching.record else {}),
-            **({"unlabelled": unlabelled.describe()} if unlabelled else {}),
-            **({"class_counts": trainer.class_log.describe()} if trainer.class_log else {}),
-            **parameters,
-            "processes": args.world_size,
-            "seed": args.seed,
-        }
-        constant = int(np.argmax(counts))
-        write_run_report(run, trainer, data, measured, constant, exported, training, arguments.run.num_overlays)
-        write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
+    with refusing_together():  # its pictures are of frames that are read once more
+        if args.should_save:
+            training = {
+                "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
+                **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
+                **({"changes": changes} if (changes := run.read_changes()) else {}),
+                "steps": trained.global_step,
+                **({"stopped": stopped} if (stopped := explain_stop(args, trainer.state)) else {}),
+                "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
+                "train_loss": trained.training_loss,
+                "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
+                **({"skipped_frames": len(skipped)} if (skipped := list_skipped(run.skipped_frames)) else {}),
+                **({"teacher": teaching.record} if teaching.record else {}),
+                **({"unlabelled": unlabelled.describe()} if unlabelled else {}),
+                **({"class_counts": trainer.class_log.describe()} if trainer.class_log else {}),
+                **parameters,
+                "processes": args.world_size,
+                "seed": args.seed,
+            }
+            constant = int(np.argmax(counts))
+            write_run_report(run, trainer, data, measured, constant, exported, training, arguments.run.num_overlays)
+            write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
     trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
     if is_last:
         trainer.accelerator.end_training()  # takes the processes apart

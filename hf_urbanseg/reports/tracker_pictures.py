@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hf_urbanseg.data.label_pictures import read_train_ids
@@ -16,6 +16,7 @@ from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.run_report import pick_evenly
+from hf_urbanseg.runs.first_process import refusing_together
 
 _SIDE = 1920
 
@@ -42,8 +43,12 @@ class TrackerPictures(TrainerCallback):
         self.rows = rows.select(sorted(pick_evenly(len(rows), count)))
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero or not self.trainer.is_in_train:
-            return
+        if self.trainer.is_in_train:
+            with refusing_together():  # a frame that is streamed may be out of reach now
+                if state.is_world_process_zero:
+                    self._send(state)
+
+    def _send(self, state: TrainerState) -> None:
         model = self.trainer.model
         device, mode = model.device, model.training
         with torch.random.fork_rng([] if device.type == "cpu" else [device]):

@@ -5,15 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.integrations import TrackioCallback, WandbCallback
 
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.reports.overlays import blend
 from hf_urbanseg.reports.tracker_pictures import TrackerPictures
+from hf_urbanseg.runs import first_process
 
 OPTIONS = {
     "max_steps": 3, "per_device_train_batch_size": 2, "eval_strategy": "steps", "eval_steps": 1,
@@ -61,6 +63,19 @@ def test_train__same_with_and_without_pictures(worker, tmp_path, monkeypatch):
         trainer.train()
         states.append(trainer.model.state_dict())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_on_evaluate__what_the_first_process_can_not_read_ends_the_others(monkeypatch):
+    refusal = DataError("a file that can be read", "none", "bring it back")
+    rows, trainer = Dataset.from_dict({"image": [0]}), SimpleNamespace(args=SimpleNamespace(eval_strategy="steps"))
+    trainer.is_in_train = True
+    pictures, gathered = TrackerPictures(trainer, rows, CITYSCAPES, 1), []
+    pictures._send = lambda _: (_ for _ in ()).throw(refusal)
+    monkeypatch.setattr(first_process, "gather_parts", lambda part: gathered.append(part) or gathered)
+    for first in (True, False):
+        with pytest.raises(DataError, match="bring it back"):
+            pictures.on_evaluate(None, SimpleNamespace(is_world_process_zero=first), None)
+    assert gathered == [refusal, None]
 
 
 @pytest.mark.parametrize(("callback", "name"), [(TrackioCallback, "_trackio"), (WandbCallback, "_wandb")])
