@@ -213,10 +213,10 @@ class ShardedRows(ABC):
 
 
 class NamesOnDemand(Sequence[str]):
-    """The names of rows, each read when it is asked for."""
+    """The names of rows, each read when it is asked for, of bad frames, too."""
 
     def __init__(self, rows: ShardedRows):
-        self.rows = rows
+        self.rows = rows.cast_column("image", Image(decode=False))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -22,6 +22,7 @@ from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.shard_writing import write_shards
+from hf_urbanseg.data.shards import NamesOnDemand
 from hf_urbanseg.errors import ConfigError, DataError
 
 SPACE = {"name": "three", "classes": [{"name": name, "color": [i, 0, 0]} for i, name in enumerate("abc")]}
@@ -217,6 +218,7 @@ def test_checked_frames__stops_or_skips_and_lists(tmp_path, caplog):
     lenient = CheckedFrames(rows, loaded.label_space, listed)
     for _ in range(2):
         assert np.array_equal(lenient[1][0], noise(0))  # past all the bad ones, and round
+    assert [*NamesOnDemand(rows)] == rows["name"]
     names = [f"train/train_00000{index}" for index in (1, 2, 3)]
     assert [line.split(": expected")[0] for line in list_skipped(listed)] == names
 
