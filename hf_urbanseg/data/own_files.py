@@ -106,8 +106,10 @@ def _fetch(url: str) -> Path | None:
     folder = cache_folder() / "addresses" / hashlib.sha256(url.encode()).hexdigest()
     with hub_errors_in_one_line(url):
         system, path = url_to_fs(url)
-        if not system.exists(path):
-            return None
+        try:
+            system.info(path)
+        except FileNotFoundError:
+            return None  # `exists` says so of an outage, too
         with written_whole(folder / Path(path).name) as staged:
             system.get_file(path, str(staged))
     return folder / Path(path).name

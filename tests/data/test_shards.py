@@ -288,11 +288,19 @@ def test_load__two_splits_of_one_meaning_are_refused(tmp_path):
         load_data(dataset=str(folder), streaming=True)
 
 
-def test_load__from_object_storage(two, tmp_path):
+def test_load__from_object_storage(two, tmp_path, monkeypatch):
     """`memory://` stands for s3://, gs:// and all others that fsspec knows."""
+
+    def refuse(*_, **__):
+        raise ConnectionError("no answer")
+
     write_shards(load_data(dataset=two, validation_fraction=0), tmp_path / "out", 2, {}, progress=False)
     with pytest.raises(DataError, match=r"memory://set: expected shards.json, which lists the files; found none"):
         load_data(dataset="memory://set", streaming=True)
+    with monkeypatch.context() as away:
+        away.setattr(type(fsspec.filesystem("memory")), "info", refuse)
+        with pytest.raises(DataError, match=r"shards.json: expected a data set .* found no connection"):
+            load_data(dataset="memory://set", streaming=True)
     fsspec.filesystem("memory").put(str(tmp_path / "out"), "/set", recursive=True)
     try:
         rows = load_data(dataset="memory://set", streaming=True).splits["train"]
