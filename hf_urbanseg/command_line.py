@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,12 +12,15 @@ from dataclasses import MISSING, fields
 
 from tqdm import tqdm
 
-from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError
+from hf_urbanseg.errors import ConfigError, DataError, OutOfMemoryError, UrbanSegError
 from hf_urbanseg.escaping import PlainFormatter
+from hf_urbanseg.memory import explain_shortage, is_shortage
 from hf_urbanseg.options.parsing import build_parser, parse_arguments
 from hf_urbanseg.training.interruption import Interrupted
 
 _WIDTH, _LEFT = 120, 36
+_LOST = re.compile("^Dist(Backend|Network)Error|gloo/transport")  # of NCCL, of torch's store, of gloo
+_ASIDE = re.compile(r"^\[.*?\] |This is typically.*")
 
 
 def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None], None]:
@@ -52,13 +56,15 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)  # as of a program that SIGPIPE ends
-        except (UrbanSegError, OSError) as error:
+        except (UrbanSegError, OSError, MemoryError, RuntimeError) as error:
             error = _explain(error)
-            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            alone = isinstance(error, OutOfMemoryError) and error.of_one_process
+            where = f"process {os.environ['RANK']}: " if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+            if where or int(os.environ.get("LOCAL_RANK", "0")) == 0:
                 from hf_urbanseg.hub.secrets import hide_secrets
 
                 # What was found may be a token, given to an option that is misspelt or takes something else.
-                tqdm.write(f"error: {hide_secrets(str(error))}", file=sys.stderr)  # above a bar that is left
+                tqdm.write(f"error: {where}{hide_secrets(str(error))}", file=sys.stderr)  # above a bar that is left
             sys.exit(2)
         except Interrupted as end:
             if int(os.environ.get("LOCAL_RANK", "0")) == 0:
@@ -70,11 +76,20 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
     return run
 
 
-def _explain(error: UrbanSegError | OSError) -> UrbanSegError:
-    """A disk that is full or away, a permission that is missing, wherever it showed and no one knew more of it."""
+def _explain(error: BaseException) -> UrbanSegError:
+    """What no one knew more of, wherever it showed: memory that has run out, a process or a disk that is away."""
+    # A device's shortage isn't the fault of the model that was tried; of the machine's, a damaged file may be.
+    short = next((one for one in (error, error.__cause__) if is_shortage(one, of_device=one is not error)), None)
+    if short is not None and not isinstance(error, OutOfMemoryError):
+        fixes = ["make batches, images or the model smaller", "end what else holds memory (`nvidia-smi` lists it)"]
+        return explain_shortage(short, "this command", fixes)
     if isinstance(error, UrbanSegError):
         return error
-    if error.errno is None or isinstance(error, ConnectionError):
+    if isinstance(error, RuntimeError) and _LOST.search(f"{type(error).__name__}: {error}"):
+        said = _ASIDE.sub("", " ".join(str(error).split()))
+        fix = "its own words say why; training goes on with `--resume` where it saved a checkpoint"
+        return UrbanSegError("an answer of every process of the launch", f"one that is gone ({said})", fix)
+    if not isinstance(error, OSError) or error.errno is None or isinstance(error, ConnectionError):
         raise error
     fix = "mend its space and permissions and start again; training goes on with `--resume` where it saved a checkpoint"
     return DataError("files that can be read and written", error.strerror or str(error), fix, error.filename)

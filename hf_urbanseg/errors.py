@@ -64,6 +64,16 @@ class DivergenceError(UrbanSegError):
     """Training whose gradients or weights are no longer finite numbers."""
 
 
+class OutOfMemoryError(UrbanSegError):
+    """More memory than a device or the machine has."""
+
+    of_one_process = True
+    """Of a launch, whose others don't know of it; not once it was sent to them."""
+
+    def __reduce__(self):
+        return *super().__reduce__(), {"of_one_process": False}
+
+
 class HubError(UrbanSegError):
     """The Hub is away, refuses, or must not get what it would be sent."""
 

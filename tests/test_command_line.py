@@ -2,12 +2,14 @@
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import hf_urbanseg
 from hf_urbanseg import files
@@ -15,7 +17,7 @@ from hf_urbanseg.__main__ import NAMES
 from hf_urbanseg.__main__ import main as urbanseg
 from hf_urbanseg.command_line import command, parse_command_line
 from hf_urbanseg.commands import evaluate, finetune, predict, publish, reproduce
-from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.errors import ConfigError, DataError, ModelError, OutOfMemoryError
 from hf_urbanseg.options.fields import option, required
 
 TOKEN = "hf_" + "CanaryOfTheTests" * 2
@@ -177,6 +179,70 @@ def test_command__an_error_that_is_no_disk_s_stays(capsys):
 
     with pytest.raises(ConnectionResetError):
         main([])
+
+
+def raising(error: BaseException, cause: BaseException | None = None):
+    @command
+    def main(argv):
+        raise error from cause
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError("Unable to allocate 9 TiB")]
+)
+def test_command__memory_that_runs_out_is_one_line(fails, error):
+    line = fails(raising(error))
+    assert line.startswith(f"error: expected memory for this command; found {error}; make batches, images or the model")
+
+
+def test_command__memory_is_not_the_fault_of_what_was_tried(fails):
+    short = torch.OutOfMemoryError("CUDA out of memory")
+    line = fails(raising(ModelError("a teacher that segments", "CUDA out of memory", "choose another", "mine"), short))
+    assert line.startswith("error: expected memory for this command; found CUDA out of memory;")
+    # Bytes that are damaged may ask for any amount.
+    damaged = fails(raising(DataError("a readable file", "MemoryError", "repair it", "a.png"), MemoryError()))
+    assert damaged == "error: a.png: expected a readable file; found MemoryError; repair it."
+
+
+def test_command__who_has_no_memory_says_so(fails, monkeypatch):
+    """Of a launch the first process speaks; what another one alone has met, that one says."""
+    for name, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    error = OutOfMemoryError("memory", "none", "take less")
+    assert fails(raising(error)) == "error: process 5: expected memory; found none; take less."
+    for other in (pickle.loads(pickle.dumps(error)), DataError("a", "b", "c")):  # of which all know
+        with pytest.raises(AssertionError, match="0 == 1"):
+            fails(raising(other))
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (
+            RuntimeError(
+                "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1. "
+                "This is typically caused by a remote worker crashing. GLHF!"
+            ),
+            "Connection closed by peer [127.0.0.1]:1.",
+        ),
+        (
+            torch.distributed.DistBackendError("NCCL error in: x.cpp:1\nLast error:\nreset"),
+            "NCCL error in: x.cpp:1 Last",
+        ),
+    ],
+)
+def test_command__a_process_that_is_gone(fails, error, found):
+    line = fails(raising(error))
+    assert line.startswith(f"error: expected an answer of every process of the launch; found one that is gone ({found}")
+    assert "typically" not in line
+    assert line.endswith("training goes on with `--resume` where it saved a checkpoint.")
+
+
+def test_command__other_errors_of_torch_stay():
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        raising(RuntimeError("shapes differ"))([])
 
 
 def start(code: str, **options) -> subprocess.CompletedProcess:

@@ -1,5 +1,6 @@
 """Several looks at each image, averaged: scales, mirrored copies, and windows where the plan has them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,6 +13,7 @@ from hf_urbanseg.errors import ModelError
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.sliding_window import SlidingWindow
 from hf_urbanseg.inference.upsampling import Span, find_best_class, upsample, upsample_block
+from hf_urbanseg.memory import explaining_shortage
 
 Views = Sequence[Tensor | Sequence[Tensor]]
 """Per ratio of the plan: (N, 3, h, w), or N tensors (3, h, w) where the images' sizes differ."""
@@ -62,20 +64,33 @@ def predict_views(
 
     Raises:
         ModelError: Logits that are NaN or infinite, of which no class is the best.
+        OutOfMemoryError: The device's memory doesn't suffice.
 
     Source: the report's testing (MMSegmentation's `aug_test`); its `slide_inference` for windows.
     """
     predictions = []
-    for index, (passes, size) in enumerate(_iterate_images(model, views, target_sizes, plan, device, autocast, names)):
-        prediction = None
-        for rows, columns, scores in _iterate_blocks(passes, size, plan):
-            if prediction is None:
-                prediction = torch.empty(size, dtype=torch.uint8, device=scores.device)
-            prediction[slice(*rows), slice(*columns)] = find_best_class(scores)
-            if visit is not None:
-                visit(index, rows, columns, _to_logits(scores, len(passes)))
-        predictions.append(prediction)
+    with explaining_shortage(partial(_describe, views, plan)):
+        images = _iterate_images(model, views, target_sizes, plan, device, autocast, names)
+        for index, (passes, size) in enumerate(images):
+            prediction = None
+            for rows, columns, scores in _iterate_blocks(passes, size, plan):
+                if prediction is None:
+                    prediction = torch.empty(size, dtype=torch.uint8, device=scores.device)
+                prediction[slice(*rows), slice(*columns)] = find_best_class(scores)
+                if visit is not None:
+                    visit(index, rows, columns, _to_logits(scores, len(passes)))
+            predictions.append(prediction)
     return predictions
+
+
+def _describe(views: Views, plan: PredictionPlan) -> tuple[str, list[str]]:
+    """For `explaining_shortage`."""
+    height, width = max((tuple(one.shape[-2:]) for images in views for one in images), key=math.prod)
+    fixes = ["lower `--batch_size` (`--per_device_eval_batch_size` in training)", "`--max_batch_pixels`"]
+    if plan.window is None:
+        fixes.append("let a `--sliding_window` of 512 512 go over the images")
+    passes = f" in {plan.passes} passes" if plan.passes > 1 else ""
+    return f"predicting {len(views[0])} images of up to {height}x{width} (height x width){passes}", fixes
 
 
 def predict_probabilities(

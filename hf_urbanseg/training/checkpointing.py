@@ -22,6 +22,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_urbanseg.errors import CheckpointError, DataError
 from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.losses.log import LossLog
+from hf_urbanseg.memory import explaining_shortage
 from hf_urbanseg.models.ema import ExponentialMovingAverage
 from hf_urbanseg.models.loading import first_line
 from hf_urbanseg.models.lora import merge_state_dict
@@ -42,6 +43,7 @@ from hf_urbanseg.training.checkpoints import (
 from hf_urbanseg.training.class_log import ClassLog
 from hf_urbanseg.training.divergence import DivergenceGuard
 from hf_urbanseg.training.interruption import Interruption
+from hf_urbanseg.training.memory import describe_step
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class CheckpointingTrainer(Trainer):
     guard: DivergenceGuard
     loss_log: LossLog
     class_log: ClassLog | None
+    step_batches: list[dict[str, Tensor]]
     interruption: Interruption | None = None
     """Ends training behind the step in which it receives a signal, on all ranks, with a checkpoint."""
     stopping = False
@@ -72,7 +75,8 @@ class CheckpointingTrainer(Trainer):
                 TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         if self.args.should_save:
             remove_staging(self.args.output_dir)
-        with contextlib.nullcontext() if self.interruption is None else self.interruption.deferring():
+        deferring = contextlib.nullcontext() if self.interruption is None else self.interruption.deferring()
+        with deferring, explaining_shortage(lambda: describe_step(self.args, self.step_batches)):
             trained = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         return trained._replace(training_loss=trained.metrics["train_loss"])
 

@@ -1,5 +1,8 @@
+from functools import partial
+
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from hf_urbanseg.data.collator import collate_eval, collate_train, stack_views
 
@@ -45,3 +48,30 @@ def test_stack_views__by_scale_and_stacked_where_sizes_agree():
 def test_stack_views__every_image_has_every_scale():
     with pytest.raises(ValueError):
         stack_views([[torch.zeros(3, 4, 6)], [torch.zeros(3, 4, 6), torch.zeros(3, 8, 8)]])
+
+
+def test_collate__in_a_worker_into_shared_memory():
+    """What isn't there yet is moved by the queue behind, which drops a batch for want of memory, unheard."""
+
+    def list_shared(collate, samples) -> list[bool]:
+        return look_into(collate(samples))
+
+    def look_into(batch) -> list[bool]:
+        values = batch.values() if isinstance(batch, dict) else batch
+        tensors = [one for one in values if isinstance(one, torch.Tensor)]
+        nested = [one for one in values if isinstance(one, (dict, list))]
+        return [one.is_shared() for one in tensors] + [shared for one in nested for shared in look_into(one)]
+
+    crops = build_samples([(4, 6)])
+    train = [sample | {"unlabelled": crops} for sample in build_samples([(4, 6)] * 3)]
+    sizes = [(5, 7), (2, 9)]
+    measured = [
+        {"views": [sample["pixel_values"], torch.zeros(3, *size)], "labels": sample["labels"], "index": 7}
+        for sample, size in zip(build_samples(sizes), sizes, strict=True)
+    ]
+    for samples, collate, tensors in ((train, collate_train, 4), (measured, collate_eval, 5)):
+        look = partial(list_shared, collate)
+        found = [
+            one for workers in (0, 1) for one in DataLoader(samples, len(samples), num_workers=workers, collate_fn=look)
+        ]
+        assert found == [[False] * tensors, [True] * tensors]

@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_urbanseg.data.collator import stack_views
 from hf_urbanseg.data.preprocessing import build_views
+from hf_urbanseg.errors import OutOfMemoryError
 from hf_urbanseg.inference import multi_scale
 from hf_urbanseg.inference.multi_scale import predict_probabilities, predict_views
 from hf_urbanseg.inference.plan import PLAIN, REPORT_RATIOS, PredictionPlan
@@ -254,3 +255,29 @@ def test_predict_views__no_probabilities_of_a_whole_image(allocations):
     assert made.largest <= batch
     assert made.peak < waiting + 2 * batch + at_native_size / 8
     assert waiting < sum(4 * view.numel() for view in views)  # less than the input
+
+
+@pytest.mark.parametrize(
+    ("plan", "what", "window"),
+    [
+        (PLAIN, "", True),
+        (PredictionPlan(REPORT_RATIOS, flip=True), " in 12 passes", True),
+        (PredictionPlan(window=(32, 32)), "", False),
+    ],
+)
+def test_predict_views__memory_that_runs_out(model, processor, plan, what, window):
+    def fail(module, args, kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    images = _images()
+    handle = model.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(OutOfMemoryError) as found:
+        predict_views(model, _views(images, processor, plan), _sizes(images), plan)
+    handle.remove()
+    largest = {"": "64x96", " in 12 passes": "128x160"}[what] if window else "75x124"
+    text = str(found.value)
+    assert text.startswith(
+        f"expected memory for predicting 4 images of up to {largest} (height x width){what}; found CUDA"
+    )
+    assert "`--batch_size` (`--per_device_eval_batch_size` in training), or `--max_batch_pixels`" in text
+    assert ("`--sliding_window`" in text) == window
