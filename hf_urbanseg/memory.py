@@ -17,8 +17,9 @@ _OF_MACHINE = re.compile("CPUAllocator|worker|shared memory", re.IGNORECASE)
 _OF_WORKERS = re.compile("worker|shared memory", re.IGNORECASE)
 _ADVICE = re.compile("(Of the allocated memory|If reserved but|Exception raised from|It is possible).*", re.DOTALL)
 _FEWER_WORKERS = (
-    "load with fewer `--dataloader_num_workers` (0: none), or give the container more shared memory (Docker: "
-    "`--shm-size 8g`)"
+    "load with fewer `--dataloader_num_workers` (0: none)",
+    "keep no decoded frames (`--cache_images false`)",
+    "give the container more shared memory (Docker: `--shm-size 8g`)",
 )
 
 
@@ -31,11 +32,11 @@ def is_shortage(error: BaseException | None, of_device: bool = False) -> bool:
 
 
 @contextmanager
-def explaining_shortage(describe: Callable[[], tuple[str, Sequence[str]]]) -> Iterator[None]:
+def explaining_shortage(describe: Callable[[], tuple[str, Sequence[str], str]]) -> Iterator[None]:
     """Inside, an error that says that memory has run out becomes an `OutOfMemoryError`.
 
     Args:
-        describe: Called then; says for what, and what would take less, as imperatives.
+        describe: Called then, for the arguments of `explain_shortage`.
     """
     try:
         yield
@@ -45,12 +46,18 @@ def explaining_shortage(describe: Callable[[], tuple[str, Sequence[str]]]) -> It
         raise explain_shortage(error, *describe()) from error
 
 
-def explain_shortage(error: BaseException, what: str, fixes: Sequence[str]) -> OutOfMemoryError:
-    """What to tell of such an error."""
+def explain_shortage(error: BaseException, what: str, fixes: Sequence[str], note: str = "") -> OutOfMemoryError:
+    """What to tell of such an error.
+
+    Args:
+        what: That memory was needed for.
+        fixes: What would take less, as imperatives.
+        note: Put behind them.
+    """
     said = _ADVICE.sub("", str(error)).strip() or type(error).__name__
     if "Traceback" in said:  # of a worker
         said = f"{said.splitlines()[-1]} (in a worker)"
     said = " ".join(said.split()).rstrip(".")
     if _OF_WORKERS.search(said):
-        what, fixes = f"the processes that load, while there was {what}", [_FEWER_WORKERS]
-    return OutOfMemoryError(f"memory for {what}", said, ", or ".join(fixes))
+        what, fixes = f"the processes that load, while there was {what}", _FEWER_WORKERS
+    return OutOfMemoryError(f"memory for {what}", said, ", or ".join(fixes) + note)

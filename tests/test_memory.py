@@ -63,21 +63,24 @@ def test_explaining_shortage__other_errors_stay():
 
 
 def test_explaining_shortage__without_the_advice_of_torch():
-    with pytest.raises(OutOfMemoryError) as found, explaining_shortage(lambda: ("a step", ["take less", "end it"])):
+    with (
+        pytest.raises(OutOfMemoryError) as found,
+        explaining_shortage(lambda: ("a step", ["take less", "end it"], "; go on")),
+    ):
         raise torch.OutOfMemoryError(CUDA)
     assert str(found.value) == (
         "expected memory for a step; found CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity "
-        "of 7.79 GiB of which 1.20 GiB is free. Process 4242 has 5.00 GiB memory in use; take less, or end it."
+        "of 7.79 GiB of which 1.20 GiB is free. Process 4242 has 5.00 GiB memory in use; take less, or end it; go on."
     )
 
 
 @pytest.mark.parametrize("error", OF_THE_MACHINE[3:], ids=lambda error: str(error)[-40:])
 def test_explain_shortage__of_workers_that_load(error):
     """Neither a smaller batch nor a smaller model is what they need."""
-    text = str(explain_shortage(error, "a step", ["take less"]))
+    text = str(explain_shortage(error, "a step", ["take less"], "; go on"))
     assert text.startswith("expected memory for the processes that load, while there was a step; found ")
     assert "`--dataloader_num_workers`" in text
-    assert "`--shm-size 8g`" in text
+    assert text.endswith("`--shm-size 8g`); go on.")
     assert "Traceback" not in text
     assert "take less" not in text
 

@@ -83,14 +83,14 @@ def predict_views(
     return predictions
 
 
-def _describe(views: Views, plan: PredictionPlan) -> tuple[str, list[str]]:
+def _describe(views: Views, plan: PredictionPlan) -> tuple[str, list[str], str]:
     """For `explaining_shortage`."""
     height, width = max((tuple(one.shape[-2:]) for images in views for one in images), key=math.prod)
     fixes = ["lower `--batch_size` (`--per_device_eval_batch_size` in training)", "`--max_batch_pixels`"]
     if plan.window is None:
         fixes.append("let a `--sliding_window` of 512 512 go over the images")
     passes = f" in {plan.passes} passes" if plan.passes > 1 else ""
-    return f"predicting {len(views[0])} images of up to {height}x{width} (height x width){passes}", fixes
+    return f"predicting {len(views[0])} images of up to {height}x{width} (height x width){passes}", fixes, ""
 
 
 def predict_probabilities(

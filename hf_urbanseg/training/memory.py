@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from hf_urbanseg.training.checkpoints import list_checkpoints
 
 
-def describe_step(args: TrainingArguments, batches: list[dict[str, Tensor]]) -> tuple[str, list[str]]:
+def describe_step(args: TrainingArguments, batches: list[dict[str, Tensor]]) -> tuple[str, list[str], str]:
     """Of this process, for `explaining_shortage`.
 
     Args:
@@ -28,6 +28,6 @@ def describe_step(args: TrainingArguments, batches: list[dict[str, Tensor]]) -> 
     if precision == "fp32" and args.device.type != "cpu":
         fixes.append("`--bf16 true`")
     fixes.append("a smaller `--crop_size`")
-    if kept := list_checkpoints(Path(args.output_dir)):
-        fixes[-1] += f"; `--resume` goes on from {kept[-1].name}"
-    return f"a step of {crops} in {precision} on {args.device}, {checkpointing} gradient checkpointing", fixes
+    kept = list_checkpoints(Path(args.output_dir))
+    note = f"; `--resume` goes on from {kept[-1].name}" if kept else ""
+    return f"a step of {crops} in {precision} on {args.device}, {checkpointing} gradient checkpointing", fixes, note

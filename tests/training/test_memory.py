@@ -32,8 +32,8 @@ def arguments(worker, tmp_path):
     ],
 )
 def test_describe_step__only_what_would_take_less(arguments, options, what, fixes):
-    found, said = describe_step(arguments(**options), [])
-    assert found == f"a step of {what} gradient checkpointing"
+    found, said, note = describe_step(arguments(**options), [])
+    assert (found, note) == (f"a step of {what} gradient checkpointing", "")
     assert len(said) == len(fixes) + 1
     assert all(f"`{fix}`" in one for fix, one in zip([*fixes, "--crop_size"], said, strict=True))
 
