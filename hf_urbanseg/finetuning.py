@@ -4,20 +4,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 from transformers import set_seed
+from transformers.trainer_utils import TrainOutput
 
-from hf_urbanseg.data.added_data import describe_shares, load_added_data
 from hf_urbanseg.data.checked_frames import list_skipped
-from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.normalization import channel_statistics
-from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.transforms import parse_scales
 from hf_urbanseg.errors import ConfigError
@@ -35,43 +31,26 @@ from hf_urbanseg.reports.progress import use_compact_progress
 from hf_urbanseg.reports.run_report import write_run_report
 from hf_urbanseg.reports.tracker_pictures import TrackerPictures
 from hf_urbanseg.runs.first_process import by_first_process, held_by_first_process, refusing_together
-from hf_urbanseg.runs.folder import (
-    ADDED_DATA,
-    TEACHER,
-    UNLABELLED,
-    RunFolder,
-)
-from hf_urbanseg.runs.inputs import (
-    compare_added,
-    compare_classes,
-    compare_frames,
-    compare_options,
-    compare_teacher,
-    compare_unlabelled,
-    compare_weights,
-    describe_frames,
-    find_differences,
-    leave_out_trained,
-)
+from hf_urbanseg.runs.folder import RunFolder
+from hf_urbanseg.runs.inputs import compare_options, find_differences
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.training.early_stopping import explain_stop
 from hf_urbanseg.training.inputs import (
     LOCAL_PROCESSES,
-    build_train_dataset,
+    Prepared,
     check_channels,
     check_streaming,
     check_teacher,
     describe,
     describe_defaults,
-    weigh_classes,
+    prepare,
 )
 from hf_urbanseg.training.interruption import Interruption
 from hf_urbanseg.training.keeper import Keeper, check_inputs, write_inputs
 from hf_urbanseg.training.network import build_network, check_network
 from hf_urbanseg.training.random_baseline import start_from_random
-from hf_urbanseg.training.teaching import prepare_teaching
+from hf_urbanseg.training.train_dataset import build_train_dataset
 from hf_urbanseg.training.trainer import UrbanSegTrainer
-from hf_urbanseg.training.unlabelled import prepare_unlabelled, read_unlabelled
 
 logger = logging.getLogger(__name__)
 
@@ -137,53 +116,58 @@ def _run(
         # On every process, so that a wrong word stops them all.
         check_target(args.hub_model_id, args.hub_revision)
         clean_token(args.hub_token)
+    prepared = prepare(arguments, run, differences)
+    trainer, held_out = _build_trainer(arguments, prepared)
+    trainer.interruption = interruption
+    use_compact_progress(trainer)
+    if args.report_pictures:
+        rows = prepared.data.splits.get("validation")
+        trainer.add_callback(TrackerPictures(trainer, rows, prepared.data.label_space, args.report_pictures))
 
-    # The first process reads and checks everything; the others then find the result in the cache.
-    with refusing_together(), args.main_process_first(local=False, desc="preflight"):
-        data = load_data(**asdict(arguments.data))
-        if "train" not in data.splits:
-            raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
-        differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
-        inspection = inspect_pairs(
-            data.splits, data.label_space, args.should_save, data.channels,
-            sampled=True, skip_bad=arguments.sampling.bad_frames == "skip",
-        )  # fmt: skip
-        main = arguments.data.data_dir or arguments.data.dataset
-        added = load_added_data(arguments.added.add_data, main, data, inspection, args.should_save)
-        unlabelled_frames = read_unlabelled(arguments.unlabelled, inspection, args.should_save, data.channels)
-    if added:
-        data = replace(data, notes=(*data.notes, describe_shares(data, added)))
-    if args.accept_changes or (args.resume and run.read_changes()):
-        data, inspection = leave_out_trained(run, data, inspection)
-    weights, counts = weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
-    frames = describe_frames(inspection, added)
-    sizes = inspection.sizes("train")
-    augmentation = arguments.augmentation.fit(sizes)
-    crop_size = tuple(augmentation.crop_size)
-    teaching = prepare_teaching(
-        arguments.distillation, data.label_space, frames["train"], crop_size, args.device,
-        arguments.model.stock_decode_head,
-    )  # fmt: skip
-    unlabelled = prepare_unlabelled(arguments, unlabelled_frames, augmentation, data.label_space)
-    records = {
-        TEACHER: teaching.record,
-        UNLABELLED: unlabelled and unlabelled.record,
-        ADDED_DATA: {"sets": [one.describe() for one in added]} if added else None,
-    }
-    differences += find_differences(
-        run, args,
-        chain(
-            compare_added(run, added),
-            compare_frames(run, frames),
-            compare_weights(run, data.label_space, weights, counts),
-            compare_teacher(run, teaching.record),
-            compare_unlabelled(run, records[UNLABELLED]),
-        ),
-    )  # fmt: skip
+    def begin(step: int) -> None:
+        by_first_process(lambda: write_inputs(run, arguments, prepared, step))
+        interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
+
+    def check() -> None:
+        check_folder()
+        by_first_process(lambda: check_inputs(run))
+
+    trainer.add_callback(Keeper(begin, check))
+    publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
+    if arguments.run.recipe is None and prepared.data.name != "synthetic":
+        describe_defaults(arguments, prepared.augmentation)
+    parameters = describe(prepared, trainer.model, trainer.processing_class)
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    check()
+    trainer.settle()
+    # In fp32, whatever training used, so that anyone who loads the folder measures the same. And before the export,
+    # which a model that can't be measured doesn't get.
+    measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
+    exported = _export(trainer, run.path)
+    with refusing_together():  # its pictures are of frames that are read once more
+        if args.should_save:
+            seconds = round(time.time() - start, 1)  # of this process, which may have resumed another's work
+            training = {"seconds": seconds, **_describe_training(run, trainer, trained, prepared), **parameters}
+            constant = int(np.argmax(prepared.counts))
+            pictures = arguments.run.num_overlays
+            write_run_report(run, trainer, prepared.data, measured, constant, exported, training, pictures)
+            write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
+    trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
+    if is_last:
+        trainer.accelerator.end_training()  # takes the processes apart
+    if publisher is not None:
+        push_end(publisher, trainer, run.path)
+    return run
+
+
+def _build_trainer(arguments: FinetuneArguments, prepared: Prepared) -> tuple[UrbanSegTrainer, dict[str, EvalDataset]]:
+    """The trainer, and the splits that are measured at the end."""
+    args, data, sizes = arguments.training, prepared.data, prepared.inspection.sizes("train")
+    teaching, unlabelled, augmentation = prepared.teaching, prepared.unlabelled, prepared.augmentation
     set_seed(args.seed)
     model = build_network(arguments.model, arguments.loss, data.label_space, teaching.feature_channels, data.channels)
     eval_size = tuple(arguments.model.eval_size or choose_eval_size(sizes))
-    check_network(model, args, crop_size, eval_size)
+    check_network(model, args, tuple(augmentation.crop_size), eval_size)
     ratios = [scale.find_ratios(find_commonest(sizes)) for scale in parse_scales(augmentation.train_scales)]
     if misfit := explain_misfit(eval_size, ratios, sizes):
         logger.warning(misfit)
@@ -194,11 +178,11 @@ def _run(
         for split in ("validation", "test")
         if split in data.splits
     }
-    train_dataset = build_train_dataset(augmentation, arguments.sampling, args, data, inspection, teaching.cache, added)
+    train_dataset = build_train_dataset(prepared, arguments.sampling, args)
     trainer = UrbanSegTrainer(
         model,
         args,
-        arguments.loss.build(data.label_space.num_labels, weights, teaching.parts),
+        arguments.loss.build(data.label_space.num_labels, prepared.weights, teaching.parts),
         unlabelled.join(train_dataset) if unlabelled else train_dataset,
         held_out.get("validation"),  # selection never sees test
         image_processor,
@@ -206,65 +190,30 @@ def _run(
     )
     if unlabelled:
         unlabelled.attach(trainer)
-    trainer.interruption = interruption
-    use_compact_progress(trainer)
-    if args.report_pictures:
-        rows = data.splits.get("validation")
-        trainer.add_callback(TrackerPictures(trainer, rows, data.label_space, args.report_pictures))
+    return trainer, held_out
 
-    def begin(step: int) -> None:
-        def write() -> None:
-            if differences:
-                run.write_changes(step, [str(one) for one in differences])
-            write_inputs(run, arguments, data, frames, counts, weights, records)
 
-        by_first_process(write)
-        interruption.situation = f"training is complete; the same command with `--resume` exports {run.path}"
-
-    def check() -> None:
-        check_folder()
-        by_first_process(lambda: check_inputs(run))
-
-    trainer.add_callback(Keeper(begin, check))
-    publisher = start_publisher(trainer, run.path) if pushes and args.should_save else None
-    if arguments.run.recipe is None and data.name != "synthetic":
-        describe_defaults(arguments, augmentation)
-    parameters = describe(data, inspection, model, eval_size)
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
-    check()
-    trainer.settle()
-    # In fp32, whatever training used, so that anyone who loads the folder measures the same. And before the export,
-    # which a model that can't be measured doesn't get.
-    measured = {split: trainer.measure(dataset, boundary=True) for split, dataset in held_out.items()}
-    exported = _export(trainer, run.path)
-    with refusing_together():  # its pictures are of frames that are read once more
-        if args.should_save:
-            training = {
-                "seconds": round(time.time() - start, 1),  # of this process, which may have resumed another's work
-                **({"resumed_from_step": trainer.first_step} if trainer.first_step else {}),
-                **({"changes": changes} if (changes := run.read_changes()) else {}),
-                "steps": trained.global_step,
-                **({"stopped": stopped} if (stopped := explain_stop(args, trainer.state)) else {}),
-                "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in trainer.state.log_history),
-                "train_loss": trained.training_loss,
-                "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
-                **({"skipped_frames": len(skipped)} if (skipped := list_skipped(run.skipped_frames)) else {}),
-                **({"teacher": teaching.record} if teaching.record else {}),
-                **({"unlabelled": unlabelled.describe()} if unlabelled else {}),
-                **({"class_counts": trainer.class_log.describe()} if trainer.class_log else {}),
-                **parameters,
-                "processes": args.world_size,
-                "seed": args.seed,
-            }
-            constant = int(np.argmax(counts))
-            write_run_report(run, trainer, data, measured, constant, exported, training, arguments.run.num_overlays)
-            write_card(run.path, args.hub_model_id if pushes else None, args.hub_pictures)
-    trainer.accelerator.wait_for_everyone()  # processes that leave at other times were seen to abort (torch 2.13, gloo)
-    if is_last:
-        trainer.accelerator.end_training()  # takes the processes apart
-    if publisher is not None:
-        push_end(publisher, trainer, run.path)
-    return run
+def _describe_training(run: RunFolder, trainer: UrbanSegTrainer, trained: TrainOutput, prepared: Prepared) -> dict:
+    """How training went, for the run's metrics; what there was nothing of is left out."""
+    args, state = trainer.args, trainer.state
+    found = {
+        "resumed_from_step": trainer.first_step,
+        "changes": run.read_changes(),
+        "stopped": explain_stop(args, state),
+        "skipped_frames": len(list_skipped(run.skipped_frames)),
+        "teacher": prepared.teaching.record,
+        "unlabelled": prepared.unlabelled and prepared.unlabelled.describe(),
+        "class_counts": trainer.class_log and trainer.class_log.describe(),
+    }
+    return {
+        **{key: value for key, value in found.items() if value},
+        "steps": trained.global_step,
+        "skipped_steps": sum(entry.get("skipped_steps", 0) for entry in state.log_history),
+        "train_loss": trained.training_loss,
+        "train_samples_per_second": trained.metrics.get("train_samples_per_second"),
+        "processes": args.world_size,
+        "seed": args.seed,
+    }
 
 
 def _prepare_process(args: UrbanSegTrainingArguments) -> None:

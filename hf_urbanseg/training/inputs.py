@@ -2,39 +2,123 @@
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 
 import numpy as np
+from transformers import PreTrainedModel
 
-from hf_urbanseg.data.added_data import AddedData
-from hf_urbanseg.data.checked_frames import CheckedFrames
+from hf_urbanseg.data.added_data import AddedData, describe_shares, load_added_data
 from hf_urbanseg.data.class_weights import compute_class_weights, load_class_weights
-from hf_urbanseg.data.decoded_cache import build_decoded_cache
-from hf_urbanseg.data.loading import LoadedData
-from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
-from hf_urbanseg.data.preflight.checks import Inspection
-from hf_urbanseg.data.preprocessing import JoinedDataset, TrainDataset
-from hf_urbanseg.data.rare_classes import RareClasses
-from hf_urbanseg.data.shards import ShardedRows
+from hf_urbanseg.data.loading import LoadedData, load_data
+from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
 from hf_urbanseg.data.teacher_cache import is_teacher_cache
-from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.models.freezing import count_trained
-from hf_urbanseg.models.sizes import find_commonest
 from hf_urbanseg.options.config import AugmentationArguments
 from hf_urbanseg.options.finetune_arguments import OWN_DATA, FinetuneArguments
-from hf_urbanseg.options.sampling import SamplingArguments
-from hf_urbanseg.options.stock_options import choose_data_seed
-from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.options.unlabelled import OWN_AVERAGES
-from hf_urbanseg.runs.folder import RunFolder
+from hf_urbanseg.runs.first_process import refusing_together
+from hf_urbanseg.runs.folder import ADDED_DATA, TEACHER, UNLABELLED, RunFolder
+from hf_urbanseg.runs.inputs import (
+    Difference,
+    compare_added,
+    compare_classes,
+    compare_frames,
+    compare_teacher,
+    compare_unlabelled,
+    compare_weights,
+    describe_frames,
+    find_differences,
+    leave_out_trained,
+)
+from hf_urbanseg.training.teaching import Teaching, prepare_teaching
+from hf_urbanseg.training.unlabelled import UnlabelledTraining, prepare_unlabelled, read_unlabelled
 
 logger = logging.getLogger(__name__)
 
 LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains with: read, checked, and compared with what it began with.
+
+    Args:
+        augmentation: Fitted to the frames' sizes.
+        frames: By split and name, the SHA-256 of image and label; see `describe_frames`.
+        weights: Of the classes; None of an unweighted loss.
+        counts: Pixels of train by class.
+        differences: From what a run that is resumed began with, which are accepted.
+    """
+
+    data: LoadedData
+    inspection: Inspection
+    added: Sequence[AddedData]
+    augmentation: AugmentationArguments
+    frames: Mapping[str, Mapping[str, list[str]]]
+    weights: np.ndarray | None
+    counts: np.ndarray
+    teaching: Teaching
+    unlabelled: UnlabelledTraining | None
+    differences: Sequence[Difference] = ()
+
+    @property
+    def records(self) -> dict[str, Mapping | None]:
+        """By file of the run's folder, what else it learns from."""
+        return {
+            TEACHER: self.teaching.record,
+            UNLABELLED: self.unlabelled and self.unlabelled.record,
+            ADDED_DATA: {"sets": [one.describe() for one in self.added]} if self.added else None,
+        }
+
+
+def prepare(arguments: FinetuneArguments, run: RunFolder, differences: Sequence[Difference]) -> Prepared:
+    """Reads and checks all that a run is made from. Every process of a launch calls it; nothing is written.
+
+    Args:
+        differences: That were found already.
+    """
+    args, differences = arguments.training, list(differences)
+    # The first process reads and checks everything; the others then find the result in the cache.
+    with refusing_together(), args.main_process_first(local=False, desc="preflight"):
+        data = load_data(**asdict(arguments.data))
+        if "train" not in data.splits:
+            raise ConfigError("a split `train`", f"{', '.join(data.splits)}", "name it in `--split_file`", data.name)
+        differences += find_differences(run, args, compare_classes(run, data.label_space))  # the preflight goes by them
+        inspection = inspect_pairs(
+            data.splits, data.label_space, args.should_save, data.channels,
+            sampled=True, skip_bad=arguments.sampling.bad_frames == "skip",
+        )  # fmt: skip
+        main = arguments.data.data_dir or arguments.data.dataset
+        added = load_added_data(arguments.added.add_data, main, data, inspection, args.should_save)
+        unlabelled_frames = read_unlabelled(arguments.unlabelled, inspection, args.should_save, data.channels)
+    if added:
+        data = replace(data, notes=(*data.notes, describe_shares(data, added)))
+    if args.accept_changes or (args.resume and run.read_changes()):
+        data, inspection = leave_out_trained(run, data, inspection)
+    weights, counts = weigh_classes(arguments.loss.class_weights, inspection, data.label_space)
+    frames = describe_frames(inspection, added)
+    augmentation = arguments.augmentation.fit(inspection.sizes("train"))
+    teaching = prepare_teaching(
+        arguments.distillation, data.label_space, frames["train"], tuple(augmentation.crop_size), args.device,
+        arguments.model.stock_decode_head,
+    )  # fmt: skip
+    unlabelled = prepare_unlabelled(arguments, unlabelled_frames, augmentation, data.label_space)
+    found = Prepared(data, inspection, added, augmentation, frames, weights, counts, teaching, unlabelled)
+    differences += find_differences(
+        run, args,
+        chain(
+            compare_added(run, added),
+            compare_frames(run, frames),
+            compare_weights(run, data.label_space, weights, counts),
+            compare_teacher(run, teaching.record),
+            compare_unlabelled(run, found.records[UNLABELLED]),
+        ),
+    )  # fmt: skip
+    return replace(found, differences=differences)
 
 
 def weigh_classes(choice: str, inspection: Inspection, space: LabelSpace) -> tuple[np.ndarray | None, np.ndarray]:
@@ -84,65 +168,6 @@ def check_streaming(arguments: FinetuneArguments) -> None:
         raise ConfigError(f"a local set with `{found}`, which needs to know every frame", "one that is streamed", fix)
 
 
-def build_train_dataset(
-    augmentation: AugmentationArguments,
-    sampling: SamplingArguments,
-    args: UrbanSegTrainingArguments,
-    data: LoadedData,
-    inspection: Inspection,
-    teacher,
-    added: Sequence[AddedData] = (),
-) -> TrainDataset | JoinedDataset:
-    """Of further data, frames are brought to the main data's commonest size first, where scales are ratios."""
-    sets = [(data.splits["train"], data.label_space, inspection.pairs["train"])]
-    sets += [(one.rows, one.label_space, one.pairs) for one in added]
-    rare, paste = _show_more_often(sampling, augmentation, inspection, data.label_space)
-    parts, cached = [], 0
-    for number, (rows, space, pairs) in enumerate(sets):
-        base = find_commonest(inspection.sizes("train")) if number else None
-        transforms = build_train_transforms(**asdict(augmentation), base=base)
-        sizes = [pair.size for pair in pairs]
-        if isinstance(rows, ShardedRows):
-            skipped = RunFolder(args.output_dir).skipped_frames if sampling.bad_frames == "skip" else None
-            rows = replace(rows, buffer=sampling.shuffle_buffer)
-            cache = CheckedFrames(rows, space, skipped)
-        else:
-            cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)
-            cached += 0 if cache is None else cache.memory.nbytes
-        first = sum(map(len, parts))
-        seed, pasted = choose_data_seed(args), None if number else paste
-        options = {"rare": rare, "paste": pasted, "shuffle_buffer": sampling.shuffle_buffer}
-        parts.append(TrainDataset(rows, space, transforms, seed, cache, teacher, first, **options))
-    if not added:
-        return parts[0]
-    shares = [one.share for one in added]
-    return JoinedDataset(
-        parts, [1 - sum(shares), *shares], [*parts[0].names, *chain.from_iterable(one.frames for one in added)]
-    )
-
-
-def _show_more_often(
-    sampling: SamplingArguments, augmentation: AugmentationArguments, inspection: Inspection, space: LabelSpace
-) -> tuple[RareClasses | None, ObjectPaste | None]:
-    share, paste_share = sampling.rare_class_share, sampling.paste_share
-    if not share and not paste_share:
-        return None, None
-    counts = inspection.train_id_counts("train", space)
-    rare = RareClasses(counts, share, sampling.rare_class_temperature, sampling.rare_class_min_pixels)
-    if share:
-        shown = [one for one in np.argsort(-rare.probabilities, kind="stable") if rare.probabilities[one] >= 0.01]
-        told = (f"{space.names[one]} {100 * rare.probabilities[one]:.0f} % ({len(rare.images[one])})" for one in shown)
-        told = ", ".join(told)
-        logger.info("drawn by class: %.0f %% of the samples, of them (from so many frames) %s", 100 * share, told)
-    if not paste_share:
-        return rare, None
-    pasted = choose_pasted(sampling.paste_classes, rare, space)
-    told = ", ".join(space.names[one] for one in pasted)
-    logger.info("pasted: an object of %s, into %.0f %% of the samples", told, 100 * paste_share)
-    movable, flip = list_movable(space), augmentation.flip
-    return rare, ObjectPaste(rare, pasted, movable, paste_share, flip, augmentation.photometric)
-
-
 def describe_defaults(arguments: FinetuneArguments, augmentation: AugmentationArguments) -> None:
     """What was taken where data was named and no recipe, and what to try next."""
     start = arguments.model.model_name_or_path if arguments.model.init == "pretrained" else "random weights"
@@ -157,13 +182,19 @@ def describe_defaults(arguments: FinetuneArguments, augmentation: AugmentationAr
         )
 
 
-def describe(data: LoadedData, inspection: Inspection, model, eval_size: tuple[int, int]) -> dict[str, int]:
+def describe(prepared: Prepared, model: PreTrainedModel, image_processor) -> dict[str, int]:
+    """Says what is trained on what; returns the numbers of parameters."""
+    data = prepared.data
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in data.splits.items())
     logger.info("data: %s (%s images), %d classes", data.name, sizes, data.label_space.num_labels)
     for note in data.notes:
         logger.info("  %s", note)
-    size = "their own size" if data.channels > 3 else "{}x{} (height x width)".format(*eval_size)
-    void = 100 * inspection.void_share("train", data.label_space)
+    size = (
+        "their own size"
+        if data.channels > 3
+        else "{height}x{width} (height x width)".format(**dict(image_processor.size))
+    )
+    void = 100 * prepared.inspection.void_share("train", data.label_space)
     logger.info("void pixels in train: %.1f %%; images measured at %s, scores at native size", void, size)
     parameters = count_trained(model)
     logger.info("model: %.2f M parameters, %.2f M of them trained", *(count / 1e6 for count in parameters.values()))
