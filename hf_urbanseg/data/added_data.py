@@ -4,10 +4,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -15,9 +14,9 @@ from datasets import Dataset, DatasetDict
 from hf_urbanseg.class_names import find_common_classes
 from hf_urbanseg.data.label_space_files import describe_label_space
 from hf_urbanseg.data.loading import LoadedData, load_data
-from hf_urbanseg.data.preflight.checks import Inspection, inspect_pairs
+from hf_urbanseg.data.preflight.checks import Inspection, check_further_images, inspect_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection
-from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError, join_faults, log_faults
+from hf_urbanseg.errors import ConfigError, DataError, UrbanSegError, join_faults
 from hf_urbanseg.files import expand_home, explain_missing
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 
@@ -28,14 +27,6 @@ _REST = re.compile(
     r"dynamic)\b"
 )
 """In the names of classes that hold whatever a set has no other class for."""
-
-
-class _Wanted(NamedTuple):
-    """A word of `--add_data`: folder or Hub id, label space, share."""
-
-    source: str
-    label_space: str | None
-    share: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +84,13 @@ def load_added_data(
         ConfigError: Shares, or a set twice, or no class in common.
     """
     wanted = [_parse(word) for word in words]
-    _check_twice([main, *(one.source for one in wanted)])
-    shares = _complete_shares([one.share for one in wanted])
+    _check_twice([main, *(source for source, _, _ in wanted)])
+    shares = _complete_shares([share for _, _, share in wanted])
     added, names = [], {data.name}
     for word, (source, label_space, _), share in zip(words, wanted, shares, strict=True):
         try:
             one = _load(source, label_space, share, data, names, progress)
-            _check_leaks(one, inspection)
+            check_further_images(one.name, one.pairs, inspection)
         except UrbanSegError as error:
             raise join_faults([error], "fault", f" (`--add_data {word}`)") from error
         names.add(one.name)
@@ -140,7 +131,8 @@ def adapt_label_space(theirs: LabelSpace, ours: LabelSpace, name: str) -> LabelS
             expected, found = "one class of the main data for each", f"`{theirs.names[their]}`, which names several"
             raise ConfigError(expected, found, "rename it in the label space", name)
     meaning = {their: our for their, our in meaning.items() if their in labelled}
-    rest = {their for their in labelled if _is_rest(theirs.names[their])}
+    plain = {their: re.sub(r"[\W_]+", " ", theirs.names[their].lower()) for their in labelled}
+    rest = {their for their, name in plain.items() if _REST.search(name)}
     missing = [our for our in range(ours.num_labels) if our not in meaning.values()]
     if missing and rest & meaning.keys():
         swallowing = ", ".join(theirs.names[their] for their in sorted(rest & meaning.keys()))
@@ -161,12 +153,11 @@ def adapt_label_space(theirs: LabelSpace, ours: LabelSpace, name: str) -> LabelS
     return replace(theirs, label_ids=label_ids, **same)
 
 
-def _is_rest(name: str) -> bool:
-    return _REST.search(re.sub(r"[\W_]+", " ", name.lower())) is not None
+def _parse(word: str) -> tuple[str, str | None, float | None]:
+    """Folder or Hub id, label space and share.
 
-
-def _parse(word: str) -> _Wanted:
-    """From the right, and by what is there: a folder's own colons, a drive's among them, belong to its name."""
+    From the right, and by what is there: a folder's own colons, a drive's among them, belong to its name.
+    """
     source, share = word, None
     head, _, tail = word.rpartition(":")
     if head and not os.path.exists(word):
@@ -176,7 +167,7 @@ def _parse(word: str) -> _Wanted:
     for folder in (source, *reversed(heads)):
         is_dataset = folder == "synthetic" or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", folder)
         if is_dataset or (folder and os.path.exists(expand_home(folder))):
-            return _Wanted(folder, source[len(folder) + 1 :] or None, share)
+            return folder, source[len(folder) + 1 :] or None, share
     expected = "`add_data` as folder:label_space:share, the last two optional"
     raise ConfigError(expected, f"`{word}`, and no such folder{explain_missing(source)}", "correct it")
 
@@ -225,23 +216,3 @@ def _choose_name(name: str, taken: set[str], data: LoadedData) -> str:
     folders = {frame.split("/")[0] for rows in data.splits.values() for frame in rows["name"] if "/" in frame}
     choices = [name, *(f"{name}-{number}" for number in range(2, len(taken | folders) + 3))]
     return next(one for one in choices if one not in taken | folders)
-
-
-def _check_leaks(one: AddedData, inspection: Inspection) -> None:
-    """Refuses images of the main data's validation and test; the same image in both trainings is warned of."""
-    main: Mapping[str, str] = {
-        pair.image_digest: f"{split}/{pair.name}" for split, pairs in inspection.pairs.items() for pair in pairs
-    }
-    same = [(pair, main[pair.image_digest]) for pair in one.pairs if pair.image_digest in main]
-    expected = "none of the main data's held-out images"
-    fix = "remove it from one of them: results on images seen in training prove nothing"
-    faults = [
-        DataError(expected, f"the same pixels as {where}", fix, f"{one.name}/{pair.name}")
-        for pair, where in same
-        if not where.startswith("train/")
-    ]
-    if faults:
-        log_faults(faults[1:])
-        raise join_faults(faults, "image")
-    if same:
-        logger.warning("%s: %d of its images are in the main data's train, too", one.name, len(same))

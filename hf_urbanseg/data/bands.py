@@ -11,16 +11,18 @@ from hf_urbanseg.data.pictures import (
     TIFF_SIGNATURES,
     TILES,
     open_picture,
+    readable,
     stored_bits,
 )
 from hf_urbanseg.errors import DataError
 
 
-def read_bands(content: bytes, where: object) -> np.ndarray:
+def read_bands(content: bytes, where: object, channels: int | None = None) -> np.ndarray:
     """All channels of an image's file as they are stored; nothing is converted.
 
     Args:
         where: The file, named in errors.
+        channels: That it must have.
 
     Shape:
         returns: (H, W, C) uint8.
@@ -28,24 +30,22 @@ def read_bands(content: bytes, where: object) -> np.ndarray:
     Raises:
         DataError: Damaged, of other numbers than 8 bits, of several pages, or a TIFF without the extra `multiband`.
     """
-    try:
+    with readable("image file", where):
         if content.startswith(ARRAY_SIGNATURE):
             pixels = np.load(BytesIO(content), allow_pickle=False)
         elif content.startswith(TIFF_SIGNATURES):
             pixels = _read_tiff(content, where)
         else:
             pixels = _read_picture(content, where)
-    except DataError:
-        raise
-    except Exception as error:  # on damaged bytes any of three libraries
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError("a readable image file", reason, "fetch the file again or leave it out", where) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or 0 in pixels.shape:
         found = f"{pixels.dtype} numbers of shape {'x'.join(map(str, pixels.shape))}"
         raise DataError("height x width x channels of uint8", found, "convert them", where)
     if pixels.shape[0] * pixels.shape[1] > MOST_PIXELS:
         found = f"{pixels.shape[0]}x{pixels.shape[1]}"
         raise DataError(f"a picture of {MOST_PIXELS:,} pixels at most", found, TILES, where)
+    if channels not in (None, pixels.shape[2]):
+        fix = "correct `--channels`, choose another model, or leave it out"
+        raise DataError(f"an image of {channels} channels", f"{pixels.shape[2]}", fix, where)
     return pixels
 
 

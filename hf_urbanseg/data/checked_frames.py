@@ -52,12 +52,11 @@ class CheckedFrames:
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         row, space = self.rows[index], self.label_space
-        where = self.rows.split, row["name"]
         try:
-            pair = open_pair(*where, row["image"], row["label"], space)
+            pair = open_pair(self.rows.split, row, space)
             if unknown := find_unknown(pair, space):
-                pixels = sum(pair.label_counts.values())
-                raise refuse_values(unknown, pixels, dict.fromkeys(unknown, 1), space, "/".join(where))
+                where, pixels = f"{self.rows.split}/{row['name']}", sum(pair.label_counts.values())
+                raise refuse_values(unknown, pixels, dict.fromkeys(unknown, 1), space, where)
         except DataError as error:
             fix = f"{error.fix}; training goes on without such frames by `--bad_frames skip`"
             raise BadFrameError(error.expected, error.found, fix, error.path) from error

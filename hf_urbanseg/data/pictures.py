@@ -2,8 +2,8 @@
 
 import re
 import struct
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["HEIF"] if pi
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 TILES = "cut it into tiles, make it smaller or leave it out"
 """What to do with a picture that is too large."""
+REPAIR = "fetch the file again or leave it out"
 ARRAY_SIGNATURE, TIFF_SIGNATURES = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -40,6 +41,19 @@ _BANDS = "name their number for a model of them all (`--channels 4`), save the t
 ADDRESS = re.compile(r"[a-z][\w+.-]*:", re.IGNORECASE)
 # What `datasets` calls a member of a local .zip: zip://a.png::/data.zip
 _MEMBER = re.compile(rf"zip://(?:(?!::).)+::(?!{ADDRESS.pattern})(?:(?!::).)+", re.IGNORECASE)
+
+
+@contextmanager
+def readable(what: str, where: object, fix: str = REPAIR) -> Iterator[None]:
+    """One line of whatever is raised inside about a damaged file: Pillow's decoders alone raise a dozen kinds."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        found = getattr(error, "strerror", None) or f"a truncated or damaged file ({type(error).__name__}: {error})"
+        found = str(error) if isinstance(error, UnidentifiedImageError) else found
+        raise DataError(f"a readable {what}", found, fix, where) from error
 
 
 def read_stored(stored: Mapping) -> bytes:
@@ -105,7 +119,7 @@ def open_picture(content: bytes, where: object) -> Image.Image:
     except UnidentifiedImageError as error:
         if not content.startswith(TIFF_SIGNATURES):
             # Pillow's words name an address in memory.
-            raise UnidentifiedImageError("no picture of a known kind") from error
+            raise UnidentifiedImageError("no picture that Pillow recognises") from error
         found, fix = "bands that Pillow doesn't know", f"{_BANDS}, or export it anew"
         raise DataError("a TIFF in grey, palette or RGB colours", found, fix, where) from error
     if refused:

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Image
 
 from hf_urbanseg.data.columns import choose_columns, list_name_columns
+from hf_urbanseg.data.pictures import readable
 from hf_urbanseg.data.shard_files import name_file, try_again
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.escaping import is_plain
@@ -175,13 +176,9 @@ class ShardedRows(ABC):
             found = "a path alone" if stored.get("path") else "none"
             fix = "leave the row out, or write the bytes of its file"
             raise DataError(f"the bytes of each picture, and so a {role} here", found, fix, where)
-        stored = {"bytes": stored["bytes"], "path": None}
-        try:
-            picture = _DECODER.decode_example(stored)
+        with readable(f"{role} file", where):
+            picture = _DECODER.decode_example({"bytes": stored["bytes"], "path": None})
             picture.load()
-        except Exception as error:  # decoders raise what they like
-            fix = "fetch the file again or leave it out"
-            raise DataError(f"a readable {role} file", f"{type(error).__name__}: {error}", fix, where) from error
         return picture
 
     def _read(self, shard: Shard, row: int) -> list:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
-from hf_urbanseg.data.pictures import MOST_BYTES, open_picture, read_file
+from hf_urbanseg.data.pictures import MOST_BYTES, open_picture, read_file, readable
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import explain_missing, written_whole
 from hf_urbanseg.labels import CITYSCAPES
@@ -171,23 +171,13 @@ def _check_member(path: Path, bundle: zipfile.ZipFile, member: str, image: Path)
     if bundle.getinfo(member).file_size > MOST_BYTES:
         raise DataError(f"at most {MOST_BYTES:,} bytes", "more", "write it again", where)
     content = bundle.read(member)
-    try:
-        with open_picture(content, where) as picture:
-            # The raw mode tells 1-, 2- and 4-bit files apart, which Pillow opens as L, too.
-            kind, mode, label_ids = picture.format, picture.tile[0][3], np.asarray(picture)
-    except DataError:
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
-        raise DataError("a readable PNG", f"{type(error).__name__}: {error}", "write it again", where) from error
+    with readable("PNG", where, "write it again"), open_picture(content, where) as picture:
+        # The raw mode tells 1-, 2- and 4-bit files apart, which Pillow opens as L, too.
+        kind, mode, label_ids = picture.format, picture.tile[0][3], np.asarray(picture)
     if kind != "PNG" or mode != "L":
         raise DataError("a PNG of one 8-bit channel", f"{kind}, mode {mode}", "save the label ids as grey", where)
-    try:
-        with open_picture(read_file(image), image) as original:
-            width, height = original.size
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError("a readable image", f"{type(error).__name__}: {error}", "replace it", image) from error
+    with readable("image", image, "replace it"), open_picture(read_file(image), image) as original:
+        width, height = original.size
     if label_ids.shape != (height, width):
         found = f"{label_ids.shape[0]}x{label_ids.shape[1]}"
         raise DataError(f"its image's size, {height}x{width} (height x width)", found, "predict at native size", where)

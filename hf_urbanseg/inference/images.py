@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from hf_urbanseg.data.bands import read_bands
-from hf_urbanseg.data.pictures import open_picture, read_file, stored_bits
+from hf_urbanseg.data.pictures import open_picture, read_file, readable, stored_bits
 from hf_urbanseg.data.rgb import Converted, convert_to_rgb
 from hf_urbanseg.errors import DataError
 
@@ -26,18 +26,13 @@ def read_image(path: str | Path, channels: int = 3) -> Converted:
     """
     # `datasets` lets the whole process read truncated files as grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
+    with readable("image", path, "replace the file or leave it out"):
         content = read_file(path)
         if channels != 3:
-            return Converted(_check_channels(read_bands(content, path), channels, path))
+            return Converted(read_bands(content, path, channels))
         with open_picture(content, path) as image:
             bits = stored_bits(image)
             found = convert_to_rgb(ImageOps.exif_transpose(image), path, bits)
-    except DataError:
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError("a readable image", reason, "replace the file or leave it out", path) from error
     found.picture.filename = str(path)  # Pillow's own attribute, which its copies lose
     return found
 
@@ -61,13 +56,6 @@ def to_image(image: ImageInput, channels: int = 3) -> Image.Image | np.ndarray:
     picture, kind = (" a PIL image,", " RGB") if channels == 3 else ("", "")
     expected = f"a path,{picture} an array (H, W, {channels}) or a tensor ({channels}, H, W), both uint8{kind}"
     raise DataError(expected, found, "convert it, or give a list of such images")
-
-
-def _check_channels(pixels: np.ndarray, channels: int, path: str | Path) -> np.ndarray:
-    if pixels.shape[2] != channels:
-        fix = "choose another model or leave it out"
-        raise DataError(f"an image of {channels} channels, as the model takes", f"{pixels.shape[2]}", fix, path)
-    return pixels
 
 
 @cache

@@ -112,5 +112,5 @@ def test_channels__what_does_not_fit_is_refused(trained, data, tmp_path):
         with pytest.raises(DataError, match=r"an array \(H, W, 4\) or a tensor \(4, H, W\), both uint8; found"):
             predictor.predict(image)
     Image.new("RGB", (8, 8)).save(tmp_path / "rgb.png")
-    with pytest.raises(DataError, match=r"rgb\.png: expected an image of 4 channels, as the model takes; found 3"):
+    with pytest.raises(DataError, match=r"rgb\.png: expected an image of 4 channels; found 3"):
         predictor.predict(tmp_path / "rgb.png")

@@ -38,7 +38,7 @@ def test_run_with_unlabelled_frames(kitti, pictures, run, words, tmp_path, fails
     output, options = tmp_path / "run", {"data_dir": kitti, "unlabelled_threshold": 0.05, "eval_strategy": "no"}
     options |= {"load_best_model_at_end": "false", "unlabelled_teacher": run}
     finetune.main(words(output_dir=output, unlabelled=f"{pictures} {more}", **options))
-    assert "unlabelled: 1 frames are in train, too, with labels: more/again." in caplog.text
+    assert "unlabelled: 1 of its images are in the main data's train, too: more/again" in caplog.text
     log = read_log(output)
     assert len(log) == 4
     assert all(entry["loss_unlabelled"] > 0.1 and entry["unlabelled_confident"] > 0.5 for entry in log)
@@ -106,10 +106,8 @@ def test_what_is_refused_leaves_nothing(kitti, pictures, run, words, tmp_path, f
         with Image.open(kitti / "training" / "image_2" / f"{splits[split][0]}.png") as picture:
             leak = save(f"leak_{split}", np.asarray(picture))  # other bytes, the same pixels
         line = refuse(pictures, leak)
-        assert line.startswith(
-            f"error: leak_{split}/a: expected unlabelled frames that are in no other split than train"
-        )
-        assert f"found the pixels of {split}/{splits[split][0]}" in line
+        assert line.startswith(f"error: unlabelled/leak_{split}/a: expected none of the main data's held-out images")
+        assert f"found the same pixels as {split}/{splits[split][0]}" in line
     broken = save("broken", render_scene(1, (40, 60))[0])
     content = (broken / "a.png").read_bytes()
     (broken / "a.png").write_bytes(content[: len(content) // 2])

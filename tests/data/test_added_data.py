@@ -133,7 +133,7 @@ def test_load_added_data__refuses_held_out_images(main, tmp_path, caplog):
         with pytest.raises(DataError, match=f"kitti-2/other: .*; found the same pixels as {split}/0000"):
             load(main, copy_of_a_split(main, tmp_path / split, split))
     load(main, copy_of_a_split(main, tmp_path / "train", "train"))
-    assert "kitti-2: 1 of its images are in the main data's train, too" in caplog.messages
+    assert "kitti-2: 1 of its images are in the main data's train, too: other" in caplog.messages
 
 
 @pytest.mark.parametrize(

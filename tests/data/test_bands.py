@@ -69,7 +69,7 @@ def test_read_bands__more_than_pillow_has_modes_for():
             encode(PIXELS, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
             "orientation",
         ),
-        (b"hello", "UnidentifiedImageError"),
+        (b"hello", "no picture that Pillow recognises"),
     ],
 )
 def test_read_bands__what_is_none(content, found):

@@ -182,7 +182,7 @@ def test_open_picture__text_that_unpacks_to_much(kind):
 def test_open_picture__no_kind_that_runs_a_program():
     eps = io.BytesIO()
     Image.new("L", (4, 4)).save(eps, "EPS")
-    with pytest.raises(OSError, match="no picture of a known kind"):
+    with pytest.raises(OSError, match="no picture that Pillow recognises"):
         open_picture(eps.getvalue(), "there")
 
 

@@ -69,8 +69,8 @@ def test_to_rgb__the_same_pixels_in_training_measuring_and_predicting(tmp_path, 
     path, label = tmp_path / "a", tmp_path / "a.png"
     path.write_bytes(KINDS[kind])
     label.write_bytes(turned(mask(size=SIZE[::-1])) if kind == "turned" else encode(mask()))
-    stored = [{"path": str(one), "bytes": None} for one in (path, label)]
-    assert inspect_pair("train", "a", *stored, CITYSCAPES).size == SIZE
+    stored = {role: {"path": str(one), "bytes": None} for role, one in (("image", path), ("label", label))}
+    assert inspect_pair("train", {"name": "a", **stored}, CITYSCAPES).size == SIZE
     rows = Dataset.from_dict({"image": [str(path)], "label": [str(label)], "name": ["a"]})
     rows = rows.cast_column("image", Image()).cast_column("label", Image())
     expected = np.asarray(read_image(path).picture)

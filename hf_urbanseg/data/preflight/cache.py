@@ -71,14 +71,9 @@ def _read_pair(
     return PairInspection(name, (height, width), counts, digest, tuple(files), note)
 
 
-def save_pairs(path: Path, pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
+def save_pairs(path: Path, pairs: Mapping[str, Sequence[PairInspection]]) -> None:
     """Writes the results whole or not at all; a folder that can't be written costs the cache, not the run."""
-    content = {
-        split: [
-            (pair.name, pair.size, pair.label_counts, pair.image_digest, pair.file_digests, pair.note) for pair in found
-        ]
-        for split, found in pairs.items()
-    }
+    content = {split: [[*vars(pair).values()] for pair in found] for split, found in pairs.items()}
     try:
         with written_whole(path) as staged:
             staged.write_bytes(gzip.compress(json.dumps(content).encode()))

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -147,7 +148,8 @@ def _check_names(splits: Mapping[str, Dataset]) -> None:
 def _read_pairs(
     splits: Mapping[str, Dataset], label_space: LabelSpace, progress: bool, channels: int, skips: Collection[str] = ()
 ) -> dict[str, tuple[PairInspection, ...]]:
-    results = read_all(splits, _inspect_with(label_space, channels), "pair", progress)
+    inspect = partial(inspect_pair, label_space=label_space, channels=channels)
+    results = read_all(splits, inspect, "pair", progress)
     bad = _check_pairs(results, splits, label_space, skips=skips)
     return {
         split: tuple(one for row, one in enumerate(found) if (split, row) not in bad)
@@ -158,13 +160,9 @@ def _read_pairs(
 def inspect_piece(split: str, rows: Dataset, label_space: LabelSpace) -> list[PairInspection]:
     """The pairs of a part of a split, each judged for itself; what is judged by the whole set is left to the whole."""
     piece = {split: _undecoded(rows)}
-    results = read_all(piece, _inspect_with(label_space, 3), "pair", progress=False)
+    results = read_all(piece, partial(inspect_pair, label_space=label_space), "pair", progress=False)
     _check_pairs(results, piece, label_space, whole=False)
     return results[split]
-
-
-def _inspect_with(label_space: LabelSpace, channels: int) -> Callable[[str, dict], PairInspection]:
-    return lambda split, row: inspect_pair(split, row["name"], row["image"], row["label"], label_space, channels)
 
 
 def read_all(
@@ -257,23 +255,43 @@ def _check_leaks(pairs: Mapping[str, tuple[PairInspection, ...]]) -> None:
 def _find_oddities(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:
     yield from find_odd_values(inspection.values(), label_space)
     for split, pairs in inspection.pairs.items():
-        same = defaultdict(list)
-        for pair in pairs:
-            same[pair.image_digest].append(pair.name)
-        if groups := [first_few(names, 2, " = ") for names in same.values() if len(names) > 1]:
-            yield f"{split}: the same image more than once: {first_few(groups)}."
-        noted = defaultdict(list)
-        for pair in pairs:
-            noted[pair.note].append(pair.name)
-        for note, names in noted.items():
-            if note:
-                yield f"{split}: {note}, in {len(names)} of {len(pairs)} images: {first_few(names)}."
+        yield from find_odd_images(split, pairs)
         counts = inspection.train_id_counts(split, label_space)
         if void := [pair.name for pair, count in zip(pairs, counts, strict=True) if not count.any()]:
             yield f"{split}: images without any labelled pixel: {first_few(void)}."
         if split == "train" and (absent := [n for n, c in zip(label_space.names, counts.sum(0), strict=True) if not c]):
             yield f"train: no pixel of {', '.join(absent)}; the model can't learn them from it."
     yield from _find_unmeasured(inspection, label_space)
+
+
+def find_odd_images(split: str, frames: Collection[PairInspection]) -> Iterable[str]:
+    """A sentence on each oddity of a split's images alone."""
+    same, noted = defaultdict(list), defaultdict(list)
+    for one in frames:
+        same[one.image_digest].append(one.name)
+        noted[one.note].append(one.name)
+    if groups := [first_few(names, 2, " = ") for names in same.values() if len(names) > 1]:
+        yield f"{split}: the same image more than once: {first_few(groups)}."
+    for note, names in noted.items():
+        if note:
+            yield f"{split}: {note}, in {len(names)} of {len(frames)} images: {first_few(names)}."
+
+
+def check_further_images(name: str, frames: Collection[PairInspection], main: Inspection) -> None:
+    """Refuses images of the main data's validation and test among those that join training; warns of its train's."""
+    places = {pair.image_digest: (split, pair.name) for split, pairs in main.pairs.items() for pair in pairs}
+    same = [(one, *places[one.image_digest]) for one in frames if one.image_digest in places]
+    expected = "none of the main data's held-out images"
+    fix = "remove it from one of them: results on images seen in training prove nothing"
+    held_out = [
+        DataError(expected, f"the same pixels as {split}/{where}", fix, f"{name}/{one.name}")
+        for one, split, where in same
+        if split != "train"
+    ]
+    refuse_all(held_out, "image")
+    if same:
+        some = first_few([one.name for one, *_ in same])
+        logger.warning("%s: %d of its images are in the main data's train, too: %s", name, len(same), some)
 
 
 def _find_unmeasured(inspection: Inspection, label_space: LabelSpace) -> Iterable[str]:

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile
 
 from hf_urbanseg.data.bands import read_bands
-from hf_urbanseg.data.pictures import find_lossy, open_picture, read_stored, stored_bits
+from hf_urbanseg.data.pictures import REPAIR, find_lossy, open_picture, read_stored, readable, stored_bits
 from hf_urbanseg.data.preflight.label_values import check_palette, count_values, read_label
 from hf_urbanseg.data.rgb import convert_to_rgb, find_size
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
-
-_REPAIR = "fetch the file again or leave it out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,45 +79,33 @@ def where_is(stored: Mapping | None, split: str, name: str) -> str:
     return stored["path"] if in_a_file else f"{split}/{name}"
 
 
-def inspect_pair(
-    split: str,
-    name: str,
-    image: Mapping | None,
-    label: Mapping | None,
-    label_space: LabelSpace,
-    channels: int = 3,
-) -> PairInspection:
+def inspect_pair(split: str, row: Mapping, label_space: LabelSpace, channels: int = 3) -> PairInspection:
     """Decodes and measures one pair as `open_pair` has it; call it inside `strict_pillow`."""
-    pair = open_pair(split, name, image, label, label_space, channels)
+    pair = open_pair(split, row, label_space, channels)
     files = tuple(hashlib.sha256(content).hexdigest() for content in pair.contents)
     size, digest = _measure(pair.image, pair.orientation)
-    return PairInspection(name, size, pair.label_counts, digest, files, pair.note)
+    return PairInspection(pair.name, size, pair.label_counts, digest, files, pair.note)
 
 
-def open_pair(
-    split: str,
-    name: str,
-    image: Mapping | None,
-    label: Mapping | None,
-    label_space: LabelSpace,
-    channels: int = 3,
-) -> OpenedPair:
+def open_pair(split: str, row: Mapping, label_space: LabelSpace, channels: int = 3) -> OpenedPair:
     """All that one pair is judged by alone, but for values that no class has (`find_unknown`).
 
     Args:
-        image: `{"path", "bytes"}` as `datasets.Image(decode=False)` gives it. `label` likewise.
+        row: `name`, and `image` and `label` as `datasets.Image(decode=False)` gives them.
         label_space: What the label's pixels may say, and how.
         channels: Of every image; 3 are RGB.
 
     Raises:
         DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.
     """
-    image_where, label_where = where_is(image, split, name), where_is(label, split, name)
-    image_bytes, label_bytes = _read(image, "image", image_where), _read(label, "label", label_where)
+    image_where, image_bytes = _read(split, row, "image")
+    label_where, label_bytes = _read(split, row, "label")
     picture, note, orientation = _open_image(image_bytes, image_where, channels)
     mask, label_bits, label_orientation = _open(label_bytes, "label", label_where)
-    if not label_space.lossy:
-        _check_compression(label_bytes, mask, label_where)
+    if not label_space.lossy and (kind := find_lossy(label_bytes, mask)):
+        found = f"{kind}, whose compression makes other ids of label ids"
+        fix = "export the label anew as PNG, or say `lossy: true` in the label space"
+        raise DataError("a label file without lossy compression", found, fix, label_where)
     values = read_label(mask, label_bits, label_space, label_where)
     if orientation != label_orientation:
         expected = "the same EXIF orientation in an image and its label"
@@ -135,16 +121,15 @@ def open_pair(
     counts = count_values(values, label_space)
     if mask.mode == "P" and label_space.encoding == "ids":
         check_palette(mask, counts, label_space, label_where)
-    return OpenedPair(name, picture, mask, counts, note, orientation, (image_bytes, label_bytes))
+    return OpenedPair(row["name"], picture, mask, counts, note, orientation, (image_bytes, label_bytes))
 
 
-def inspect_image(split: str, name: str, image: Mapping | None, channels: int = 3) -> PairInspection:
+def inspect_image(split: str, row: Mapping, channels: int = 3) -> PairInspection:
     """The same of an image without a label."""
-    where = where_is(image, split, name)
-    content = _read(image, "image", where)
+    where, content = _read(split, row, "image")
     picture, note, orientation = _open_image(content, where, channels)
     size, digest = _measure(picture, orientation)
-    return PairInspection(name, size, {}, digest, (hashlib.sha256(content).hexdigest(),), note)
+    return PairInspection(row["name"], size, {}, digest, (hashlib.sha256(content).hexdigest(),), note)
 
 
 def _measure(picture: Image.Image | np.ndarray, orientation: int) -> tuple[tuple[int, int], str]:
@@ -155,52 +140,31 @@ def _measure(picture: Image.Image | np.ndarray, orientation: int) -> tuple[tuple
     return (width, height) if orientation >= 5 else (height, width), digest.hexdigest()
 
 
-def _read(stored: Mapping | None, role: str, where: str) -> bytes:
+def _read(split: str, row: Mapping, role: str) -> tuple[str, bytes]:
+    """How errors call a file, and its content."""
+    stored, where = row[role], where_is(row[role], split, row["name"])
     if stored is None or (stored["bytes"] is None and not stored["path"]):
-        raise DataError(f"an image and a label for every frame, and so a {role} here", "none", _REPAIR, where)
-    try:
+        raise DataError(f"an image and a label for every frame, and so a {role} here", "none", REPAIR, where)
+    with readable(f"{role} file", where):
         content = read_stored(stored)
-    except DataError:
-        raise
-    except Exception as error:  # OSError of a file; of a member of a .zip nearly anything
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise DataError(f"a readable {role} file", reason, _REPAIR, where) from error
     if not content:
-        raise DataError(f"a readable {role} file", "an empty file (0 bytes)", _REPAIR, where)
-    return content
+        raise DataError(f"a readable {role} file", "an empty file (0 bytes)", REPAIR, where)
+    return where, content
 
 
 def _open_image(content: bytes, where: str, channels: int) -> tuple[Image.Image | np.ndarray, str, int]:
     """The pixels that are trained on, what was done to have them, and their EXIF orientation."""
-    if channels == 3:
-        picture, bits, orientation = _open(content, "image", where)
-        return *convert_to_rgb(picture, where, bits), orientation
-    pixels = read_bands(content, where)
-    if pixels.shape[2] != channels:
-        found = f"{pixels.shape[2]}"
-        raise DataError(f"an image of {channels} channels", found, "correct `--channels` or the image", where)
-    return pixels, "", 1
+    if channels != 3:
+        return read_bands(content, where, channels), "", 1
+    picture, bits, orientation = _open(content, "image", where)
+    return *convert_to_rgb(picture, where, bits), orientation
 
 
 def _open(content: bytes, role: str, where: str) -> tuple[Image.Image, int, int]:
     """The decoded picture, its file's bits per channel, and its EXIF orientation."""
-    try:
+    with readable(f"{role} file", where):
         pixels = open_picture(content, where)
         bits = stored_bits(pixels)
         pixels.load()
         orientation = pixels.getexif().get(ExifTags.Base.Orientation, 1)
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"a readable {role} file", "no picture that Pillow recognises", _REPAIR, where) from error
-    except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, struct.error, ...
-        reason = f"a truncated or damaged file ({type(error).__name__}: {error})"
-        raise DataError(f"a readable {role} file", reason, _REPAIR, where) from error
     return pixels, bits, orientation if orientation in range(2, 9) else 1
-
-
-def _check_compression(content: bytes, mask: Image.Image, where: str) -> None:
-    if kind := find_lossy(content, mask):
-        found = f"{kind}, whose compression makes other ids of label ids"
-        fix = "export the label anew as PNG, or say `lossy: true` in the label space"
-        raise DataError("a label file without lossy compression", found, fix, where)

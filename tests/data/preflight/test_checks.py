@@ -341,9 +341,9 @@ def reads(monkeypatch):
     """Names of the pairs that are decoded."""
     names, inspect_pair = [], checks.inspect_pair
 
-    def spy(split, name, *files):
-        names.append(name)
-        return inspect_pair(split, name, *files)
+    def spy(split, row, **options):
+        names.append(row["name"])
+        return inspect_pair(split, row, **options)
 
     monkeypatch.setattr(checks, "inspect_pair", spy)
     return names

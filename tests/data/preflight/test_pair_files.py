@@ -55,7 +55,7 @@ def inspect(tmp_path):
             path.write_bytes(content if isinstance(content, bytes) else encode(content))
             stored[role] = {"path": str(path), "bytes": None}
         with strict_pillow():
-            return inspect_pair("train", "f0", stored["image"], stored["label"], replace(CITYSCAPES, **how))
+            return inspect_pair("train", {"name": "f0", **stored}, replace(CITYSCAPES, **how))
 
     return run
 
@@ -182,7 +182,7 @@ def test_inspect_pair__empty_cell():
     sound = {"path": None, "bytes": encode(noise())}
     for nothing in (None, {"path": None, "bytes": None}):
         with pytest.raises(DataError, match=r"^train/f0: expected an image and a label .* a label here; found none; "):
-            inspect_pair("train", "f0", sound, nothing, CITYSCAPES)
+            inspect_pair("train", {"name": "f0", "image": sound, "label": nothing}, CITYSCAPES)
 
 
 # Files of the wrong kind

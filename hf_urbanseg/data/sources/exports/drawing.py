@@ -10,11 +10,11 @@ from filelock import FileLock
 from PIL import ExifTags, Image
 
 from hf_urbanseg.data.archive import cache_folder
-from hf_urbanseg.data.pictures import MOST_BYTES, open_picture
+from hf_urbanseg.data.pictures import open_picture, read_file, readable
 from hf_urbanseg.data.sources.exports.folder import Frame, hash_listing
 from hf_urbanseg.data.sources.exports.shapes import Size
 from hf_urbanseg.errors import DataError, join_faults, log_faults
-from hf_urbanseg.files import read_bytes, written_whole
+from hf_urbanseg.files import written_whole
 from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.progress import show_progress
 
@@ -104,14 +104,9 @@ def _read_size(frame: Frame) -> tuple[Size, int, Image.Transpose | None]:
     Tools show and label pictures upright; only where the export's size is that of the file lying on its side, one
     hasn't.
     """
-    try:
-        picture = open_picture(read_bytes(frame.image, MOST_BYTES), frame.image)
+    with readable("image file", frame.image):
+        picture = open_picture(read_file(frame.image), frame.image)
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow raises nearly anything on damaged bytes
-        found = f"{type(error).__name__}: {error}"
-        raise DataError("a readable image file", found, "fetch it again or leave it out", frame.image) from error
     orientation = orientation if orientation in _TURNS else 1
     stored = picture.height, picture.width
     upright = stored[::-1] if orientation >= 5 else stored

@@ -5,7 +5,6 @@ united; what lies outside the picture is cut off.
 """
 
 import base64
-import binascii
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hf_urbanseg.data.pictures import open_picture
+from hf_urbanseg.data.pictures import open_picture, readable
 from hf_urbanseg.errors import DataError
 
 _MOST_OUTLINE = 1 << 20
@@ -194,15 +193,12 @@ def paste_picture(size: Size, text: object, corner: tuple, packed: bool = False)
         content = base64.b64decode(text, validate=True)
         if packed:  # no more than twice the pixels as they are
             content = zlib.decompressobj().decompress(content, 1 << 20 | 8 * size[0] * size[1])
+    except (TypeError, ValueError, zlib.error) as error:
+        raise DataError("a picture in base64", f"{error}", _AGAIN) from error
+    with readable("mask, as a PNG picture", None, _AGAIN):
         picture = open_picture(content, "mask")
         if not (0 < picture.width <= size[1] and 0 < picture.height <= size[0]):
             found = f"{picture.height}x{picture.width}"
             raise DataError(f"a mask no larger than the picture, {size[0]}x{size[1]}", found, _AGAIN)
         pixels = np.asarray(picture.getchannel("A") if picture.mode in ("RGBA", "LA") else picture)
-    except DataError:
-        raise
-    except (binascii.Error, TypeError, ValueError, zlib.error) as error:
-        raise DataError("a picture in base64", f"{error}", _AGAIN) from error
-    except Exception as error:  # Pillow raises nearly anything on damaged bytes
-        raise DataError("a mask as a PNG picture", f"{type(error).__name__}: {error}", _AGAIN) from error
     return Area(pixels.reshape(*pixels.shape[:2], -1).any(2), top, left)
