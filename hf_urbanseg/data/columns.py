@@ -1,6 +1,6 @@
 """From the splits and columns of anybody's set to ours."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import datasets
 import pyarrow.compute as pc
@@ -16,6 +16,20 @@ _BYTES = "write the bytes of PNG files in place of paths or arrays, or give fold
 _NAME_KINDS = tuple(datasets.Value(kind) for kind in ("string", "large_string", "int16", "int32", "int64"))
 
 
+def name_splits(names: Iterable[str], source: str) -> tuple[dict[str, str], list[str]]:
+    """Their names by ours, and a sentence on each split that is left out; `source` is named in errors."""
+    theirs, notes = {}, []
+    for name in names:
+        split = SPLIT_NAMES.get(str(name).lower())
+        if split is None:
+            notes.append(f"{name}: left out, not a split that is trained or measured on")
+        elif split in theirs:
+            raise DataError(f"one {split} split", f"a second one, `{name}`", "remove or rename one", source)
+        else:
+            theirs[split] = name
+    return theirs, notes
+
+
 def normalise_columns(
     found: Mapping[str, datasets.Dataset], image_column: str | None, label_column: str | None, source: str
 ) -> tuple[dict[str, datasets.Dataset], list[str]]:
@@ -29,14 +43,9 @@ def normalise_columns(
     Returns:
         Splits, and a sentence on each one that was left out.
     """
-    splits, notes = {}, []
-    for their_name, rows in found.items():
-        split = SPLIT_NAMES.get(str(their_name).lower())
-        if split is None:
-            notes.append(f"{their_name}: left out, not a split that is trained or measured on")
-            continue
-        if split in splits:
-            raise DataError(f"one {split} split", f"a second one, `{their_name}`", "remove or rename one", source)
+    splits, (theirs, notes) = {}, name_splits(found, source)
+    for split, their_name in theirs.items():
+        rows = found[their_name]
         image, label = choose_columns(rows.features, image_column, label_column, source)
         unlabelled = rows.data.column(label).null_count
         if unlabelled and unlabelled == len(rows):
@@ -46,10 +55,8 @@ def normalise_columns(
             raise DataError("an image and a label in every row", f"empty ones in {their_name}", "remove them", source)
         for column in (image, label):
             # Others' paths may lead anywhere on this machine.
-            if (
-                isinstance(rows.features[column], dict)
-                and pc.struct_field(rows.data.column(column), "bytes").null_count
-            ):
+            is_file = isinstance(rows.features[column], dict)
+            if is_file and pc.struct_field(rows.data.column(column), "bytes").null_count:
                 found = f"rows of {their_name} with a path alone"
                 raise DataError(f"the bytes of each picture in `{column}`", found, _BYTES, source)
         names = _frame_names(rows, split)
@@ -57,10 +64,15 @@ def normalise_columns(
         rows = rows.rename_columns({image: "image", label: "label"}).add_column("name", names)
         # Without a mode: `Image(mode="L")`, which some sets declare, turns a palette label into its brightness.
         splits[split] = rows.cast_column("image", datasets.Image()).cast_column("label", datasets.Image())
-    if not splits:
-        some = ", ".join(map(str, found)) or "no split"
-        raise DataError("a labelled split named train, validation or test", some, "rename or label one", source)
+    refuse_unlabelled(splits, found, source)
     return splits, notes
+
+
+def refuse_unlabelled(splits: Mapping, names: Iterable[str], source: str) -> None:
+    """Where no split is left of those with these names."""
+    if not splits:
+        some = ", ".join(map(str, names)) or "no split"
+        raise DataError("a labelled split named train, validation or test", some, "rename or label one", source)
 
 
 def choose_columns(

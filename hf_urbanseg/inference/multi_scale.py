@@ -117,21 +117,8 @@ def _to_logits(scores: Tensor, passes: int) -> Tensor:
     return scores if passes == 1 else (scores / passes).clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
-class _OnlyPass:
-    """The logits of one pass over a whole image, upsampled at once; a `SlidingWindow` in all that is asked of it."""
-
-    def __init__(self, logits: Tensor, size: tuple[int, int]):
-        self.sample = upsample(logits, size)
-
-    def prepare(self, rows: Span, columns: Span) -> None:
-        """Nothing: all is at hand."""
-
-    def block(self, rows: Span, columns: Span) -> Tensor:
-        return self.sample[:, slice(*rows), slice(*columns)]
-
-
 class _WholeImage:
-    """Logits of one pass of several over a whole image, made block by block."""
+    """Logits of one pass over a whole image; a `SlidingWindow` in all that is asked of it."""
 
     def __init__(self, logits: Tensor, size: tuple[int, int]):
         self.sample, self.size = logits, size
@@ -145,7 +132,7 @@ class _WholeImage:
 
 def _iterate_images(
     model, views, target_sizes, plan, device, autocast, names
-) -> Iterator[tuple[list[_OnlyPass | _WholeImage | SlidingWindow], tuple[int, int]]]:
+) -> Iterator[tuple[list[_WholeImage | SlidingWindow], tuple[int, int]]]:
     """The passes of each image in turn, with its size."""
     parameter = next(model.parameters(), None)
     device = device or ("cpu" if parameter is None else parameter.device)
@@ -175,8 +162,9 @@ def _iterate_images(
             passes = []
             for ratio, images in enumerate(views):
                 if (index, ratio) in logits:
-                    kind = _OnlyPass if plan.passes == 1 else _WholeImage
-                    passes += [kind(one, size) for one in logits.pop((index, ratio))]
+                    found = logits.pop((index, ratio))
+                    found = [upsample(found[0], size)] if plan.passes == 1 else found  # one alone is made at once
+                    passes += [_WholeImage(one, size) for one in found]
                 else:
                     flips = (False, True) if plan.flip else (False,)
                     windows = partial(forward, indices=[index])
@@ -223,7 +211,7 @@ def _predict_whole(forward, images, indices: list[int], plan: PredictionPlan) ->
 
 
 def _iterate_blocks(
-    passes: Sequence[_OnlyPass | _WholeImage | SlidingWindow], size: tuple[int, int], plan: PredictionPlan
+    passes: Sequence[_WholeImage | SlidingWindow], size: tuple[int, int], plan: PredictionPlan
 ) -> Iterator[tuple[Span, Span, Tensor]]:
     """Rows, columns and (C, rows, columns) of an image, from the top, stripe by stripe: logits of its only pass, or the
     sum of the probabilities of several."""

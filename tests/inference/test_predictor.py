@@ -133,7 +133,7 @@ def test_predict__takes_whatever_holds_an_image(model, processor, tmp_path):
         (7, "int"),
         (None, "NoneType"),
         (Image.new("I;16", (4, 4), 4095), "16 bits and no value above 4095"),
-        ("nowhere.png", "FileNotFoundError"),
+        ("nowhere.png", "No such file"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

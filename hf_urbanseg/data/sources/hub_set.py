@@ -15,7 +15,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from hf_urbanseg.data.columns import SPLIT_NAMES, choose_columns, normalise_columns
+from hf_urbanseg.data.columns import SPLIT_NAMES, choose_columns, name_splits, normalise_columns, refuse_unlabelled
 from hf_urbanseg.data.hub_errors import hub_errors_in_one_line
 from hf_urbanseg.data.image_files import FEATURES, UNSPLIT
 from hf_urbanseg.data.own_files import (
@@ -59,12 +59,13 @@ def load(request: DataRequest) -> FoundData:
     dataset = request.dataset
     if is_address(dataset) and not request.streaming:
         raise DataError("a Hub id, or a folder or file here", "an address", "add `--streaming true`", dataset)
-    if request.streaming:
-        return _load_streamed(request)
     local = find_folder(dataset) is not None
-    with hub_errors_in_one_line(dataset, request.revision):
-        found, commit = _read_local(request) if local else _read_hub(request)
-    splits, notes = normalise_columns(found, request.image_column, request.label_column, dataset)
+    if request.streaming:
+        splits, notes, commit = _list_rows(request)
+    else:
+        with hub_errors_in_one_line(dataset, request.revision):
+            found, commit = _read_local(request) if local else _read_hub(request)
+        splits, notes = normalise_columns(found, request.image_column, request.label_column, dataset)
     if request.config is not None:
         notes.append(f"configuration {request.config} of the set")
     space = request.label_space or read_own_label_space(dataset, commit)
@@ -144,22 +145,15 @@ def _cached_commit(splits: Mapping[str, datasets.Dataset]) -> str | None:
     return commits[0] if len(names) == len(commits) == 1 else None
 
 
-def _load_streamed(request: DataRequest) -> FoundData:
-    dataset, folder, commit, notes = request.dataset, find_folder(request.dataset), None, []
+def _list_rows(request: DataRequest) -> tuple[dict[str, ShardedRows], list[str], str | None]:
+    """The splits to stream, a sentence each on what is unusual about them, and their commit."""
+    dataset, folder, commit = request.dataset, find_folder(request.dataset), None
     with hub_errors_in_one_line(dataset, request.revision):
         if folder is None and not is_address(dataset):
             commit = _ask(request)
         index = None if is_table(dataset) else read_shards_file(dataset, commit)
         kind, files = (ParquetRows, index["shards"]) if index is not None else _list_files(request, commit)
-        theirs = {}
-        for their_name in files:
-            split = SPLIT_NAMES.get(their_name.lower())
-            if split is None:
-                notes.append(f"{their_name}: left out, not a split that is trained or measured on")
-            elif split in theirs:
-                raise DataError(f"one {split} split", f"a second one, `{their_name}`", "remove or rename one", dataset)
-            else:
-                theirs[split] = their_name
+        theirs, notes = name_splits(files, dataset)
         if index is not None:
             where = f"hf://datasets/{dataset}@{commit}" if commit else dataset.rstrip("/")
             where, frames = where if folder is None else str(folder.absolute()), request.preflight_frames
@@ -170,16 +164,9 @@ def _load_streamed(request: DataRequest) -> FoundData:
             columns = request.image_column, request.label_column
             splits = read_shards(kind, files_of, *columns, dataset, request.preflight_frames)
     notes += [f"{name}: left out, it has no labels" for split, name in theirs.items() if split not in splits]
-    if not splits:
-        some = ", ".join(files) or "no split"
-        raise DataError("a labelled split named train, validation or test", some, "rename or label one", dataset)
-    if request.config is not None:
-        notes.append(f"configuration {request.config} of the set")
+    refuse_unlabelled(splits, files, dataset)
     counted = (f"{split} {len(rows)} frames in {len(rows.shards)} files" for split, rows in splits.items())
-    notes.append(f"streamed: {', '.join(counted)}")
-    space = request.label_space or read_own_label_space(dataset, commit)
-    name = dataset if folder is None else Path(dataset).resolve().name.removesuffix(".parquet")
-    return FoundData(splits, space, name, notes, final_notes=read_source(dataset, commit).get("notes"))
+    return splits, [*notes, f"streamed: {', '.join(counted)}"], commit
 
 
 def _list_files(request: DataRequest, commit: str | None) -> tuple[type[ShardedRows], dict[str, list[str]]]:

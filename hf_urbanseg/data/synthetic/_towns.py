@@ -36,12 +36,12 @@ class Town:
     focal: tuple[float, float]
     horizon: tuple[float, float]
     sunny: float
-    fog: float
-    light: tuple[float, float]
-    tint: tuple[float, float, float]
-    noise: tuple[float, float]
     first_scene: int
-    frames: tuple[int, int, int]
+    fog: float = 220
+    light: tuple[float, float] = (0.65, 1.15)
+    tint: tuple[float, float, float] = (1, 1, 1)
+    noise: tuple[float, float] = (3, 12)
+    frames: tuple[int, int, int] = (64, 16, 16)
 
 
 TOWNS = {
@@ -59,12 +59,7 @@ TOWNS = {
         focal=(0.29, 0.58),
         horizon=(0.40, 0.50),
         sunny=0.65,
-        fog=220,
-        light=(0.65, 1.15),
-        tint=(1, 1, 1),
-        noise=(3, 12),
         first_scene=0,
-        frames=(64, 16, 16),
     ),
     # Whitewash, ochre and sandstone in the dry south, seen from a van with a longer lens. What `tiny-streets` knows.
     "hillside": Town(
@@ -80,10 +75,6 @@ TOWNS = {
         focal=(0.34, 0.68),
         horizon=(0.36, 0.48),
         sunny=0.8,
-        fog=220,
-        light=(0.65, 1.15),
-        tint=(1, 1, 1),
-        noise=(3, 12),
         first_scene=2**40,
         frames=(3000, 48, 48),
     ),
@@ -107,6 +98,5 @@ TOWNS = {
         tint=(1.12, 0.98, 0.8),
         noise=(6, 14),
         first_scene=2**41,
-        frames=(64, 16, 16),
     ),
 }

@@ -1,6 +1,5 @@
 """COCO's JSON of instances, one or several files: of CVAT, Roboflow, Label Studio, LabelMe's converters and others."""
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,11 @@ from hf_urbanseg.data.sources.exports.shapes import Area, Shape, Size, fill_coun
 from hf_urbanseg.errors import DataError
 
 _LISTS = ("images", "annotations", "categories")
-_KEYS = re.compile(rf'"({"|".join(_LISTS)})"\s*:\s*\[')
 
 
 def find(folder: ExportFolder) -> list[Path]:
     """JSON files with one of COCO's lists at their beginning."""
-    heads = ((path, folder.read_head(path)) for path in folder.list_files(".json"))
-    return [path for path, head in heads if head.startswith("{") and _KEYS.search(head)]
+    return folder.find(rf'\A(?={{)(?s:.*)"({"|".join(_LISTS)})"\s*:\s*\[', ".json")
 
 
 def read(folder: ExportFolder, files: list[Path]) -> Export:

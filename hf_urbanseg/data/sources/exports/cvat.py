@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from hf_urbanseg.data.columns import SPLIT_NAMES
-from hf_urbanseg.data.sources.exports.folder import MOST_ANNOTATIONS, Export, ExportFolder, Frame
+from hf_urbanseg.data.sources.exports.folder import MOST_ANNOTATIONS, Export, ExportFolder, Frame, read_color
 from hf_urbanseg.data.sources.exports.shapes import (
     Area,
     Shape,
@@ -27,8 +27,7 @@ _MOST_DEPTH = 50  # CVAT nests 7 deep
 
 def find(folder: ExportFolder) -> list[Path]:
     """XML files with the element `annotations` at their beginning."""
-    heads = ((path, folder.read_head(path)) for path in folder.list_files(".xml"))
-    return [path for path, head in heads if head.startswith("<") and re.search(r"<annotations\b", head)]
+    return folder.find(r"\A(?=<)(?s:.*)<annotations\b", ".xml")
 
 
 def read(folder: ExportFolder, files: list[Path]) -> Export:
@@ -98,7 +97,7 @@ class _Reader:
             self.label[tag] = "".join(self.text).strip()
         elif tag == "label" and self.stack[-2:-1] == ["labels"] and self.label.get("name"):
             self.declared.add(self.label["name"])
-            self.export.classes.setdefault(self.label["name"], _read_color(self.label.get("color", "")))
+            self.export.classes.setdefault(self.label["name"], read_color(self.label.get("color")))
             self.label = {}
         elif tag == "image" and len(self.stack) == 2:
             self.frames[-1].shapes += [shape for order in sorted(self.layers) for shape in self.layers[order]]
@@ -129,12 +128,6 @@ class _Reader:
         if value is None or not re.fullmatch(r"-?\d{1,9}", value):
             raise self.refuse(f"a whole number as `{key}`", f"{value!r:.40}")
         return int(value)
-
-
-def _read_color(text: str) -> tuple[int, int, int] | None:
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        return None
-    return tuple(bytes.fromhex(text[1:]))
 
 
 def _cover(size: Size, kind: str, said: dict[str, str]) -> Area:

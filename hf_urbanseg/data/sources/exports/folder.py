@@ -98,12 +98,10 @@ class ExportFolder:
         """Those with one of the suffixes, of folders in their order."""
         return [path for suffix in suffixes for path in self._files.get(suffix, ())]
 
-    def read_head(self, path: Path) -> str:
-        """The first characters of a regular file; nothing of another."""
-        if not path.is_file():
-            return ""
-        with open(path, "rb") as file:
-            return file.read(_HEAD).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    def find(self, pattern: str, *suffixes: str, stem: str | None = None) -> list[Path]:
+        """Regular files of such names, whose first characters have the pattern in them."""
+        named = [path for path in self.list_files(*suffixes) if stem in (None, path.stem)]
+        return [path for path in named if path.is_file() and re.search(pattern, _read_head(path))]
 
     def read_json(self, path: Path, kind: type = dict) -> dict | list:
         """The content of a file that was found here."""
@@ -156,6 +154,11 @@ class ExportFolder:
         return check_name(found[0])
 
 
+def _read_head(path: Path) -> str:
+    with open(path, "rb") as file:
+        return file.read(_HEAD).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+
+
 def _read_parts(named: str) -> list[str]:
     """The folders and the name in a path of any system or an address; of `/data/local-files/?d=a/b.png`, those of d."""
     if (ADDRESS.match(named) and not re.match(r"[A-Za-z]:[\\/]", named)) or "?d=" in named:
@@ -189,6 +192,11 @@ def take_size(content: Mapping, keys: tuple[str, str], file: Path, where: str) -
     if all(content.get(key) is None for key in keys):
         return None
     return tuple(take(content, key, int, file, where) for key in keys)
+
+
+def read_color(text: object) -> tuple[int, ...] | None:
+    """Of `#80402a` its channels; None of anything else."""
+    return tuple(bytes.fromhex(text[1:])) if re.fullmatch(r"#[0-9a-fA-F]{6}", str(text)) else None
 
 
 def hash_listing(frames: Sequence[Frame], rule: object) -> str:

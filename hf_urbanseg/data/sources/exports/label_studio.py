@@ -20,12 +20,10 @@ from hf_urbanseg.data.sources.exports.shapes import (
 )
 from hf_urbanseg.errors import DataError
 
-_KEYS = re.compile(r'\[\s*\{.*"(annotations|completions)"\s*:\s*\[', re.DOTALL)
-
 
 def find(folder: ExportFolder) -> list[Path]:
     """JSON files that begin with a list of tasks."""
-    return [path for path in folder.list_files(".json") if _KEYS.match(folder.read_head(path))]
+    return folder.find(r'\A\[\s*\{(?s:.*)"(annotations|completions)"\s*:\s*\[', ".json")
 
 
 def read(folder: ExportFolder, files: list[Path]) -> Export:

@@ -1,6 +1,5 @@
 """labelme's JSON, one file beside each picture."""
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,15 +19,13 @@ from hf_urbanseg.data.sources.exports.shapes import (
 )
 from hf_urbanseg.errors import DataError
 
-_KEYS = re.compile(r'"(shapes|imagePath|imageData)"\s*:')
 _AREAS = ("polygon", "rectangle", "circle", "mask", "rotation", "oriented_rectangle")
 """Kinds with an area; the last two are corners in order, of X-AnyLabeling and of labelme."""
 
 
 def find(folder: ExportFolder) -> list[Path]:
     """JSON files with one of labelme's keys at their beginning."""
-    heads = ((path, folder.read_head(path)) for path in folder.list_files(".json"))
-    return [path for path, head in heads if head.startswith("{") and _KEYS.search(head)]
+    return folder.find(r'\A(?={)(?s:.*)"(shapes|imagePath|imageData)"\s*:', ".json")
 
 
 def read(folder: ExportFolder, files: list[Path]) -> Export:

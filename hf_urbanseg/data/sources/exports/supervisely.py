@@ -1,12 +1,11 @@
 """Supervisely's projects: meta.json, and in each data set img/ and ann/ with a JSON file for every picture."""
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from hf_urbanseg.data.image_files import IMAGE_SUFFIXES
-from hf_urbanseg.data.sources.exports.folder import Export, ExportFolder, Frame, take, take_size
+from hf_urbanseg.data.sources.exports.folder import Export, ExportFolder, Frame, read_color, take, take_size
 from hf_urbanseg.data.sources.exports.shapes import Area, Shape, Size, fill_rectangle, fill_rings, paste_picture
 from hf_urbanseg.errors import DataError
 
@@ -15,8 +14,7 @@ _AREAS = ("polygon", "bitmap", "rectangle")
 
 def find(folder: ExportFolder) -> list[Path]:
     """Files meta.json with classes."""
-    metas = [path for path in folder.list_files(".json") if path.name == "meta.json"]
-    return [path for path in metas if re.search(r'"classes"\s*:\s*\[', folder.read_head(path))]
+    return folder.find(r'"classes"\s*:\s*\[', ".json", stem="meta")
 
 
 def read(folder: ExportFolder, files: list[Path]) -> Export:
@@ -28,8 +26,7 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
     export = Export()
     for number, entry in enumerate(take(folder.read_json(meta), "classes", list, meta)):
         name = take(entry, "title", str, meta, f"/classes/{number}")
-        color = str(entry.get("color", ""))
-        export.classes[name] = tuple(bytes.fromhex(color[1:])) if re.fullmatch("#[0-9a-fA-F]{6}", color) else None
+        export.classes[name] = read_color(entry.get("color"))
     for file in folder.list_files(".json"):
         if file.parent.name == "ann":
             export.frames.append(_read_frame(folder, file, export))

@@ -20,8 +20,7 @@ def find(folder: ExportFolder) -> list[Path]:
     """YAML files with `names`, where there are text files in a folder `labels`."""
     if not any("labels" in folder.describe(path).split("/") for path in folder.list_files(".txt")):
         return []
-    heads = ((path, folder.read_head(path)) for path in folder.list_files(".yaml", ".yml"))
-    return [path for path, head in heads if any(line.startswith("names:") for line in head.splitlines())]
+    return folder.find(r"(?m)^names:", ".yaml", ".yml")
 
 
 def read(folder: ExportFolder, files: list[Path]) -> Export:

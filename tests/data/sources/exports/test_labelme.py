@@ -91,7 +91,7 @@ def test_read__the_picture_beside_the_file(tmp_path):
         ({"label": 3, "points": SQUARE}, "text at `/shapes/0/label`; found 3"),
         (mask_of(np.ones((9, 9), bool), mask="%%%"), "a picture in base64"),
         (mask_of(np.ones((9, 9), bool), mask=None), "a picture in base64"),
-        (mask_of(np.ones((9, 9), bool), mask="aGVsbG8="), "a mask as a PNG picture"),
+        (mask_of(np.ones((9, 9), bool), mask="aGVsbG8="), "a readable mask, as a PNG picture"),
         (mask_of(np.ones((99, 99), bool)), "a mask no larger than the picture, 20x30; found 99x99"),
         (([[1, 1]], "point"), "shapes with an area in the labelme export; found 1 of kind point"),
     ],
