@@ -6,8 +6,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -41,7 +40,7 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
     try:
         if target.is_dir():
             return target
-        with _opened(archive) as bundle:
+        with zipfile.ZipFile(archive) as bundle:
             members = _wanted_members(bundle, archive, folders)
             target.parent.mkdir(parents=True, exist_ok=True)
             total = _check_sizes(members, archive)
@@ -57,17 +56,10 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
         found = f"{error.strerror or error} at {error.filename or target.parent}"
         fix = "free some space or point `HF_URBANSEG_CACHE` elsewhere"
         raise DataError("room to unpack the archive", found, fix, archive) from error
-    return target
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(archive) as bundle:
-            yield bundle
     # RuntimeError is an encrypted member, NotImplementedError an exotic compression.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DataError("a complete .zip archive", f"{error}", "download it again", archive) from error
+    return target
 
 
 def _extract(bundle: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], target: Path) -> None:

@@ -162,36 +162,23 @@ def _bring_together(logits: Tensor, teacher: Tensor, taught: Tensor) -> tuple[Te
 
 
 def _count_labels(labels: Tensor, taught: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Pixels of each taught class at each place of a coarser map.
+    """Pixels of each taught class at each place of a coarser map; every pixel belongs to the nearest.
 
     Shape: labels: (N, H, W). returns: (N, len(taught), *size) int64.
     """
     (count, height, width), kinds = labels.shape, len(taught)
     table = torch.full((256,), kinds, device=labels.device)
     table[taught] = torch.arange(kinds, device=labels.device)
-    rows, columns = _owners(height, size[0], labels.device), _owners(width, size[1], labels.device)
+    rows, columns = (
+        torch.arange(pixels, device=labels.device) * places // pixels
+        for pixels, places in zip((height, width), size, strict=True)
+    )
     places = torch.arange(count, device=labels.device)[:, None, None] * size[0] + rows[:, None]
     index = (places * size[1] + columns) * (kinds + 1) + table[labels]
     found = torch.bincount(index.flatten(), minlength=count * size[0] * size[1] * (kinds + 1))
     return found.view(count, *size, kinds + 1)[..., :kinds].permute(0, 3, 1, 2)
 
 
-def _owners(pixels: int, places: int, device: torch.device) -> Tensor:
-    """The place that each pixel belongs to, the nearest: (pixels,) int64."""
-    return torch.arange(pixels, device=device) * places // pixels
-
-
 def _count_pixels(chosen: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Chosen pixels of a label map at each place of a coarser one; every pixel belongs to one (nearest).
-
-    Shape: chosen: (N, H, W) bool. returns: (N, *size) fp32, in sum as many as are chosen.
-    """
-    counts = chosen.float()
-    for dimension, places in ((1, size[0]), (2, size[1])):
-        pixels = counts.shape[dimension]
-        if pixels == places:
-            continue
-        shape = list(counts.shape)
-        shape[dimension] = places
-        counts = counts.new_zeros(shape).index_add_(dimension, _owners(pixels, places, counts.device), counts)
-    return counts
+    """Chosen pixels of a label map at each place of a coarser one. Shape: (N, H, W) bool; returns (N, *size) int64."""
+    return _count_labels(chosen.long(), torch.ones(1, dtype=torch.long, device=chosen.device), size)[:, 0]

@@ -1,9 +1,10 @@
 """CVAT's XML "for images 1.1", of a task or a project."""
 
 import re
-from collections import defaultdict
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from hf_urbanseg.data.columns import SPLIT_NAMES
@@ -22,7 +23,6 @@ from hf_urbanseg.files import check_regular
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHERS = ("polyline", "points", "cuboid", "skeleton")
-_MOST_DEPTH = 50  # CVAT nests 7 deep
 
 
 def find(folder: ExportFolder) -> list[Path]:
@@ -34,100 +34,70 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
     """Classes and colours in the order of the labels, shapes by `z_order` and then in the order of the file."""
     export = Export()
     for file in files:
-        reader = _Reader(folder, file, export)
-        reader.parse()
-        export.frames += reader.frames
+        root, declared = _parse(file), set()
+        if (track := next(root.iter("track"), None)) is not None:
+            found = f'a track of "CVAT for video" in {_find_line(track)}'
+            raise DataError("shapes of images", found, 'export as "CVAT for images 1.1"', file)
+        for label in root.iterfind(".//labels/label"):
+            if name := label.findtext("name", "").strip():
+                declared.add(name)
+                export.classes.setdefault(name, read_color(label.findtext("color", "").strip()))
+        export.frames += [_read_frame(image, declared, folder, file, export) for image in root.iterfind("image")]
     return export
 
 
-class _Reader:
-    """Handlers of the standard library's parser, which keeps no tree; what a DTD could define is refused with it."""
+def _parse(file: Path) -> Element:
+    """The tree, each element with its `line` in the file; what a DTD could define is refused with it."""
+    check_regular(file, MOST_ANNOTATIONS)
+    parser, builder = expat.ParserCreate(), TreeBuilder()
 
-    def __init__(self, folder: ExportFolder, file: Path, export: Export):
-        self.folder, self.file, self.export = folder, file, export
-        self.frames: list[Frame] = []
-        self.stack: list[str] = []
-        self.text: list[str] = []
-        self.label: dict[str, str] = {}
-        self.declared: set[str] = set()
-        self.layers: dict[int, list[Shape]] = defaultdict(list)
-        self.parser = expat.ParserCreate()
-        self.parser.StartDoctypeDeclHandler = self.refuse_doctype
-        self.parser.StartElementHandler = self.start
-        self.parser.EndElementHandler = self.end
-        self.parser.CharacterDataHandler = self.hear
+    def refuse_doctype(*_) -> None:
+        found = f"<!DOCTYPE in line {parser.CurrentLineNumber}"
+        raise DataError("XML without a DTD, as CVAT writes it", found, "remove it, or export again", file)
 
-    def parse(self) -> None:
-        check_regular(self.file, MOST_ANNOTATIONS)
-        try:
-            with open(self.file, "rb") as file:
-                self.parser.ParseFile(file)
-        except (expat.ExpatError, ValueError, LookupError) as error:  # the latter of an encoding that is none
-            raise DataError("XML", f"{error}", "export again", self.file) from error
+    parser.StartDoctypeDeclHandler = refuse_doctype
+    parser.StartElementHandler = lambda tag, said: builder.start(tag, said | {"line": str(parser.CurrentLineNumber)})
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        with open(file, "rb") as opened:
+            parser.ParseFile(opened)
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter of an encoding that is none
+        raise DataError("XML", f"{error}", "export again", file) from error
+    return builder.close()
 
-    @property
-    def where(self) -> str:
-        return f"line {self.parser.CurrentLineNumber}"
 
-    def refuse(self, expected: str, found: str, fix: str = "export again") -> DataError:
-        return DataError(expected, f"{found} in {self.where}", fix, self.file)
+def _find_line(element: Element) -> str:
+    return f"line {element.get('line')}"
 
-    def refuse_doctype(self, *_) -> None:
-        raise self.refuse("XML without a DTD, as CVAT writes it", "<!DOCTYPE", "remove it, or export again")
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        self.stack.append(tag)
-        if len(self.stack) > _MOST_DEPTH:
-            raise self.refuse(f"{_MOST_DEPTH} elements inside each other at most", "more")
-        self.text.clear()
-        if tag == "track":
-            fix = 'export as "CVAT for images 1.1"'
-            raise self.refuse("shapes of images", 'a track of "CVAT for video"', fix)
-        if tag == "image" and len(self.stack) == 2:
-            self.layers.clear()
-            self.frames.append(self.read_image(attributes))
-        elif self.stack[:2] == ["annotations", "image"] and len(self.stack) == 3:
-            if tag in _OTHERS:
-                self.export.left_out[tag] += 1
-            elif tag in _AREAS:
-                self.read_shape(tag, attributes)
+def _read_frame(image: Element, declared: Collection[str], folder: ExportFolder, file: Path, export: Export) -> Frame:
+    split = SPLIT_NAMES.get(image.get("subset", "").lower()) or folder.find_split(file)
+    path = folder.find_image(image.get("name"), file, _find_line(image), split)
+    height, width = (_read_integer(image, key, file) for key in ("height", "width"))
+    layers: list[tuple[int, Shape]] = []
+    for one in image:
+        if one.tag in _OTHERS:
+            export.left_out[one.tag] += 1
+        if one.tag not in _AREAS:
+            continue
+        name, where = one.get("label"), _find_line(one)
+        if not name or (declared and name not in declared):
+            expected = f"a label of the task's ({', '.join(sorted(declared))})"
+            raise DataError(expected, f"`{name}` in {where}", "export again", file)
+        export.classes.setdefault(name, None)
+        export.rectangles += one.tag == "box"
+        shape = Shape(name, where, partial(_cover, kind=one.tag, said=one.attrib))
+        layers.append((_read_integer(one, "z_order", file, "0"), shape))
+    shapes = [shape for _, shape in sorted(layers, key=lambda layer: layer[0])]
+    return Frame(path, (height, width), shapes, file, _find_line(image), split)
 
-    def end(self, tag: str) -> None:
-        if self.stack[-2:-1] == ["label"] and tag in ("name", "color"):
-            self.label[tag] = "".join(self.text).strip()
-        elif tag == "label" and self.stack[-2:-1] == ["labels"] and self.label.get("name"):
-            self.declared.add(self.label["name"])
-            self.export.classes.setdefault(self.label["name"], read_color(self.label.get("color")))
-            self.label = {}
-        elif tag == "image" and len(self.stack) == 2:
-            self.frames[-1].shapes += [shape for order in sorted(self.layers) for shape in self.layers[order]]
-        self.stack.pop()
 
-    def hear(self, text: str) -> None:
-        if self.stack[-2:-1] == ["label"]:
-            self.text.append(text)
-
-    def read_image(self, attributes: dict[str, str]) -> Frame:
-        split = SPLIT_NAMES.get(attributes.get("subset", "").lower()) or self.folder.find_split(self.file)
-        image = self.folder.find_image(attributes.get("name"), self.file, self.where, split)
-        size = tuple(self.read_integer(attributes, key) for key in ("height", "width"))
-        return Frame(image, size, [], self.file, self.where, split)
-
-    def read_shape(self, kind: str, attributes: dict[str, str]) -> None:
-        name = attributes.get("label")
-        if not name or (self.declared and name not in self.declared):
-            expected = f"a label of the task's ({', '.join(sorted(self.declared))})"
-            raise self.refuse(expected, f"`{name}`")
-        self.export.classes.setdefault(name, None)
-        self.export.rectangles += kind == "box"
-        order = self.read_integer(attributes, "z_order", "0")
-        self.layers[order].append(Shape(name, self.where, partial(_cover, kind=kind, said=attributes)))
-
-    def read_integer(self, attributes: dict[str, str], key: str, default: str | None = None) -> int:
-        value = attributes.get(key, default)
-        if value is None or not re.fullmatch(r"-?\d{1,9}", value):
-            raise self.refuse(f"a whole number as `{key}`", f"{value!r:.40}")
-        return int(value)
+def _read_integer(element: Element, key: str, file: Path, default: str | None = None) -> int:
+    value = element.get(key, default)
+    if value is None or not re.fullmatch(r"-?\d{1,9}", value):
+        raise DataError(f"a whole number as `{key}`", f"{value!r:.40} in {_find_line(element)}", "export again", file)
+    return int(value)
 
 
 def _cover(size: Size, kind: str, said: dict[str, str]) -> Area:

@@ -91,7 +91,6 @@ def test_read__subsets_and_what_has_no_area(tmp_path):
         ('<polyline label="car" points="1,2;3,4"/>', "found 1 of kind polyline; label areas"),
         ("<polygon", "XML; found not well-formed"),
         ("&undefined;", "XML; found undefined entity"),
-        ("<a>" * 60, "50 elements inside each other at most; found more in line 6"),
     ],
 )  # fmt: skip
 def test_read__faults_name_the_file_and_the_line(tmp_path, shapes, message):
