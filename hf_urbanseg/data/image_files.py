@@ -114,6 +114,13 @@ def _fill(pattern: str, key: Sequence[str]) -> str:
     return parts[0] + "".join(word + part for word, part in zip(key, parts[1:], strict=True))
 
 
+def undecode(rows: Dataset) -> Dataset:
+    """The rows with their pictures as files: decoding would apply EXIF rotation unasked, and hide what a file is."""
+    for column in ("image", "label"):
+        rows = rows.cast_column(column, Image(decode=False)) if column in rows.features else rows
+    return rows.with_format(None)
+
+
 def build_dataset(*pair_groups: Mapping[str, tuple[Path, Path]]) -> Dataset:
     """A dataset of paths to the files of `pair_folders`, which are read when a row is."""
     pairs = {name: pair for pairs in pair_groups for name, pair in pairs.items()}

@@ -81,6 +81,11 @@ def read_stored(stored: Mapping) -> bytes:
     return content
 
 
+def embed_stored(stored: Mapping) -> dict:
+    """The same with its bytes and no path: `datasets` drops the bytes where a file of that path exists."""
+    return {"bytes": read_stored(stored), "path": None}
+
+
 def read_file(path: str | Path) -> bytes:
     """The bytes of a picture's file; raises what `read_stored` raises."""
     return read_bytes(path, MOST_BYTES, fix=TILES)

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Image
+from datasets import Dataset, DatasetDict
 
-from hf_urbanseg.data.image_files import FEATURES
+from hf_urbanseg.data.image_files import FEATURES, undecode
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SOURCE_FILE, check_output, read_source
-from hf_urbanseg.data.pictures import read_stored
+from hf_urbanseg.data.pictures import embed_stored
 from hf_urbanseg.data.sources.saved_set import is_saved_set
 from hf_urbanseg.data.splits import SPLITS_FILE, write_split_file
 from hf_urbanseg.escaping import escape_markdown
@@ -68,13 +68,11 @@ def write_prepared_set(
 def _embed(rows: Dataset, split: str, file: Path) -> Dataset:
     def read(row: dict) -> dict:
         for column in ("image", "label"):
-            # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
-            row[column] = {"bytes": read_stored(row[column]), "path": None}
+            row[column] = embed_stored(row[column])
         return row
 
-    undecoded = rows.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
     options = {"cache_file_name": str(file), "load_from_cache_file": False, "writer_batch_size": 32}
-    undecoded.map(read, features=FEATURES, desc=f"Embedding {split}", **options)
+    undecode(rows).map(read, features=FEATURES, desc=f"Embedding {split}", **options)
     # Read anew: the mapped set would carry along the description of its source, paths included.
     return Dataset.from_file(str(file))
 

@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset
 from PIL import Image as Pictures
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from hf_urbanseg.data.archive import cache_folder
+from hf_urbanseg.data.image_files import undecode
 from hf_urbanseg.data.pictures import open_picture, read_stored
 from hf_urbanseg.data.preflight.cache import identify_file
 from hf_urbanseg.data.rgb import to_rgb
@@ -46,7 +47,7 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
     Args:
         rows: Columns `image` and `name`.
     """
-    stored = rows.with_format(None).select_columns(["image", "name"]).cast_column("image", Image(decode=False))
+    stored = undecode(rows.select_columns(["image", "name"]))
     try:
         key = [str((_VERSION, threshold)), *(json.dumps([row["name"], *identify_file(row["image"])]) for row in stored)]
         file = cache_folder() / "scenes" / f"{hashlib.sha256(chr(10).join(key).encode()).hexdigest()}.json"
@@ -57,7 +58,7 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
             return cached["scenes"]
     except (DataError, KeyError):
         pass  # damaged: it costs the cache alone
-    scenes = _find_alike(rows.with_format(None), threshold)
+    scenes = _find_alike(stored, not rows.features["image"].decode, threshold)
     if file:
         with suppress(DataError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +66,11 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
     return scenes
 
 
-def _find_alike(rows: Dataset, threshold: float) -> list[list[str]]:
-    many_channels = not rows.features["image"].decode
-    stored = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+def _find_alike(rows: Dataset, many_channels: bool, threshold: float) -> list[list[str]]:
     with ThreadPoolExecutor(8) as pool, show_progress(len(rows), "looking for scenes", "frame") as bar:
 
         def shrink(index: int) -> np.ndarray:
-            small = _shrink(stored[index]["image"], many_channels)
+            small = _shrink(rows[index]["image"], many_channels)
             bar.update()
             return small
 

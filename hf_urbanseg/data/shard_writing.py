@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from hf_urbanseg.data.image_files import FEATURES
+from hf_urbanseg.data.image_files import FEATURES, undecode
 from hf_urbanseg.data.label_space_files import write_label_space
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.own_files import LABEL_SPACE_FILE, SHARDS_FILE, SOURCE_FILE, check_output
 from hf_urbanseg.data.parquet_shards import NAMES_KEY, read_footer
-from hf_urbanseg.data.pictures import read_stored
+from hf_urbanseg.data.pictures import embed_stored
 from hf_urbanseg.data.preflight.cache import identify_file
-from hf_urbanseg.data.preflight.checks import inspect_piece
+from hf_urbanseg.data.preflight.checks import Inspection, check_names, inspect_piece
 from hf_urbanseg.data.shards import refuse_streamed
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.escaping import escape_markdown
@@ -62,7 +62,7 @@ def write_shards(
         DataError: The first bad pair, or an image of a split that is measured in `train`, too; what is written stays.
     """
     refuse_streamed(loaded.splits)
-    _check_names(loaded)
+    check_names(loaded.splits)
     (output / "data").mkdir(parents=True, exist_ok=True)
     (output / _BEGUN).touch()
     held_out, index = set(), {}
@@ -95,45 +95,24 @@ def write_shards(
     return index
 
 
-def _check_names(loaded: LoadedData) -> None:
-    for split, rows in loaded.splits.items():
-        if len(names := list(rows["name"])) != len(set(names)):
-            raise DataError("every frame name once in a split", "one twice", "rename the files", split)
-
-
 def _write_shard(rows: Dataset, split: str, path: Path, space: LabelSpace) -> dict:
     key = hashlib.sha256(space.mapping_digest.encode())
-    for row in _undecoded(rows):
+    for row in undecode(rows):
         key.update(json.dumps([row["name"], identify_file(row["image"]), identify_file(row["label"])]).encode())
     if (kept := _read_kept(path, key.hexdigest())) is not None:
         return kept
     pairs = inspect_piece(split, rows, space)
-    counts = np.zeros(space.num_labels, np.int64)
-    frames = np.zeros(space.num_labels, np.int64)
-    for pair in pairs:
-        of_pair = np.zeros(space.num_labels, np.int64)
-        for value, pixels in pair.label_counts.items():
-            if (train_id := space.label_ids.get(value, 255)) < space.num_labels:
-                of_pair[train_id] += pixels
-        counts, frames = counts + of_pair, frames + (of_pair > 0)
-    said = {
-        "source": key.hexdigest(), "pixels": counts.tolist(), "frames": frames.tolist(),
-        "images": [pair.image_digest[:16] for pair in pairs],
-    }  # fmt: skip
+    counts = Inspection({split: tuple(pairs)}).train_id_counts(split, space)
+    said = {"source": key.hexdigest(), "pixels": counts.sum(0).tolist(), "frames": (counts > 0).sum(0).tolist()}
+    said["images"] = [pair.image_digest[:16] for pair in pairs]
     schema = FEATURES.arrow_schema
     names = json.dumps([pair.name for pair in pairs]).encode()
     schema = schema.with_metadata({**schema.metadata, NAMES_KEY: names, _SELF_KEY: json.dumps(said).encode()})
     with written_whole(path) as staged, pq.ParquetWriter(staged, schema, **_LAYOUT) as writer:
-        for row in _undecoded(rows):
-            # No path: `datasets` drops the bytes of a picture whose path happens to exist in the working folder.
-            cells = {column: {"bytes": read_stored(row[column]), "path": None} for column in ("image", "label")}
-            writer.write_table(pa.Table.from_pylist([{**cells, "name": row["name"]}], schema), row_group_size=1)
+        for row in undecode(rows):
+            cells = {"image": embed_stored(row["image"]), "label": embed_stored(row["label"]), "name": row["name"]}
+            writer.write_table(pa.Table.from_pylist([cells], schema), row_group_size=1)
     return _read_kept(path, key.hexdigest())
-
-
-def _undecoded(rows: Dataset) -> Iterable[dict]:
-    image = type(FEATURES["image"])(decode=False)
-    return rows.with_format(None).cast_column("image", image).cast_column("label", image)
 
 
 def _read_kept(path: Path, source: str) -> dict | None:

@@ -64,7 +64,7 @@ def test_find_alike__what_shows_nothing_is_like_nothing():
 def test_find_alike__remembers_until_a_picture_changes(monkeypatch):
     pictures = {f"far{seed}": draw(seed) for seed in range(6)} | {"a1": draw(50), "a2": draw(50, 2, 10)}
     first = find_alike(build_rows(pictures))
-    monkeypatch.setattr("hf_urbanseg.data.scenes._find_alike", lambda rows, threshold: [["read", "again"]])
+    monkeypatch.setattr("hf_urbanseg.data.scenes._find_alike", lambda *_: [["read", "again"]])
     assert find_alike(build_rows(pictures)) == first == [["a1", "a2"]]
     assert find_alike(build_rows(pictures), threshold=0.8) == [["read", "again"]]
     assert find_alike(build_rows(pictures | {"a2": draw(7)})) == [["read", "again"]]

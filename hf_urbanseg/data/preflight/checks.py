@@ -12,6 +12,7 @@ from itertools import islice
 import numpy as np
 from datasets import Dataset, Image
 
+from hf_urbanseg.data.image_files import undecode
 from hf_urbanseg.data.preflight.cache import find_place, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_pair, strict_pillow, where_is
 from hf_urbanseg.data.preflight.set_values import (
@@ -107,7 +108,7 @@ def inspect_pairs(
     # Measured frames are told apart by their names, all of which measuring reads, too.
     named = {split: rows for split, rows in streamed.items() if split != "train"}
     splits = {split: _undecoded(dataset) for split, dataset in splits.items()}
-    _check_names(splits | named)
+    check_names(splits | named)
     file = None if streamed else find_place(splits, label_space, channels)
     cached = load_pairs(file) if file else None
     skips = [split for split in streamed if split == "train" and skip_bad]
@@ -126,12 +127,11 @@ def inspect_pairs(
 def _undecoded(dataset: Dataset | ShardedRows) -> Dataset | ShardedRows:
     if isinstance(dataset, ShardedRows):
         return dataset.choose_sample().cast_column("image", Image(decode=False))
-    # Decoding by datasets would apply EXIF rotation unasked, and hide what the file is.
-    columns = dataset.with_format(None).select_columns(["image", "label", "name"])
-    return columns.cast_column("image", Image(decode=False)).cast_column("label", Image(decode=False))
+    return undecode(dataset.select_columns(["image", "label", "name"]))
 
 
-def _check_names(splits: Mapping[str, Dataset]) -> None:
+def check_names(splits: Mapping[str, Dataset]) -> None:
+    """Refuses a split without frames, and a name that two of its frames have."""
     if not splits:
         raise DataError("at least one split", "none", "check `--data_dir` or `--dataset`")
     for split, dataset in splits.items():

@@ -3,8 +3,9 @@
 import logging
 from functools import partial
 
-from datasets import Dataset, Image
+from datasets import Dataset
 
+from hf_urbanseg.data.image_files import undecode
 from hf_urbanseg.data.preflight.cache import find_place, load_pairs, save_pairs
 from hf_urbanseg.data.preflight.checks import Inspection, check_further_images, find_odd_images, read_all, refuse_all
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_image
@@ -31,7 +32,7 @@ def inspect_unlabelled(
     Raises:
         DataError: The first bad picture, with the number of others, which have been logged.
     """
-    rows = {_SPLIT: rows.cast_column("image", Image(decode=False))}
+    rows = {_SPLIT: undecode(rows)}
     file = find_place(rows, None, channels)
     found = load_pairs(file) if file else None
     if found is None:
