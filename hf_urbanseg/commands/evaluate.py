@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     usage = "evaluate RUN [--option VALUE ...]"
     types = (EvaluateArguments, PlanArguments, DataArguments)
     args, plan_args, data_args = parse_command_line(types, argv, __doc__, usage, ("model",))
-    from hf_urbanseg.inference.shared_evaluation import join_processes
+    from hf_urbanseg.inference.evaluation import join_processes
     from hf_urbanseg.runs.first_process import held_by_first_process
 
     processes = join_processes(plan_args.device)
@@ -82,8 +82,8 @@ def _evaluate(args: EvaluateArguments, plan_args: PlanArguments, data_args: Data
     from hf_urbanseg.data.preflight.checks import inspect_pairs
     from hf_urbanseg.data.preprocessing import EvalDataset
     from hf_urbanseg.inference.calibration_file import write_calibration
+    from hf_urbanseg.inference.evaluation import measure_shared
     from hf_urbanseg.inference.predictor import Predictor
-    from hf_urbanseg.inference.shared_evaluation import measure_shared
     from hf_urbanseg.inference.temperature import fit_shared
     from hf_urbanseg.models.exported import find_home, is_exported
     from hf_urbanseg.reports.evaluation_report import collect_failures, write_evaluation_report

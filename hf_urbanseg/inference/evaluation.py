@@ -1,26 +1,31 @@
 """Measuring a model on a split at native resolution: one confusion matrix, and counts image by image."""
 
+import os
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
+import accelerate
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
 
 from hf_urbanseg.data.collator import collate_eval
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
+from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.metrics.boundary_iou import compute_boundary_counts
 from hf_urbanseg.metrics.calibration import BINS, count_calibration
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts, ImageCountsBuilder
+from hf_urbanseg.progress import show_progress
 
 # Images whose boundaries may wait to be counted: bounds memory, and is more than any batch.
 _WAITING = 32
@@ -168,3 +173,51 @@ def measure(
 
 def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: int) -> np.ndarray:
     return compute_boundary_counts(prediction.cpu().numpy(), label.numpy(), num_labels)
+
+
+def join_processes(device: str | None) -> accelerate.PartialState | None:
+    """The group that `accelerate launch` or torchrun asks for; None for a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    on_cpu = not torch.accelerator.is_available() or (device or "").startswith("cpu")
+    return accelerate.PartialState(cpu=True, backend="gloo") if on_cpu else accelerate.PartialState()
+
+
+def measure_shared(
+    predictor: Predictor,
+    dataset: EvalDataset,
+    classes: tuple[str, ...],
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    processes: accelerate.PartialState | None = None,
+    temperatures: Sequence[float] = (),
+) -> Measurement:
+    """Counts of a whole split, on every process, with boundaries; the first one shows a progress bar.
+
+    `dataset` was made with the input sizes of `predictor`; `batch_size` and `num_workers` are per process. With
+    `temperatures` as in `measure`.
+    """
+    with open_share(predictor, dataset, batch_size, num_workers, title, processes) as (loader, bar):
+        share = measure(
+            predictor.model, loader, dataset.names, classes, predictor.plan, predictor.model.device, boundary=True,
+            temperatures=temperatures, on_batch=bar.update,
+        )  # fmt: skip
+    return share.gather(dataset.names)
+
+
+@contextmanager
+def open_share(
+    predictor: Predictor,
+    dataset: EvalDataset,
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    processes: accelerate.PartialState | None = None,
+) -> Iterator[tuple[DataLoader, tqdm]]:
+    """The batches that this process has of a split, and the progress bar; arguments as of `measure_shared`."""
+    rank, world_size = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
+    loader = build_eval_loader(dataset, batch_size, num_workers, rank, world_size, predictor.model.device)
+    passes_of = None if predictor.plan.is_plain else predictor.model
+    with show_progress(len(loader.dataset), title, "image", rank > 0, passes_of) as bar:
+        yield loader, bar

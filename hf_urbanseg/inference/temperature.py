@@ -7,10 +7,9 @@ import torch
 from accelerate import PartialState
 
 from hf_urbanseg.data.preprocessing import EvalDataset
-from hf_urbanseg.inference.evaluation import gather_parts
+from hf_urbanseg.inference.evaluation import gather_parts, open_share
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.predictor import Predictor
-from hf_urbanseg.inference.shared_evaluation import open_share
 from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.metrics.calibration import compute_likelihood, fit_temperature
@@ -20,11 +19,7 @@ _PIXELS = 2**18
 
 
 def fit_shared(
-    predictor: Predictor,
-    dataset: EvalDataset,
-    batch_size: int,
-    num_workers: int,
-    processes: PartialState | None = None,
+    predictor: Predictor, dataset: EvalDataset, batch_size: int, num_workers: int, processes: PartialState | None = None
 ) -> dict:
     """Fits the temperature of a predictor's plan on a split, by all processes of a launch; each gets the same.
 

@@ -11,10 +11,10 @@ from made_pictures import noise, write_flat, write_pair
 from PIL import Image
 
 from hf_urbanseg.data.image_files import pair_patterns
-from hf_urbanseg.data.known_sets import recognise_set
 from hf_urbanseg.data.label_space_files import read_label_space, shipped_label_spaces
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preflight.checks import inspect_pairs
+from hf_urbanseg.data.sources.described_folders import recognise_set
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import IGNORE_INDEX, unpack_color
 
