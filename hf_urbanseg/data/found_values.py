@@ -37,7 +37,8 @@ def suggest_label_space(splits: Mapping[str, Dataset], name: str) -> LabelSpace:
     Raises:
         DataError: More values than classes can be.
     """
-    encoding = _find_encoding(picture for rows in splits.values() for picture in _spread(rows))
+    spread = ((rows, range(0, len(rows), max(1, len(rows) // _LOOKED_AT))) for rows in splits.values())
+    encoding = _find_encoding(rows[index]["label"] for rows, indices in spread for index in indices)
     counts, flat = Counter(), Counter()
     with show_progress(sum(map(len, splits.values())), "reading", "label") as bar:
         for row in chain(*(rows.select_columns("label") for rows in splits.values())):
@@ -64,10 +65,6 @@ def suggest_label_space(splits: Mapping[str, Dataset], name: str) -> LabelSpace:
     space = LabelSpace(name, tuple(names), colors, label_ids, encoding=encoding)
     others = 1 - sum(counts[value] for value in found) / counts.total()
     return replace(space, edge_tolerance=min(0.5, round(4 * others + 0.01, 3))) if others else space
-
-
-def _spread(rows: Dataset) -> Iterable[Image.Image]:
-    return (rows[index]["label"] for index in range(0, len(rows), max(1, len(rows) // _LOOKED_AT)))
 
 
 def _find_encoding(pictures: Iterable[Image.Image]) -> str:

@@ -85,9 +85,9 @@ def _guess_void(names: Mapping[int, str], source: Path) -> set[int]:
     kept = {label_id: name for label_id, name in plain.items() if label_id not in {*void, -1}}
     guesses = {
         "void by name (or id -1), so in no loss and no score": (void - {IGNORE_INDEX}) | ({-1} & names.keys()),
-        "trained as classes, though the names mean void in some sets": filter(
-            lambda i: _DOUBTFUL.fullmatch(kept[i]), kept
-        ),
+        "trained as classes, though the names mean void in some sets": {
+            label_id for label_id, name in kept.items() if _DOUBTFUL.fullmatch(name)
+        },
     }
     lists = {what: ", ".join(f"`{names[i]}` (id {i})" for i in sorted(ids)) for what, ids in guesses.items()}
     if said := "; ".join(f"{what}: {ids}" for what, ids in lists.items() if ids):

@@ -64,10 +64,8 @@ def pair_folders(
         images = {name: path for name, path in images.items() if not name.endswith(label_suffix)}
     if unlabelled_images:
         images = {name: path for name, path in images.items() if name in labels}
-    for these, others, kind, where in (
-        (images, labels, "a label", labels_at),
-        (labels, images, "an image", images_at),
-    ):
+    ways = (images, labels, "a label", labels_at), (labels, images, "an image", images_at)
+    for these, others, kind, where in ways:
         if alone := sorted(set(these) - set(others)):
             expected = f"{kind} named {alone[0]} in {where}"
             found = f"none for {len(alone)} of {len(these)} files"

@@ -3,7 +3,8 @@
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -163,37 +164,32 @@ def parse_label_space(description: Mapping, source: str = "label space") -> Labe
         ConfigError: A key is missing or unknown, a value of another shape, or an id is mapped twice; the first fault,
             of which further ones have been logged.
     """
-    check, faults = build_check(source), []
+    check = build_check(source)
     fix = "list each class with name, color, label_ids"
     check(isinstance(description, Mapping), "a mapping with `classes`", repr(description), fix)
     classes, is_color = description.get("classes"), description.get("encoding") == "color"
     check(classes and isinstance(classes, (list, tuple)), "a list `classes`", repr(classes), fix)
-    label_ids: dict[int, int] = {}
     key, other = ("label_colors", "label_ids") if is_color else ("label_ids", "label_colors")
-
-    def read_class(train_id: int, entry) -> None:
-        check(isinstance(entry, Mapping) and "name" in entry, "a `name` for every class", repr(entry), "add it")
-        unknown = ", ".join(map(str, entry.keys() - {"name", "color", key, "category"}))
-        fix = "say `encoding: color` for label files of colours" if unknown == "label_colors" else "remove it"
-        fix = f"write `{key}`, or leave `encoding: color` out" if unknown == other == "label_ids" else fix
-        check(not unknown, f"keys name, color, {key}, category", unknown, fix)
-        name, color = entry["name"], entry.get("color")
-        check_class_names([name], source)
-        _check_color(color, f"for {name}", check, "`color`", optional=not is_color)
-        values = entry.get(key, [color if is_color else train_id])
-        _assign(label_ids, values, train_id, str(name), is_color, check)
-
-    void = description.get("void")
-    readers = [lambda one=one: read_class(*one) for one in enumerate(classes)]
-    readers.append(lambda: _assign(label_ids, [] if void is None else void, IGNORE_INDEX, "void", is_color, check))
-    name = description.get("name")
-    right = name is None or (isinstance(name, str) and is_plain(name))
-    readers.append(lambda: check(right, "a `name` on one line", repr(name), QUOTE))
-    for read in readers:
-        try:
-            read()
-        except ConfigError as fault:
-            faults.append(fault)
+    label_ids: dict[int, int] = {}
+    faults: list[ConfigError] = []
+    for train_id, entry in enumerate(classes):
+        with _collecting(faults):
+            check(isinstance(entry, Mapping) and "name" in entry, "a `name` for every class", repr(entry), "add it")
+            unknown = ", ".join(map(str, entry.keys() - {"name", "color", key, "category"}))
+            fix = "say `encoding: color` for label files of colours" if unknown == "label_colors" else "remove it"
+            fix = f"write `{key}`, or leave `encoding: color` out" if unknown == other == "label_ids" else fix
+            check(not unknown, f"keys name, color, {key}, category", unknown, fix)
+            name, color = entry["name"], entry.get("color")
+            check_class_names([name], source)
+            _check_color(color, f"for {name}", check, "`color`", optional=not is_color)
+            values = entry.get(key, [color if is_color else train_id])
+            _assign(label_ids, values, train_id, str(name), is_color, check)
+    void, name = description.get("void"), description.get("name")
+    with _collecting(faults):
+        _assign(label_ids, [] if void is None else void, IGNORE_INDEX, "void", is_color, check)
+    with _collecting(faults):
+        right = name is None or (isinstance(name, str) and is_plain(name))
+        check(right, "a `name` on one line", repr(name), QUOTE)
     if faults:
         log_faults(faults[1:])
         raise join_faults(faults, "fault")
@@ -202,6 +198,14 @@ def parse_label_space(description: Mapping, source: str = "label space") -> Labe
     colors = tuple(tuple(entry.get("color") or color) for entry, color in zip(classes, chosen, strict=True))
     categories = tuple(entry["category"] for entry in classes if entry.get("category") is not None)
     return LabelSpace(source if name is None else name, names, colors, label_ids, categories, **how)
+
+
+@contextmanager
+def _collecting(faults: list[ConfigError]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as fault:
+        faults.append(fault)
 
 
 def _assign(

@@ -77,10 +77,9 @@ def read_shards_file(dataset: str, commit: str | None = None) -> dict | None:
         if len(files) < len(shards) or not all(re.fullmatch(r"data/[\w.-]+", file) for file in files):
             raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError):
+        expected = "every file once, with its rows, digest and pixels per class"
         fix = "write the set anew with `urbanseg prepare-data`, or delete the file"
-        raise DataError(
-            "every file once, with its rows, digest and pixels per class", "something else", fix, path
-        ) from None
+        raise DataError(expected, "something else", fix, path) from None
     return index
 
 

@@ -64,16 +64,12 @@ class ParquetRows(ShardedRows):
         found = self._groups.get((shard.url, group))
         if found is None:
             found = opened.file.read_row_group(group, [*self.columns], use_threads=False)
-            self._hold((shard.url, group), found)
+            if len(found) > 1:  # other frames are in it
+                self._groups[shard.url, group] = found
+            while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > _HELD:
+                self._groups.popitem(last=False)
         found = found.slice(row - opened.starts[group], 1)
         return [found.column(name)[0].as_py() for name in self.columns]
-
-    def _hold(self, key: tuple[str, int], found: pa.Table) -> None:
-        if len(found) == 1:
-            return  # no other frame is in it
-        self._groups[key] = found
-        while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > _HELD:
-            self._groups.popitem(last=False)
 
     def _list_names(self, shard: Shard) -> Sequence[str]:
         with open_url(shard.url) as file:

@@ -64,11 +64,8 @@ class TrainDataset(torch.utils.data.Dataset):
         shuffle_buffer: int = 4096,
     ):
         if teacher is not None and paste is not None:
-            expected, fix = (
-                "no `paste_share` with what a teacher wrote down",
-                "leave it out, or name the teacher itself",
-            )
-            raise ConfigError(expected, "objects that the teacher has not seen", fix, teacher.path)
+            expected, found = "no `paste_share` with what a teacher wrote down", "objects that it has not seen"
+            raise ConfigError(expected, found, "leave it out, or name the teacher itself", teacher.path)
         self.rows, self.label_space, self.transforms, self.seed = rows, label_space, transforms, seed
         self.cache, self.teacher, self.first_index = cache, teacher, first_index
         self.rare, self.paste, self.shuffle_buffer = rare, paste, shuffle_buffer

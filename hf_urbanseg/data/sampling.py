@@ -50,13 +50,16 @@ class EpochSampler(Sampler[tuple[int, ...]]):
         order = chain.from_iterable(
             np.random.default_rng((self.seed, epoch, repeat)).permutation(self.num_samples) for repeat in rounds
         )
-        keys, times = [], Counter()
-        for one in drawn:
-            index, *train_id = one or (int(next(order)),)
-            # An image that comes again in an epoch gets a number that no real epoch has: its augmentation is another.
-            keys.append((epoch + (times[index] << 32), index, *train_id))
-            times[index] += 1
-        return keys
+        return _build_keys(epoch, [one or (int(next(order)),) for one in drawn])
+
+
+def _build_keys(epoch: int, samples: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    keys, times = [], Counter()
+    for index, *train_id in samples:
+        # An image that comes again in an epoch gets a number that no real epoch has: its augmentation is another.
+        keys.append((epoch + (times[index] << 32), index, *train_id))
+        times[index] += 1
+    return keys
 
 
 class JoinedSampler(EpochSampler):
@@ -69,18 +72,11 @@ class JoinedSampler(EpochSampler):
     Args:
         sizes: Of the data sets, whose indices follow each other.
         shares: Of the samples, one for each set, above 0 and 1 together.
-        step_size: Samples per optimiser step over all ranks and micro-batches.
-        seed: Of the run.
         rare: Draws by class among the frames of the first set, in place of some of its samples, *optional*.
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        shares: Sequence[float],
-        step_size: int,
-        seed: int,
-        rare: RareClasses | None = None,
+        self, sizes: Sequence[int], shares: Sequence[float], step_size: int, seed: int, rare: RareClasses | None = None
     ):
         super().__init__(max(round(sizes[0] / shares[0]), 1), step_size, seed, rare)
         self.sizes, self.shares = tuple(sizes), tuple(shares)
@@ -94,13 +90,8 @@ class JoinedSampler(EpochSampler):
         for number, counts in enumerate(drawn):
             indices[chosen == number] = self._list_drawn(number, int(counts[0]), int(counts[-1]))
         by_class = iter(self.rare.draw(int((chosen == 0).sum()), (self.seed, epoch)) if self.rare else ())
-        seen, keys = Counter(), []
-        for number, place in zip(chosen, indices.tolist(), strict=True):
-            index, *train_id = (None if number else next(by_class, None)) or (place,)
-            # Another key than before, so another augmentation.
-            keys.append((epoch + (seen[index] << 32), index, *train_id))
-            seen[index] += 1
-        return keys
+        samples = zip(chosen, indices.tolist(), strict=True)
+        return _build_keys(epoch, [(None if number else next(by_class, None)) or (place,) for number, place in samples])
 
     def _count_drawn(self, samples: np.ndarray) -> np.ndarray:
         """(sets, *samples.shape) int64: how many of the first so many samples of a run are of each set."""
@@ -130,8 +121,6 @@ class StreamSampler(EpochSampler):
     Args:
         sizes: Rows of each file, whose indices follow each other.
         buffer: Frames that are shuffled at a time.
-        step_size: Samples per optimiser step over all ranks and micro-batches.
-        seed: Of the run.
     """
 
     def __init__(self, sizes: Sequence[int], buffer: int, step_size: int, seed: int):

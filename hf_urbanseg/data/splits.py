@@ -152,9 +152,8 @@ def choose_fold(listed: Mapping, fold: int | None, path: Path) -> dict[str, list
     unknown = sorted(set(listed) - {"folds", "scenes", "test"})
     if unknown or not isinstance(folds, list) or not all(isinstance(names, list) and names for names in folds):
         found = f"`{unknown[0]}`" if unknown else f"{folds!r:.60}"
-        raise DataError(
-            "`folds`, a list of lists of frame names, beside `scenes` and `test`", found, "correct it", path
-        )
+        expected = "`folds`, a list of lists of frame names, beside `scenes` and `test`"
+        raise DataError(expected, found, "correct it", path)
     if fold is None:
         return {"train": [name for names in folds for name in names], **({"test": test} if test else {})}
     if fold >= len(folds):

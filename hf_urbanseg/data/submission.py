@@ -22,6 +22,7 @@ from PIL import Image
 from hf_urbanseg.data.archive import extract_folders
 from hf_urbanseg.data.image_files import list_images
 from hf_urbanseg.data.pictures import MOST_BYTES, open_picture, read_file, readable
+from hf_urbanseg.data.preflight.set_values import first_few
 from hf_urbanseg.errors import ConfigError, DataError
 from hf_urbanseg.files import explain_missing, written_whole
 from hf_urbanseg.labels import CITYSCAPES
@@ -99,7 +100,7 @@ def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
         images = list_images(root / folder, benchmark.suffix)
         missing = sorted(set(benchmark.names) - set(images))
         if missing or len(images) != count:
-            told = f"{len(images)}{', without ' + _some(missing) if missing else ''}"
+            told = f"{len(images)}{', without ' + first_few(missing, 3) if missing else ''}"
             expected = f"the {count} official images of {benchmark.name}"
             raise DataError(expected, told, "unpack the official archive again", root / folder)
         found |= images
@@ -161,7 +162,7 @@ def _match_members(path: Path, names: list[str], benchmark: Benchmark, images: M
             raise DataError("one file per image", f"`{members[key]}` and `{member}`", "remove one", path)
         members[key] = member
     if missing := [name for name in images if name not in members]:
-        found = f"{len(members)}, without {_some(missing)}"
+        found = f"{len(members)}, without {first_few(missing, 3)}"
         raise DataError(f"{len(images)} files for {benchmark.name}", found, "predict the missing ones", path)
     return members
 
@@ -185,7 +186,3 @@ def _check_member(path: Path, bundle: zipfile.ZipFile, member: str, image: Path)
     if highest > LAST_LABEL_ID:
         raise DataError(f"label ids of 0..{LAST_LABEL_ID}", f"{highest}", "give every pixel a class", where)
     return highest
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -113,7 +113,7 @@ def measure_peak_memory(
         _run_pass(model, image_size, batch_size)
         torch.cuda.synchronize(device)
         working = torch.cuda.max_memory_allocated(device) - before
-        return _describe_memory(_count_bytes(model), working, "torch.cuda.max_memory_allocated")
+        return _describe_memory(model.get_memory_footprint(), working, "torch.cuda.max_memory_allocated")
     if device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
         return None
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
@@ -145,7 +145,7 @@ def _print_resident_growth() -> None:
     # Sets the peak back to the present. Not ru_maxrss: a child inherits its parent's on Linux.
     Path("/proc/self/clear_refs").write_text("5")
     _run_pass(model, (int(height), int(width)), int(batch_size))
-    print(_count_bytes(model), max(0, _read_status("VmHWM") - before))
+    print(model.get_memory_footprint(), max(0, _read_status("VmHWM") - before))
 
 
 def _read_status(key: str) -> int:
@@ -168,10 +168,6 @@ def _build_input(model: torch.nn.Module, image_size: Sequence[int], batch_size: 
 def _run_pass(model: torch.nn.Module, image_size: Sequence[int], batch_size: int) -> None:
     logits = model(_build_input(model, image_size, batch_size)).logits
     upsample_argmax(logits, [tuple(image_size)] * batch_size)
-
-
-def _count_bytes(model: torch.nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _synchronize(device: torch.device) -> None:

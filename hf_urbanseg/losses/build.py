@@ -37,17 +37,16 @@ def build_loss(
         auxiliary_weight: Weight of plain weighted cross-entropy on `auxiliary_logits`; None leaves it out.
         further: Parts that are built already.
     """
+    weighted = num_labels, class_weights, normalizer
 
     def build(name: str) -> nn.Module:
         match name:
             case "cross_entropy":
-                return CrossEntropyLoss(num_labels, class_weights, normalizer)
+                return CrossEntropyLoss(*weighted)
             case "ohem":
-                return OhemCrossEntropyLoss(
-                    num_labels, class_weights, normalizer, ohem_min_kept, ohem_threshold, loss_scope
-                )
+                return OhemCrossEntropyLoss(*weighted, ohem_min_kept, ohem_threshold, loss_scope)
             case "focal":
-                return FocalLoss(num_labels, class_weights, normalizer, focal_gamma)
+                return FocalLoss(*weighted, focal_gamma)
             case "dice":
                 return DiceLoss(num_labels, scope=loss_scope)
             case "lovasz":
@@ -66,6 +65,5 @@ def build_loss(
             raise ConfigError("every loss once", f"`{name}` twice", "drop one", "add_losses")
         parts[name] = LossPart(build(name), value)
     if auxiliary_weight is not None:
-        auxiliary = CrossEntropyLoss(num_labels, class_weights, normalizer)
-        parts["auxiliary"] = LossPart(auxiliary, auxiliary_weight, "auxiliary_logits")
+        parts["auxiliary"] = LossPart(build("cross_entropy"), auxiliary_weight, "auxiliary_logits")
     return WeightedSumLoss({**parts, **(further or {})})

@@ -56,16 +56,11 @@ class WeightedSumLoss(nn.Module):
         self, outputs: Mapping[str, Tensor] | Tensor, labels: Tensor, normalizer: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         normalizer = normalizer or self.compute_normalizer(labels)
-        return {
-            name: self.weights[name]
-            * loss(
-                self._logits(name, outputs),
-                labels,
-                normalizer[name],
-                **{key: outputs[one] for key, one in self.reads[name].items() if one in outputs},
-            )
-            for name, loss in self.losses.items()
-        }
+        parts = {}
+        for name, loss in self.losses.items():
+            read = {key: outputs[one] for key, one in self.reads[name].items() if one in outputs}
+            parts[name] = self.weights[name] * loss(self._logits(name, outputs), labels, normalizer[name], **read)
+        return parts
 
     @property
     def diagnostics(self) -> dict[str, Tensor]:

@@ -69,8 +69,7 @@ def bootstrap_mean_iou(
     counts = _stack_all(images, scenes)
     estimate = float(np.mean([_mean_iou(one.sum(0)) for one in counts]))
     drawn = _draw_seeds(_resample(counts, resamples, seed), seed)
-    low, high = _percentiles(drawn, confidence)
-    return Interval(estimate, low, high, confidence, resamples, seed)
+    return _build_interval(estimate, drawn, confidence, seed)
 
 
 def paired_bootstrap(
@@ -102,10 +101,9 @@ def paired_bootstrap(
     pairs = zip(counts_a, counts_b, strict=True)
     difference = float(np.mean([_mean_iou(two.sum(0)) - _mean_iou(one.sum(0)) for one, two in pairs]))
     drawn = _draw_seeds(_resample(counts_b, resamples, seed) - _resample(counts_a, resamples, seed), seed)
-    low, high = _percentiles(drawn, confidence)
     rarer = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     p_value = min(1.0, 2 * (1 + int(rarer)) / (1 + resamples))
-    return PairedResult(difference, Interval(difference, low, high, confidence, resamples, seed), p_value)
+    return PairedResult(difference, _build_interval(difference, drawn, confidence, seed), p_value)
 
 
 def _draw(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -162,9 +160,9 @@ def _mean_iou(sums: np.ndarray) -> np.ndarray:
         return iou.sum(-1) / present.sum(-1)
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+def _build_interval(estimate: float, drawn: np.ndarray, confidence: float, seed: int) -> Interval:
+    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return Interval(estimate, low, high, confidence, len(drawn), seed)
 
 
 def _check(images: ImageCounts, units: int) -> None:

@@ -137,12 +137,9 @@ def check_names(splits: Mapping[str, Dataset]) -> None:
     for split, dataset in splits.items():
         if not len(dataset):
             raise DataError("at least one pair in every split", f"none in `{split}`", "fill it or leave it out", split)
-        twice = [(name, times) for name, times in Counter(dataset["name"]).most_common() if times > 1]
-        expected = "every frame name once in a split"
-        errors = [
-            DataError(expected, f"{n} pairs called `{name}`", "rename them", f"{split}/{name}") for name, n in twice
-        ]
-        refuse_all(errors, "name")
+        twice = {name: times for name, times in Counter(dataset["name"]).most_common() if times > 1}
+        found = [(f"{times} pairs called `{name}`", "rename them", f"{split}/{name}") for name, times in twice.items()]
+        refuse_all([DataError("every frame name once in a split", *one) for one in found], "name")
 
 
 def _read_pairs(

@@ -36,10 +36,8 @@ def refuse_values(
         fix += f"anti-aliasing, `edge_tolerance: {max(share * 1.5, 0.01):.2g}` makes pixels of other colours void"
     elif list(unknown) == [space.num_labels] and _counts_from_0(space):
         names = f"{{1: {space.names[0]}, ..., {space.num_labels}: {space.names[-1]}}}"
-        fix = (
-            "if these files count the classes from 1, with 0 for all others, as ADE20K's do, every class was one off: "
-        )
-        fix += f"write `id2label: {names}` and `void: [0]`; if not, correct the label, or name the value"
+        fix = "if these files count the classes from 1, with 0 for all others, as ADE20K's do, every class was one "
+        fix += f"off: write `id2label: {names}` and `void: [0]`; if not, correct the label, or name the value"
     else:
         fix = "correct the label, list the value under its class or `void` in the `--label_space` file, or choose the "
         fix += "label space these files were made for"

@@ -75,10 +75,7 @@ def load(request: DataRequest) -> FoundData:
 
 def _read_local(request: DataRequest) -> tuple[Mapping[str, datasets.Dataset], None]:
     table = is_table(request.dataset)
-    for name, given in (
-        ("dataset_revision", request.revision),
-        ("dataset_config", table and request.config),
-    ):
+    for name, given in (("dataset_revision", request.revision), ("dataset_config", table and request.config)):
         if given:
             fix = f"leave `--{name}` out: the files are here already"
             raise DataError(f"a Hub id `user/name` with `{name}`", "a local folder or file", fix)

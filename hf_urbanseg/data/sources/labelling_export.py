@@ -51,9 +51,8 @@ def load(request: DataRequest) -> FoundData:
         raise DataError(f"annotations in the format {what}", "none", "check `--data_dir` and `--format`", request.path)
     if len(found) > 1:
         some = " and ".join(f"{name} ({folder.describe(files[0])})" for name, files in found.items())
-        raise DataError(
-            "annotations of one format", some, f"choose one with `--format {next(iter(found))}`", request.path
-        )
+        fix = f"choose one with `--format {next(iter(found))}`"
+        raise DataError("annotations of one format", some, fix, request.path)
     ((kind, files),) = found.items()
     export = FORMATS[kind].read(folder, files)
     _check(export, kind, request.path)
@@ -142,7 +141,8 @@ def _match(export: Export, void: set[str], space: LabelSpace, source: Path) -> d
 def _split(frames: Sequence[Frame], labels: Sequence[Path], folder: ExportFolder, path: Path) -> Mapping:
     unsplit = [frame for frame in frames if frame.split is None]
     if 0 < len(unsplit) < len(frames):
-        found = f"{folder.describe(unsplit[0].file)} in none of them, others in {_list_splits(frames)}"
+        others = ", ".join(sorted({frame.split for frame in frames if frame.split}))
+        found = f"{folder.describe(unsplit[0].file)} in none of them, others in {others}"
         fix = "put train, val or test into the names of files or folders of all, or of none"
         raise DataError("all frames in splits, or none", found, fix, path)
     stems = Counter(frame.image.stem for frame in frames)
@@ -151,10 +151,6 @@ def _split(frames: Sequence[Frame], labels: Sequence[Path], folder: ExportFolder
         name = frame.image.stem if stems[frame.image.stem] == 1 else folder.describe(frame.image)
         pairs.setdefault(frame.split or UNSPLIT, {})[name] = (frame.image, label)
     return {split: build_dataset(dict(sorted(found.items()))) for split, found in pairs.items()}
-
-
-def _list_splits(frames: Sequence[Frame]) -> str:
-    return ", ".join(sorted({frame.split for frame in frames if frame.split}))
 
 
 def _describe(export: Export, kind: str, files: Sequence[Path]) -> str:

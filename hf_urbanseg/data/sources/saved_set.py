@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
+import pyarrow.compute as pc
 
 from hf_urbanseg.data.columns import normalise_columns
 from hf_urbanseg.data.image_files import UNSPLIT
@@ -47,11 +48,9 @@ def _check_places(splits: Mapping[str, datasets.Dataset], folder: Path) -> None:
     """Pictures are in the set, where `save_to_disk` puts them, or in its folder: it must not name others' files."""
     for split, rows in splits.items():
         for kind in ("image", "label"):
-            named = (
-                chunk.field("path").filter(chunk.field("bytes").is_null()) for chunk in rows.data.column(kind).chunks
-            )
-            elsewhere = [path for paths in named for path in paths.to_pylist() if not _is_inside(path, folder)]
-            if elsewhere:
+            paths, contents = (pc.struct_field(rows.data.column(kind), part) for part in ("path", "bytes"))
+            named = paths.filter(contents.is_null()).to_pylist()
+            if elsewhere := [path for path in named if not _is_inside(path, folder)]:
                 found = f"`{elsewhere[0]}` as {kind} of {split} (and {len(elsewhere) - 1} more elsewhere)"
                 fix = "save the set anew with `save_to_disk`, which puts them in"
                 raise DataError("pictures in the set's folder", found, fix, folder)

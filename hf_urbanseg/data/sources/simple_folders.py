@@ -82,14 +82,14 @@ def _find_pairs(root: Path) -> dict[str, Pair]:
     """Folders of images and labels by split."""
     if pair := _both(root):
         inside = {folder.name: folder for folder in _folders(pair[0]) if _split_of(folder)}
-        if not inside or _has_pictures(pair[0]):
+        if not inside or _pictures(pair[0]):
             return {UNSPLIT: pair}
         return {_split_of(folder): (folder, pair[1] / name) for name, folder in inside.items()
-                if _has_pictures(pair[1] / name)}  # fmt: skip
+                if _pictures(pair[1] / name)}  # fmt: skip
     around, found = [folder for folder in _folders(root) if _split_of(folder)], {}
     for folder in around:
         beside = (root / f"{folder.name}{end}" for end in _BESIDE)
-        labels = next((one for one in beside if _has_pictures(one)), None)
+        labels = next((one for one in beside if _pictures(one)), None)
         pair = _both(folder) or (labels and (folder, labels)) or (_is_beside(folder) and (folder, folder))
         if pair:
             found[_split_of(folder)] = pair
@@ -111,7 +111,7 @@ def _both(folder: Path) -> Pair | None:
 
 
 def _holds(folder: Path) -> bool:
-    return _has_pictures(folder) or any(_split_of(one) and _has_pictures(one) for one in _folders(folder))
+    return any(_pictures(one) for one in (folder, *filter(_split_of, _folders(folder))))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -125,10 +125,6 @@ def _split_of(folder: Path) -> str | None:
 
 def _pictures(folder: Path) -> list[Path]:
     return choose_images(folder.iterdir()) if folder.is_dir() else []
-
-
-def _has_pictures(folder: Path) -> bool:
-    return bool(_pictures(folder))
 
 
 def _is_beside(folder: Path) -> bool:

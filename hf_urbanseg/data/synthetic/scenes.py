@@ -120,13 +120,8 @@ def _traffic(c: Canvas, featured: int, edges: dict, parking: dict, walks: dict) 
     if rare is not None:
         put(0 if same_way else -3.5, ahead if same_way else oncoming, rare, same_way)
     elif featured in (3, 4):
-        put(
-            c.between(0.2, 1.2),
-            c.between(6, 12),
-            _objects.draw_two_wheeler,
-            "motorcycle" if featured == 3 else "bicycle",
-            True,
-        )
+        kind = "motorcycle" if featured == 3 else "bicycle"
+        put(c.between(0.2, 1.2), c.between(6, 12), _objects.draw_two_wheeler, kind, True)
         ahead += 8
     if not same_way and c.chance(0.6):
         put(c.between(-0.2, 0.2), ahead, _objects.draw_car, True)

@@ -11,9 +11,10 @@ from PIL import ExifTags, Image
 
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.pictures import open_picture, read_file, readable
+from hf_urbanseg.data.preflight.checks import refuse_all
 from hf_urbanseg.data.sources.exports.folder import Frame, hash_listing
 from hf_urbanseg.data.sources.exports.shapes import Size
-from hf_urbanseg.errors import DataError, join_faults, log_faults
+from hf_urbanseg.errors import DataError
 from hf_urbanseg.files import written_whole
 from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.progress import show_progress
@@ -75,9 +76,7 @@ def _draw_all(frames: Sequence[Frame], paths: Sequence[Path], ids: Mapping[str, 
 
     with ThreadPoolExecutor(_THREADS) as pool, show_progress(len(frames), "drawing labels", "frame") as bar:
         results = list(pool.map(draw, frames, paths))
-    if faults := [one for one in results if isinstance(one, DataError)]:
-        log_faults(faults[1:])
-        raise join_faults(faults, "frame")
+    refuse_all([one for one in results if isinstance(one, DataError)], "frame")
     (paths[0].parent / _FACTS).write_text(json.dumps({"without_pixels": sum(results)}))
 
 

@@ -121,9 +121,8 @@ def _read_shapes(file: Path, names: list[str], frame: Frame, export: Export) -> 
 
 def _cover(size: Size, points: list[str]) -> Area:
     shares = read_numbers(points, (len(points),))
-    if len(shares) and (
-        shares.min() < -0.1 or shares.max() > 1.1
-    ):  # some tools round, or let outlines stand out a little
+    # Some tools round, or let outlines stand out a little.
+    if len(shares) and (shares.min() < -0.1 or shares.max() > 1.1):
         found = f"{shares.min():g}..{shares.max():g}"
         raise DataError("coordinates as shares of the picture, 0..1", found, "divide them by its width and height")
     return fill_rings(size, [shares], scale=(size[1], size[0]))
