@@ -77,7 +77,6 @@ def load_added_data(
         words: `source`, `source:label_space`, `source:share` or `source:label_space:share` each.
         main: Folder or Hub id of the main data.
         data: The main data. `inspection`: of it.
-        progress: Shows progress bars.
 
     Raises:
         DataError: A set that can't be used, or with images of the main data's validation or test.
@@ -114,10 +113,7 @@ def adapt_label_space(theirs: LabelSpace, ours: LabelSpace, name: str) -> LabelS
 
     Classes are the same if their names are, by `find_common_classes` in either direction. What the main data has no
     class for is void, and so is a class for all the rest (`background`, `other ...`) of a set that doesn't label every
-    other class of the main data: the missing ones are in it.
-
-    Args:
-        name: Of the further set.
+    other class of the main data: the missing ones are in it. `name` is the further set's.
 
     Raises:
         ConfigError: No class in common, or one that would be two of the main data's.

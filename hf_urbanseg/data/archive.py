@@ -28,11 +28,8 @@ def extract_folders(archive: Path, folders: Sequence[str]) -> Path:
 
     The result is cached by the archive's path, size and time of change. It appears under its final name only when it
     is complete, so an interrupted run leaves nothing that a later one could mistake for the data, and of several
-    processes one unpacks while the others wait.
-
-    Args:
-        archive: The .zip file.
-        folders: Folders inside it, such as `training/image_2`, at the top or below one enclosing folder.
+    processes one unpacks while the others wait. Folders, such as `training/image_2`, are at the top of the archive or
+    below one enclosing folder.
     """
     status = archive.stat()
     key = f"{archive.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{' '.join(folders)}"

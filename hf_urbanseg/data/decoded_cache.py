@@ -28,9 +28,7 @@ class DecodedCache:
 
     Args:
         rows: Columns `image` and `label` (`datasets.Image`).
-        label_space: Maps raw label ids to train ids.
         sizes: (height, width) of every row, which `inspect_pairs` has found.
-        channels: Of every image.
 
     Shape:
         [index] -> image: (H, W, channels) uint8; label: (H, W) uint8 train ids or 255; both read-only.

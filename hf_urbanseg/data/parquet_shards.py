@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +21,6 @@ NAMES_KEY = b"hf_urbanseg.names"
 """In a file's footer, the names of its frames as JSON: of row groups of one row, they would be a request each."""
 _HELD = 64 << 20
 """Bytes of row groups of several rows that a process holds, because its next frames are probably in them, too."""
-
-
-class _Opened(NamedTuple):
-    """A file whose footer was read (4 kB a row group), the first row of each of its row groups, and its rows."""
-
-    file: pq.ParquetFile
-    starts: list[int]
-    rows: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,22 +44,24 @@ class ParquetRows(ShardedRows):
             features = Features.from_arrow_schema(metadata.schema.to_arrow_schema())
             return Described(Shard(url, metadata.num_rows, digest), features, empty - filled)
 
-    def _open(self, shard: Shard) -> _Opened:
+    def _open(self, shard: Shard) -> tuple[pq.ParquetFile, list[int]]:
+        """The file, whose footer was read (4 kB a row group), and the first row of each of its row groups."""
         metadata = _check_footer(source := open_url(shard.url), shard)
         file = pq.ParquetFile(source, metadata=metadata, pre_buffer=True, page_checksum_verification=True)
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        return _Opened(file, [0, *np.cumsum(counts).tolist()[:-1]], shard.rows)
+        return file, [0, *np.cumsum(counts).tolist()[:-1]]
 
-    def _read_cells(self, shard: Shard, opened: _Opened, row: int) -> list:
-        group = bisect_right(opened.starts, row) - 1
+    def _read_cells(self, shard: Shard, opened: tuple[pq.ParquetFile, list[int]], row: int) -> list:
+        file, starts = opened
+        group = bisect_right(starts, row) - 1
         found = self._groups.get((shard.url, group))
         if found is None:
-            found = opened.file.read_row_group(group, [*self.columns], use_threads=False)
+            found = file.read_row_group(group, [*self.columns], use_threads=False)
             if len(found) > 1:  # other frames are in it
                 self._groups[shard.url, group] = found
             while len(self._groups) > 1 and sum(one.nbytes for one in self._groups.values()) > _HELD:
                 self._groups.popitem(last=False)
-        found = found.slice(row - opened.starts[group], 1)
+        found = found.slice(row - starts[group], 1)
         return [found.column(name)[0].as_py() for name in self.columns]
 
     def _list_names(self, shard: Shard) -> Sequence[str]:

@@ -47,7 +47,6 @@ def write_prepared_set(
 
     Args:
         loaded: Checked by `inspect_pairs`.
-        output: The folder; its parents are made.
         overwrite: Replaces an earlier set.
         source: From `describe_source`.
         draw: Writes pictures for the README into the folder, and returns their names.

@@ -32,9 +32,7 @@ class TrainDataset(torch.utils.data.Dataset):
 
     Args:
         rows: Columns `image` and `label` (`datasets.Image`).
-        label_space: Maps raw label ids to train ids.
         transforms: From `build_train_transforms`.
-        seed: Of the run.
         cache: The same rows decoded already, *optional*; changes nothing but the time. Of rows that
             are streamed what reads and checks them.
         teacher: What a teacher said of the same rows, *optional*.
@@ -227,7 +225,6 @@ class EvalDataset(torch.utils.data.Dataset):
 
     Args:
         rows: Columns `name`, `image` and `label` (`datasets.Image`).
-        label_space: Maps raw label ids to train ids.
         image_processor: The one saved with the model.
         sizes: Input sizes for an image size (`PredictionPlan.input_sizes`); None is the processor's own alone.
 

@@ -94,7 +94,7 @@ class ShardedRows(ABC):
 
     @abstractmethod
     def _open(self, shard: Shard):
-        """An open file with its number of `rows`, for `_read_cells`; refused if it isn't the one that was described."""
+        """An open file, for `_read_cells`; refused if it isn't the one that was described."""
 
     @abstractmethod
     def _read_cells(self, shard: Shard, opened, row: int) -> list:
@@ -197,13 +197,13 @@ class ShardedRows(ABC):
 
     def _get_opened(self, shard: Shard):
         if shard.url not in self._opened:
-            self._opened[shard.url] = self._open(shard)
-            rows = [opened.rows for opened in self._opened.values()]
+            self._opened[shard.url] = shard.rows, self._open(shard)
+            rows = [count for count, _ in self._opened.values()]
             while len(rows) > _MOST_OPEN or (len(rows) > 2 and sum(rows[1:-1]) >= self.buffer):
                 del rows[0]
                 self._opened.popitem(last=False)
         self._opened.move_to_end(shard.url)
-        return self._opened[shard.url]
+        return self._opened[shard.url][1]
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_opened": OrderedDict(), "_lock": None, "_process": None}

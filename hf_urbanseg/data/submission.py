@@ -87,9 +87,7 @@ def get_benchmark(name: str, split: str) -> Benchmark:
 def find_images(data_dir: Path, benchmark: Benchmark) -> dict[str, Path]:
     """The official images by frame name, sorted, all of them or an error that says which are missing.
 
-    Args:
-        data_dir: The official folder, or the .zip (its images are unpacked into the cache).
-        benchmark: Whose.
+    `data_dir` is the official folder, or the .zip, whose images are unpacked into the cache.
     """
     if not data_dir.exists():
         found = f"nothing there{explain_missing(data_dir)}"
@@ -119,11 +117,7 @@ def write_submission(
 ) -> None:
     """Writes the zip, checks it like anyone else's and only then gives it its name; the same files give the same bytes.
 
-    Args:
-        path: The zip.
-        files: Frame name and PNG of every image.
-        benchmark: Whose server it is for.
-        images: From `find_images`.
+    `files` are frame name and PNG of every image, `images` those of `find_images`.
     """
     with written_whole(path) as staged:
         with zipfile.ZipFile(staged, "w") as bundle:

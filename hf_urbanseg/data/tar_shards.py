@@ -27,10 +27,6 @@ class _Opened(NamedTuple):
     places: dict[str, np.ndarray]
     digest: str
 
-    @property
-    def rows(self) -> int:
-        return len(self.keys)
-
 
 class TarRows(ShardedRows):
     """Rows of tars on disk, grouped and named as the WebDataset reader of `datasets` does.

@@ -54,7 +54,6 @@ class UnlabelledDataset(torch.utils.data.Dataset):
     Args:
         rows: Columns `image` and `name`; see `list_unlabelled`.
         transforms: From `build_train_transforms`, without photometric distortion and balanced crops.
-        seed: Of the run.
         cutmix: Probability that a pair of crops exchanges a box.
 
     Shape:
@@ -142,7 +141,6 @@ class UnlabelledSampler(Sampler[tuple]):
         sampler: Of the labelled samples.
         num_frames: Unlabelled ones.
         crops_per_step: An even number.
-        seed: Of the run.
     """
 
     def __init__(self, sampler: EpochSampler, num_frames: int, crops_per_step: int, seed: int):

@@ -124,8 +124,7 @@ def measure(
 
     Args:
         loader: From `build_eval_loader`; its data set was made with the input sizes of `plan`.
-        names: Of all images of the data set.
-        classes: Class names in train-id order.
+        names: Of all images of the data set. `classes`: names in train-id order.
         boundary: Also count for boundary IoU (a few milliseconds an image, beside the model's work).
         temperatures: Also count for calibration with the logits divided by each of these.
         on_batch: Called after each batch with the number of its images, for a progress bar.

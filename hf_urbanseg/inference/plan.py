@@ -80,9 +80,7 @@ class PredictionPlan:
     def count_inputs(self, base_size: tuple[int, int] | None, image_sizes: Mapping[tuple[int, int], int]) -> Counter:
         """How often a model is shown an input of each (height, width): every scale, mirrored copy and window once.
 
-        Args:
-            base_size: As for `input_sizes`.
-            image_sizes: How many images have each (height, width).
+        `image_sizes` are how many images have each; `base_size` as for `input_sizes`.
         """
         inputs = Counter()
         for image_size, images in image_sizes.items():

@@ -89,8 +89,6 @@ def inspect_pairs(
     Args:
         splits: Columns `image` and `label` (`datasets.Image`, path-based or embedded) and `name`.
         label_space: Which raw label ids may occur.
-        progress: Shows a progress bar.
-        channels: Of every image; 3 are RGB.
         sampled: Whether some frames will do; else a set that is streamed is refused.
         skip_bad: Leaves bad pairs of a streamed train out, which it skips, too, with a warning each.
 

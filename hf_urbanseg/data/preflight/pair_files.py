@@ -93,7 +93,6 @@ def open_pair(split: str, row: Mapping, label_space: LabelSpace, channels: int =
     Args:
         row: `name`, and `image` and `label` as `datasets.Image(decode=False)` gives them.
         label_space: What the label's pixels may say, and how.
-        channels: Of every image; 3 are RGB.
 
     Raises:
         DataError: A file is unreadable, of an unsupported kind, or doesn't fit the other.

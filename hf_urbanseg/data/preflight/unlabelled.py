@@ -27,7 +27,6 @@ def inspect_unlabelled(
     Args:
         rows: Columns `image` and `name`.
         labelled: What the preflight found in the labelled data.
-        channels: Of every image; 3 are RGB.
 
     Raises:
         DataError: The first bad picture, with the number of others, which have been logged.
