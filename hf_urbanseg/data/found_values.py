@@ -44,7 +44,9 @@ def suggest_label_space(splits: Mapping[str, Dataset], name: str) -> LabelSpace:
         for row in chain(*(rows.select_columns("label") for rows in splits.values())):
             values = read_values(row["label"], encoding)
             counts.update(_count(values))
-            flat.update(_count(values[:-1, :-1][_is_flat(values)]))
+            corner = values[:-1, :-1]
+            is_flat = (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
+            flat.update(_count(corner[is_flat]))
             bar.update()
             if len(counts) > 1 << 20:
                 break
@@ -82,8 +84,3 @@ def _find_encoding(pictures: Iterable[Image.Image]) -> str:
 def _count(values: np.ndarray) -> dict[int, int]:
     found, counts = np.unique(values, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
-
-
-def _is_flat(values: np.ndarray) -> np.ndarray:
-    corner = values[:-1, :-1]
-    return (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])

@@ -172,15 +172,8 @@ def build_views(
     table = _tabulate_pixels(image_processor)
     if table is None:
         return [image_processor(image, return_tensors="pt", **one)["pixel_values"][0] for one in options]
-    views = []
-    for one in options:
-        found = image_processor(image, return_tensors="np", **one, do_rescale=False, do_normalize=False)
-        planes = found["pixel_values"][0]
-        view = np.empty(planes.shape, np.float32)
-        for values, plane, whole in zip(table, planes, view, strict=True):
-            cv2.LUT(plane, values, dst=whole)
-        views.append(torch.from_numpy(view))
-    return views
+    bytes_alone = {"return_tensors": "np", "do_rescale": False, "do_normalize": False}
+    return [_look_up(table, image_processor(image, **one, **bytes_alone)["pixel_values"][0]) for one in options]
 
 
 def _build_band_views(pixels: np.ndarray, image_processor, sizes: InputSizes | None) -> list[torch.Tensor]:
@@ -188,14 +181,18 @@ def _build_band_views(pixels: np.ndarray, image_processor, sizes: InputSizes | N
     if image_processor.do_resize or table is None:
         found = "another or one that resizes, which would take the fourth for transparency"
         raise ModelError(f"SegFormer's image processor for {channels} channels", found, "set `do_resize` to false")
-    views = []
-    for height, width in [pixels.shape[:2]] if sizes is None else sizes(pixels.shape[:2]):
-        view = np.empty((channels, height, width), np.float32)
-        for values, plane, whole in zip(table, np.moveaxis(pixels, -1, 0), view, strict=True):
-            plane = Image.fromarray(np.ascontiguousarray(plane))
-            cv2.LUT(np.asarray(plane.resize((width, height), image_processor.resample)), values, dst=whole)
-        views.append(torch.from_numpy(view))
-    return views
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, -1, 0)]
+    return [
+        _look_up(table, [np.asarray(plane.resize((width, height), image_processor.resample)) for plane in planes])
+        for height, width in ([pixels.shape[:2]] if sizes is None else sizes(pixels.shape[:2]))
+    ]
+
+
+def _look_up(table: np.ndarray, planes: Sequence[np.ndarray]) -> torch.Tensor:
+    view = np.empty((len(planes), *planes[0].shape), np.float32)
+    for values, plane, whole in zip(table, planes, view, strict=True):
+        cv2.LUT(plane, values, dst=whole)
+    return torch.from_numpy(view)
 
 
 def _tabulate_pixels(image_processor, channels: int = 3) -> np.ndarray | None:

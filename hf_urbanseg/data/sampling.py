@@ -1,7 +1,7 @@
 """Which samples a training step sees, and in which order."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
@@ -36,14 +36,15 @@ class EpochSampler(Sampler[tuple[int, ...]]):
         return max(self.num_samples // self.step_size, 1) * self.step_size
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
-        return iter(self._list_epoch(self.epoch))
+        return iter(self._generate(self.epoch))
 
     def list_step(self, step: int) -> list[int]:
         """Indices of an optimiser step's samples, over all ranks; steps are counted from 0, through all epochs."""
         epoch, step = divmod(step, len(self) // self.step_size)
-        return [index for _, index, *_ in self._list_epoch(epoch)[step * self.step_size :][: self.step_size]]
+        keys = islice(self._generate(epoch), step * self.step_size, (step + 1) * self.step_size)
+        return [index for _, index, *_ in keys]
 
-    def _list_epoch(self, epoch: int) -> list[tuple[int, ...]]:
+    def _generate(self, epoch: int) -> Iterable[tuple[int, ...]]:
         length = len(self)
         drawn = self.rare.draw(length, (self.seed, epoch)) if self.rare else [None] * length
         rounds = range(-(-length // self.num_samples))
@@ -81,7 +82,7 @@ class JoinedSampler(EpochSampler):
         super().__init__(max(round(sizes[0] / shares[0]), 1), step_size, seed, rare)
         self.sizes, self.shares = tuple(sizes), tuple(shares)
 
-    def _list_epoch(self, epoch: int) -> list[tuple[int, ...]]:
+    def _generate(self, epoch: int) -> Iterable[tuple[int, ...]]:
         drawn = self._count_drawn(np.arange(epoch * len(self), (epoch + 1) * len(self) + 1))
         chosen = np.diff(drawn).argmax(0)  # which set, for every sample
         # Shuffled within their steps, or a rank could have samples of one set alone.
@@ -126,15 +127,6 @@ class StreamSampler(EpochSampler):
     def __init__(self, sizes: Sequence[int], buffer: int, step_size: int, seed: int):
         super().__init__(sum(sizes), step_size, seed)
         self.sizes, self.buffer = np.asarray(sizes, np.int64), buffer
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return self._generate(self.epoch)
-
-    def list_step(self, step: int) -> list[int]:
-        """As of an `EpochSampler`, after as many keys as the epoch has before it."""
-        epoch, step = divmod(step, len(self) // self.step_size)
-        keys = islice(self._generate(epoch), step * self.step_size, (step + 1) * self.step_size)
-        return [index for _, index in keys]
 
     def _generate(self, epoch: int) -> Iterator[tuple[int, int]]:
         rounds = range(-(-len(self) // self.num_samples))

@@ -60,10 +60,7 @@ class VideoFrame(NamedTuple):
 
 def inspect_video(path: Path) -> VideoInfo:
     """Reads a whole file without decoding more than its first frame: cheap, and enough to find most damage."""
-
-    def truncated(found: str) -> DataError:
-        return DataError("a complete video", found, "fetch it again, or keep what is there by converting it", path)
-
+    complete, fix = "a complete video", "fetch it again, or keep what is there by converting it"
     with _opened(path) as (container, stream):
         first = next(container.decode(stream), None)
         if first is None:
@@ -78,14 +75,14 @@ def inspect_video(path: Path) -> VideoInfo:
         count, end = 0, Fraction(0)
         for packet in container.demux():
             if packet.is_corrupt:
-                raise truncated(f"a damaged packet {float(end):.1f} s in")
+                raise DataError(complete, f"a damaged packet {float(end):.1f} s in", fix, path)
             count += packet.stream.index == stream.index and packet.size > 0
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if container.duration:
             expected = Fraction(container.duration + (container.start_time or 0), 1_000_000)
             if end + _SLACK < expected:
-                raise truncated(f"{float(end):.1f} of {float(expected):.1f} s")
+                raise DataError(complete, f"{float(end):.1f} of {float(expected):.1f} s", fix, path)
     return VideoInfo((height, width), rate, time_base, count, 1 / aspect if first.rotation % 180 else aspect, start)
 
 

@@ -100,10 +100,10 @@ def _run_over_pixels(work: Callable, logits, labels, weights, ignore_index, cons
         raise ValueError(f"expected logits (N, C, h, w) and labels (N, H, W); found {shapes}")
     if weights is not None and len(weights) != logits.shape[1]:
         raise ValueError(f"expected a weight for each of {logits.shape[1]} classes; found {len(weights)}")
-    tables = _LabelTables(logits, weights, ignore_index)
+    look_up = _build_look_up(logits, weights, ignore_index)
 
     def run(block: Block):
-        return work(_Pixels(block, *tables.look_up(labels[block.where])))
+        return work(_Pixels(block, *look_up(labels[block.where])))
 
     blocks = build_blocks(logits, labels.shape[-2:])
     if logits.device.type == "cpu":
@@ -114,26 +114,29 @@ def _run_over_pixels(work: Callable, logits, labels, weights, ignore_index, cons
             consume(run(block))
 
 
-class _LabelTables:
-    """Label -> class and weight. On a CPU a look-up takes a fraction of the time of comparing and masking."""
+def _build_look_up(
+    logits: Tensor, weights: Tensor | None, ignore_index: int
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Labels -> class (int64) and weight of each, both 0 where ignored.
 
-    def __init__(self, logits: Tensor, weights: Tensor | None, ignore_index: int):
-        classes, device = logits.shape[1], logits.device
-        # A label between the classes and `ignore_index` leads to a class that isn't there, which `gather` refuses.
-        self.classes = torch.full((max(classes, ignore_index) + 1,), classes, device=device)
-        self.classes[:classes] = torch.arange(classes, device=device)
-        self.weights = torch.zeros(len(self.classes), dtype=choose_dtype(logits), device=device)
-        self.weights[:classes] = 1 if weights is None else weights
-        self.ignore_index = ignore_index if ignore_index >= 0 else classes
-        self.negative = ignore_index if ignore_index < 0 else None
-        self.classes[self.ignore_index], self.weights[self.ignore_index] = 0, 0
+    On a CPU a look-up takes a fraction of the time of comparing and masking.
+    """
+    count, device = logits.shape[1], logits.device
+    # A label between the classes and `ignore_index` leads to a class that isn't there, which `gather` refuses.
+    classes = torch.full((max(count, ignore_index) + 1,), count, device=device)
+    classes[:count] = torch.arange(count, device=device)
+    weight_of = torch.zeros(len(classes), dtype=choose_dtype(logits), device=device)
+    weight_of[:count] = 1 if weights is None else weights
+    ignored = ignore_index if ignore_index >= 0 else count
+    classes[ignored], weight_of[ignored] = 0, 0
 
-    def look_up(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape: labels any; returns two tensors like it, int64 (0 where ignored) and float (0 where ignored)."""
-        if self.negative is not None:
-            labels = labels.masked_fill(labels == self.negative, self.ignore_index)
+    def look_up(labels: Tensor) -> tuple[Tensor, Tensor]:
+        if ignore_index < 0:
+            labels = labels.masked_fill(labels == ignore_index, ignored)
         flat = labels.reshape(-1).long()
-        return tuple(table.index_select(0, flat).view(labels.shape) for table in (self.classes, self.weights))
+        return tuple(table.index_select(0, flat).view(labels.shape) for table in (classes, weight_of))
+
+    return look_up
 
 
 class _Pixels:

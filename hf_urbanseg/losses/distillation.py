@@ -29,12 +29,10 @@ class _DistillationLoss(nn.Module):
         taught: Sequence[int],
         temperature: float,
         teach_void: bool = False,
-        ignore_index: int = IGNORE_INDEX,
     ):
         super().__init__()
         Range(0, above=True).check("temperature", temperature)
         self.num_labels, self.temperature, self.teach_void = num_labels, float(temperature), teach_void
-        self.ignore_index = ignore_index
         self.register_buffer("taught", torch.as_tensor(list(taught)), persistent=False)
 
     def forward(
@@ -83,7 +81,7 @@ class SoftDistillationLoss(_DistillationLoss):
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         if self.teach_void:
             return torch.tensor(labels.numel(), dtype=torch.float64, device=labels.device)
-        return count_class_pixels(labels, self.num_labels, self.ignore_index).sum().double()
+        return count_class_pixels(labels, self.num_labels, IGNORE_INDEX).sum().double()
 
     def _sum(self, student: Tensor, scores: Tensor, labels: Tensor, inside: Tensor | None) -> Tensor:
         own, log_target = ((one / self.temperature).log_softmax(1) for one in (student, scores))
@@ -93,7 +91,7 @@ class SoftDistillationLoss(_DistillationLoss):
         self.diagnostics = {"agreement": agreeing.sum() / pixels.sum().clamp_min(1)}
         heard = pixels.sum(1, keepdim=True)
         if self.teach_void:
-            void = labels == self.ignore_index if inside is None else (labels == self.ignore_index) & inside
+            void = labels == IGNORE_INDEX if inside is None else (labels == IGNORE_INDEX) & inside
             heard = heard + _count_pixels(void, scores.shape[2:])[:, None].to(heard.dtype)
         # Probabilities times pixels. The exchange permutes them, so that their entropy stays.
         shifted = pixels * (target.gather(1, best) - target)
@@ -128,10 +126,10 @@ class ChannelWiseDistillationLoss(_DistillationLoss):
     def compute_normalizer(self, labels: Tensor) -> Tensor:
         if self.teach_void:
             return torch.tensor(len(labels), dtype=torch.float64, device=labels.device)
-        return (labels != self.ignore_index).flatten(1).any(1).sum().double()
+        return (labels != IGNORE_INDEX).flatten(1).any(1).sum().double()
 
     def _sum(self, student: Tensor, scores: Tensor, labels: Tensor, inside: Tensor | None) -> Tensor:
-        heard = labels != self.ignore_index
+        heard = labels != IGNORE_INDEX
         if self.teach_void:
             heard = torch.ones_like(heard) if inside is None else inside
         there = (_count_pixels(heard, scores.shape[2:]) > 0).flatten(1)[:, None]

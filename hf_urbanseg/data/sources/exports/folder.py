@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -172,10 +173,8 @@ def _read_parts(named: str) -> list[str]:
 
 def _count_shared(folders: Sequence[str], named: Sequence[str]) -> int:
     """How many folders agree, from the file upwards."""
-    count = 0
-    while count < min(len(folders), len(named)) and folders[-1 - count] == named[-1 - count]:
-        count += 1
-    return count
+    pairs = zip(reversed(folders), reversed(named), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def take(content: object, key: str, kind: type, file: Path, where: str = ""):

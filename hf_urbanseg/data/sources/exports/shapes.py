@@ -56,11 +56,9 @@ def fill_rings(size: Size, rings: Sequence, holes: Sequence = (), scale: tuple[f
     (height, width), rings, holes = size, [_read_ring(r, scale) for r in rings], [_read_ring(r, scale) for r in holes]
     if not rings:
         raise DataError("a shape with an outline", "none", _AGAIN)
-    low, high = np.concatenate(rings).min(0), np.concatenate(rings).max(0)
-    left, top = (int(min(max(math.floor(one), 0), side)) for one, side in zip(low, (width, height), strict=True))
-    right, bottom = (
-        int(min(max(math.ceil(one) + 1, 0), side)) for one, side in zip(high, (width, height), strict=True)
-    )
+    points = np.concatenate(rings)
+    left, top = np.floor(points.min(0)).clip(0, (width, height)).astype(int).tolist()
+    right, bottom = (np.ceil(points.max(0)) + 1).clip(0, (width, height)).astype(int).tolist()
     if right <= left or bottom <= top:
         return Area(np.zeros((0, 0), bool))
     mask = _fill(rings, (left, top), (bottom - top, right - left))
