@@ -1,3 +1,4 @@
+import pickle
 import threading
 from functools import partial
 
@@ -318,11 +319,12 @@ def test_eval_dataset__is_the_image_processors_own_output_and_leaves_labels_alon
         assert sample["index"] == index
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_eval_dataset__workers_make_the_scales(rows, context):
+def test_eval_dataset__workers_make_the_scales(rows):
     sizes = partial(PredictionPlan((1.0, 1.5), flip=True).input_sizes, (32, 96))
     dataset = EvalDataset(rows.select(range(2)), CITYSCAPES, build_image_processor((32, 96)), sizes)
-    loader = DataLoader(dataset, 2, num_workers=1, collate_fn=collate_eval, multiprocessing_context=context)
+    again = pickle.loads(pickle.dumps(dataset))  # as a spawned worker has it
+    assert all(map(torch.equal, again[1]["views"], dataset[1]["views"]))
+    loader = DataLoader(dataset, 2, num_workers=1, collate_fn=collate_eval, multiprocessing_context="fork")
     (batch,) = loader
     assert [tuple(view.shape) for view in batch["views"]] == [(2, 3, 32, 96), (2, 3, 64, 160)]
     assert batch["index"] == [0, 1]

@@ -67,9 +67,9 @@ def draw_random_case(seed):
     )  # fmt: skip
 
 
-def test_ohem__equals_a_plain_loop_on_a_thousand_random_cases():
+def test_ohem__equals_a_plain_loop_on_random_cases():
     seen = dict.fromkeys(["void", "one", "ties", "all", "some", "beyond", "threshold", "loss"], 0)
-    for seed in range(1000):
+    for seed in range(400):
         logits, labels, (weights, normalizer, min_kept, threshold) = draw_random_case(seed)
         loss = OhemCrossEntropyLoss(logits.shape[1], weights, normalizer, min_kept, threshold)
         value = loss(logits, labels)
@@ -87,7 +87,7 @@ def test_ohem__equals_a_plain_loop_on_a_thousand_random_cases():
         seen["some"] += 0 < len(kept) < valid
         seen["ties"] += threshold is None and k < len(kept) < valid
         seen["loss" if threshold is None else "threshold"] += 1
-    assert min(seen.values()) >= 30, seen
+    assert min(seen.values()) >= 12, seen
 
 
 # True-class probabilities of a 1 x 5 image with two classes, all labelled 0: 0.1, 0.5, 0.8, 0.5, 0.9, then one void.
