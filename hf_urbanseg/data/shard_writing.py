@@ -102,7 +102,7 @@ def _write_shard(rows: Dataset, split: str, path: Path, space: LabelSpace) -> di
     if (kept := _read_kept(path, key.hexdigest())) is not None:
         return kept
     pairs = inspect_piece(split, rows, space)
-    counts = Inspection({split: tuple(pairs)}).train_id_counts(split, space)
+    counts = Inspection({split: pairs}).train_id_counts(split, space)
     said = {"source": key.hexdigest(), "pixels": counts.sum(0).tolist(), "frames": (counts > 0).sum(0).tolist()}
     said["images"] = [pair.image_digest[:16] for pair in pairs]
     schema = FEATURES.arrow_schema

@@ -25,7 +25,11 @@ def find_temperature(name_or_path: str | Path, revision: str | None, protocol: s
     path = _find(name_or_path, CALIBRATION, revision)
     if path is None:
         return 1.0
-    found = read_calibration(path)
+    found = read_json(path, ModelError) or {}
+    words = isinstance(found.get("protocol"), str) and isinstance(found.get("weights_sha256"), str | None)
+    if not words or isinstance(found.get("temperature"), bool) or found.get("temperature") not in TEMPERATURE:
+        expected = f"a `temperature` {TEMPERATURE}, its `protocol` and `weights_sha256`"
+        raise ModelError(expected, "others", "delete it, or fit it again: --fit_temperature", path)
     weights = _find(name_or_path, SAFE_WEIGHTS_NAME, revision)
     if found["weights_sha256"] != (weights and hash_file(weights)):
         logger.warning("%s was fitted for other weights and is left out; fit it again: --fit_temperature", path)
@@ -34,18 +38,6 @@ def find_temperature(name_or_path: str | Path, revision: str | None, protocol: s
     else:
         return found["temperature"]
     return 1.0
-
-
-def read_calibration(path: str | Path) -> dict | None:
-    """`temperature`, `protocol`, `weights_sha256` and what `write_calibration` was told; None without such a file."""
-    content = read_json(path, ModelError)
-    if content is None:
-        return None
-    words = isinstance(content.get("protocol"), str) and isinstance(content.get("weights_sha256"), str | None)
-    if not words or isinstance(content.get("temperature"), bool) or content.get("temperature") not in TEMPERATURE:
-        expected = f"a `temperature` {TEMPERATURE}, its `protocol` and `weights_sha256`"
-        raise ModelError(expected, "others", "delete it, or fit it again: --fit_temperature", path)
-    return content
 
 
 def write_calibration(folder: str | Path, fitted: dict, protocol: str, data: str) -> Path:

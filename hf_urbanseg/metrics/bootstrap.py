@@ -141,7 +141,11 @@ def _stack_all(
     scene_of = {name: number for number, scene in enumerate(scenes) for name in scene}
     units = [scene_of.get(name, name) for name in like.names]
     place = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
-    _check(like, len(place))
+    if len(place) < 2:
+        what = "images" if len(place) == len(like) else "scenes"
+        raise DataError(f"two {what} or more to resample", f"{len(place)}", "measure more images")
+    if not like.labelled.any():
+        raise DataError("labelled pixels", "only void", "check the labels")
     stacked = []
     for one in (like if one is like else _align(like, one) for one in images):
         found = np.zeros((len(place), 2 * len(like.classes)))
@@ -163,14 +167,6 @@ def _mean_iou(sums: np.ndarray) -> np.ndarray:
 def _build_interval(estimate: float, drawn: np.ndarray, confidence: float, seed: int) -> Interval:
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Interval(estimate, low, high, confidence, len(drawn), seed)
-
-
-def _check(images: ImageCounts, units: int) -> None:
-    if units < 2:
-        what = "images" if units == len(images) else "scenes"
-        raise DataError(f"two {what} or more to resample", f"{units}", "measure more images")
-    if not images.labelled.any():
-        raise DataError("labelled pixels", "only void", "check the labels")
 
 
 def _align(a: ImageCounts, b: ImageCounts) -> ImageCounts:

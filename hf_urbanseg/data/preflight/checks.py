@@ -140,24 +140,44 @@ def check_names(splits: Mapping[str, Dataset]) -> None:
         refuse_all([DataError("every frame name once in a split", *one) for one in found], "name")
 
 
+def inspect_piece(split: str, rows: Dataset, label_space: LabelSpace) -> tuple[PairInspection, ...]:
+    """The pairs of a part of a split, each judged for itself; what is judged by the whole set is left to the whole."""
+    return _read_pairs({split: _undecoded(rows)}, label_space, progress=False, whole=False)[split]
+
+
 def _read_pairs(
-    splits: Mapping[str, Dataset], label_space: LabelSpace, progress: bool, channels: int, skips: Collection[str] = ()
+    splits: Mapping[str, Dataset],
+    label_space: LabelSpace,
+    progress: bool,
+    channels: int = 3,
+    skips: Collection[str] = (),
+    whole: bool = True,
 ) -> dict[str, tuple[PairInspection, ...]]:
-    inspect = partial(inspect_pair, label_space=label_space, channels=channels)
-    results = read_all(splits, inspect, "pair", progress)
-    bad = _check_pairs(results, splits, label_space, skips=skips)
+    """The sound pairs of each split; refuses the first bad one, unless its split is among `skips`.
+
+    Args:
+        whole: The values of all pairs together tell of which kind they are.
+    """
+    results = read_all(splits, partial(inspect_pair, label_space=label_space, channels=channels), "pair", progress)
+    sound = [one for found in results.values() for one in found if isinstance(one, PairInspection)]
+    if whole and len(sound) == sum(map(len, results.values())):
+        check_id_kind(count_all(sound).keys(), label_space)
+    files_with = Counter(value for one in sound for value in one.label_counts)
+    errors: dict[tuple[str, int], DataError] = {}
+    for split, found in results.items():
+        for row, one in enumerate(found):
+            if isinstance(one, DataError):
+                errors[split, row] = one
+            elif unknown := find_unknown(one, label_space):
+                where = where_is(splits[split][row]["label"], split, one.name)
+                pixels = sum(one.label_counts.values())
+                errors[split, row] = refuse_values(unknown, pixels, files_with, label_space, where)
+    refuse_all([error for (split, _), error in errors.items() if split not in skips], "bad pair")
+    log_faults([*errors.values()], logging.WARNING)
     return {
-        split: tuple(one for row, one in enumerate(found) if (split, row) not in bad)
+        split: tuple(one for row, one in enumerate(found) if (split, row) not in errors)
         for split, found in results.items()
     }
-
-
-def inspect_piece(split: str, rows: Dataset, label_space: LabelSpace) -> list[PairInspection]:
-    """The pairs of a part of a split, each judged for itself; what is judged by the whole set is left to the whole."""
-    piece = {split: _undecoded(rows)}
-    results = read_all(piece, partial(inspect_pair, label_space=label_space), "pair", progress=False)
-    _check_pairs(results, piece, label_space, whole=False)
-    return results[split]
 
 
 def read_all(
@@ -186,37 +206,6 @@ def read_all(
             pending.extend(islice(jobs, 1))
             bar.update()
     return results
-
-
-def _check_pairs(
-    results: dict[str, list],
-    splits: Mapping[str, Dataset],
-    label_space: LabelSpace,
-    whole: bool = True,
-    skips: Collection[str] = (),
-) -> set[tuple[str, int]]:
-    """Refuses the first bad pair; the results are `PairInspection`s, or the `DataError`s that refuse a pair.
-
-    Args:
-        whole: The results are those of a whole set, whose values together tell of which kind they are.
-        skips: Splits whose bad pairs are returned instead, as split and row.
-    """
-    sound = [one for found in results.values() for one in found if isinstance(one, PairInspection)]
-    if whole and len(sound) == sum(map(len, results.values())):
-        check_id_kind(count_all(sound).keys(), label_space)
-    files_with = Counter(value for one in sound for value in one.label_counts)
-    errors = {}
-    for split, found in results.items():
-        for row, one in enumerate(found):
-            if isinstance(one, DataError):
-                errors[split, row] = one
-            elif unknown := find_unknown(one, label_space):
-                where = where_is(splits[split][row]["label"], split, one.name)
-                pixels = sum(one.label_counts.values())
-                errors[split, row] = refuse_values(unknown, pixels, files_with, label_space, where)
-    refuse_all([error for (split, _), error in errors.items() if split not in skips], "bad pair")
-    log_faults([*errors.values()], logging.WARNING)
-    return {*errors}
 
 
 def refuse_all(errors: list[DataError], kind: str) -> None:

@@ -61,8 +61,10 @@ def load(request: DataRequest) -> FoundData:
     labels, without = draw_frames(export.frames, ids, rest, name)
     splits = _split(export.frames, labels, folder, request.path)
     unused = sum(map(len, folder.images.values())) - len(export.frames)
-    notes = [_describe(export, kind, files), *export.notes, said, *_count(export, without, unused)]
-    return FoundData(splits, space, name, notes)
+    several = f"{len(files)} files" if len(files) > 1 else files[0].name
+    shapes = sum(len(frame.shapes) for frame in export.frames)
+    how = f"read as {kind} ({several}): {shapes:,} shapes in {len(export.frames):,} frames"
+    return FoundData(splits, space, name, [how, *export.notes, said, *_count(export, without, unused)])
 
 
 def _find(folder: ExportFolder, only: str = "auto") -> dict[str, list[Path]]:
@@ -151,12 +153,6 @@ def _split(frames: Sequence[Frame], labels: Sequence[Path], folder: ExportFolder
         name = frame.image.stem if stems[frame.image.stem] == 1 else folder.describe(frame.image)
         pairs.setdefault(frame.split or UNSPLIT, {})[name] = (frame.image, label)
     return {split: build_dataset(dict(sorted(found.items()))) for split, found in pairs.items()}
-
-
-def _describe(export: Export, kind: str, files: Sequence[Path]) -> str:
-    shapes = sum(len(frame.shapes) for frame in export.frames)
-    several = f"{len(files)} files" if len(files) > 1 else files[0].name
-    return f"read as {kind} ({several}): {shapes:,} shapes in {len(export.frames):,} frames"
 
 
 def _count(export: Export, without: int, unused: int) -> list[str]:

@@ -41,7 +41,8 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
             where = f"/shapes/{number}"
             name, kind = take(entry, "label", str, file, where), entry.get("shape_type") or "polygon"
             if kind in _AREAS:
-                frame.shapes.append(Shape(name, f"{where}/points", partial(_cover, entry=_keep(entry), kind=kind)))
+                kept = {key: entry.get(key) for key in ("points", "mask")}
+                frame.shapes.append(Shape(name, f"{where}/points", partial(_cover, entry=kept, kind=kind)))
                 names.add(name)
                 export.rectangles += kind == "rectangle"
             else:
@@ -49,10 +50,6 @@ def read(folder: ExportFolder, files: list[Path]) -> Export:
         export.frames.append(frame)
     export.classes |= dict.fromkeys(sorted(names))
     return export
-
-
-def _keep(entry: Mapping) -> dict:
-    return {key: entry.get(key) for key in ("points", "mask")}
 
 
 def _cover(size: Size, entry: Mapping, kind: str) -> Area:
