@@ -189,7 +189,7 @@ def _choose_scenes(choice: str, found: FoundData, rows: Dataset) -> tuple[list, 
         groups = read_scenes(choice, names)
         return groups, describe_scenes(groups, f"as listed in {Path(choice).name}")
     told = {name for scene in found.scenes for name in scene}
-    groups = find_alike(rows) if found.look_alike and set(rows["name"]) - told else []
+    groups = find_alike(rows) if set(rows["name"]) - told else []
     how = f"because their pictures are alike (correlation above {ALIKE}; `--scenes none` ignores it)"
     return [*found.scenes, *groups], describe_scenes(groups, how) if groups else None
 

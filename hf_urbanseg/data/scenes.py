@@ -36,11 +36,11 @@ _VERSION = 1
 """Raise it when another group would be found."""
 
 
-def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
+def find_alike(rows: Dataset) -> list[list[str]]:
     """Groups of frames whose pictures are alike, each of two or more names, sorted.
 
     Pictures become thumbnails of 32 x 16 in RGB, each of mean 0 and deviation 1; what all of them share (the road
-    below, the sky above) is taken off as their mean, and two are alike if the rest correlates by more than `threshold`.
+    below, the sky above) is taken off as their mean, and two are alike if the rest correlates by more than `ALIKE`.
     Whoever is like a member belongs to the group. What was found stays in `scenes` of `cache_folder()`, until a
     path, size, time or byte changes.
 
@@ -49,7 +49,7 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
     """
     stored = undecode(rows.select_columns(["image", "name"]))
     try:
-        key = [str((_VERSION, threshold)), *(json.dumps([row["name"], *identify_file(row["image"])]) for row in stored)]
+        key = [str((_VERSION, ALIKE)), *(json.dumps([row["name"], *identify_file(row["image"])]) for row in stored)]
         file = cache_folder() / "scenes" / f"{hashlib.sha256(chr(10).join(key).encode()).hexdigest()}.json"
     except (OSError, ValueError, DataError):  # a file that can't be vouched for, or no home
         file = None
@@ -58,7 +58,7 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
             return cached["scenes"]
     except (DataError, KeyError):
         pass  # damaged: it costs the cache alone
-    scenes = _find_alike(stored, not rows.features["image"].decode, threshold)
+    scenes = _find_alike(stored, not rows.features["image"].decode)
     if file:
         with suppress(DataError):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def find_alike(rows: Dataset, threshold: float = ALIKE) -> list[list[str]]:
     return scenes
 
 
-def _find_alike(rows: Dataset, many_channels: bool, threshold: float) -> list[list[str]]:
+def _find_alike(rows: Dataset, many_channels: bool) -> list[list[str]]:
     with ThreadPoolExecutor(8) as pool, show_progress(len(rows), "looking for scenes", "frame") as bar:
 
         def shrink(index: int) -> np.ndarray:
@@ -84,7 +84,7 @@ def _find_alike(rows: Dataset, many_channels: bool, threshold: float) -> list[li
     found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
     pairs = []
     for start in range(0, len(found), _PIECE):  # the whole matrix of 100,000 frames would take 40 GB
-        first, second = np.nonzero(found[start : start + _PIECE] @ found.T > threshold)
+        first, second = np.nonzero(found[start : start + _PIECE] @ found.T > ALIKE)
         pairs.append(np.stack([first + start, second]))
     first, second = np.concatenate(pairs, 1)
     graph = coo_matrix((np.ones(len(first), bool), (first, second)), (len(rows), len(rows)))

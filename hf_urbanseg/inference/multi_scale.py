@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 
 import torch
@@ -231,12 +231,10 @@ def _iterate_blocks(
             for one in passes:
                 one.prepare(rows, (left, right))
             for columns in _split(left, right, max_columns):
-                total = None
-                for one in passes:
-                    scores = one.block(rows, columns)
-                    scores = scores.softmax(0) if len(passes) > 1 else scores
-                    total = scores if total is None else total.add_(scores)
-                yield rows, columns, total
+                scores = (one.block(rows, columns) for one in passes)
+                if len(passes) > 1:
+                    scores = (one.softmax(0) for one in scores)
+                yield rows, columns, reduce(Tensor.add_, scores)
 
 
 def _split(start: int, stop: int, longest: int) -> list[Span]:

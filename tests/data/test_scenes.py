@@ -66,7 +66,6 @@ def test_find_alike__remembers_until_a_picture_changes(monkeypatch):
     first = find_alike(build_rows(pictures))
     monkeypatch.setattr("hf_urbanseg.data.scenes._find_alike", lambda *_: [["read", "again"]])
     assert find_alike(build_rows(pictures)) == first == [["a1", "a2"]]
-    assert find_alike(build_rows(pictures), threshold=0.8) == [["read", "again"]]
     assert find_alike(build_rows(pictures | {"a2": draw(7)})) == [["read", "again"]]
 
 

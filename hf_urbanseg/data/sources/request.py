@@ -51,7 +51,6 @@ class FoundData:
         name: Short name of the data.
         notes: One sentence each on what is unusual about the splits.
         scenes: Names of frames that belong together, for cuts.
-        look_alike: Whether frames in none of them may show one scene, too, so that their pictures are compared.
         final_notes: How `prepare_data` made the splits, off which nothing is cut then; None for others.
     """
 
@@ -60,5 +59,4 @@ class FoundData:
     name: str
     notes: Sequence[str] = ()
     scenes: Sequence[Sequence[str]] = ()
-    look_alike: bool = True
     final_notes: Sequence[str] | None = None
