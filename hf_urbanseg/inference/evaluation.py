@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import accelerate
 import numpy as np
@@ -18,7 +19,6 @@ from hf_urbanseg.data.collator import collate_eval
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
-from hf_urbanseg.inference.predictor import Predictor
 from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import IGNORE_INDEX
 from hf_urbanseg.metrics.boundary_iou import compute_boundary_counts
@@ -26,6 +26,9 @@ from hf_urbanseg.metrics.calibration import BINS, count_calibration
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
 from hf_urbanseg.metrics.image_counts import ImageCounts, ImageCountsBuilder
 from hf_urbanseg.progress import show_progress
+
+if TYPE_CHECKING:
+    from hf_urbanseg.inference.predictor import Predictor
 
 # Images whose boundaries may wait to be counted: bounds memory, and is more than any batch.
 _WAITING = 32
@@ -183,7 +186,7 @@ def join_processes(device: str | None) -> accelerate.PartialState | None:
 
 
 def measure_shared(
-    predictor: Predictor,
+    predictor: "Predictor",
     dataset: EvalDataset,
     classes: tuple[str, ...],
     batch_size: int,
@@ -207,7 +210,7 @@ def measure_shared(
 
 @contextmanager
 def open_share(
-    predictor: Predictor,
+    predictor: "Predictor",
     dataset: EvalDataset,
     batch_size: int,
     num_workers: int,
