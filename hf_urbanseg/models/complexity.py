@@ -1,14 +1,12 @@
 """What a forward pass costs in arithmetic: parameters, multiply-accumulates under named conventions, torch's FLOPs."""
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
@@ -23,6 +21,14 @@ CONVENTIONS: dict[Convention, str] = {
     "report": "fvcore, plus the BatchNorm that MMSegmentation's SegFormer has behind each of its four projections",
 }
 """What each convention counts, always for one image. `report` gives the G column of the report's table."""
+
+_ATEN = torch.ops.aten
+_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")  # by device and version
+_FVCORE = {
+    _ATEN.native_layer_norm: lambda shape, *_, **__: 5 * shape.numel(),
+    _ATEN.upsample_bilinear2d: lambda *_, out_shape, **__: 4 * out_shape.numel(),
+} | {getattr(_ATEN, name): lambda shape, *_, **__: 2 * shape.numel() for name in _NORMS}
+"""What fvcore counts of operations for which torch's counter has no formula."""
 
 
 def count_parameters(config: PretrainedConfig) -> dict[str, int]:
@@ -48,11 +54,15 @@ def count_operations(
         n k m, a convolution out_height out_width weight.numel().
     """
     model = _build_on_meta(config)
-    counter = _OperationCounter(model)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_FVCORE) as counter:
         F.interpolate(_run(model, image_size), size=tuple(image_size), mode="bilinear", align_corners=False)
-    fvcore = {part: kinds.total() for part, kinds in counter.parts.items()}
-    plain = {part: kinds["convolution"] + kinds["matrix_product"] for part, kinds in counter.parts.items()}
+    counts = counter.get_flop_counts()
+    parts = {_part(name): counts.get(f"{type(model).__name__}.{name}") for name, _ in model.named_children()}
+    parts = {part: _halve_flops(found) for part, found in parts.items() if found}
+    plain = {part: kinds.total() - sum(kinds[kind] for kind in _FVCORE) for part, kinds in parts.items()}
+    fvcore = {part: kinds.total() for part, kinds in parts.items()}
+    fvcore["classifier_resize"] = _halve_flops(counts["Global"]).total() - sum(fvcore.values())
+    plain["classifier_resize"] = 0
     report = dict(fvcore)
     if config.model_type == "segformer":
         report["decode_head"] += _count_mmsegmentation_norms(config, image_size)
@@ -88,46 +98,9 @@ def count_flops(config: PretrainedConfig, image_size: Sequence[int]) -> int:
     return counter.get_total_flops()
 
 
-class _OperationCounter(TorchDispatchMode):
-    """Counts every operation under the part of the model that asked for it: part -> kind -> count."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.parts: dict[str, Counter] = {}
-        self._part = "classifier_resize"
-        for name, child in model.named_children():
-            child.register_forward_pre_hook(partial(self._enter, _part(name)))
-            child.register_forward_hook(partial(self._enter, self._part))
-
-    def _enter(self, part: str, *_) -> None:
-        self._part = part
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        counted = _count(func.overloadpacket.__name__, args, out)
-        if counted:
-            kind, count = counted
-            self.parts.setdefault(self._part, Counter())[kind] += count
-        return out
-
-
-def _count(name: str, args: tuple, out) -> tuple[str, int] | None:
-    match name:
-        case "convolution":
-            image, weight, transposed = args[0], args[1], args[6]
-            return "convolution", (image if transposed else out).shape[2:].numel() * weight.numel()
-        case "mm" | "bmm":
-            return "matrix_product", args[0].numel() * args[1].shape[-1]
-        case "addmm" | "baddbmm":
-            return "matrix_product", args[1].numel() * args[2].shape[-1]
-        case "native_layer_norm":
-            return "layer_norm", 5 * args[0].numel()
-        # Which of them runs depends on the device and on torch's version.
-        case "native_batch_norm" | "_native_batch_norm_legit_no_training" | "_batch_norm_no_update":
-            return "batch_norm", 2 * args[0].numel()
-        case "upsample_bilinear2d":
-            return "resize", 4 * out.numel()
-    return None
+def _halve_flops(found: Mapping) -> Counter:
+    """Multiply-accumulates by kind; torch counts two FLOPs for each, and ours are counted as they are."""
+    return Counter({kind: count if kind in _FVCORE else count // 2 for kind, count in found.items()})
 
 
 def _count_mmsegmentation_norms(config: PretrainedConfig, size: Sequence[int]) -> int:
