@@ -1,7 +1,6 @@
 """Makes a repository on the Hub equal to a set of files, in one commit."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from hf_urbanseg.errors import ConfigError, HubError, UrbanSegError
 from hf_urbanseg.hub.client import clean_token, describe_failure, ensure_bounds
@@ -212,16 +212,8 @@ def _is_same(entry: RepoFile | None, content: Path | bytes) -> bool:
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if entry is None or entry.size != size:
         return False
+    operation = CommitOperationAdd(entry.path, content)
     if entry.lfs is not None:
-        return _hash(content, hashlib.sha256()) == entry.lfs.sha256
-    return _hash(content, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == entry.blob_id
-
-
-def _hash(content: Path | bytes, digest) -> str:
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        with content.open("rb") as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
-    return digest.hexdigest()
+        return operation.upload_info.sha256.hex() == entry.lfs.sha256
+    with operation.as_file() as file:
+        return git_hash(file.read()) == entry.blob_id
