@@ -25,9 +25,8 @@ from hf_urbanseg.reports.crossval import (
     plot_crossval,
     write_crossval_table,
 )
-from hf_urbanseg.reproduction.notes import describe_options
 from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
-from hf_urbanseg.reproduction.results import read_finished
+from hf_urbanseg.reproduction.results import describe_options, read_finished
 from hf_urbanseg.runs.folder import RunFolder
 
 FOLDS_FILE = "folds.yaml"

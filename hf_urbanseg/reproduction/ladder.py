@@ -6,9 +6,8 @@ from pathlib import Path
 from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.reports.ladder import RUNGS, build_ladder, plot_ladder, write_ladder_table
 from hf_urbanseg.reports.seeds import describe_score
-from hf_urbanseg.reproduction.notes import describe_measurement, describe_options, what_counts
-from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
-from hf_urbanseg.reproduction.results import read_finished
+from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run, what_counts
+from hf_urbanseg.reproduction.results import describe_measurement, describe_options, read_finished
 
 _REPORT = (
     "*The report's* numbers (arXiv:2206.12571) are SegFormer-B2's, on a 150/50 split that is not published, with "

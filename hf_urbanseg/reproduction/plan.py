@@ -97,3 +97,9 @@ def _differences(run: PlannedRun) -> str:
     keys = [key for key, (one, other) in found.items() if key not in ignored and one != other]
     shown = ["`{}` {} instead of {}".format(key, *found[key]) for key in keys[:3]]
     return ", ".join(shown) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def what_counts(run: PlannedRun) -> dict:
+    """The options of a run that can change its numbers."""
+    ignored = NO_MATTER | ({"model_name_or_path", "model_revision"} if run.model.init == "random" else set())
+    return {key: value for key, value in run.recipe.items() if key not in ignored}

@@ -1,11 +1,13 @@
-"""What the finished ones of several runs measured, and how long they took."""
+"""What the finished ones of several runs measured, how long they took, and whether they can be compared."""
 
 import json
-from collections.abc import Hashable, Mapping
+import shlex
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_urbanseg.errors import DataError, UrbanSegError
+from hf_urbanseg.hub.cards.markdown import code_span
 from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.reports.seeds import RunResult
 from hf_urbanseg.reproduction.plan import PlannedRun, find_state
@@ -39,6 +41,37 @@ def read_finished(output: Path, plan: Mapping[Hashable, PlannedRun]) -> Finished
     times = _read_times(output)
     results = {key: _read_result(metrics[key], split, sum(times.get(run.name, []))) for key, run in runs.items()}
     return Finished(runs, metrics, split, results, left_out)
+
+
+def describe_measurement(finished: Finished, report: str) -> list[str]:
+    """What the numbers of finished runs are and whether they can be compared; `report` says it of the report's."""
+    runs, metrics, split = finished.runs, finished.metrics, finished.split
+    if not runs:
+        return ["Nothing is finished yet."]
+    first = next(iter(metrics.values()))
+    selections = " / ".join(sorted({content["selection"]["by"] for content in metrics.values()}))
+    notes = [
+        f"Ours: mIoU of `{split}` ({first['splits'][split]['num_images']} images), one scale, no flip; exported "
+        f"checkpoint by: {selections}. Seeds differ in random weights, order and augmentation, not in the split; std "
+        "is the sample's.",
+        report,
+    ]
+    if split != "test":
+        notes.append("There is no test split: these are scores of `validation`, which also selected the checkpoints.")
+    if len({str(RunFolder(run.folder).read_splits()) for run in runs.values()}) > 1:
+        notes.append("The runs had different frames in their splits: they can't be compared.")
+    processes = sorted({content["training"]["processes"] for content in metrics.values()})
+    devices = sorted({str(content["environment"]["device"]) for content in metrics.values()})
+    batches = " or ".join(f"{count} process{'es' if count > 1 else ''}" for count in processes)
+    notes.append(f"Trained on {' / '.join(devices)}, {batches}.")
+    if len(processes) > 1:
+        notes.append("The number of processes multiplies the batch: these runs had different batches.")
+    return notes
+
+
+def describe_options(words: Sequence[str]) -> list[str]:
+    """The options of all runs."""
+    return [f"Options of every run: {code_span(shlex.join(words))}."] if words else []
 
 
 def add_time(output: Path, name: str, seconds: float) -> None:

@@ -14,9 +14,8 @@ from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.reports.seeds import describe_score
 from hf_urbanseg.reports.systems import SYSTEMS
 from hf_urbanseg.reports.table1 import Network, build_table, plot_table, write_table
-from hf_urbanseg.reproduction.notes import describe_measurement, describe_options, what_counts
-from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
-from hf_urbanseg.reproduction.results import read_finished
+from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run, what_counts
+from hf_urbanseg.reproduction.results import describe_measurement, describe_options, read_finished
 from hf_urbanseg.runs.folder import RunFolder
 
 _IMAGE_SIZE = (375, 1242)

@@ -19,8 +19,7 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.locks import locked
 from hf_urbanseg.reproduction import checks, processes
 from hf_urbanseg.reproduction.ladder import describe_equal_rungs, plan_ladder, write_ladder_report
-from hf_urbanseg.reproduction.notes import describe_measurement, describe_options
-from hf_urbanseg.reproduction.results import Finished
+from hf_urbanseg.reproduction.results import Finished, describe_measurement, describe_options
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 

@@ -1,11 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from baseline_models import Weights, build, calibrate, draw_images, measure_spread, resize
 from segformer_references import randomize
 
 from hf_urbanseg.models.baselines.deeplabv3plus import (
     DeepLabV3PlusConfig,
     DeepLabV3PlusHead,
+    DepthwiseConv2d,
     DepthwiseSeparableBlock,
 )
 
@@ -77,3 +79,33 @@ def test_deeplabv3plus__is_its_head_on_the_first_and_last_map():
         logits = model(images).logits
     assert logits.shape == (2, 19, 16, 23)
     assert (logits - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("size", [(7, 9), (1, 4), (2, 3), (13, 26)])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 12])
+def test_depthwise_conv__output_and_gradients_of_torchs(dilation, size):
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(5, dilation).double().train()
+    x = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(3, 5, *size, dtype=torch.float64)
+    results = []
+    for compute in (conv, lambda x: F.conv2d(x, conv.weight, padding=dilation, dilation=dilation, groups=5)):
+        out = compute(x)
+        results.append([out, *torch.autograd.grad(out, [x, conv.weight], grad)])
+    for found, expected in zip(*results, strict=True):
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < 1e-12
+    assert results[0][0].abs().max() > 0.1
+
+
+def test_depthwise_conv__autocast_and_channels_last():
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(5, 4).train()
+    x = torch.randn(3, 5, 9, 9)
+    out = conv(x)
+    torch.testing.assert_close(conv(x.to(memory_format=torch.channels_last)), out)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = conv(x)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), out, atol=3e-2, rtol=3e-2)
+    torch.testing.assert_close(conv.eval()(x), out)

@@ -8,9 +8,8 @@ import pytest
 from card_pages import Page, build_card_run, edit_metrics, read_block
 from loopback_cards import read_front_matter
 
-from hf_urbanseg.hub.cards.model_card import build_model_card
+from hf_urbanseg.hub.cards.model_card import build_model_card, describe_failures, measure_command
 from hf_urbanseg.hub.cards.run_summary import RunSummary
-from hf_urbanseg.hub.cards.sections import describe_failures, measure_command
 from hf_urbanseg.inference.plan import PredictionPlan
 from hf_urbanseg.json_yaml import write_json, write_yaml
 from hf_urbanseg.options.parsing import parse_arguments
@@ -143,7 +142,7 @@ def test_describe_failures__no_more_than_a_reader_looks_at(tmp_path, monkeypatch
     summary = RunSummary.read(build_card_run(tmp_path / "run"))
     every = describe_failures(summary, "test", False)
     assert len(every) > 2
-    monkeypatch.setattr("hf_urbanseg.hub.cards.sections._MOST_FAILURES", 2)
+    monkeypatch.setattr("hf_urbanseg.hub.cards.model_card._MOST_FAILURES", 2)
     assert describe_failures(summary, "test", False) == every[:2]
 
 
