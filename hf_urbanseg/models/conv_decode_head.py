@@ -11,11 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
-    SegformerModel,
-)
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 from transformers.models.segformer.modeling_segformer import SegformerPreTrainedModel
 
 
@@ -77,7 +73,6 @@ class SegformerConvDecoderForSemanticSegmentation(SegformerForSemanticSegmentati
     whatever the configuration says.
     """
 
-    config_class = SegformerConvDecoderConfig
     config: SegformerConvDecoderConfig
 
     def __init__(self, config: SegformerConvDecoderConfig):

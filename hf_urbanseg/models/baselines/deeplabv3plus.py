@@ -137,12 +137,7 @@ class DeepLabV3PlusHead(nn.Module):
 class DeepLabV3PlusForSemanticSegmentation(Segmenter):
     """DeepLabV3+ on a dilated ResNet; logits at stride 4. See `Segmenter`."""
 
-    config_class = DeepLabV3PlusConfig
     config: DeepLabV3PlusConfig
 
     def __init__(self, config: DeepLabV3PlusConfig):
-        super().__init__(config)
-        self.backbone = DilatedResNet(config)
-        self.decode_head = DeepLabV3PlusHead(config)
-        self._build_taps(config.hidden_sizes)
-        self.post_init()
+        super().__init__(config, DilatedResNet(config), DeepLabV3PlusHead(config), config.hidden_sizes)

@@ -126,18 +126,14 @@ class UnpoolingDecodeHead(nn.Module):
 class EncoderDecoderForSemanticSegmentation(Segmenter):
     """The report's baseline; logits at the input's resolution. See `Segmenter`."""
 
-    config_class = EncoderDecoderConfig
     config: EncoderDecoderConfig
 
     def __init__(self, config: EncoderDecoderConfig):
-        super().__init__(config)
-        if config.upsampling == "transposed":
+        transposed = config.upsampling == "transposed"
+        head = TransposedDecodeHead if transposed else UnpoolingDecodeHead
+        super().__init__(config, PlainEncoder(config), head(config), config.hidden_sizes)
+        if transposed:
             self.smallest_side = 33  # for the unpadded 3x3 convolution behind four pools
-        self.backbone = PlainEncoder(config)
-        head = TransposedDecodeHead if config.upsampling == "transposed" else UnpoolingDecodeHead
-        self.decode_head = head(config)
-        self._build_taps(config.hidden_sizes)
-        self.post_init()
 
     def _decode(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         logits = self.decode_head(features)

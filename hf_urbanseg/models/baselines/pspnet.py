@@ -50,12 +50,7 @@ class PSPHead(nn.Module):
 class PSPNetForSemanticSegmentation(Segmenter):
     """PSPNet on a dilated ResNet; logits at stride 8. See `Segmenter`."""
 
-    config_class = PSPNetConfig
     config: PSPNetConfig
 
     def __init__(self, config: PSPNetConfig):
-        super().__init__(config)
-        self.backbone = DilatedResNet(config)
-        self.decode_head = PSPHead(config)
-        self._build_taps(config.hidden_sizes)
-        self.post_init()
+        super().__init__(config, DilatedResNet(config), PSPHead(config), config.hidden_sizes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
@@ -24,8 +24,8 @@ class ConvBlock(nn.Sequential):
 class Segmenter(PreTrainedModel):
     """A network of `backbone` and `decode_head`, used as transformers' own segmentation models are.
 
-    A subclass builds both and, in `feature_channels`, says how wide the feature maps of its backbone are. Each of these
-    passes one of `taps`, which change nothing: an auxiliary head is hooked to one of them.
+    Each feature map of the backbone, `feature_channels` wide, passes one of `taps`, which change nothing: an auxiliary
+    head is hooked to one of them.
 
     Shape:
         pixel_values: (N, 3, H, W) float. labels: (N, H, W) int64 train ids or `semantic_loss_ignore_index`.
@@ -41,9 +41,14 @@ class Segmenter(PreTrainedModel):
     deepest_tap = -1
     """Index of the map with the fewest places."""
 
-    def _build_taps(self, feature_channels: Sequence[int]) -> None:
+    def __init__(
+        self, config: PretrainedConfig, backbone: nn.Module, decode_head: nn.Module, feature_channels: Sequence[int]
+    ):
+        super().__init__(config)
+        self.backbone, self.decode_head = backbone, decode_head
         self.feature_channels = tuple(feature_channels)
         self.taps = nn.ModuleList(nn.Identity() for _ in feature_channels)
+        self.post_init()
 
     def _decode(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         return self.decode_head(features)

@@ -43,14 +43,11 @@ class SwinSegformerForSemanticSegmentation(Segmenter):
         each projection; transformers' has none.
     """
 
-    config_class = SwinSegformerConfig
     config: SwinSegformerConfig
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
     def __init__(self, config: SwinSegformerConfig):
-        super().__init__(config)
-        self.backbone = Swin(config)
         widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))]
         head = SegformerConfig(
             num_encoder_blocks=len(widths),
@@ -59,6 +56,4 @@ class SwinSegformerForSemanticSegmentation(Segmenter):
             classifier_dropout_prob=config.classifier_dropout_prob,
             num_labels=config.num_labels,
         )
-        self.decode_head = SegformerDecodeHead(head)
-        self._build_taps(widths)
-        self.post_init()
+        super().__init__(config, Swin(config), SegformerDecodeHead(head), widths)

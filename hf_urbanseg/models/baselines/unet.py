@@ -84,17 +84,13 @@ class FCNHead(nn.Module):
 class UNetForSemanticSegmentation(Segmenter):
     """UNet with an FCN head; logits at the input's resolution. See `Segmenter`."""
 
-    config_class = UNetConfig
     config: UNetConfig
     deepest_tap = 0
     smallest_side = 16
 
     def __init__(self, config: UNetConfig):
-        super().__init__(config)
-        self.backbone = UNet(config)
-        self.decode_head = FCNHead(config.hidden_sizes[0], config.num_labels, config.classifier_dropout_prob)
-        self._build_taps(list(config.hidden_sizes)[::-1])
-        self.post_init()
+        head = FCNHead(config.hidden_sizes[0], config.num_labels, config.classifier_dropout_prob)
+        super().__init__(config, UNet(config), head, config.hidden_sizes[::-1])
 
 
 def _build_pair(in_channels: int, out_channels: int) -> nn.Sequential:
