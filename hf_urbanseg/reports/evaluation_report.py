@@ -21,17 +21,9 @@ from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import FADED_VOID, find_classes
 from hf_urbanseg.reports.pages import embed_figure, embed_frame, write_page
 from hf_urbanseg.reports.plots import plot_reliability
-from hf_urbanseg.reports.tables import build_class_table
+from hf_urbanseg.reports.tables import COLUMNS, build_class_table
 
 _MATRIX_CLASSES, _STRIP_BARS, _LISTED_IMAGES, _BINS = 60, 200, 500, 20
-# Key of the scores by class, heading, hover text of the heading.
-_CLASS_COLUMNS = (
-    ("iou", "IoU", "hits / (labelled + predicted - hits)"),
-    ("accuracy", "accuracy", "share of the labelled pixels that are found"),
-    ("precision", "precision", "share of the predicted pixels that are right"),
-    ("dice", "Dice", "2 hits / (labelled + predicted)"),
-    ("boundary_iou", "boundary IoU", "IoU within a band along the outlines"),
-)
 _HEADLINES = (
     ("mean_accuracy", "mean accuracy", "over the classes"),
     ("overall_accuracy", "overall accuracy", "of all labelled pixels"),
@@ -83,7 +75,7 @@ def write_evaluation_report(
         interval={} if interval.get("low") is None else interval,
         guess={key: value for key, value in guess.items() if value is not None},
         headlines=[headline for headline in _HEADLINES if scores.get(headline[0]) is not None],
-        columns=[column for column in _CLASS_COLUMNS if column[0] in rows[-1]],
+        columns=[(key, *words) for key, words in COLUMNS.items() if key in rows[-1]],
         rows=rows[:-1],
         mean=rows[-1],
         pixels=sum(row["pixels"] for row in rows[:-1]),

@@ -14,13 +14,13 @@ from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.reports.formats import format_count, format_percent
 
 MEAN_ROW = "mean"
-# Score per class and its heading; a table has those that were measured.
-_COLUMNS = {
-    "iou": "IoU",
-    "accuracy": "accuracy",
-    "precision": "precision",
-    "dice": "Dice",
-    "boundary_iou": "boundary IoU",
+# Score per class, its heading and what it is; a table has those that were measured.
+COLUMNS = {
+    "iou": ("IoU", "hits / (labelled + predicted - hits)"),
+    "accuracy": ("accuracy", "share of the labelled pixels that are found"),
+    "precision": ("precision", "share of the predicted pixels that are right"),
+    "dice": ("Dice", "2 hits / (labelled + predicted)"),
+    "boundary_iou": ("boundary IoU", "IoU within a band along the outlines"),
 }
 
 
@@ -38,7 +38,7 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
     Raises:
         ConfigError: The values are of other classes.
     """
-    keys = _columns(result)
+    keys = [key for key in COLUMNS if result.get(key)]
     for key in (*keys, "support"):
         if set(result[key]) != set(label_space.names):
             fix = "use the classes the scores were computed with"
@@ -51,10 +51,6 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
     return [*rows, {"class": MEAN_ROW, **means, "pixels": None}]
 
 
-def _columns(result: Mapping) -> list[str]:
-    return [key for key in _COLUMNS if result.get(key)]
-
-
 def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> None:
     """Prints the table in percent, 80 columns wide; a class that does not occur is "-"; overall scores stand below."""
     table = Table(
@@ -63,11 +59,11 @@ def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> N
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
+    *rows, mean = build_class_table(result, label_space)
     table.add_column("class", overflow="fold")
-    for heading in (*map(_COLUMNS.get, _columns(result)), "labelled pixels"):
+    for heading in (*_headings(mean), "labelled pixels"):
         # Two-word headings stand on two lines: numbers are narrower, and cells don't wrap.
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-    *rows, mean = build_class_table(result, label_space)
     for row in rows:
         table.add_row(*map(flatten, _cells(row)), style=None if row["pixels"] else "dim")
     table.add_section()
@@ -82,7 +78,7 @@ def write_class_table(result: Mapping, label_space: LabelSpace, path: str | Path
     if path.suffix == ".csv":
         write_csv(path, rows)
         return
-    heads = ["class", *(f"{_COLUMNS[key]} (%)" for key in _columns(result)), "labelled pixels"]
+    heads = ["class", *(f"{heading} (%)" for heading in _headings(rows[0])), "labelled pixels"]
     *cells, mean = map(_cells, rows)
     lines = build_markdown_table(heads, [*cells, list(map(embolden, mean))])
     path.write_text("\n".join([*lines, "", f"{_overall(result)}."]) + "\n", encoding="utf-8")
@@ -114,9 +110,13 @@ def embolden(cell: str) -> Markup:
     return Markup(f"**{cell}**" if cell else "")
 
 
+def _headings(row: Mapping) -> list[str]:
+    return [COLUMNS[key][0] for key in COLUMNS if key in row]
+
+
 def _cells(row: Mapping) -> list[str]:
     pixels = row["pixels"]
-    scores = [format_percent(row[key]) for key in _COLUMNS if key in row]
+    scores = [format_percent(row[key]) for key in COLUMNS if key in row]
     return [row["class"], *scores, "" if pixels is None else format_count(pixels) if pixels else "-"]
 
 

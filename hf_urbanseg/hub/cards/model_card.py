@@ -19,12 +19,12 @@ from hf_urbanseg.hub.cards.run_summary import RunSummary
 from hf_urbanseg.hub.cleaning import last_name, list_local_folders, remove_local_paths
 from hf_urbanseg.reports.failure_cases import choose_card_failures
 from hf_urbanseg.reports.overlays import name_picture
-from hf_urbanseg.reports.tables import build_class_table
+from hf_urbanseg.reports.tables import COLUMNS, build_class_table
 from hf_urbanseg.runs.folder import CARD, RunFolder
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = {"iou": "IoU", "accuracy": "accuracy", "precision": "precision", "boundary_iou": "boundary IoU"}
+_COLUMNS = ("iou", "accuracy", "precision", "boundary_iou")
 _MOST_FAILURES = 5
 _MARK = re.compile(r"\n<!-- hf_urbanseg wrote this card; sha256 of the text above: ([0-9a-f]{64}) -->\s*\Z")
 
@@ -46,7 +46,7 @@ def build_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
         "split": split,
         "scores": scores,
         "rows": build_class_table(scores, summary.label_space) if scores.get("iou") else [],
-        "columns": [(key, name) for key, name in _COLUMNS.items() if key in scores],
+        "columns": [(key, COLUMNS[key][0]) for key in _COLUMNS if key in scores],
         "command": measure_command(summary, split, named) if split else "",
         "failures": describe_failures(summary, split, pictures) if split else [],
         "picture": next(iter(summary.list_pictures("overlays")), None) if pictures else None,
