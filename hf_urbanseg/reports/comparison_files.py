@@ -141,15 +141,7 @@ def write_comparison_page(
         num_images=num_images,
         say_counts=_say_counts,
         say_classes=_say_classes,
-        pictures=[
-            {
-                i: pictures[number, i]
-                for better in (True, False)
-                for i in change.most_changed(num_images, better)
-                if (number, i) in (pictures or {})
-            }
-            for number, change in enumerate(comparison.changes)
-        ],
+        pictures=pictures or {},
         picture_note=picture_note,
         void_color=FADED_VOID,
     )
