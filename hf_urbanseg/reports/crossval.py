@@ -13,6 +13,7 @@ from hf_urbanseg.metrics.bootstrap import Interval, bootstrap_mean_iou, paired_b
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.reports.figures import LINE, MOST, OURS, build_axes, save_figure
 from hf_urbanseg.reports.formats import format_p_value, format_percent, format_seconds
+from hf_urbanseg.reports.seeds import describe_score
 from hf_urbanseg.reports.tables import build_markdown_table
 
 RARE = 0.005
@@ -116,11 +117,7 @@ def _by_class(classes: Sequence[str], values: np.ndarray) -> dict[str, float | N
 
 
 def _describe(entry: Mapping, interval: Interval) -> str:
-    score = entry["mean_iou"]
-    spread = "" if score["std"] is None else f" ± {format_percent(score['std'])}"
-    shown = (
-        f"{format_percent(score['mean'])}{spread} [{format_percent(interval.low)} .. {format_percent(interval.high)}]"
-    )
+    shown = f"{describe_score(entry)} [{format_percent(interval.low)} .. {format_percent(interval.high)}]"
     if change := entry["change"]:
         shown += f"  {_describe_change(change)} against {change['against']}"
     return shown
@@ -168,10 +165,9 @@ def write_crossval_table(built: Mapping, path: str | Path, title: str, notes: Se
     for one in built["recipes"]:
         cells = [one["recipe"], ", ".join(map(str, one["seeds"])) or "-"]
         if one["seeds"]:
-            score, interval, change = one["mean_iou"], one["interval"], one["change"]
-            spread = "" if score["std"] is None else f" ± {format_percent(score['std'])}"
+            interval, change = one["interval"], one["change"]
             cells += [
-                format_percent(score["mean"]) + spread,
+                describe_score(one),
                 f"{format_percent(interval['low'])} .. {format_percent(interval['high'])}",
                 " ".join(format_percent(value, 1) for value in one["fold_mean_iou"]),
                 format_percent(one["rare_mean_iou"]),

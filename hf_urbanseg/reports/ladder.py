@@ -46,20 +46,15 @@ def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[i
     for rung in RUNGS:
         finished = {seed: results[rung.number, seed] for seed in seeds if (rung.number, seed) in results}
         below = [lower["number"] for lower in ladder if lower["seeds"]]
-        summary = summarise_seeds(finished, seeds)
-        entry = {
+        ladder.append({
             "number": rung.number,
             "name": rung.name,
             "adds": rung.adds,
-            "status": summary["status"],
-            "seeds": summary["seeds"],
+            **summarise_seeds(finished, seeds),
             "report_mean_iou": rung.report,
-            "mean_iou": summary["mean_iou"],
             "iou": _mean_by_class(result.iou for result in finished.values()) if finished else None,
-            "seconds": summary["seconds"],
             "change": _change(results, below[-1], rung.number, seeds) if finished and below else None,
-        }
-        ladder.append(entry)
+        })  # fmt: skip
     return ladder
 
 
