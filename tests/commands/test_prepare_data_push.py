@@ -99,7 +99,7 @@ def test_push__only_what_a_set_needs_and_no_secret(kitti, hub_here, monkeypatch,
 @pytest.mark.parametrize("how", ["reset", "lost", 500, 403])
 def test_push__broken_at_any_request_is_owed_and_completed(kitti, hub_here, monkeypatch, waits, how):
     """The prepared set is whole whatever happens, and a later push makes the Hub equal to it."""
-    monkeypatch.setattr(dataset_card, "_draw_samples", lambda path, data: path.write_bytes(b"picture"))  # a second
+    monkeypatch.setattr(dataset_card, "draw_summary", lambda *_: _[-1].joinpath("samples.png").touch())  # a second
     run(monkeypatch, "--data_dir", kitti, "--output", "whole", "--push_to_hub", "user/whole")
     expected = hub_here.tree("user/whole", kind="dataset")
     requests = len(hub_here.requests)

@@ -1,24 +1,21 @@
 """The card of a data set."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from datasets import DatasetInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from hf_urbanseg import __version__
-from hf_urbanseg.data.label_pictures import read_train_ids
 from hf_urbanseg.data.loading import LoadedData
 from hf_urbanseg.data.preflight.checks import Inspection
-from hf_urbanseg.data.rgb import to_rgb
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.hub.cards.citations import read_bibtex
 from hf_urbanseg.hub.cards.licence import TITLES, Licence
 from hf_urbanseg.hub.cards.markdown import render_markdown
 from hf_urbanseg.hub.cleaning import clean_values, list_local_folders
-from hf_urbanseg.reports.contact_sheet import save_contact_sheet
-from hf_urbanseg.reports.overlays import blend
+from hf_urbanseg.reports.label_summary import draw_summary
 
 _LINKS = {
     "kitti": "https://www.cvlibs.net/datasets/kitti/eval_semseg.php?benchmark=semantics2015",
@@ -59,7 +56,7 @@ def write_dataset_card(
         "version": __version__,
     }
     context |= clean_values({key: context[key] for key in ("notes", "warnings")}, list_local_folders(folder, {}))
-    _draw_samples(folder / "samples.png", data)
+    draw_summary(replace(data, name=title), inspection, folder)
     body = render_markdown("dataset_card.md.j2", **context)
     front = _front_matter(title, info, origin, licence)
     (folder / "README.md").write_bytes(f"---\n{front}\n---\n\n{body.strip()}\n".encode())
@@ -81,14 +78,3 @@ def _front_matter(title: str, info: DatasetInfo, origin: str | None, licence: Li
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(card)
     return card.to_yaml(line_break="\n")
-
-
-def _draw_samples(path: Path, data: LoadedData) -> None:
-    """Three frames of the first split, each beside its label."""
-    cells, (split, rows) = [], next(iter(data.splits.items()))
-    for index in np.unique(np.linspace(0, len(rows) - 1, 3).round().astype(int)).tolist():
-        image = np.asarray(to_rgb(rows[index]["image"]))
-        train_ids = read_train_ids(rows[index]["label"], data.label_space)
-        cells.append((image, f"{split}: {rows[index]['name']}"))
-        cells.append((blend(image, train_ids, data.label_space, alpha=0.6), "its label; void is left uncoloured"))
-    save_contact_sheet(path, cells, 2, "Frames and their labels", [], cell_width=620)

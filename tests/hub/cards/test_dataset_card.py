@@ -84,7 +84,7 @@ def test_write_dataset_card__front_matter(tmp_path, data):
     ("frames", "category"), [(999, "n<1K"), (1_000, "1K<n<10K"), (10_000, "10K<n<100K"), (2_000_000, "1M<n<10M")]
 )
 def test_write_dataset_card__size_category(tmp_path, data, monkeypatch, frames, category):
-    monkeypatch.setattr(dataset_card, "_draw_samples", lambda *_: None)
+    monkeypatch.setattr(dataset_card, "draw_summary", lambda *_: None)
     front, _ = write(tmp_path, data, counts={"train": frames - 1, "test": 1})
     assert front["size_categories"] == [category]
 
