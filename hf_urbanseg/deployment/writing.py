@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_urbanseg.deployment.network import KnownOperators
 from hf_urbanseg.errors import ModelError
@@ -47,22 +47,18 @@ def write_network(
         opset: Version of ONNX's operators.
     """
     height, width = size or (64, 96)
-    name, dims = facts["input"]["name"], {0: "batch"}
+    example = torch.zeros(2, 3, height, width)
     if facts["takes_bytes"]:
-        example, places = torch.zeros(2, height, width, 3, dtype=torch.uint8), (1, 2)
-    else:
-        example, places = torch.zeros(2, 3, height, width), (2, 3)
-    if size is None:
-        dims |= dict(zip(places, ("height", "width"), strict=True))
+        example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     if kind == "torch":
-        _write_torch(network, path, example, dims, facts)
+        _write_torch(network, path, example, facts)
     elif kind == "onnx":
-        _write_onnx(network, path, example, name, dims, facts, opset)
+        _write_onnx(network, path, example, facts, opset)
     else:
         import openvino
 
         staged = path.with_suffix(".onnx")
-        _write_onnx(network, staged, example, name, dims, facts, opset)
+        _write_onnx(network, staged, example, facts, opset)
         model = openvino.convert_model(staged)
         staged.unlink()
         save_openvino(model, path, facts)
@@ -84,14 +80,20 @@ def save_onnx(model, path: Path, facts: Mapping) -> None:
     onnx.save(model, path)
 
 
-def _write_onnx(network, path: Path, example, name: str, dims: Mapping, facts: Mapping, opset: int) -> None:
+def _list_free(shape: Sequence[int | str]) -> dict[int, str]:
+    """Places of the sides that have a name and no length."""
+    return {place: side for place, side in enumerate(shape) if isinstance(side, str)}
+
+
+def _write_onnx(network, path: Path, example: Tensor, facts: Mapping, opset: int) -> None:
     check_packages("onnx", "onnx")
     import onnx
 
-    output = facts["output"]["name"]
+    name, output = facts["input"]["name"], facts["output"]["name"]
+    dims, places = _list_free(facts["input"]["shape"]), _list_free(facts["output"]["shape"])
     # torch's newer exporter (`dynamo=True`) takes 20 times as long over free sizes (torch 2.13) and fixes some of them.
     options = {"dynamo": False, "opset_version": opset, "input_names": [name], "output_names": [output]}
-    free = {name: dims, output: {0: "batch"} if len(dims) == 1 else {0: "batch", **_name_sides(facts)}}
+    free = {name: dims, output: places if len(dims) > 1 else dims}  # of a fixed input the output's sides are, too
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), KnownOperators():
@@ -103,15 +105,9 @@ def _write_onnx(network, path: Path, example, name: str, dims: Mapping, facts: M
     save_onnx(onnx.load_from_string(buffer.getvalue()), path, facts)
 
 
-def _name_sides(facts: Mapping) -> dict[int, str]:
-    """Places and names of the output's sides."""
-    shape = facts["output"]["shape"]
-    return {place: shape[place] for place in (len(shape) - 2, len(shape) - 1)}
-
-
-def _write_torch(network, path: Path, example, dims: Mapping, facts: Mapping) -> None:
+def _write_torch(network, path: Path, example: Tensor, facts: Mapping) -> None:
     try:
-        free = dict.fromkeys(dims, torch.export.Dim.DYNAMIC)
+        free = dict.fromkeys(_list_free(facts["input"]["shape"]), torch.export.Dim.DYNAMIC)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(network, (example,), dynamic_shapes=(free,))
