@@ -13,26 +13,8 @@ from hf_urbanseg.hub.cleaning import clean_file, list_local_folders
 from hf_urbanseg.inference.calibration_file import CALIBRATION
 from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.models.loading import check_finite, first_line
-from hf_urbanseg.runs.folder import (
-    ADDED_DATA,
-    CARD,
-    CLASS_DISTRIBUTION,
-    CLASS_WEIGHTS,
-    FAILURES,
-    LABEL_SPACE,
-    LOG_HISTORY,
-    METRICS,
-    OVERLAYS,
-    RECIPE,
-    REPORT,
-    SPLITS,
-    TEACHER,
-    TRAINING_ARGUMENTS,
-    TRAINING_CURVES,
-    RunFolder,
-    per_class,
-    per_image,
-)  # fmt: skip
+from hf_urbanseg.runs import folder as names
+from hf_urbanseg.runs.folder import RunFolder, per_class, per_image
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +26,17 @@ _MODEL = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "config.json",
     "preprocessor_config.json", CALIBRATION,
 )  # fmt: skip
-_INPUTS = (RECIPE, TRAINING_ARGUMENTS, SPLITS, LABEL_SPACE, CLASS_WEIGHTS, CLASS_DISTRIBUTION, TEACHER, ADDED_DATA)
+_INPUTS = (
+    names.RECIPE, names.TRAINING_ARGUMENTS, names.SPLITS, names.LABEL_SPACE, names.CLASS_WEIGHTS,
+    names.CLASS_DISTRIBUTION, names.TEACHER, names.ADDED_DATA,
+)  # fmt: skip
 # Made from the data's images, which have a licence of their own.
-_PICTURES = (REPORT, f"{FAILURES}/*.html")
-_PICTURES += tuple(f"{folder}/*{suffix}" for folder in (OVERLAYS, FAILURES) for suffix in (".png", ".jpg"))
-_RESULTS = (CARD, METRICS, LOG_HISTORY, TRAINING_CURVES, per_image("*"), f"{FAILURES}/*.md", f"{FAILURES}/*.json")
-_RESULTS += (*(per_class("*", suffix) for suffix in (".md", ".csv", ".png")), *_PICTURES)
+_PICTURES = (names.REPORT, f"{names.FAILURES}/*.html")
+_PICTURES += tuple(f"{folder}/*{end}" for folder in (names.OVERLAYS, names.FAILURES) for end in (".png", ".jpg"))
+_RESULTS = (
+    names.CARD, names.METRICS, names.LOG_HISTORY, names.TRAINING_CURVES, per_image("*"), f"{names.FAILURES}/*.md",
+    f"{names.FAILURES}/*.json", *(per_class("*", suffix) for suffix in (".md", ".csv", ".png")), *_PICTURES,
+)  # fmt: skip
 # TensorBoard's
 _EVENTS = ("runs/events.out.tfevents.*", "runs/*/events.out.tfevents.*")
 
@@ -85,9 +72,9 @@ def collect_repository(run: str | Path, tensorboard: bool = False, pictures: boo
         raise ModelError("the folder of a run", "none", "correct the path", run)
     found = _find(run, (*_MODEL, *_INPUTS, *_RESULTS))
     _check_model(run, found)
-    if METRICS not in found:
+    if names.METRICS not in found:
         fix = "let `urbanseg finetune` finish (`--resume`), or measure it: `urbanseg evaluate --model RUN --output RUN`"
-        raise ModelError(f"a measured model with {METRICS}", "none", fix, run)
+        raise ModelError(f"a measured model with {names.METRICS}", "none", fix, run)
     RunFolder(run).check_weights()
     _check_weights(found)
     shown = [name for name in found if _matches(name, _PICTURES)]

@@ -16,16 +16,9 @@ from transformers import (
 
 from hf_urbanseg.errors import ModelError
 from hf_urbanseg.models.conv_decode_head import SegformerConvDecoderConfig
+from hf_urbanseg.models.convert import keys
 from hf_urbanseg.models.convert.decoder import linear_to_conv_decoder
 from hf_urbanseg.models.convert.files import SAID
-from hf_urbanseg.models.convert.keys import (
-    LAYOUTS,
-    NVLABS_UNUSED,
-    Layout,
-    encoder_rules,
-    mmsegmentation_decoder_rules,
-    nvlabs_decoder_rules,
-)
 from hf_urbanseg.models.convert.to_hub import DECODER, ENCODER, HUB_ENCODER, UNSEEN, Converted, find_size, stage_norms
 from hf_urbanseg.models.loading import PROCESSOR_FILE, find_file, load_complete, load_config, load_image_processor
 
@@ -60,7 +53,7 @@ def load_hub_model(folder: str | Path) -> SegformerForSemanticSegmentation | Seg
 
 def convert_from_hub(
     model: SegformerForSemanticSegmentation | SegformerModel,
-    layout: Layout,
+    layout: keys.Layout,
     decoder: Literal["keep", "drop"] = "keep",
     path: str | Path | None = None,
 ) -> Converted:
@@ -82,24 +75,24 @@ def convert_from_hub(
     state, dropped = model.state_dict(), {}
     head = {name.removeprefix(DECODER): tensor for name, tensor in state.items() if name.startswith(DECODER)}
     encoder = {name.removeprefix(HUB_ENCODER): tensor for name, tensor in state.items() if not name.startswith(DECODER)}
-    tensors = {rule.file: rule.to_file(encoder) for rule in encoder_rules(layout, config.depths)}
+    tensors = {rule.file: rule.to_file(encoder) for rule in keys.encoder_rules(layout, config.depths)}
     if head and decoder == "drop":
         dropped["decoder"] = len(head)
     elif head:
         tensors = {ENCODER + name: tensor for name, tensor in tensors.items()}
         if kept and layout != "mmsegmentation":
             fix = "convert it `--to mmsegmentation`, or only the encoder with `--decoder drop`"
-            raise ModelError(f"a decoder that {LAYOUTS[layout]} can compute", "MMSegmentation's", fix, path)
+            raise ModelError(f"a decoder that {keys.LAYOUTS[layout]} can compute", "MMSegmentation's", fix, path)
         if layout == "mmsegmentation" and not kept:
             converted = linear_to_conv_decoder(head, stage_norms(encoder))
         else:
-            rules = mmsegmentation_decoder_rules() if kept else nvlabs_decoder_rules()
+            rules = keys.mmsegmentation_decoder_rules() if kept else keys.nvlabs_decoder_rules()
             converted = {rule.file: rule.to_file(head) for rule in rules}
         if layout == "nvlabs":
             # Never read there, but a strict load wants it; every configuration of NVlabs makes it 128 wide.
-            classifier = head["classifier.weight"]
-            shapes = ((len(classifier), 128, 1, 1), (len(classifier),))
-            converted |= {name: classifier.new_zeros(shape) for name, shape in zip(NVLABS_UNUSED, shapes, strict=True)}
+            (weight, bias), classifier = keys.NVLABS_UNUSED, head["classifier.weight"]
+            converted[weight] = classifier.new_zeros(len(classifier), 128, 1, 1)
+            converted[bias] = classifier.new_zeros(len(classifier))
         tensors |= {DECODER + name: tensor for name, tensor in converted.items()}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     return Converted(tensors, config, size, layout, len(state) - sum(dropped.values()), dropped)

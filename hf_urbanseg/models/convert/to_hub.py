@@ -35,17 +35,9 @@ from hf_urbanseg.models.conv_decode_head import (
     SegformerConvDecoderConfig,
     SegformerConvDecoderForSemanticSegmentation,
 )
+from hf_urbanseg.models.convert import keys
 from hf_urbanseg.models.convert.decoder import conv_to_linear_decoder
 from hf_urbanseg.models.convert.files import CheckpointFile
-from hf_urbanseg.models.convert.keys import (
-    LAYOUTS,
-    NVLABS_UNUSED,
-    Layout,
-    apply_rules,
-    encoder_rules,
-    mmsegmentation_decoder_rules,
-    nvlabs_decoder_rules,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +74,7 @@ class Converted:
     tensors: dict[str, Tensor]
     config: SegformerConfig
     size: str
-    layout: Layout
+    layout: keys.Layout
     used: int
     dropped: dict[str, int]
 
@@ -116,14 +108,14 @@ def convert_to_hub(
     layout, size = _recognise(encoder, file.path)
     fields = SIZES[size] | {"semantic_loss_ignore_index": IGNORE_INDEX} | _read_fields(file)
     config = SegformerConfig(**fields)
-    hub, what = _build_meta_model(SegformerModel, config), f"encoder of a {LAYOUTS[layout]} SegFormer-{size}"
-    tensors = apply_rules(encoder_rules(layout, config.depths), encoder, hub, what, file.path, prefix)
+    hub, what = _build_meta_model(SegformerModel, config), f"encoder of a {keys.LAYOUTS[layout]} SegFormer-{size}"
+    tensors = keys.apply_rules(keys.encoder_rules(layout, config.depths), encoder, hub, what, file.path, prefix)
     dropped = {part: len(left_out) for part, left_out in parts.items() if left_out}
     used = len(encoder)
     if head and decoder == "drop":
         dropped["decoder"] = len(head)
     elif head:
-        unused = [head.pop(name) for name in NVLABS_UNUSED if _FIRST_OF_DECODER["nvlabs"] in head and name in head]
+        unused = [head.pop(name) for name in keys.NVLABS_UNUSED if _FIRST_OF_DECODER["nvlabs"] in head and name in head]
         if unused:
             dropped["classifier that NVlabs' forward never reads"] = len(unused)
         used += len(head)
@@ -179,11 +171,11 @@ def _split(file: CheckpointFile, encoder_prefix: str) -> dict[str, dict[str, Ten
     return parts
 
 
-def _recognise(encoder: Mapping[str, Tensor], path: Path) -> tuple[Layout, str]:
+def _recognise(encoder: Mapping[str, Tensor], path: Path) -> tuple[keys.Layout, str]:
     """Layout and size from names and shapes; no file records them otherwise."""
     layout = next((layout for layout, name in _FIRST.items() if name in encoder), None)
     if layout is None:
-        known = " or ".join(f"`{name}` ({LAYOUTS[layout]})" for layout, name in _FIRST.items())
+        known = " or ".join(f"`{name}` ({keys.LAYOUTS[layout]})" for layout, name in _FIRST.items())
         found = f"none among {len(encoder)} tensors (`{next(iter(encoder), 'none')}`, ...)"
         raise ModelError(f"a SegFormer's encoder, with {known}", found, "convert SegFormers only", path)
     blocks = {match.groups() for match in map(re.compile(_IN_BLOCK[layout]).match, encoder) if match}
@@ -202,28 +194,28 @@ def find_size(widths: list[int], depths: list[int], path: str | Path | None) -> 
 
 
 def _convert_decoder(
-    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], fields: dict, encoder_layout: Layout, path: Path,
+    head: Mapping[str, Tensor], encoder: Mapping[str, Tensor], fields: dict, encoder_layout: keys.Layout, path: Path,
     keep: bool,
 ) -> tuple[dict[str, Tensor], SegformerConfig]:  # fmt: skip
     """Tensors of the decoder, and a configuration of its model with the right type, width and number of classes."""
     drop = "take the encoder alone with `--decoder drop`"
     layout = next((layout for layout, name in _FIRST_OF_DECODER.items() if name in head), None)
     if layout is None:
-        known = " or ".join(f"`{DECODER}{name}` ({LAYOUTS[layout]})" for layout, name in _FIRST_OF_DECODER.items())
+        known = " or ".join(f"`{DECODER}{name}` ({keys.LAYOUTS[layout]})" for layout, name in _FIRST_OF_DECODER.items())
         raise ModelError(known, f"`{DECODER}{min(head)}`, ...", drop, path)
     width, classifier = head[_FIRST_OF_DECODER[layout]].shape[0], head.get(_CLASSIFIER[layout])
     num_labels = 1 if classifier is None else classifier.shape[0]  # missing: `apply_rules` says so
     fields = fields | {"decoder_hidden_size": width, "num_labels": num_labels}
-    what, stock = f"{LAYOUTS[layout]} decoder of width {width}", SegformerConfig(**fields)
+    what, stock = f"{keys.LAYOUTS[layout]} decoder of width {width}", SegformerConfig(**fields)
     if layout == "nvlabs":
-        rules = nvlabs_decoder_rules(projections_as_conv=head[_FIRST_OF_DECODER[layout]].ndim == 4)
-        return apply_rules(rules, head, _build_meta_model(SegformerDecodeHead, stock), what, path, DECODER), stock
+        rules = keys.nvlabs_decoder_rules(projections_as_conv=head[_FIRST_OF_DECODER[layout]].ndim == 4)
+        return keys.apply_rules(rules, head, _build_meta_model(SegformerDecodeHead, stock), what, path, DECODER), stock
     if "convs.0.conv.bias" in head:
         found = "convolutions with bias, and whether a ReLU follows isn't in the file"
         raise ModelError("BatchNorm behind the decoder's projections", found, f"{drop}, and train a new decoder", path)
     own = SegformerConvDecoderConfig(**fields)
     module = _build_meta_model(SegformerConvDecodeHead, own)
-    kept = apply_rules(mmsegmentation_decoder_rules(), head, module, what, path, DECODER)
+    kept = keys.apply_rules(keys.mmsegmentation_decoder_rules(), head, module, what, path, DECODER)
     if not keep:
         converted, share = conv_to_linear_decoder(head, stage_norms(encoder))
         if converted is not None:
