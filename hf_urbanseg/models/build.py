@@ -86,12 +86,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "encoder_decoder": Architecture(
         EncoderDecoderForSemanticSegmentation,
         {
-            "tiny": {"hidden_sizes": [16, 32, 64, 128], "bottleneck_channels": 128},
-            "tiny_unpooling": {
-                "hidden_sizes": [16, 32, 64, 128],
-                "bottleneck_channels": 128,
-                "upsampling": "unpooling",
-            },
+            "tiny": (tiny := {"hidden_sizes": [16, 32, 64, 128], "bottleneck_channels": 128}),
+            "tiny_unpooling": tiny | {"upsampling": "unpooling"},
             "transposed": {},
             "unpooling": {"upsampling": "unpooling"},
         },

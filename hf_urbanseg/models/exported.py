@@ -77,9 +77,8 @@ class ExportedModel(nn.Module):
         size = [*pixel_values.shape[2:]]
         if self.fixed_size and size != self.fixed_size:
             fix = "export it again without `--fixed_size`, or predict by one pass of the whole image"
-            raise ModelError(
-                "input of {} {}, as was fixed".format(*self.fixed_size), "{} {}".format(*size), fix, self.path
-            )
+            expected = "input of {} {}, as was fixed".format(*self.fixed_size)
+            raise ModelError(expected, "{} {}".format(*size), fix, self.path)
         values = pixel_values.numpy()
         if self.takes_bytes:
             values = np.ascontiguousarray(values.astype(np.uint8).transpose(0, 2, 3, 1))
@@ -129,11 +128,8 @@ def _load_onnx(path: Path):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = (
-        torch.get_num_threads(),
-        1,
-        4,
-    )
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     facts = session.get_modelmeta().custom_metadata_map.get(FACTS)

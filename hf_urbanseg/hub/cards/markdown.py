@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -45,11 +44,6 @@ def format_count(value: float | None) -> Markup:
     return Markup("–" if value is None else f"{value:,}")
 
 
-def join_names(names: Iterable[object]) -> Markup:
-    """Escaped names, joined by commas."""
-    return Markup(", ".join(map(escape_markdown, names)))
-
-
 def render_markdown(template: str, **context) -> str:
     """A template of `templates/`; every value that is no `Markup` is escaped, and a missing one is an error."""
     return _environment().get_template(template).render(context)
@@ -66,6 +60,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": format_percent, "count": format_count, "names": join_names, "code": code_span}
-    environment.filters |= {"fence": fence_code, "path": quote_path, "trusted": Markup}
+    environment.filters |= {"percent": format_percent, "count": format_count, "code": code_span, "fence": fence_code}
+    environment.filters |= {"path": quote_path, "trusted": Markup}
+    environment.filters["names"] = lambda names: Markup(", ".join(map(escape_markdown, names)))
     return environment
