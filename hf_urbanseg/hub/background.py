@@ -169,15 +169,10 @@ def _snapshot(files: Files, folder: Path) -> Files:
         if isinstance(content, Path):
             kept[name] = folder / name
             kept[name].parent.mkdir(parents=True, exist_ok=True)
-            # Weights are never written in place, so a link holds them; pictures are.
-            if not (name.endswith(".safetensors") and _link(content, kept[name])):
-                shutil.copyfile(content, kept[name])
+            # Weights are never written in place, so a link holds them, where the file system has such; pictures are.
+            if name.endswith(".safetensors"):
+                with contextlib.suppress(OSError):
+                    os.link(content.resolve(), kept[name])
+                    continue
+            shutil.copyfile(content, kept[name])
     return kept
-
-
-def _link(source: Path, target: Path) -> bool:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # a file system without hard links
-        return False
-    return True

@@ -63,11 +63,7 @@ def write_card(output: Path, repo_id: str | None, pictures: bool | None) -> None
 
 
 def publish_run(
-    run: Path,
-    ledger: PushLedger,
-    show: Callable[[Files], None],
-    dry_run: bool = False,
-    message: str | None = None,
+    run: Path, ledger: PushLedger, show: Callable[[Files], None], dry_run: bool = False, message: str | None = None
 ) -> PublishResult | None:
     """Pushes a finished run's folder, after `show` has seen the files; a dry run stops there, without note and card.
 

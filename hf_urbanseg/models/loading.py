@@ -231,9 +231,7 @@ def find_difference(
 
 
 def check_finite(
-    tensors: Iterable[tuple[str, Tensor]],
-    path: str | Path | None,
-    error_class: type[UrbanSegError] = ModelError,
+    tensors: Iterable[tuple[str, Tensor]], path: str | Path | None, error_class: type[UrbanSegError] = ModelError
 ) -> None:
     """Refuses NaN and infinity among weights and statistics: whatever is computed from them is neither right nor loud.
 

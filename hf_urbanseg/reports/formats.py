@@ -16,11 +16,6 @@ def format_p_value(value: float) -> str:
     return f"{value:.{4 if value < 0.0995 else 2}f}"
 
 
-def format_count(value: int) -> str:
-    """1,234,567."""
-    return f"{int(value):,}"
-
-
 def format_seconds(seconds: float) -> str:
     """`1:02:03`, or `4.2 s` below a minute."""
     if seconds < 60:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from hf_urbanseg.escaping import flatten
 from hf_urbanseg.reports.figures import FAINT, LINE, MOST, REPORT, build_axes, save_figure
@@ -93,11 +93,8 @@ def draw_report_points(axes: Axes) -> list[list[tuple[float, float]]]:
 
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values) / 1.6, max(values) * 1.7  # wider than from 2 to 5, so that a tick is within
-    ticks = [step * 10.0**decade for decade in range(-3, 5) for step in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= tick <= high]
     axes.set(xscale="log", xlim=(low, high))
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
 
 
 def _spread_equal(values: Sequence[float]) -> list[float]:

@@ -30,7 +30,7 @@ from hf_urbanseg import __version__
 from hf_urbanseg.escaping import spell_out
 from hf_urbanseg.files import write_text
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.reports.formats import format_change, format_count, format_percent
+from hf_urbanseg.reports.formats import format_change, format_percent
 from hf_urbanseg.reports.overlays import error_map
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -163,7 +163,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "percent": format_percent,
         "change": format_change,
-        "count": format_count,
+        "count": "{:,}".format,
         "rgb": "rgb({0[0]} {0[1]} {0[2]})".format,
     }
     environment.globals |= {"version": __version__}

@@ -18,16 +18,9 @@ from hf_urbanseg.reports.formats import format_percent
 from hf_urbanseg.reports.overlays import clear_comparisons, name_picture, save_comparison
 from hf_urbanseg.reports.plots import plot_class_iou, plot_training_curves
 from hf_urbanseg.reports.tables import print_class_table, write_class_table
+from hf_urbanseg.runs import folder as names
 from hf_urbanseg.runs.environment import describe_environment
-from hf_urbanseg.runs.folder import (
-    FAILURES,
-    OVERLAYS,
-    TRAINING_CURVES,
-    WEIGHTS_SHA256,
-    RunFolder,
-    describe_data,
-    per_class,
-)  # fmt: skip
+from hf_urbanseg.runs.folder import RunFolder, describe_data, per_class
 from hf_urbanseg.runs.remeasured import is_own_folder, merge_metrics
 from hf_urbanseg.runs.scores import describe_scores
 
@@ -72,14 +65,14 @@ def write_run_report(
         "training": dict(training),
         "environment": describe_environment(),
     })  # fmt: skip
-    plot_training_curves(state.log_history, run.path / TRAINING_CURVES)
+    plot_training_curves(state.log_history, run.path / names.TRAINING_CURVES)
     if measured:
         shown = choose_shown_split(measured)
         # Who wants no pictures of the data in the run wants none of failures.
         failures = CARD_FAILURES if overlays else 0
         save_pictures(run, predictor, data, shown, measured[shown], overlays, failures)
     else:
-        for folder in (OVERLAYS, FAILURES):  # an earlier run's
+        for folder in (names.OVERLAYS, names.FAILURES):  # an earlier run's
             clear_comparisons(run.path / folder)
 
 
@@ -134,7 +127,7 @@ def write_split_files(
         "inputs": [[*size, count] for size, count in sorted(inputs.items())],
     }
     run.write_counts(split, measurement.images, said | {"data": data.name})
-    return {"num_images": len(measurement.images), "protocol": protocol, WEIGHTS_SHA256: weights, **scores}
+    return {"num_images": len(measurement.images), "protocol": protocol, names.WEIGHTS_SHA256: weights, **scores}
 
 
 def write_measurement(
@@ -163,7 +156,7 @@ def write_measurement(
     environment = describe_environment()
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        scores = write_split_files(run, split, measurement, predictor, data, constant, source[WEIGHTS_SHA256])
+        scores = write_split_files(run, split, measurement, predictor, data, constant, source[names.WEIGHTS_SHA256])
         if not is_own_folder(run.path, model):
             run.write_source(source, data, {split: frames})
             run.write_metrics({"splits": {split: scores}, "environment": environment})
@@ -200,9 +193,9 @@ def save_pictures(
     rows, space, images = data.splits[split], data.label_space, measurement.images
     picked = set() if overlays is None else pick_evenly(len(rows), overlays)
     chosen = dict(list(choose_card_failures(images).items())[:failures])
-    clear_comparisons(run.path / FAILURES)
+    clear_comparisons(run.path / names.FAILURES)
     if overlays is not None:
-        clear_comparisons(run.path / OVERLAYS)
+        clear_comparisons(run.path / names.OVERLAYS)
     with show_progress(len(picked | chosen.keys()), "pictures", "image") as bar:
         for index in sorted(picked | chosen.keys()):
             row = rows[index]
@@ -211,10 +204,10 @@ def save_pictures(
             shown = image, prediction, read_train_ids(row["label"], space), space
             title = f"{split}: {row['name']}"
             if index in picked:
-                save_comparison(run.path / OVERLAYS / file, *shown, title)
+                save_comparison(run.path / names.OVERLAYS / file, *shown, title)
             if index in chosen:
                 score = f"mIoU {format_percent(images.mean_iou[index])} %"
-                save_comparison(run.path / FAILURES / file, *shown, f"{title}, {score}", "\n".join(chosen[index]))
+                save_comparison(run.path / names.FAILURES / file, *shown, f"{title}, {score}", "\n".join(chosen[index]))
             bar.update()
 
 

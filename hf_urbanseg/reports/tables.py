@@ -11,7 +11,7 @@ from rich.table import Table
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.escaping import build_console, escape_cell, escape_markdown, flatten
 from hf_urbanseg.labels import LabelSpace
-from hf_urbanseg.reports.formats import format_count, format_percent
+from hf_urbanseg.reports.formats import format_percent
 
 MEAN_ROW = "mean"
 # Score per class, its heading and what it is; a table has those that were measured.
@@ -117,12 +117,12 @@ def _headings(row: Mapping) -> list[str]:
 def _cells(row: Mapping) -> list[str]:
     pixels = row["pixels"]
     scores = [format_percent(row[key]) for key in COLUMNS if key in row]
-    return [row["class"], *scores, "" if pixels is None else format_count(pixels) if pixels else "-"]
+    return [row["class"], *scores, "" if pixels is None else f"{pixels:,}" if pixels else "-"]
 
 
 def _overall(result: Mapping) -> str:
-    accuracy, pixels = format_percent(result["overall_accuracy"]), format_count(sum(result["support"].values()))
-    text = f"Overall accuracy {accuracy} % of {pixels} labelled pixels"
+    accuracy, pixels = format_percent(result["overall_accuracy"]), sum(result["support"].values())
+    text = f"Overall accuracy {accuracy} % of {pixels:,} labelled pixels"
     for key, name in (("frequency_weighted_iou", "frequency-weighted IoU"), ("mean_category_iou", "category IoU")):
         if result.get(key) is not None:
             text += f"; {name} {format_percent(result[key])} %"

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_urbanseg.reports.formats import format_change, format_count, format_percent, format_seconds
+from hf_urbanseg.reports.formats import format_change, format_percent, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,6 @@ def test_format_percent__values(value, options, text):
 )
 def test_format_change__values(value, text):
     assert format_change(value) == text
-
-
-def test_format_count__groups_of_three():
-    assert format_count(1234567.0) == "1,234,567"
 
 
 @pytest.mark.parametrize(
