@@ -64,6 +64,22 @@ class TrainingBranch(nn.Module):
         return BranchedSegmenterOutput(**output, **{self.field: result.to(output.logits.dtype)})
 
 
+class FeatureAdapter(TrainingBranch):
+    """Shape: feature_map: (N, in_channels, h, w) float. returns: (N, channels, h, w).
+
+    Source: Shu et al. 2021, where the student's channels are another number than the teacher's.
+    """
+
+    name, field = "feature_adapter", "adapted_features"
+
+    def __init__(self, in_channels: int, channels: int, stage: int):
+        super().__init__(stage)
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size=1)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        return self.conv(feature_map)
+
+
 BRANCHES = ("auxiliary_head", "feature_adapter")
 _HELPERS = (*BRANCHES, "lora")
 
@@ -89,6 +105,13 @@ def attach_branch(model: SegformerForSemanticSegmentation | Segmenter, branch: T
     # An attribute of the instance; the class has None here.
     names = {f"{branch.name}.{name}" for name in branch.state_dict()}
     model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *names}
+
+
+def attach_feature_adapter(model: SegformerForSemanticSegmentation | Segmenter, channels: int) -> None:
+    """Adds `model.feature_adapter` on the deepest map; outputs then have `adapted_features`."""
+    _, widths = find_stages(model)
+    stage = range(len(widths))[getattr(model, "deepest_tap", -1)]
+    attach_branch(model, FeatureAdapter(widths[stage], channels, stage + 1))
 
 
 def split_state_dict(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

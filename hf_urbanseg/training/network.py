@@ -8,9 +8,9 @@ from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_random_model, check_input, has_field, load_pretrained_model
 from hf_urbanseg.models.channels import widen_input
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.lora import attach_lora
 from hf_urbanseg.models.memory_format import lay_out_depthwise
+from hf_urbanseg.models.training_branch import attach_feature_adapter
 from hf_urbanseg.options.config import LossArguments, ModelArguments
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 

@@ -9,8 +9,8 @@ from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.labels import LabelSpace
 from hf_urbanseg.losses.composition import LossPart
 from hf_urbanseg.losses.distillation import DISTILLATION_LOSSES, READS
-from hf_urbanseg.models.feature_adapter import FeatureAdapter
 from hf_urbanseg.models.teacher import Teacher, load_teacher
+from hf_urbanseg.models.training_branch import FeatureAdapter
 from hf_urbanseg.options.distillation import DistillationArguments
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from hf_urbanseg.errors import ModelError, UrbanSegError
 from hf_urbanseg.labels import CITYSCAPES
 from hf_urbanseg.models.build import build_random_model
-from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.teacher import Teacher, load_teacher
+from hf_urbanseg.models.training_branch import attach_feature_adapter
 
 TINY = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
 TINY |= {"decoder_hidden_size": 16}

@@ -26,8 +26,8 @@ from hf_urbanseg.losses.ohem import OhemCrossEntropyLoss
 from hf_urbanseg.models.auxiliary_head import attach_auxiliary_head
 from hf_urbanseg.models.build import build_image_processor, build_random_model, has_field
 from hf_urbanseg.models.decode_head import apply_fast_decode_head
-from hf_urbanseg.models.feature_adapter import attach_feature_adapter
 from hf_urbanseg.models.teacher import Teacher
+from hf_urbanseg.models.training_branch import attach_feature_adapter
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.training.trainer import UrbanSegTrainer
 from hf_urbanseg.training.unlabelled import UnlabelledStep
