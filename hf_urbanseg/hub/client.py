@@ -36,9 +36,6 @@ def bound_requests(timeout: float | None = None) -> None:
     Args:
         timeout: Seconds to connect, and of silence while sending or waiting for an answer. Default: the environment
             variable HF_URBANSEG_HUB_TIMEOUT, else 30.
-
-    Raises:
-        ConfigError: Not a positive number.
     """
     global _installed, _build_unbounded
     given = os.environ.get(TIMEOUT_VARIABLE) or 30.0 if timeout is None else timeout

@@ -39,10 +39,6 @@ def collect_space(run: str | Path, ledger: PushLedger, name: str) -> Files:
     Args:
         ledger: Its repository, if the run was pushed to one, is linked.
         name: Of the Space; the page's name for the model.
-
-    Raises:
-        ModelError: No finished run.
-        ConfigError: hf_urbanseg wasn't installed by pip, so that nobody knows what it needs.
     """
     files = collect_repository(run, pictures=False)
     package = Path(__file__).parents[1]

@@ -101,9 +101,8 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
             return weights, bias
         norm = self.batch_norm
         scale = norm.weight.to(fuse) * (norm.running_var.to(fuse) + norm.eps).rsqrt()
-        return [scale[:, None] * one for one in weights], (bias - norm.running_mean.to(fuse)) * scale + norm.bias.to(
-            fuse
-        )
+        bias = (bias - norm.running_mean.to(fuse)) * scale + norm.bias.to(fuse)
+        return [scale[:, None] * one for one in weights], bias
 
     def _goes_by_blocks(self, stages: Sequence[Tensor], plain: bool) -> bool:
         return (

@@ -149,9 +149,6 @@ def write_measurement(
         source: From `describe_source`.
         frames: Of the split, from `describe_frames`.
         failures: Pictures of failures at most, in the model's own folder.
-
-    Raises:
-        DataError, ConfigError: Something can't be written.
     """
     environment = describe_environment()
     try:

@@ -18,13 +18,7 @@ from hf_urbanseg.escaping import escape_markdown
 from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.options.config import DataArguments
-from hf_urbanseg.reports.crossval import (
-    Measured,
-    build_crossval,
-    describe_crossval,
-    plot_crossval,
-    write_crossval_table,
-)
+from hf_urbanseg.reports import crossval as reports
 from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
 from hf_urbanseg.reproduction.results import describe_options, read_finished
 from hf_urbanseg.runs.folder import RunFolder
@@ -88,9 +82,6 @@ def plan_crossval(
 
     Args:
         recipes: And the words of each of them alone.
-
-    Raises:
-        ConfigError: An option that finetune doesn't take, or one that tells the runs apart.
     """
     check_words(words)
     plan = {}
@@ -130,24 +121,25 @@ def write_crossval_report(
     """
     finished = read_finished(output, plan)
     folds, scenes = read_folds(output / FOLDS_FILE)
-    measured: dict[str, dict[int, Measured]] = {}
+    measured: dict[str, dict[int, reports.Measured]] = {}
     for recipe, seed in dict.fromkeys((recipe, seed) for recipe, _, seed in plan):
         keys = [(recipe, fold, seed) for fold in range(len(folds))]
         if all(key in finished.runs for key in keys):
             counts = [RunFolder(finished.runs[key].folder).read_counts("test")[0] for key in keys]
             matrix = sum(np.array(finished.metrics[key]["splits"]["test"]["confusion_matrix"]) for key in keys)
             seconds = sum(finished.results[key].seconds for key in keys)
-            measured.setdefault(recipe, {})[seed] = Measured(ImageCounts.concatenate(counts), matrix, seconds)
+            measured.setdefault(recipe, {})[seed] = reports.Measured(ImageCounts.concatenate(counts), matrix, seconds)
     recipes = list(dict.fromkeys(recipe for recipe, _, _ in plan))
-    built = build_crossval(
+    built = reports.build_crossval(
         {name_recipe(recipe): measured.get(recipe, {}) for recipe in recipes}, folds, scenes, against_first=not ladder
     )
     seeds = len({seed for _, _, seed in plan})
-    notes = [*describe_crossval(built, folds, scenes, seeds), *notes, *describe_options(words), *finished.left_out]
+    numbers = reports.describe_crossval(built, folds, scenes, seeds)
+    notes = [*numbers, *notes, *describe_options(words), *finished.left_out]
     title = f"Cross-validation on {finished.data}: {len(folds)} folds"
     write_json(output / "crossval.json", {"data": finished.data, "options": list(words), "notes": notes, **built})
-    write_crossval_table(built, output / "crossval.md", title, notes)
-    plot_crossval(built, output / "crossval.png", title)
+    reports.write_crossval_table(built, output / "crossval.md", title, notes)
+    reports.plot_crossval(built, output / "crossval.png", title)
     lines = ["pooled mIoU in %: mean ± std over seeds [95 % interval]"]
     lines += [f"  {one['recipe']:<24}{one['shown']}" for one in built["recipes"]]
     return "\n".join([*lines, f"Table, plot and numbers: {output}/crossval.md, .png, .json"])

@@ -18,11 +18,7 @@ _REPORT = (
 def plan_ladder(
     size: str, seeds: Sequence[int], output: Path, words: Sequence[str]
 ) -> dict[tuple[int, int], PlannedRun]:
-    """Every rung with every seed, by both, rungs outside.
-
-    Raises:
-        ConfigError: An option that finetune doesn't take, or one that tells the runs apart.
-    """
+    """Every rung with every seed, by both, rungs outside."""
     check_words(words)
     names = {rung.number: f"{rung.number}_{rung.name}" for rung in RUNGS}
     return {

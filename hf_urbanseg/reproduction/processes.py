@@ -22,9 +22,6 @@ def start_finetune(launcher: Sequence[str], words: Sequence[str], log: Path, wha
         launcher: Words in front, or none for one process.
         log: Output goes to its end.
         what: Shown beside the newest line of the log, on a terminal.
-
-    Raises:
-        ConfigError: The launcher doesn't exist.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [*(launcher or [sys.executable]), "-m", "hf_urbanseg", "finetune", *words]

@@ -39,9 +39,6 @@ def plan_table(
             the words.
         words: For every run; a `--size` among them replaces every row's own.
         swin_cityscapes: Model that the row of this name starts from.
-
-    Raises:
-        ConfigError: An option that finetune doesn't take, one that tells the runs apart, or a row without its teacher.
     """
     check_words(words)
     plan = {}

@@ -133,11 +133,7 @@ def _classifier(file: str) -> list[Rule]:
 def apply_rules(
     rules: Sequence[Rule], tensors: Mapping[str, Tensor], hub: torch.nn.Module, what: str, path: Path, prefix: str
 ) -> dict[str, Tensor]:
-    """The tensors of a Hub module, of which only shapes are read, from those of a file: every rule exactly once.
-
-    Raises:
-        ModelError: A tensor missing, left over or of another shape; names are told with the `prefix`.
-    """
+    """The tensors of a Hub module, of which only shapes are read, from those of a file: every rule exactly once."""
     shapes = hub.state_dict()
     expected = {rule.file: rule.to_file(shapes) for rule in rules}
     if different := find_difference(expected, tensors, prefix):
