@@ -80,9 +80,8 @@ class LabelMapNetwork(nn.Module):
         scale = ones * (image_processor.rescale_factor if image_processor.do_rescale else 1)
         mean, std = torch.zeros(3, 1, 1), ones
         if image_processor.do_normalize:
-            mean, std = (
-                torch.tensor(one)[:, None, None] for one in (image_processor.image_mean, image_processor.image_std)
-            )
+            statistics = image_processor.image_mean, image_processor.image_std
+            mean, std = (torch.tensor(one)[:, None, None] for one in statistics)
         self.register_buffer("scale", scale / std)
         self.register_buffer("shift", -mean / std)
 

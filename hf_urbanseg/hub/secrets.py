@@ -88,9 +88,7 @@ def hide_secrets(text: str, *tokens: str | None) -> str:
 
 def _is_distinct(value: str) -> bool:
     """Not `false`, `segmentation`, 100000000000 or ********."""
-    return len(set(value)) >= 5 and (len(value) >= 16 or (len(value) >= 8 and not value.isalpha())) and (
-        not value.isdigit()
-    )  # fmt: skip
+    return len(set(value)) >= 5 and len(value) >= (16 if value.isalpha() else 8) and not value.isdigit()
 
 
 def _spell(secret: str) -> set[str]:

@@ -183,14 +183,8 @@ def load_pretrained_model(
     own = label_fields(label_space) if encoder_only else {}
     for name, value in (_check_fields(architecture, overrides) | own).items():
         setattr(config, name, value)
-    model = load_complete(
-        model_class,
-        name_or_path,
-        new=("decode_head.",) if encoder_only else (),
-        unused=("classifier.",) if encoder_only else (),
-        revision=revision,
-        config=config,
-    )
+    parts = {"new": ("decode_head.",), "unused": ("classifier.",)} if encoder_only else {}
+    model = load_complete(model_class, name_or_path, revision=revision, config=config, **parts)
     if encoder_only:
         logger.warning("%s holds an encoder only: the decode head starts from random weights", name_or_path)
         return model
@@ -204,14 +198,8 @@ def _load_encoder(
     own = {"id2label", "label2id", "num_labels", "architectures", "model_type", "out_features", "out_indices"}
     shape = {key: value for key, value in config.to_dict().items() if key not in own}
     config.out_features = config.stage_names[1:]
-    encoder = load_complete(
-        family.encoder_class,
-        name_or_path,
-        new=family.encoder_new,
-        unused=("classifier.",),
-        revision=revision,
-        config=config,
-    )
+    parts = {"new": family.encoder_new, "unused": ("classifier.",)}
+    encoder = load_complete(family.encoder_class, name_or_path, revision=revision, config=config, **parts)
     model = family.model_class(family.model_class.config_class(**shape | fields))
     state = {name: one for name, one in encoder.state_dict().items() if not name.startswith(family.encoder_unused)}
     model.backbone.load_state_dict(state, strict=True)

@@ -58,10 +58,8 @@ class SegformerConvDecodeHead(nn.Module):
 
     def forward(self, encoder_hidden_states: Sequence[Tensor], **kwargs) -> Tensor:
         size = encoder_hidden_states[0].shape[2:]
-        maps = [
-            F.interpolate(projection(hidden_state), size=size, mode="bilinear", align_corners=False)
-            for projection, hidden_state in zip(self.linear_c, encoder_hidden_states, strict=True)
-        ]
+        projected = (projection(one) for projection, one in zip(self.linear_c, encoder_hidden_states, strict=True))
+        maps = [F.interpolate(one, size=size, mode="bilinear", align_corners=False) for one in projected]
         hidden_states = self.batch_norm(self.linear_fuse(torch.cat(maps, dim=1))).relu()
         return self.classifier(self.dropout(hidden_states))
 

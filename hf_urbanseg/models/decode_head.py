@@ -121,10 +121,8 @@ class FastSegformerDecodeHead(SegformerDecodeHead):
         (fine, *coarse_tokens), norm, count, dtype = tokens, self.batch_norm, len(tokens[0]), tokens[0].dtype
         # The bias goes where it costs least: upsampling leaves constants as they are.
         biases = [*(None for _ in coarse_tokens[1:]), bias.to(dtype)]
-        coarse = [
-            F.linear(token, weight, one).unflatten(1, size)
-            for token, weight, one, size in zip(coarse_tokens, weights[1:], biases, sizes[1:], strict=True)
-        ]
+        parts = zip(coarse_tokens, weights[1:], biases, sizes[1:], strict=True)
+        coarse = [F.linear(token, weight, one).unflatten(1, size) for token, weight, one, size in parts]
         classifier, classifier_bias = self.classifier.weight[:, :, 0, 0], self.classifier.bias.to(dtype)
         keep = None
         if self.dropout.training and self.dropout.p:
@@ -189,11 +187,9 @@ def _is_untouched(module: nn.Module, kind: type) -> bool:
 
 
 def _is_pointwise(module: nn.Module) -> bool:
-    return (
-        _is_untouched(module, nn.Conv2d)
-        and (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1)
-        and module.padding == (0, 0)
-    )
+    if not _is_untouched(module, nn.Conv2d):
+        return False
+    return (module.kernel_size, module.stride, module.padding, module.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def _is_plain(norm: nn.Module) -> bool:

@@ -61,8 +61,5 @@ def list_stages(model: PreTrainedModel) -> list[list[nn.Module]]:
 
 def count_trained(model: nn.Module) -> dict[str, int]:
     """The model's `parameters`, and how many of them are `trained_parameters`."""
-    counts = [(one.numel(), one.requires_grad) for one in model.parameters()]
-    return {
-        "parameters": sum(count for count, _ in counts),
-        "trained_parameters": sum(count for count, trained in counts if trained),
-    }
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    return {"parameters": sum(one.numel() for one in model.parameters()), "trained_parameters": trained}

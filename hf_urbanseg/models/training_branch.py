@@ -147,11 +147,8 @@ def _find_helper(model: nn.Module, name: str) -> tuple[str, dict[str, Tensor]]:
     if name in BRANCHES:
         branch = getattr(model, name, None)
         return ("", {}) if branch is None else (str(branch.stage), branch.state_dict())
-    return "all", {
-        f"{layer}.{key}": tensor
-        for layer, one in list_adapted(model).items()
-        for key, tensor in one.state_dict().items()
-    }
+    states = {layer: one.state_dict() for layer, one in list_adapted(model).items()}
+    return "all", {f"{layer}.{key}": tensor for layer, state in states.items() for key, tensor in state.items()}
 
 
 def _load(stage: str, state: dict[str, Tensor], what: str, path: Path) -> None:

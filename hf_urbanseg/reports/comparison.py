@@ -52,15 +52,10 @@ def compare_runs(runs: Sequence[MeasuredRun], split: str) -> Comparison:
     """
     first = runs[0]
     runs = [first, *(_align(run, first) for run in runs[1:])]
-    changes = [
-        Change(
-            run,
-            paired_bootstrap(first.counts, run.counts),
-            run.iou - first.iou,
-            run.counts.mean_iou - first.counts.mean_iou,
-        )
-        for run in runs[1:]
-    ]
+    changes = []
+    for run in runs[1:]:
+        images = run.counts.mean_iou - first.counts.mean_iou
+        changes.append(Change(run, paired_bootstrap(first.counts, run.counts), run.iou - first.iou, images))
     return Comparison(split, runs, [bootstrap_mean_iou(run.counts) for run in runs], changes)
 
 

@@ -53,15 +53,13 @@ def write_comparison_table(comparison: Comparison, path: str | Path, num_images:
     runs = build_markdown_table(_run_heads(comparison), _run_rows(comparison), words=(0, 8))
     heads = [f"{run.name} (%)" for run in comparison.runs]
     heads += [f"{change.run.name} - {first.name}" for change in comparison.changes]
-    *rows, mean = (
-        [
-            row["class"],
-            *(format_percent(row[f"iou {run.name}"]) for run in comparison.runs),
-            *(format_change(row[f"difference {change.run.name}"]) for change in comparison.changes),
-        ]
-        for row in _class_rows(comparison)
-    )
-    classes = build_markdown_table(["class", *heads], [*rows, list(map(embolden, mean))])
+    rows = []
+    for row in _class_rows(comparison):
+        scores = (format_percent(row[f"iou {run.name}"]) for run in comparison.runs)
+        differences = (format_change(row[f"difference {change.run.name}"]) for change in comparison.changes)
+        rows.append([row["class"], *scores, *differences])
+    rows[-1] = list(map(embolden, rows[-1]))
+    classes = build_markdown_table(["class", *heads], rows)
     title = escape_markdown(f"{', '.join(run.name for run in comparison.runs)}: {comparison.split} of {first.data}")
     about = f"{len(first.counts)} images; the first run is what the others are compared to."
     lines = [f"# {title}", "", about, "", *runs, ""]
@@ -188,9 +186,8 @@ def _class_rows(comparison: Comparison) -> list[dict]:
 
 def _say_counts(change: Change) -> str:
     better, worse, equal = (int(which.sum()) for which in (change.images > 0, change.images < 0, change.images == 0))
-    return f"{better} image{'' if better == 1 else 's'} got better, {worse} worse" + (
-        f", {equal} stayed equal" if equal else ""
-    )
+    stayed = f", {equal} stayed equal" if equal else ""
+    return f"{better} image{'' if better == 1 else 's'} got better, {worse} worse{stayed}"
 
 
 def _say_classes(first: MeasuredRun, change: Change, index: int) -> str:

@@ -68,10 +68,8 @@ def print_measured_costs(rows: Sequence[Mapping], precision: str, batch_size: in
             str(label_map["passes"]),
             f"{label_map['images_per_second']:.2f}",
         )
-    notes = [
-        f"peak: weights, and {method}, up to the label map."
-        for method in sorted({row["memory"]["method"] for row in rows if row["memory"]})
-    ]
+    methods = sorted({row["memory"]["method"] for row in rows if row["memory"]})
+    notes = [f"peak: weights, and {method}, up to the label map." for method in methods]
     notes.append(
         "logits, label map: median per batch, to logits at the network's own size and to classes at the input's."
     )

@@ -178,12 +178,8 @@ def write_crossval_table(built: Mapping, path: str | Path, title: str, notes: Se
             cells += ["not run", *[""] * 5]
         rows.append(cells)
     lines = [f"# {escape_markdown(title)}", "", *build_markdown_table(heads, rows, words=(0, 6)), ""]
-    lines += [
-        f"Rare: under {RARE:.1%} of the labelled pixels. Time: one seed, all folds.",
-        "",
-        *(f"- {note}" for note in notes),
-        *_class_lines(built),
-    ]
+    lines += [f"Rare: under {RARE:.1%} of the labelled pixels. Time: one seed, all folds.", ""]
+    lines += [*(f"- {note}" for note in notes), *_class_lines(built)]
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

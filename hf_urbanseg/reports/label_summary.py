@@ -25,10 +25,8 @@ def list_shares(data: LoadedData, inspection: Inspection) -> list[str]:
     space, pairs = data.label_space, [pair for pairs in inspection.pairs.values() for pair in pairs]
     counts = np.concatenate([inspection.train_id_counts(split, space) for split in data.splits])
     total = sum(pair.size[0] * pair.size[1] for pair in pairs)
-    lines = [
-        f"{pixels / total:7.2%} of the pixels, in {seen} frames"
-        for pixels, seen in zip(counts.sum(0).tolist(), (counts > 0).sum(0).tolist(), strict=True)
-    ]
+    found = zip(counts.sum(0).tolist(), (counts > 0).sum(0).tolist(), strict=True)
+    lines = [f"{pixels / total:7.2%} of the pixels, in {seen} frames" for pixels, seen in found]
     return [*lines, f"{1 - counts.sum() / total:7.2%} of the pixels"]
 
 

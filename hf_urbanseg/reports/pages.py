@@ -160,11 +160,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": format_percent,
-        "change": format_change,
-        "count": "{:,}".format,
-        "rgb": "rgb({0[0]} {0[1]} {0[2]})".format,
-    }
+    environment.filters |= {"percent": format_percent, "change": format_change, "count": "{:,}".format}
+    environment.filters["rgb"] = "rgb({0[0]} {0[1]} {0[2]})".format
     environment.globals |= {"version": __version__}
     return environment

@@ -40,10 +40,7 @@ def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
     rate_axes.set_ylabel("learning rate")
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 
-    for key, name, line in (
-        ("eval_mean_iou", "mIoU", ".-"),
-        ("eval_ema_mean_iou", "mIoU of averaged weights", ".--"),
-    ):
+    for key, name, line in (("eval_mean_iou", "mIoU", ".-"), ("eval_ema_mean_iou", "mIoU of averaged weights", ".--")):
         steps, mean_iou = _series(log_history, key)
         if len(steps):
             best = int(mean_iou.argmax())

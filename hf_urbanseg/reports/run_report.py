@@ -84,8 +84,7 @@ def choose_shown_split(splits: Mapping) -> str:
 def print_run(run: RunFolder) -> None:
     """Prints the table of the split that a finished run is judged by, and a line on how it came about."""
     metrics, space = run.read_metrics(), run.read_label_space()
-    selection = metrics["selection"]
-    training = metrics["training"]
+    selection, training = metrics["selection"], metrics["training"]
     end = f"exported step {selection['exported_step']}, {selection['by']}; {training['seconds']:.0f} s"
     end += ", averaged weights" if selection.get("averaged") else ""
     end += f"; {training['stopped']}" if "stopped" in training else ""
@@ -121,12 +120,9 @@ def write_split_files(
         write_class_table(scores, space, run.path / per_class(split, suffix))
     plot_class_iou(list(scores["iou"].values()), space, run.path / per_class(split, ".png"))
     protocol, inputs = plan.describe(predictor.base_size), plan.count_inputs(predictor.base_size, measurement.sizes)
-    said = {
-        "protocol": protocol,
-        "plan": asdict(plan),
-        "inputs": [[*size, count] for size, count in sorted(inputs.items())],
-    }
-    run.write_counts(split, measurement.images, said | {"data": data.name})
+    inputs = [[*size, count] for size, count in sorted(inputs.items())]
+    said = {"protocol": protocol, "plan": asdict(plan), "inputs": inputs, "data": data.name}
+    run.write_counts(split, measurement.images, said)
     return {"num_images": len(measurement.images), "protocol": protocol, names.WEIGHTS_SHA256: weights, **scores}
 
 

@@ -53,12 +53,8 @@ def build_class_table(result: Mapping, label_space: LabelSpace) -> list[dict]:
 
 def print_class_table(result: Mapping, label_space: LabelSpace, title: str) -> None:
     """Prints the table in percent, 80 columns wide; a class that does not occur is "-"; overall scores stand below."""
-    table = Table(
-        title=flatten(title),
-        caption=f"Scores in percent. {_overall(result)}",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    caption = f"Scores in percent. {_overall(result)}"
+    table = Table(title=flatten(title), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     *rows, mean = build_class_table(result, label_space)
     table.add_column("class", overflow="fold")
     for heading in (*_headings(mean), "labelled pixels"):

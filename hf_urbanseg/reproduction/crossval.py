@@ -51,14 +51,11 @@ def prepare_folds(data: DataArguments, folds: int, output: Path) -> tuple[str, l
             fix = "name another `--output_dir`, or delete the file and the runs"
             raise DataError(f"{folds} folds of the {len(pool)} frames here", found, fix, path)
     inspection = inspect_pairs(loaded.splits, loaded.label_space, channels=loaded.channels)
-    counts = {
-        pair.name: row
-        for split in loaded.splits
-        if split != "test"
-        for pair, row in zip(
-            inspection.pairs[split], inspection.train_id_counts(split, loaded.label_space), strict=True
-        )
-    }
+    counts = {}
+    for split in loaded.splits:
+        if split != "test":
+            names = (pair.name for pair in inspection.pairs[split])
+            counts |= zip(names, inspection.train_id_counts(split, loaded.label_space), strict=True)
     groups, note = loaded.find_scenes(pool)
     groups = [*groups, *parse_groups(data.keep_together, pool["name"], loaded.name)]
     if not path.is_file():
@@ -97,9 +94,8 @@ def plan_crossval(
 def plan_final(recipe: str, size: str | None, seed: int, output: Path, words: Sequence[str]) -> PlannedRun:
     """The run on all folds together; `words` are all that it gets."""
     own = ["--split_file", str(output / FOLDS_FILE), *words]
-    return replace(
-        plan_run(output / f"{name_recipe(recipe)}_final_seed{seed}", recipe, size, seed, own), is_measured=False
-    )
+    run = plan_run(output / f"{name_recipe(recipe)}_final_seed{seed}", recipe, size, seed, own)
+    return replace(run, is_measured=False)
 
 
 def name_recipe(recipe: str) -> str:

@@ -38,10 +38,6 @@ def choose_citations(
     chosen = [*_NETWORKS[architecture], "report", data, "cityscapes" if "cityscapes" in (base or "").lower() else None]
     chosen += [recipe.get("loss"), *(str(word).partition("=")[0] for word in recipe.get("add_losses") or [])]
     taught = (recipe.get("distill") or "soft") if recipe.get("teacher") else None
-    chosen += [
-        taught,
-        "unlabelled" if recipe.get("unlabelled") else None,
-        recipe.get("class_weights"),
-        "boundary_iou" if boundary else None,
-    ]
+    chosen += [taught, "unlabelled" if recipe.get("unlabelled") else None, recipe.get("class_weights")]
+    chosen.append("boundary_iou" if boundary else None)
     return list(dict.fromkeys(key for key in chosen if key in read_bibtex()))

@@ -67,8 +67,7 @@ def choose_licence(
     """The strictest reading: weights are taken for a derivative of what they started from and were trained on.
 
     `base` is a Hub id or a folder, None for random weights; `data` the data set's name, `added` those of further ones
-    that it was trained on. Only a SegFormer can have
-    started from NVIDIA's weights, whatever a folder is called.
+    that it was trained on. Only a SegFormer can have started from NVIDIA's weights, whatever a folder is called.
     """
     terms = [_terms_of_base(base, base_is_hub, architecture)]
     for name in (data, *added):
@@ -139,8 +138,5 @@ def _terms_of_base(base: str | None, is_hub: bool, architecture: str) -> tuple[s
     if is_hub:
         reason = f"The weights started from {base} on the Hub, whose terms apply to what is derived from them."
         return f"terms-of-{re.sub(r'[^a-z0-9.]+', '-', base.lower())}", f"https://huggingface.co/{base}", reason
-    return (
-        "unknown",
-        None,
-        f"The weights started from the folder {last_name(base)}, whose terms this card doesn't know.",
-    )
+    reason = f"The weights started from the folder {last_name(base)}, whose terms this card doesn't know."
+    return "unknown", None, reason

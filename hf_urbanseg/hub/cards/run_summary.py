@@ -119,10 +119,8 @@ class RunSummary:
 
     @property
     def licence(self) -> Licence:
-        base = self.base and self.recipe["model_name_or_path"]
-        return choose_licence(
-            base, self.base_is_hub, self.data_name, self.architecture, [one["name"] for one in self.added]
-        )
+        base, added = self.base and self.recipe["model_name_or_path"], [one["name"] for one in self.added]
+        return choose_licence(base, self.base_is_hub, self.data_name, self.architecture, added)
 
     @property
     def base(self) -> str | None:

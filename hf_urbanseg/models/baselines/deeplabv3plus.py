@@ -86,16 +86,9 @@ class DepthwiseSeparableBlock(nn.Sequential):
     """A depthwise 3x3 and a 1x1 convolution, each with BatchNorm and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
-        super().__init__(
-            nn.Sequential(
-                OrderedDict(
-                    conv=DepthwiseConv2d(in_channels, dilation),
-                    batch_norm=nn.BatchNorm2d(in_channels),
-                    activation=nn.ReLU(inplace=True),
-                )
-            ),
-            ConvBlock(in_channels, out_channels, 1),
-        )
+        depthwise = OrderedDict(conv=DepthwiseConv2d(in_channels, dilation), batch_norm=nn.BatchNorm2d(in_channels))
+        depthwise["activation"] = nn.ReLU(inplace=True)
+        super().__init__(nn.Sequential(depthwise), ConvBlock(in_channels, out_channels, 1))
 
 
 class DeepLabV3PlusHead(nn.Module):

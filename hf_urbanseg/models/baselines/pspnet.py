@@ -37,12 +37,9 @@ class PSPHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         last = features[-1]
-        pooled = (
-            F.interpolate(
-                block(F.adaptive_avg_pool2d(last, scale)), last.shape[2:], mode="bilinear", align_corners=False
-            )
-            for scale, block in zip(self.scales, self.pools, strict=True)
-        )
+        pairs = zip(self.scales, self.pools, strict=True)
+        pooled = (block(F.adaptive_avg_pool2d(last, scale)) for scale, block in pairs)
+        pooled = (F.interpolate(one, last.shape[2:], mode="bilinear", align_corners=False) for one in pooled)
         hidden = self.bottleneck(torch.cat([last, *pooled], dim=1))
         return self.classifier(self.dropout(hidden))
 

@@ -49,11 +49,7 @@ class SwinSegformerForSemanticSegmentation(Segmenter):
 
     def __init__(self, config: SwinSegformerConfig):
         widths = [config.embed_dim * 2**stage for stage in range(len(config.depths))]
-        head = SegformerConfig(
-            num_encoder_blocks=len(widths),
-            hidden_sizes=widths,
-            decoder_hidden_size=config.decoder_hidden_size,
-            classifier_dropout_prob=config.classifier_dropout_prob,
-            num_labels=config.num_labels,
-        )
+        shared = ("decoder_hidden_size", "classifier_dropout_prob", "num_labels")
+        fields = {name: getattr(config, name) for name in shared}
+        head = SegformerConfig(num_encoder_blocks=len(widths), hidden_sizes=widths, **fields)
         super().__init__(config, Swin(config), SegformerDecodeHead(head), widths)

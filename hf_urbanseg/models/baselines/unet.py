@@ -44,9 +44,8 @@ class UNet(nn.Module):
         super().__init__()
         widths = list(config.hidden_sizes)
         pairs = list(pairwise(widths))
-        self.stages = nn.ModuleList(
-            _build_pair(one, other) for one, other in [(config.num_channels, widths[0]), *pairs]
-        )
+        steps = [(config.num_channels, widths[0]), *pairs]
+        self.stages = nn.ModuleList(_build_pair(one, other) for one, other in steps)
         self.projections = nn.ModuleList(nn.Conv2d(deep, wide, 1, bias=False) for wide, deep in reversed(pairs))
         self.norms = nn.ModuleList(nn.BatchNorm2d(wide) for wide, _ in reversed(pairs))
         self.fusions = nn.ModuleList(_build_pair(2 * wide, wide) for wide, _ in reversed(pairs))

@@ -42,13 +42,9 @@ def load_hub_model(folder: str | Path) -> SegformerForSemanticSegmentation | Seg
     if config.model_type != "segformer" and not kept:
         raise ModelError("a SegFormer", f"model type `{config.model_type}`", "choose another model", folder)
     whole = kept or "SegformerForSemanticSegmentation" in (config.architectures or [])
-    return load_complete(
-        AutoModelForSemanticSegmentation if whole else SegformerModel,
-        folder,
-        unused=() if whole else ("classifier.",),  # what nvidia/mit-b0 classifies ImageNet with
-        config=config,
-        dtype="auto",
-    ).eval()
+    kind = AutoModelForSemanticSegmentation if whole else SegformerModel
+    unused = () if whole else ("classifier.",)  # what nvidia/mit-b0 classifies ImageNet with
+    return load_complete(kind, folder, unused=unused, config=config, dtype="auto").eval()
 
 
 def convert_from_hub(
