@@ -19,7 +19,7 @@ from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.metrics.image_counts import ImageCounts
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.reports import crossval as reports
-from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run
+from hf_urbanseg.reproduction.plan import Plan, PlannedRun, check_words, plan_run
 from hf_urbanseg.reproduction.results import describe_options, read_finished
 from hf_urbanseg.runs.folder import RunFolder
 
@@ -74,12 +74,8 @@ def plan_crossval(
     seeds: Sequence[int],
     output: Path,
     words: Sequence[str],
-) -> dict[tuple[str, int, int], PlannedRun]:
-    """Every recipe with every fold and seed, by the three.
-
-    Args:
-        recipes: And the words of each of them alone.
-    """
+) -> Plan:
+    """Every recipe, with the words of its own, with every fold and seed, by the three."""
     check_words(words)
     plan = {}
     for recipe, fold, seed in product(recipes, range(folds), seeds):
@@ -104,16 +100,11 @@ def name_recipe(recipe: str) -> str:
 
 
 def write_crossval_report(
-    output: Path,
-    plan: Mapping[tuple[str, int, int], PlannedRun],
-    words: Sequence[str],
-    notes: Sequence[str] = (),
-    ladder: bool = False,
+    output: Path, plan: Plan, words: Sequence[str], notes: Sequence[str] = (), ladder: bool = False
 ) -> str:
     """crossval.json, crossval.md and crossval.png from whatever is finished; returns what to print at the end.
 
-    Args:
-        ladder: Compare each recipe with the one before it; else with the first.
+    As a `ladder`, each recipe is compared with the one before it, else with the first.
     """
     finished = read_finished(output, plan)
     folds, scenes = read_folds(output / FOLDS_FILE)

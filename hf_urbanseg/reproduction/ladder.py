@@ -1,12 +1,12 @@
 """The ladder of tricks: its runs, and the report on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.reports.ladder import RUNGS, build_ladder, plot_ladder, write_ladder_table
 from hf_urbanseg.reports.seeds import describe_score
-from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run, what_counts
+from hf_urbanseg.reproduction.plan import Plan, check_words, plan_run, what_counts
 from hf_urbanseg.reproduction.results import describe_measurement, describe_options, read_finished
 
 _REPORT = (
@@ -15,9 +15,7 @@ _REPORT = (
 )
 
 
-def plan_ladder(
-    size: str, seeds: Sequence[int], output: Path, words: Sequence[str]
-) -> dict[tuple[int, int], PlannedRun]:
+def plan_ladder(size: str, seeds: Sequence[int], output: Path, words: Sequence[str]) -> Plan:
     """Every rung with every seed, by both, rungs outside."""
     check_words(words)
     names = {rung.number: f"{rung.number}_{rung.name}" for rung in RUNGS}
@@ -28,9 +26,7 @@ def plan_ladder(
     }
 
 
-def write_ladder_report(
-    output: Path, plan: Mapping[tuple[int, int], PlannedRun], seeds: Sequence[int], words: Sequence[str]
-) -> str:
+def write_ladder_report(output: Path, plan: Plan, seeds: Sequence[int], words: Sequence[str]) -> str:
     """ladder.json, ladder.md and ladder.png from whatever is finished; returns what to print at the end."""
     finished = read_finished(output, plan)
     ladder = build_ladder(finished.results, seeds)
@@ -49,7 +45,7 @@ def write_ladder_report(
     return "\n".join([*lines, f"Table, plot and numbers: {output}/ladder.md, .png, .json"])
 
 
-def _describe_model(plan: Mapping[tuple[int, int], PlannedRun]) -> str:
+def _describe_model(plan: Plan) -> str:
     """`SegFormer-B2`, or what the options of all runs put in its place."""
     models = [run.model for run in plan.values()]
     size = models[0].size
@@ -58,7 +54,7 @@ def _describe_model(plan: Mapping[tuple[int, int], PlannedRun]) -> str:
     return f"SegFormer-{size if size == 'tiny' else size.upper()}"
 
 
-def describe_equal_rungs(plan: Mapping[tuple[int, int], PlannedRun]) -> list[str]:
+def describe_equal_rungs(plan: Plan) -> list[str]:
     """Sentences on rungs that add nothing under the options of all runs."""
     by_rung = {number: run for (number, _), run in reversed(plan.items())}
     return [

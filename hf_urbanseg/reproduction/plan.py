@@ -1,6 +1,6 @@
 """A run of a recipe with a seed: what it is told, and what of it exists."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,10 @@ class PlannedRun:
     @property
     def name(self) -> str:
         return self.folder.name
+
+
+Plan = dict[Hashable, PlannedRun]
+"""Runs by what tells them apart: a rung, row or recipe, a fold, a seed."""
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hf_urbanseg.errors import DataError, UrbanSegError
 from hf_urbanseg.hub.cards.markdown import code_span
 from hf_urbanseg.json_yaml import write_json
 from hf_urbanseg.reports.seeds import RunResult
-from hf_urbanseg.reproduction.plan import PlannedRun, find_state
+from hf_urbanseg.reproduction.plan import Plan, PlannedRun, find_state
 from hf_urbanseg.runs.folder import METRICS, RunFolder
 
 
@@ -29,7 +29,7 @@ class Finished:
         return next((content["data"]["name"] for content in self.metrics.values()), "no data yet")
 
 
-def read_finished(output: Path, plan: Mapping[Hashable, PlannedRun]) -> Finished:
+def read_finished(output: Path, plan: Plan) -> Finished:
     left_out, runs, metrics = [], {}, {}
     for key, run in plan.items():
         try:

@@ -18,10 +18,7 @@ from hf_urbanseg.runs.folder import RunFolder
 
 
 def check_runs(runs: Sequence[PlannedRun], output: Path, what: str) -> dict[str, str]:
-    """State of each run by its name; everything that is missing or in the way is named at once.
-
-    Args:
-        what: They are together: "ladder" or "table".
+    """State of each run of a ladder or table (`what`), by its name; else everything that is missing or in the way.
 
     Raises:
         UrbanSegError: The only problem, or how many were printed.

@@ -1,6 +1,6 @@
 """The report's Table 1: its runs, and the table of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from hf_urbanseg.models.loading import load_config
 from hf_urbanseg.reports.seeds import describe_score
 from hf_urbanseg.reports.systems import SYSTEMS
 from hf_urbanseg.reports.table1 import Network, build_table, plot_table, write_table
-from hf_urbanseg.reproduction.plan import PlannedRun, check_words, plan_run, what_counts
+from hf_urbanseg.reproduction.plan import Plan, check_words, plan_run, what_counts
 from hf_urbanseg.reproduction.results import describe_measurement, describe_options, read_finished
 from hf_urbanseg.runs.folder import RunFolder
 
@@ -31,7 +31,7 @@ _COSTS = (
 
 def plan_table(
     rows: Collection[str], seeds: Sequence[int], output: Path, words: Sequence[str], swin_cityscapes: str | None = None
-) -> dict[tuple[str, int], PlannedRun]:
+) -> Plan:
     """Every row with every seed, by both, rows outside, in the report's order.
 
     Args:
@@ -65,16 +65,11 @@ def _folder(output: Path, row: str, seed: int) -> Path:
 
 
 def write_table_report(
-    output: Path,
-    plan: Mapping[tuple[str, int], PlannedRun],
-    seeds: Sequence[int],
-    words: Sequence[str],
-    latency: bool = False,
+    output: Path, plan: Plan, seeds: Sequence[int], words: Sequence[str], latency: bool = False
 ) -> str:
     """table.json, table.md and table.png from whatever is finished; returns what to print at the end.
 
-    Args:
-        latency: Measure it, which takes seconds a row.
+    To measure `latency` takes seconds a row.
     """
     finished = read_finished(output, plan)
     notes = [*describe_measurement(finished, _REPORT), _COSTS]
@@ -110,7 +105,7 @@ def write_table_report(
     return "\n".join([*lines, f"Table, plot and numbers: {output}/table.md, .png, .json"])
 
 
-def _describe_equal_rows(plan: Mapping[tuple[str, int], PlannedRun]) -> list[str]:
+def _describe_equal_rows(plan: Plan) -> list[str]:
     """Sentences on rows that the options of all runs make the same."""
     rows = {row: repr(what_counts(run)) for (row, _), run in plan.items()}
     groups = [", ".join(row for row in rows if rows[row] == one) for one in dict.fromkeys(rows.values())]
