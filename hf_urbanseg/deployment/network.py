@@ -64,9 +64,6 @@ class LogitsNetwork(nn.Module):
 class LabelMapNetwork(nn.Module):
     """An image's bytes -> the class of each of its pixels: resizing, normalising, upsampling and argmax inside.
 
-    Args:
-        image_processor: Whose resizing is bilinear.
-
     Shape:
         image: (N, H, W, 3) uint8 RGB. returns: (N, H, W) uint8 train ids.
     """

@@ -21,10 +21,8 @@ def quantise(
 
     Args:
         source: The fp32 file; another name than `path`, because OpenVINO keeps what it read mapped into memory.
-        kind: `onnx` or `openvino`.
         images: What the network is shown to find the ranges of its activations; may be read several times.
         build_input: Makes an image the network's input, a batch of one.
-        facts: Metadata.
     """
     check_packages(kind, *({"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}[kind]))
     try:

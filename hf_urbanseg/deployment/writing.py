@@ -42,7 +42,6 @@ def write_network(
     Args:
         network: A `LogitsNetwork` or `LabelMapNetwork`.
         kind: Of `SUFFIXES`.
-        facts: Metadata.
         size: (height, width) that is fixed in the file; None takes any. The number of images is free.
         opset: Version of ONNX's operators.
     """

@@ -28,11 +28,8 @@ def adapt_classes(
     """The model, loaded from `name` with its own classes, for those of `label_space`.
 
     Rows of the classifier are kept for classes that both have, by name, in their new place; the others start from
-    random weights. Placeholders such as `LABEL_0` are taken on trust if there are as many as classes. The log says
-    what was done, unless nothing had to be.
-
-    Args:
-        new_classifier: Keep none.
+    random weights; with `new_classifier` all do. Placeholders such as `LABEL_0` are taken on trust if there are as many
+    as classes. The log says what was done, unless nothing had to be.
     """
     old, new = [model.config.id2label[key] for key in sorted(model.config.id2label)], label_space.names
     is_named = not all(str(label).lower().replace("_", " ").startswith("label ") for label in old)

@@ -58,7 +58,6 @@ def load_complete(
     Args:
         new: Prefixes of tensors that may be missing or of another shape, because the caller makes them anew.
         unused: Prefixes of tensors of the file that the model doesn't need.
-        error_class: What to raise.
         fix: What the user can do about tensors that don't fit.
         options: As of `from_pretrained`.
     """
@@ -233,10 +232,9 @@ def find_difference(
 def check_finite(
     tensors: Iterable[tuple[str, Tensor]], path: str | Path | None, error_class: type[UrbanSegError] = ModelError
 ) -> None:
-    """Refuses NaN and infinity among weights and statistics: whatever is computed from them is neither right nor loud.
+    """Refuses NaN and infinity among the weights and statistics from `path`, by the name of the first such tensor.
 
-    Args:
-        path: Where the tensors come from, for the error that names the first such tensor.
+    Whatever is computed from them is neither right nor loud.
     """
     if name := find_non_finite(tensors):
         raise error_class("finite weights", f"inf or NaN in `{name}`", "take an earlier checkpoint", path)

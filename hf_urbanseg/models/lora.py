@@ -14,11 +14,7 @@ def attach_lora(model: PreTrainedModel, rank: int, alpha: float | None = None, d
     """Adds trainable `alpha / rank * B A` to the query, key, value and output of every attention of the encoder.
 
     The rest of the encoder is frozen; what is behind it trains whole. B starts from zero, so nothing changes at first.
-
-    Args:
-        rank: Of A and B.
-        alpha: Default: `rank`, a factor of 1.
-        dropout: On what enters A.
+    `alpha` is `rank` by default, a factor of 1; dropout is on what enters A.
 
     Raises:
         ModelError: No attention, or no package.

@@ -27,11 +27,7 @@ class BranchedSegmenterOutput(SemanticSegmenterOutput):
 
 
 class TrainingBranch(nn.Module):
-    """Gets the map of an encoder stage in training mode; what it makes of it becomes `field` of the model's outputs.
-
-    Args:
-        stage: From 1; recorded when saved.
-    """
+    """Gets the map of a stage (from 1) in training mode; what it makes of it becomes `field` of the model's outputs."""
 
     name: str
     """Of the attribute of the model, and of the file in checkpoints."""

@@ -100,7 +100,6 @@ def write_comparison_page(
     """Writes the page, complete in one file.
 
     Args:
-        label_space: Class colours.
         tradeoff: From `plot_miou_over_gmac`.
         num_images: Listed as better, and as many as worse, per run.
         pictures: From `draw_pictures`; images without any are only listed.

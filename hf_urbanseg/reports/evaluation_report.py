@@ -140,11 +140,9 @@ def _describe_images(images: ImageCounts, shown: Sequence[str]) -> dict:
 def collect_failures(
     predictor: Predictor, data: LoadedData, split: str, images: ImageCounts, overall: int, per_class: int
 ) -> list[dict]:
-    """The worst images predicted once more, because keeping every prediction would take memory without bound.
+    """What `choose_failure_cases` chooses of `images`, the counts of `split`, predicted once more.
 
-    Args:
-        images: Counts of `split`.
-        overall, per_class: As for `choose_failure_cases`.
+    Keeping every prediction would take memory without bound.
     """
     cases = []
     chosen = choose_failure_cases(images, overall, per_class)

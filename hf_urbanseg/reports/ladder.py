@@ -32,11 +32,8 @@ RUNGS = (
 def build_ladder(results: Mapping[tuple[int, int], RunResult], seeds: Sequence[int]) -> list[dict]:
     """One entry per rung, for `ladder.json`; what was not run is None, never a number.
 
-    A change is against the nearest lower rung that was run, over the seeds that both have, so that it is paired.
-
-    Args:
-        results: By rung number and seed.
-        seeds: Those asked for.
+    Results are by rung number and seed. A change is against the nearest lower rung that was run, over the seeds that
+    both have, so that it is paired.
 
     Returns:
         Per rung `number`, `name`, `adds`, `report_mean_iou`; `status`, `seeds`, `mean_iou`, `seconds` as of

@@ -28,14 +28,10 @@ def colorize(train_ids: np.ndarray, label_space: LabelSpace) -> np.ndarray:
 def blend(
     image: Image.Image | np.ndarray, train_ids: np.ndarray, label_space: LabelSpace, alpha: float = 0.5
 ) -> np.ndarray:
-    """Class colours over the image; void pixels stay plain image.
-
-    Args:
-        image: RGB.
-        alpha: Opacity of the colours, 0..1.
+    """Class colours over the image, `alpha` (0..1) of them; void pixels stay plain image.
 
     Shape:
-        image: (H, W, 3) uint8. train_ids: (H, W) uint8. returns: (H, W, 3) uint8.
+        image: (H, W, 3) uint8 RGB. train_ids: (H, W) uint8. returns: (H, W, 3) uint8.
 
     Raises:
         DataError: Image and train ids of different size.
@@ -96,11 +92,10 @@ def save_comparison(
 
     Args:
         path: `.jpg`, or `.png`, which is larger and slower (benchmarks/pictures.py).
-        image: RGB.
         title: In bold at the top; `note` under it in smaller letters, a paragraph for each of its lines.
 
     Shape:
-        image: (H, W, 3) uint8. prediction, label: (H, W) uint8 train ids.
+        image: (H, W, 3) uint8 RGB. prediction, label: (H, W) uint8 train ids.
 
     Raises:
         DataError: Image, prediction and label of different size.

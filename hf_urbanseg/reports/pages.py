@@ -80,10 +80,7 @@ def embed_frame(
     label_space: LabelSpace,
     max_pixels: int = MAX_PIXELS,
 ) -> list[tuple[str, Markup]]:
-    """A frame with its label and what models predict, for `ui.pictures`; drawn at the size they are shown at.
-
-    Args:
-        predictions: By caption.
+    """A frame with its label and what models predict (by caption), for `ui.pictures`; drawn at the size it is shown at.
 
     Shape:
         label, predictions: (H, W) uint8 train ids; label with `IGNORE_INDEX`.

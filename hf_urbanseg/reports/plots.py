@@ -22,7 +22,6 @@ def plot_training_curves(log_history: Sequence[dict], path: str | Path) -> None:
     Args:
         log_history: `trainer.state.log_history`: dicts with `step` and some of `loss`, `learning_rate`,
             `eval_mean_iou`, `eval_ema_mean_iou`, `eval_overall_accuracy`. Any of them may be missing altogether.
-        path: The picture to write (.png, .svg, .pdf).
     """
     rows = {"nrows": 4, "sharex": True, "height_ratios": (2.6, 1.2, 3, 1.4)}
     figure, (loss_axes, rate_axes, score_axes, accuracy_axes) = build_axes(9, 10, **rows)

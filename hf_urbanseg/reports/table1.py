@@ -26,10 +26,7 @@ def build_table(
 ) -> list[dict]:
     """One entry per system of the report, for `table.json`; what was not run or measured is None, never a number.
 
-    Args:
-        results: By row and seed.
-        seeds: Those asked for.
-        networks: By row, of those that were run.
+    Results are by row and seed, networks by row, of those that were run.
 
     Returns:
         Per system `row`, `system`, `pretraining`, `recipe`, `report_mean_iou`, `report_gmac`; `instead`, what ours has

@@ -73,7 +73,6 @@ def write_model_card(run: str | Path, repo_id: str | None = None, pictures: bool
     """Writes README.md, whole or not at all; one that a person has written or changed is kept, and the log says so.
 
     Args:
-        run: Folder of the run.
         repo_id: `user/name` in the examples; None puts a name that the reader replaces.
         pictures: Also show a picture made from images of the data (which have a licence of their own). Default:
             unless the data's terms are known to forbid it.

@@ -104,8 +104,7 @@ def encoder_rules(layout: Layout, depths: Sequence[int]) -> list[Rule]:
 def nvlabs_decoder_rules(projections_as_conv: bool = False) -> list[Rule]:
     """NVlabs' decoder, which is the Hub's under other names; all names without `decode_head.`.
 
-    Args:
-        projections_as_conv: The file's projections are 1x1 convolutions with bias: the same function.
+    Projections that are 1x1 convolutions with bias in the file are the same function.
     """
     rules = [
         Rule(f"linear_c{stage + 1}.proj.{kind}", (f"linear_projections.{stage}.proj.{kind}",), as_conv)
