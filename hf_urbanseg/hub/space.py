@@ -61,10 +61,7 @@ def publish_space(
     dry_run: bool = False,
     message: str | None = None,
 ) -> PublishResult | None:
-    """Pushes what `collect_space` gives, as private as the run's own repository by default.
-
-    That is after `show` has seen it; a dry run stops there.
-    """
+    """Pushes what `collect_space` gives, after `show` has seen it; a dry run stops there. Private as the run's is."""
     files = collect_space(run, ledger, repo_id.rpartition("/")[2])
     show(files)
     if dry_run:

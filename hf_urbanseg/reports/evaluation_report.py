@@ -140,10 +140,7 @@ def _describe_images(images: ImageCounts, shown: Sequence[str]) -> dict:
 def collect_failures(
     predictor: Predictor, data: LoadedData, split: str, images: ImageCounts, overall: int, per_class: int
 ) -> list[dict]:
-    """What `choose_failure_cases` chooses of `images`, the counts of `split`, predicted once more.
-
-    Keeping every prediction would take memory without bound.
-    """
+    """What `choose_failure_cases` chooses of the split's images, predicted once more: to keep all would take memory."""
     cases = []
     chosen = choose_failure_cases(images, overall, per_class)
     with show_progress(len(chosen), "failure cases", "image") as bar:

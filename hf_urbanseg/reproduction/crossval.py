@@ -104,7 +104,7 @@ def write_crossval_report(
 ) -> str:
     """crossval.json, crossval.md and crossval.png from whatever is finished; returns what to print at the end.
 
-    As a `ladder`, each recipe is compared with the one before it, else with the first.
+    Of a `ladder`, each recipe is compared with the one before it, else with the first.
     """
     finished = read_finished(output, plan)
     folds, scenes = read_folds(output / FOLDS_FILE)
