@@ -70,11 +70,12 @@ class FCNHead(nn.Module):
         features: maps, of which the last is read, (N, C, h, w). returns: (N, num_labels, h, w).
     """
 
-    def __init__(self, channels: int, num_labels: int, dropout: float):
+    def __init__(self, config: UNetConfig):
         super().__init__()
+        channels = config.hidden_sizes[0]
         self.block = ConvBlock(channels, channels, 3)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_labels, kernel_size=1)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = nn.Conv2d(channels, config.num_labels, kernel_size=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.classifier(self.dropout(self.block(features[-1])))
@@ -88,8 +89,7 @@ class UNetForSemanticSegmentation(Segmenter):
     smallest_side = 16
 
     def __init__(self, config: UNetConfig):
-        head = FCNHead(config.hidden_sizes[0], config.num_labels, config.classifier_dropout_prob)
-        super().__init__(config, UNet(config), head, config.hidden_sizes[::-1])
+        super().__init__(config, UNet(config), FCNHead(config), config.hidden_sizes[::-1])
 
 
 def _build_pair(in_channels: int, out_channels: int) -> nn.Sequential:
