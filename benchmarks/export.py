@@ -85,23 +85,24 @@ def build_candidates(args, folder: Path):
         written = {}
         for name, network in (("stock", stock), ("ours fp32", ours)):
             written[name] = folder / f"{name}{SUFFIXES[runtime]}"
-            write_network(network, written[name], runtime, describe(model, "fp32"), size)
+            write_network(network, written[name], runtime, describe(model, "fp32", size), size)
             yield f"{runtime} {name}", load_exported(written[name]).run
         for precision in args.precisions:
             path = folder / f"{precision}{SUFFIXES[runtime]}"
             if precision == "int8":
-                quantise(written["ours fp32"], path, runtime, calibration, np.asarray, describe(model, precision))
+                quantise(written["ours fp32"], path, runtime, calibration, np.asarray, describe(model, precision, size))
             elif runtime == "openvino":
-                write_network(ours, path, runtime, describe(model, precision), size)
+                write_network(ours, path, runtime, describe(model, precision, size), size)
             else:
                 continue
             yield f"{runtime} ours {precision}", load_exported(path).run
 
 
-def describe(model, precision: str) -> dict:
-    """As much of `deployment.facts` as loading asks for."""
+def describe(model, precision: str, size: tuple[int, int] | None) -> dict:
+    """As much of what `deployment.export` says of a file as loading asks for."""
     return {
-        "input": {"name": "pixel_values"}, "output": {"name": "logits", "shape": ["batch", 19, "rows", "columns"]},
+        "input": {"name": "pixel_values", "shape": ["batch", 3, *(size or ("height", "width"))]},
+        "output": {"name": "logits", "shape": ["batch", 19, "rows", "columns"]},
         "takes_bytes": False, "fixed_size": None, "precision": precision, "config": model.config.to_dict(),
     }  # fmt: skip
 
