@@ -1,6 +1,7 @@
 """Bytes of training samples to a model's floats, on its device."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -43,7 +44,12 @@ def find_inside(extent: Tensor, size: Sequence[int]) -> Tensor:
 
 def normalize_pixels(pixels: Tensor, inside: Tensor) -> Tensor:
     """Shape: pixels: (N, C, h, w) uint8; inside: (N, h, w) bool; returns float32 like `pixels`, 0 outside."""
-    center, width = (
-        255 * torch.tensor(one, device=pixels.device).view(-1, 1, 1) for one in channel_statistics(pixels.shape[1])
-    )
+    center, width = _statistics_on(pixels.device, pixels.shape[1])
     return (pixels.float() - center).mul_(width.reciprocal()).mul_(inside[:, None])
+
+
+@cache
+def _statistics_on(device: torch.device, channels: int) -> tuple[Tensor, Tensor]:
+    """(C, 1, 1) mean and deviation in 0..255; kept, as to copy them waits for a GPU to end all its work."""
+    mean, deviation = (255 * torch.tensor(one, device=device).view(-1, 1, 1) for one in channel_statistics(channels))
+    return mean, deviation

@@ -94,14 +94,17 @@ def build_eval_loader(
 ) -> DataLoader:
     """This rank's share of a split: every image on exactly one rank, none padded, none repeated.
 
-    `num_workers` processes read ahead while a GPU works. None on a CPU, where they would take cores from the model and
-    leave its other threads waiting: its own threads read each batch, which costs a quarter.
+    `num_workers` processes read ahead while a GPU works, into memory that it copies from by itself. None on a CPU,
+    where they would take cores from the model and leave its other threads waiting: its own threads read each batch,
+    which costs a quarter.
     """
+    kind = torch.device(device).type
     return DataLoader(
         Subset(dataset, range(rank, len(dataset), world_size)),
         batch_size=batch_size,
         collate_fn=collate_eval,
-        num_workers=0 if torch.device(device).type == "cpu" else num_workers,
+        num_workers=0 if kind == "cpu" else num_workers,
+        pin_memory=kind == "cuda",
         # A generator of its own: measuring must not advance the random numbers of training.
         generator=torch.Generator().manual_seed(0),
     )
@@ -161,7 +164,8 @@ def measure(
                 visit = partial(calibrate, labels) if calibration else None
                 predictions = predict_views(model, batch["views"], sizes, plan, device, autocast, shown, visit)
                 for index, prediction, label in zip(batch["index"], predictions, labels, strict=True):
-                    counts = matrix.update(prediction, label.to(prediction.device))
+                    there = label.to(prediction.device, non_blocking=label.is_pinned())
+                    counts = matrix.update(prediction, there)
                     bands = pool.submit(_count_boundary, prediction, label, len(classes)) if boundary else None
                     waiting.append((names[index], counts, bands))
                 finish(_WAITING)

@@ -39,7 +39,7 @@ def count_class_pixels(labels: Tensor, num_labels: int, ignore_index: int) -> Te
         flat = flat[flat != ignore_index]
     counts = torch.bincount(flat.clamp_min(0), minlength=max(num_labels, ignore_index + 1))
     known = counts[:num_labels].sum() + (counts[ignore_index] if ignore_index >= num_labels else 0)
-    if int(known) != flat.numel() or bool((flat < 0).any()):
+    if bool((known != flat.numel()) | (flat < 0).any()):  # one wait for a GPU
         wrong = sorted({int(v) for v in flat.unique()} - set(range(num_labels)) - {ignore_index})
         raise ValueError(f"expected labels of 0..{num_labels - 1} or {ignore_index}; found {wrong}; map them first")
     return counts[:num_labels]

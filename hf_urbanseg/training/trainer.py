@@ -210,7 +210,7 @@ class UrbanSegTrainer(CheckpointingTrainer, EvaluatingTrainer):
             normalizers = torch.zeros(len(self.loss.weights), dtype=torch.float64)
             counts = None if self.class_log is None else torch.zeros_like(self.class_log.counts)
         stop = self.interruption is not None and self.interruption.received is not None
-        sums = [normalizers, normalizers.new_tensor([stop]), normalizers.new_tensor([missing])]
+        sums = [normalizers, *(normalizers.new_full((1,), one) for one in (stop, missing))]  # a GPU fills them itself
         sums += [] if counts is None else [counts.to(normalizers.device).flatten()]
         normalizers, stop, absent, *counts = self.sum_over_ranks(torch.cat(sums).to(device)).split([*map(len, sums)])
         if self.args.world_size > 1:

@@ -79,7 +79,8 @@ def test_measure__equals_a_loop_over_pixels(model, rows, plan):
 @pytest.mark.parametrize(("device", "workers"), [("cpu", 0), (torch.device("cpu"), 0), ("cuda:1", 1)])
 def test_build_eval_loader__reads_ahead_for_a_gpu_only(rows, device, workers):
     dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 64)))
-    assert build_eval_loader(dataset, 2, 1, device=device).num_workers == workers
+    loader = build_eval_loader(dataset, 2, 1, device=device)
+    assert (loader.num_workers, loader.pin_memory) == (workers, workers > 0)
 
 
 def test_measure__batches_and_shares_change_nothing(model, rows):
