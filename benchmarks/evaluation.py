@@ -2,31 +2,32 @@
 
     python benchmarks/evaluation.py                      # B0, 50 rendered frames of 375x1242
     python benchmarks/evaluation.py --data_dir kitti48   # your frames, repeated to 50
+    python benchmarks/evaluation.py --device cuda --image_size 1024 2048 --num_workers 14 --images 200
     python benchmarks/evaluation.py --memory 50 5000     # resident memory; a model that costs nothing
 
-Time: `prediction` runs the model and brings its logits to label maps, on batches that are in memory already; `whole` is
-what evaluate.py does: reading, resizing, prediction, confusion matrix, counts per image, boundary IoU. Both in turn,
-several times; medians with their range, as wall time and as time of the cores. The confusion matrices of all repeats
-must agree.
+Time: `reading` decodes, resizes and makes batches; `prediction` runs the model and brings its logits to label maps, on
+batches that are in memory already (up to 50 images, again and again); `whole` is what evaluate.py does: reading,
+prediction, confusion matrix, counts per image, boundary IoU. All in turn, several times; medians with their range, as
+wall time and as time of the cores. What takes longer of the two parts bounds the whole. The confusion matrices of all
+repeats must agree.
 """
 
 import argparse
 import itertools
-import json
 import resource
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset, Image
-from measuring import describe_environment, read_status, spread
-from PIL import Image as PILImage
+from datasets import Dataset
+from frames import render_frames
+from measuring import describe_environment, read_status, spread, write_report
 
 from hf_urbanseg.data.loading import load_data
 from hf_urbanseg.data.preprocessing import EvalDataset
-from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.inference.evaluation import build_eval_loader, measure
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.labels import CITYSCAPES
@@ -35,20 +36,11 @@ from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.sizes import choose_eval_size
 
 
-def build_rows(data_dir: str | None, count: int, folder: Path) -> Dataset:
+def build_rows(data_dir: str, count: int) -> Dataset:
     """`count` rows; fewer frames than that are repeated under other names."""
-    if data_dir:
-        splits = load_data(data_dir=data_dir, test_fraction=0.0, validation_fraction=0.0).splits
-        frames = splits["train"].select(range(min(count, len(splits["train"]))))
-        frames = frames.select([index % len(frames) for index in range(count)])
-        return frames.remove_columns("name").add_column("name", [f"frame {index}" for index in range(count)])
-    columns = {"image": [], "label": [], "name": [f"frame {index}" for index in range(count)]}
-    for number in range(min(count, 50)):
-        for kind, picture in zip(("image", "label"), render_scene(number, (375, 1242)), strict=True):
-            PILImage.fromarray(picture).save(folder / f"{kind}_{number}.png")
-    for kind in ("image", "label"):
-        columns[kind] = [str(folder / f"{kind}_{index % 50}.png") for index in range(count)]
-    return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("label", Image())
+    splits = load_data(data_dir=data_dir, test_fraction=0.0, validation_fraction=0.0).splits
+    frames = splits["train"].select([index % len(splits["train"]) for index in range(count)])
+    return frames.remove_columns("name").add_column("name", [f"frame {index}" for index in range(count)])
 
 
 def measure_time(args, rows: Dataset) -> dict:
@@ -58,16 +50,20 @@ def measure_time(args, rows: Dataset) -> dict:
     model = build_random_model(args.model, CITYSCAPES).eval().to(args.device)
     if not args.stock_decode_head:
         apply_fast_decode_head(model)
-    batches = list(build_eval_loader(dataset, args.batch_size))
+    loader = build_eval_loader(dataset, args.batch_size, args.num_workers, device=args.device)
+    batches = list(itertools.islice(loader, -(-50 // args.batch_size)))  # in memory of the kind that it gives
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
 
+    def read():
+        for _ in loader:
+            pass
+
     def predict():
-        for batch in batches:
+        for batch in itertools.islice(itertools.cycle(batches), len(loader)):
             predict_views(model, batch["views"], [tuple(label.shape) for label in batch["labels"]])
         synchronize()
 
     def evaluate():
-        loader = build_eval_loader(dataset, args.batch_size, args.num_workers, device=args.device)
         return measure(model, loader, dataset.names, CITYSCAPES.names, device=args.device, boundary=True).matrix
 
     def clock(work):
@@ -76,9 +72,10 @@ def measure_time(args, rows: Dataset) -> dict:
         return time.perf_counter() - start, processor_seconds() - start_cpu, result
 
     clock(predict)
-    times, matrices = {name: {"prediction": [], "whole": []} for name in ("wall", "processor")}, []
+    parts = {"reading": read, "prediction": predict, "whole": evaluate}
+    times, matrices = {name: {part: [] for part in parts} for name in ("wall", "processor")}, []
     for _ in range(args.repeats):
-        for name, work in (("prediction", predict), ("whole", evaluate)):
+        for name, work in parts.items():
             wall, processor, result = clock(work)
             times["wall"][name].append(wall)
             times["processor"][name].append(processor)
@@ -88,12 +85,20 @@ def measure_time(args, rows: Dataset) -> dict:
         f"{args.model} at {size[0]}x{size[1]}, {len(rows)} images, batch {args.batch_size}, "
         f"{torch.get_num_threads()} threads, {'stock' if args.stock_decode_head else 'fast'} decode head"
     )
-    result = {"seconds": times, "added": {}}
+    result = {"time": {"seconds": times, "added": {}}}
     for clocked, both in times.items():
         ratios = [whole / own - 1 for own, whole in zip(both["prediction"], both["whole"], strict=True)]
-        result["added"][clocked] = ratios
-        print(f"  {clocked} time: prediction {spread(both['prediction'], 2)} s, whole {spread(both['whole'], 2)} s, "
-              f"added {spread([100 * ratio for ratio in ratios], 1)} %")  # fmt: skip
+        result["time"]["added"][clocked] = ratios
+        said = ", ".join(f"{name} {spread(seconds, 2)} s" for name, seconds in both.items())
+        print(f"  {clocked} time: {said}, added {spread([100 * ratio for ratio in ratios], 1)} %")
+    rates = {name: len(rows) / statistics.median(seconds) for name, seconds in times["wall"].items()}
+    bound = min(("reading", "prediction"), key=rates.get)
+    print("  images/s: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()) + f"; {bound} bounds it")
+    what = f"{args.model.upper()}, {size[0]}x{size[1]}, {args.num_workers} workers"
+    result["table"] = {
+        "head": ["evaluation, images/s", *rates, "bound by"],
+        "rows": [[what, *(f"{rate:.1f}" for rate in rates.values()), bound]],
+    }
     return result
 
 
@@ -135,9 +140,10 @@ def measure_memory(args, rows: Dataset) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", help="frames to use; default: rendered streets of 375x1242")
+    parser.add_argument("--data_dir", help="frames to use; default: rendered streets")
     parser.add_argument("--model", default="b0", help="size of the model: tiny, b0 ... b5, random weights")
     parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--image_size", type=int, nargs=2, default=(375, 1242), help="of rendered streets")
     parser.add_argument("--size", type=int, nargs=2, help="input height and width; default: of the frames")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--num_workers", type=int, default=2, help="that read ahead of a GPU")
@@ -147,14 +153,15 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs="+", help="measure memory after so many images instead of time")
     parser.add_argument("--output", help="JSON file for the figures")
     args = parser.parse_args()
-    result = {"environment": describe_environment(args.device), "arguments": vars(args)}
+    environment = describe_environment(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        rows = build_rows(args.data_dir, max(args.memory) if args.memory else args.images, Path(folder))
+        count = max(args.memory) if args.memory else args.images
+        data_dir = args.data_dir or render_frames(Path(folder), min(count, 50), args.image_size)
+        rows = build_rows(data_dir, count)
         first = rows[0]["image"]
         args.size = args.size or list(choose_eval_size({(first.height, first.width): 1}))
-        result |= {"memory": measure_memory(args, rows)} if args.memory else {"time": measure_time(args, rows)}
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result = {"memory": measure_memory(args, rows)} if args.memory else measure_time(args, rows)
+    write_report(args, environment, **result)
     sys.stdout.flush()
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
-from PIL import Image as PILImage
+from datasets import Dataset
+from frames import render_frames
 from torch.utils.data import DataLoader
 
 from hf_urbanseg.data.checked_frames import CheckedFrames
@@ -34,23 +34,15 @@ from hf_urbanseg.data.pasting import ObjectPaste, choose_pasted, list_movable
 from hf_urbanseg.data.preprocessing import TrainDataset
 from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.shard_writing import write_shards
-from hf_urbanseg.data.synthetic import render_scene
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import CITYSCAPES
 
 SCALES = ["0.5", "0.75", "1.0", "1.25", "1.5", "1.75"]
 
 
-def build_rows(data_dir: str | None, count: int, folder: Path) -> Dataset:
-    if data_dir:
-        rows = load_data(data_dir=data_dir, test_fraction=0.0, validation_fraction=0.0).splits["train"]
-        return rows.select(range(min(count, len(rows))))
-    columns = {"image": [], "label": [], "name": [f"{number}" for number in range(count)]}
-    for number in range(count):
-        for kind, picture in zip(("image", "label"), render_scene(number, (375, 1242)), strict=True):
-            PILImage.fromarray(picture).save(folder / f"{kind}_{number}.png")
-            columns[kind].append(str(folder / f"{kind}_{number}.png"))
-    return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("label", Image())
+def build_rows(data_dir: str, count: int) -> Dataset:
+    rows = load_data(data_dir=data_dir, test_fraction=0.0, validation_fraction=0.0).splits["train"]
+    return rows.select(range(min(count, len(rows))))
 
 
 def build_streamed(rows: Dataset, folder: Path) -> CheckedFrames:
@@ -117,7 +109,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        rows = build_rows(args.data_dir, args.images, Path(folder))
+        data_dir = args.data_dir or render_frames(Path(folder, "frames"), args.images, (375, 1242))
+        rows = build_rows(data_dir, args.images)
         sizes = [(row["image"].height, row["image"].width) for row in rows]
         start = time.perf_counter()
         cache = DecodedCache(rows, CITYSCAPES, sizes)

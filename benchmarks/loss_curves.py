@@ -1,4 +1,4 @@
-"""Whether training in bf16 with our head and loss goes as stock's does, or at least no farther from it than chance.
+"""Whether training in half precision with our head and loss goes as stock's, or no farther from it than chance.
 
     OMP_NUM_THREADS=1 python benchmarks/loss_curves.py --data_dir kitti48 --figure curves.png --output curves.json
     python benchmarks/loss_curves.py --variants stock ours nudged stock_fp32     # controls, see below
@@ -12,6 +12,7 @@ groups and polynomial schedule, samples from the package's pipeline:
     ours        the fast decode head and the loss in blocks
     nudged      stock from weights that are changed by a millionth: how far rounding alone drives runs apart
     stock_fp32  stock, ours_fp32 likewise, without autocast
+    stock_fp16  stock, ours_fp16 likewise, in fp16 with a gradient scaler, as the Trainer uses it
 
 All runs of a seed have the same weights, samples and dropout masks; another seed changes all of them. Curves are
 smoothed by a trailing mean over a tenth of the run. The loss is a mean over labelled pixels, mIoU is of held-out frames
@@ -53,8 +54,9 @@ from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.sizes import choose_eval_size
 from hf_urbanseg.optim import build_parameter_groups, build_polynomial_schedule
 
-VARIANTS = ("stock", "ours", "nudged", "stock_fp32", "ours_fp32")
-COLORS = dict(zip(VARIANTS, ("#c0392b", "#1f5fa8", "#e08e0b", "#7f7f7f", "#2a9d8f"), strict=True))
+VARIANTS = ("stock", "ours", "nudged", "stock_fp32", "ours_fp32", "stock_fp16", "ours_fp16")
+HUES = ("#c0392b", "#1f5fa8", "#e08e0b", "#7f7f7f", "#2a9d8f", "#8c564b", "#9467bd")
+COLORS = dict(zip(VARIANTS, HUES, strict=True))
 
 
 def main() -> None:
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--weight_decay", type=float, default=0.01)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=["stock", "ours"], choices=VARIANTS)
+    parser.add_argument("--reference", default="stock", choices=VARIANTS, help="that the others are compared with")
     parser.add_argument("--num_workers", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", help="JSON file for the numbers, written after every run")
@@ -86,7 +89,9 @@ def main() -> None:
     else:
         report = {"arguments": vars(args), "environment": describe_environment(args.device), "runs": []}
         train_all(args, report)
-    report["comparison"] = compare(report["runs"])
+    reference = report["arguments"].get("reference", "stock")
+    report["comparison"] = compare(report["runs"], reference)
+    report["table"] = build_table(report, reference)
     print_tables(report)
     if args.output:
         write(report, args.output)
@@ -126,7 +131,9 @@ def train_all(args, report: dict) -> None:
 
 
 def train_one(args, data: LoadedData, cache: DecodedCache, variant: str, seed: int, held_out: EvalDataset) -> dict:
-    device, precision = args.device.split(":")[0], "fp32" if variant.endswith("_fp32") else "bf16"
+    device = args.device.split(":")[0]
+    dtype = {"fp32": None, "fp16": torch.float16}.get(variant.partition("_")[2], torch.bfloat16)
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     ours, classes = variant.startswith("ours"), data.label_space.num_labels
     model = build_model(args, data, variant, seed)
     if ours:
@@ -141,14 +148,17 @@ def train_one(args, data: LoadedData, cache: DecodedCache, variant: str, seed: i
         batch = normalize_batch({key: value.to(args.device) for key, value in batch.items()})
         pixel_values, labels = batch["pixel_values"], batch["labels"]
         optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
             if ours:
                 loss = sum(loss_function(model(pixel_values=pixel_values), labels).values())
             else:
                 loss = model(pixel_values=pixel_values, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scale = scaler.get_scale()
+        scaler.update()
+        if scaler.get_scale() >= scale:  # else it has skipped the step
+            schedule.step()
         losses.append(loss.detach())
     losses = torch.stack(losses).tolist()
     seconds = time.perf_counter() - start
@@ -190,14 +200,15 @@ def smooth(losses: list[float]) -> np.ndarray:
     return (sums[window:] - sums[:-window]) / window
 
 
-def compare(runs: list[dict]) -> dict:
-    """Distances of smoothed curves to stock's of the same seed, and between the seeds of stock."""
+def compare(runs: list[dict], reference: str) -> dict:
+    """Distances of smoothed curves to the reference's of the same seed, and between the seeds of that."""
     curves = {(run["variant"], run["seed"]): smooth(run["losses"]) for run in runs}
     raw = {(run["variant"], run["seed"]): run for run in runs}
-    seeds = sorted({seed for variant, seed in curves if variant == "stock"})
-    pairs = {"between seeds of stock": [(("stock", a), ("stock", b)) for a, b in itertools.combinations(seeds, 2)]}
-    for variant in dict.fromkeys(run["variant"] for run in runs if run["variant"] != "stock"):
-        pairs[f"{variant} - stock"] = [((variant, s), ("stock", s)) for s in seeds if (variant, s) in curves]
+    seeds = sorted({seed for variant, seed in curves if variant == reference})
+    couples = itertools.combinations(seeds, 2)
+    pairs = {f"between seeds of {reference}": [((reference, a), (reference, b)) for a, b in couples]}
+    for variant in dict.fromkeys(run["variant"] for run in runs if run["variant"] != reference):
+        pairs[f"{variant} - {reference}"] = [((variant, s), (reference, s)) for s in seeds if (variant, s) in curves]
     found = {}
     for name, ones in pairs.items():
         gaps = [curves[own] - curves[other] for own, other in ones]
@@ -219,7 +230,7 @@ def print_tables(report: dict) -> None:
     height, width = arguments["crop"]
     print(
         f"{arguments['pretrained'] or arguments['size'] + ' from random weights'}, {arguments['steps']} steps, batch "
-        f"{arguments['batch_size']} of {height}x{width}, bf16, {report['data']}, "
+        f"{arguments['batch_size']} of {height}x{width}, {report['data']}, "
         f"{show_environment(report['environment'])}"
     )
     print(f"\n{'final loss':<12}" + header(report) + f"{'mIoU %':>16}" + header(report) + f"{'s / run':>12}")
@@ -236,12 +247,26 @@ def print_tables(report: dict) -> None:
             f"{max(map(abs, found['first_step'])):>12.1e}{mean_and_deviation(found['final'], 4):>24}"
             f"{mean_and_deviation([100 * value for value in found['mean_iou']], 2):>20}"
         )
-    between = report["comparison"].get("between seeds of stock")
+    between = next((found for name, found in report["comparison"].items() if name.startswith("between")), None)
     if between and between["largest"]:
         for name, found in report["comparison"].items():
             if found is not between:
                 ratio = max(found["largest"]) / max(between["largest"])
                 print(f"largest distance, {name} over between seeds: {ratio:.2f}")
+
+
+def build_table(report: dict, reference: str) -> dict:
+    """For docs/speed.md."""
+    arguments, runs, rows = report["arguments"], report["runs"], []
+    what = f"{arguments['size'].upper()}, {arguments['steps']} steps, {len(arguments['seeds'])} seeds"
+    for name in dict.fromkeys(run["variant"] for run in runs):
+        own = [run for run in runs if run["variant"] == name]
+        distance = report["comparison"].get(f"{name} - {reference}", {}).get("largest", [])
+        columns = [run["final_loss"] for run in own], [100 * run["mean_iou"] for run in own], distance
+        rows.append([what, name, *(f"{statistics.mean(one):.4f}" if one else "" for one in columns)])
+    between = report["comparison"].get(f"between seeds of {reference}", {}).get("largest", [])
+    rows.append([what, "between seeds", "", "", f"{statistics.mean(between):.4f}" if between else ""])
+    return {"head": ["loss curves", "", "final loss", "mIoU, %", f"largest distance to {reference}"], "rows": rows}
 
 
 def header(report: dict) -> str:
@@ -297,8 +322,8 @@ def draw(report: dict, path: str) -> None:
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     height, width = arguments["crop"]
     figure.suptitle(
-        f"{arguments['pretrained'] or arguments['size'].upper()}, bf16, batch {arguments['batch_size']} of "
-        f"{height}x{width}; {report['data']}"
+        f"{arguments['pretrained'] or arguments['size'].upper()}, batch {arguments['batch_size']} of "
+        f"{height}x{width}; {report['data']}; in bf16 where nothing is said"
     )
     figure.savefig(path)
 

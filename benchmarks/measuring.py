@@ -1,5 +1,6 @@
-"""What the benchmarks share: the machine in words, spreads, and memory from a process of its own."""
+"""What the benchmarks share: the machine in words, spreads, reports, and memory from a process of its own."""
 
+import json
 import multiprocessing
 import os
 import platform
@@ -34,6 +35,18 @@ def spread(values: list[float], digits: int = 3) -> str:
     """Median and range."""
     low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low}..{high})"
+
+
+def show_table(head: list[str], rows: list[list]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def write_report(args, environment: dict, **numbers) -> None:
+    """The JSON file of `--output`, if it is named. `table` in it is the head and rows for docs/speed.md (gpu.py)."""
+    if args.output:
+        report = {"environment": environment, "arguments": vars(args), **numbers}
+        Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def read_status(key: str) -> float:

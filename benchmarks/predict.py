@@ -12,14 +12,13 @@ disturb less. Peak memory is of a process of its own for each candidate (less wh
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measuring import describe_environment, in_own_process, measure_growth, show_environment, spread
+from measuring import describe_environment, in_own_process, measure_growth, show_environment, spread, write_report
 from PIL import Image
 
 from hf_urbanseg.data.preprocessing import build_views
@@ -61,9 +60,7 @@ def main() -> None:
             results[name][kind]["peak_mb"] = in_own_process(measure_peak, args, plan, kind)
     environment = describe_environment(args.device)
     print_table(args, images, results, environment)
-    if args.output:
-        content = {"environment": environment, "arguments": vars(args), "results": results}
-        Path(args.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_report(args, environment, results=results, table=build_table(args, images, results))
 
 
 def load_images(args) -> list[Image.Image]:
@@ -142,6 +139,9 @@ def measure_times(args, images, plans: dict[str, PredictionPlan]) -> dict:
                     if turn:
                         results[name][kind]["seconds"].append(time.perf_counter() - start)
                         results[name][kind]["cpu_seconds"].append(time.process_time() - cpu)
+                start = time.perf_counter()
+                build_views(image, pair["ours"].image_processor, pair["ours"].sizes)
+                results[name].setdefault("view_seconds", []).append(time.perf_counter() - start)
                 if turn == 0:
                     compare(results[name], pair, image, found)
     return results
@@ -165,6 +165,20 @@ def measure_peak(args, plan: PredictionPlan, kind: str) -> float:
     return measure_growth(lambda: KINDS[kind](predictor, images[0]), args.device)
 
 
+def build_table(args, images, results: dict) -> dict:
+    """For docs/speed.md."""
+    width, height = images[0].size
+    head = ["prediction", "ms an image", "of it resizing on the CPU", "naive loop / ours", "peak MB, naive / ours"]
+    rows = []
+    for name, result in results.items():
+        ours, naive = (statistics.median(result[kind]["seconds"]) for kind in KINDS)
+        peaks = " / ".join(f"{result[kind]['peak_mb']:.0f}" for kind in ("naive", "ours"))
+        what = f"{args.model.upper()}, {name} of {height}x{width}, fp32"
+        views = f"{1000 * statistics.median(result['view_seconds']):.1f}"
+        rows.append([what, f"{1000 * ours:.1f}", views, f"{naive / ours:.2f}", peaks])
+    return {"head": head, "rows": rows}
+
+
 def print_table(args, images, results: dict, environment: dict) -> None:
     width, height = images[0].size
     print(
@@ -183,7 +197,8 @@ def print_table(args, images, results: dict, environment: dict) -> None:
     plain = statistics.median(results["single scale"]["ours"]["cpu_seconds"])
     for name, result in results.items():
         own, naive = (statistics.median(result[kind]["cpu_seconds"]) for kind in KINDS)
-        print(f"{name}: {own / plain:.2f} x plain, naive / ours {naive / own:.2f} (cpu s)")
+        views = 1000 * statistics.median(result["view_seconds"])
+        print(f"{name}: {own / plain:.2f} x plain, naive / ours {naive / own:.2f} (cpu s); resizing {views:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from hf_urbanseg.training.trainer import UrbanSegTrainer
 
 LOOPS = ("stock", "fast head", "ours")
 PEERS = ("stock trainer", "our trainer", "example script", "mmsegmentation")
+GRAPHS = {"reduce-overhead", "max-autotune"}
+"""Modes of torch.compile that replay CUDA graphs."""
 
 
 def build_step(args, kind: str):
@@ -36,17 +38,17 @@ def build_step(args, kind: str):
     return Step(args, kind)
 
 
-def build_model(args, dtype: torch.dtype = torch.float32):
+def build_model(args):
     torch.manual_seed(args.seed)
     model = build_random_model(args.size, CITYSCAPES).train(args.task == "train")
     # Away from the first BatchNorm statistics and small weights, with which logits are hardly more than zero.
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.3)
-    return model.to(args.device, dtype)
+    return model.to(args.device)
 
 
-def build_batch(args, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def build_batch(args) -> tuple[Tensor, Tensor]:
     torch.manual_seed(args.seed)
-    pixel_values = torch.randn(args.batch_size, 3, *args.crop).to(args.device, dtype)
+    pixel_values = torch.randn(args.batch_size, 3, *args.crop).to(args.device)
     labels = torch.randint(0, CITYSCAPES.num_labels, (args.batch_size, *(side // 8 for side in args.crop)))
     labels[:, :2] = IGNORE_INDEX
     return pixel_values, F.interpolate(labels[:, None].float(), args.crop)[:, 0].long().to(args.device)
@@ -54,23 +56,31 @@ def build_batch(args, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tenso
 
 class Step:
     """A bare loop. `stock` upsamples the logits and takes torch's cross-entropy, `fast head` has our decode head with
-    that loss, `ours` our loss, too. "compiled" behind the name: by torch.compile."""
+    that loss, `ours` our loss, too. Behind the name stand levers: `compiled` by torch.compile, in one of the modes
+    `GRAPHS` if it is named, too; `fused` AdamW; `channels_last` images and weights; `searched`, cuDNN's benchmark of
+    its convolutions."""
 
-    def __init__(self, args, kind: str, dtype: torch.dtype = torch.float32):
-        self.args = args
-        self.model = build_model(args, dtype)
+    def __init__(self, args, kind: str):
+        self.args, levers = args, set(kind.split())
+        self.search = "searched" in levers
+        self.model = build_model(args)
         if not kind.startswith("stock"):
             apply_fast_decode_head(self.model)
         self.own_loss = kind.startswith("ours")
         self.call = self.model
-        if kind.endswith("compiled"):
+        self.pixel_values, self.labels = build_batch(args)
+        if "channels_last" in levers:
+            self.model.to(memory_format=torch.channels_last)
+            self.pixel_values = self.pixel_values.contiguous(memory_format=torch.channels_last)
+        if "compiled" in levers:
             run_once(self.model)  # else it falls into pieces, for stock's disadvantage as for ours
-            self.call = torch.compile(self.model)
+            self.call = torch.compile(self.model, mode=next(iter(levers & GRAPHS), None))
         self.loss = build_loss("cross_entropy", CITYSCAPES.num_labels)
-        self.pixel_values, self.labels = build_batch(args, dtype)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
+        # None is torch's own choice, a kernel for several tensors on CUDA.
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused="fused" in levers or None)
 
     def run(self) -> Tensor:
+        torch.backends.cudnn.benchmark = self.search
         if self.args.task != "train":
             return self.predict()
         self.optimizer.zero_grad()
@@ -94,8 +104,7 @@ class Step:
     def compute_loss(self, logits: Tensor) -> Tensor:
         if self.own_loss:
             return sum(self.loss(logits, self.labels).values())
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = F.interpolate(logits, self.labels.shape[1:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits.float(), self.labels.shape[1:], mode="bilinear", align_corners=False)
         return F.cross_entropy(logits, self.labels, ignore_index=IGNORE_INDEX)
 
 
@@ -121,14 +130,18 @@ class TrainerStep:
         else:
             self.trainer = transformers.Trainer(self.model, transformers.TrainingArguments(**options))
         self.optimizer = self.trainer.create_optimizer()
+        self.trainer._tr_loss = torch.zeros((), device=args.device)  # which the guard of steps keeps a copy of
 
     def run(self) -> None:
         trainer = self.trainer
         self.optimizer.zero_grad()
+        if isinstance(trainer, UrbanSegTrainer):
+            trainer.guard.begin_step()
         trainer.accelerator.gradient_state._set_sync_gradients(True)
         items = trainer._get_num_items_in_batch([self.batch], trainer.args.device)
         trainer.training_step(self.model, dict(self.batch), items)
-        trainer.accelerator.clip_grad_norm_(self.model.parameters(), trainer.args.max_grad_norm)
+        norm = trainer.accelerator.clip_grad_norm_(self.model.parameters(), trainer.args.max_grad_norm)
+        trainer._get_grad_norm(self.model, norm)
         self.optimizer.step()
 
 

@@ -46,6 +46,9 @@ _LONG = ("robustness", "training", "test_documentation.py", "commands", "test_no
 
 def pytest_collection_modifyitems(items):
     """Long files and rooms first: workers take whole files in this order, and all of them wait for the last one."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     order = {ROOT / "tests" / name: number for number, name in enumerate(_LONG)}
     items.sort(key=lambda item: order.get(item.path, order.get(item.path.parent, len(order))))
 
@@ -101,6 +104,12 @@ def launch(tmp_path_factory):
         return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
 
     return run
+
+
+@pytest.fixture
+def exact_convolutions(monkeypatch):
+    """Of fp32 on a GPU, whose default is TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """README, CONTRIBUTING and docs do what they say: every command and every piece of Python runs, every name exists."""
 
-import argparse
 import configparser
 import contextlib
 import importlib
 import inspect
 import os
 import re
-import runpy
 import shutil
-import sys
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from benchmark_options import parse_benchmark
 from miniature import RUN, build_miniature
 from packaging.requirements import Requirement
 from pages import PAGES, ROOT, Command, read_anchors, read_blocks, read_commands, read_links, read_prose
@@ -209,28 +207,6 @@ def parse_launch(words: list[str]) -> tuple[str, list[str]]:
     assert args.config_file is None or Path(args.config_file).is_file()
     assert bool(args.module) == (args.training_script == "hf_urbanseg")
     return args.training_script, args.training_script_args
-
-
-def parse_benchmark(script: Path, argv: list[str]) -> None:
-    """A benchmark's own parser takes these options, and the data is there; measuring would take minutes."""
-
-    class Parsed(BaseException):
-        pass
-
-    parse = argparse.ArgumentParser.parse_args
-
-    def stop(self, *args, **options):
-        values = vars(parse(self, *args, **options))
-        for name in ("data_dir", "images_dir"):
-            assert values.get(name) is None or Path(values[name]).is_dir()
-        raise Parsed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        patch.setattr(sys, "argv", [str(script), *argv])
-        patch.setattr(sys, "path", [str(script.parent), *sys.path])
-        with pytest.raises(Parsed):
-            runpy.run_path(str(script), run_name="__main__")
 
 
 def read_requirements() -> dict[str, list[str]]:

@@ -1,5 +1,7 @@
 """Measuring a split: against plain loops over images, and the same for every batching, order and number of shares."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -45,11 +47,11 @@ def model():
     return model.eval()
 
 
-def run(model, rows, batch_size=2, plan=PLAIN, rank=0, world_size=1, **options) -> Measurement:
+def run(model, rows, batch_size=2, plan=PLAIN, rank=0, world_size=1, device="cpu", **options) -> Measurement:
     predictor = Predictor(model, build_image_processor((32, 64)), plan=plan)
     dataset = EvalDataset(rows, CITYSCAPES, predictor.image_processor, predictor.sizes)
-    loader = build_eval_loader(dataset, batch_size, 0, rank, world_size)
-    return measure(model, loader, dataset.names, CITYSCAPES.names, plan, **options)
+    loader = build_eval_loader(dataset, batch_size, int(device != "cpu"), rank, world_size, device)
+    return measure(model, loader, dataset.names, CITYSCAPES.names, plan, device, **options)
 
 
 @pytest.mark.parametrize("plan", [PLAIN, PredictionPlan(ratios=(1.0, 2.0), flip=True)])
@@ -81,6 +83,23 @@ def test_build_eval_loader__reads_ahead_for_a_gpu_only(rows, device, workers):
     dataset = EvalDataset(rows, CITYSCAPES, build_image_processor((32, 64)))
     loader = build_eval_loader(dataset, 2, 1, device=device)
     assert (loader.num_workers, loader.pin_memory) == (workers, workers > 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "plan", [PLAIN, PredictionPlan((1.0, 2.0), flip=True), PredictionPlan(window=(32, 32))], ids=str
+)
+def test_measure__same_on_a_gpu(model, rows, plan, exact_convolutions):
+    options = {"plan": plan, "boundary": True, "temperatures": (1.0,)}
+    expected = run(model, rows, **options)
+    found = run(deepcopy(model).cuda(), rows, device="cuda", **options)
+    pixels = expected.matrix.sum()
+    assert found.matrix.sum() == pixels
+    # Rounding decides ties alone; so it does which bin a confidence is in.
+    assert (found.matrix - expected.matrix).abs().sum() <= 1e-3 * pixels
+    assert (found.calibration[1.0][0] - expected.calibration[1.0][0]).abs().sum() <= 2e-3 * pixels
+    np.testing.assert_array_equal(found.images.labelled, expected.images.labelled)
+    assert np.abs(found.images.boundary - expected.images.boundary).sum() <= 5e-3 * expected.images.boundary.sum()
 
 
 def test_measure__batches_and_shares_change_nothing(model, rows):

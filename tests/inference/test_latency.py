@@ -119,7 +119,6 @@ def test_measure_peak_memory__failing_child_is_a_warning(monkeypatch, caplog):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_measure_peak_memory__cuda():
     memory = measure_peak_memory(CONFIG, (512, 1024), device="cuda")
     maps = 4 * 128 * 256 * CONFIG.decoder_hidden_size * 4

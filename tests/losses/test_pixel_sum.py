@@ -377,7 +377,6 @@ def test_sum_pixel_losses__flops_of_the_upsampling():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("shape", "size"), SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_losses__on_a_gpu(shape, size, dtype):

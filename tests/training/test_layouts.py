@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ def two_processes(launch, tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference_gradients(worker, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
-    return {name: worker.compute_gradients(folder, 8, 1, name) for name in worker.LOSSES}
+    return {name: worker.compute_gradients(folder, 8, 1, name, use_cpu=True) for name in worker.LOSSES}
 
 
 def test_gradient__same_for_any_accumulation(worker, reference_gradients, tmp_path):
@@ -71,6 +72,36 @@ def test_gradient__same_on_two_processes(worker, reference_gradients, two_proces
         for batch_size, accumulation in worker.TWO_PROCESS_LAYOUTS:
             gradients = torch.load(two_processes.folder / "gradients" / f"{name}_{batch_size}_{accumulation}.pt")
             assert worker.relative_error(gradients, expected) < 1e-6, (name, batch_size, accumulation)
+
+
+@pytest.mark.gpu
+def test_gradient__same_on_a_gpu(worker, reference_gradients, exact_convolutions, tmp_path):
+    for name, expected in reference_gradients.items():
+        gradients = worker.compute_gradients(tmp_path, 4, 2, name)
+        assert next(iter(gradients.values())).is_cuda
+        # Where pixels are selected, or sorted, rounding decides some of them.
+        error = 1e-2 if name in ("bare", "lovasz", "ohem_threshold", "ohem_top", "unlabelled") else 1e-4
+        assert worker.relative_error(gradients, expected) < error, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gradient__in_half_precision_on_a_gpu(worker, reference_gradients, tmp_path, precision):
+    gradients = worker.compute_gradients(tmp_path, 8, 1, "cross_entropy", **{precision: True})
+    assert worker.relative_error(gradients, reference_gradients["cross_entropy"]) < 0.1
+
+
+@pytest.mark.gpu
+def test_gradient__synchronised_batch_norm_on_one_gpu(worker, exact_convolutions, tmp_path):
+    """Statistics of two processes' halves of the batch are those of the whole batch in one process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*command, str(WORKERS / "synchronised.py"), str(tmp_path)], check=True, timeout=600)
+    found = torch.load(tmp_path / "step.pt")
+    expected, trainer = compiled.compute_gradients(tmp_path, "auxiliary", per_device_train_batch_size=8)
+    assert found["layers"] == 2
+    assert worker.relative_error(found["gradients"], expected) < 1e-4
+    for name, buffer in trainer.model.named_buffers():
+        torch.testing.assert_close(found["buffers"][name], buffer, rtol=1e-4, atol=1e-5)
 
 
 def test_gradient__losses_differ(worker, reference_gradients):

@@ -47,16 +47,19 @@ class CountGraphs(TrainerCallback):
 
 
 @pytest.mark.parametrize("stock", [False, True])
-def test_compiled_step__gradients_are_those_of_eager_code(tmp_path, stock):
+@pytest.mark.parametrize(
+    ("how", "error"), [(COMPILED, 2e-6), pytest.param({"torch_compile": True}, 1e-4, marks=pytest.mark.gpu)]
+)  # of fp32; inductor's kernels add and round in an order of their own
+def test_compiled_step__gradients_are_those_of_eager_code(tmp_path, exact_convolutions, stock, how, error):
     options = {"per_device_train_batch_size": 4, "stock": stock}
     expected, eager = compute_gradients(tmp_path / "eager", "auxiliary", **options)
-    gradients, trainer = compute_gradients(tmp_path / "compiled", "auxiliary", **options, **COMPILED)
+    gradients, trainer = compute_gradients(tmp_path / "compiled", "auxiliary", **options, **how)
     assert type(trainer.model.decode_head) is type(eager.model.decode_head)
     assert counters["stats"]["unique_graphs"] > 0
-    assert relative_error(gradients, expected) < 2e-6  # fp32
+    assert relative_error(gradients, expected) < error
     statistics, state = eager.model.state_dict(), trainer.model.state_dict()
     for name in (name for name in statistics if "running" in name or "num_batches" in name):
-        torch.testing.assert_close(state[name], statistics[name])
+        torch.testing.assert_close(state[name], statistics[name], rtol=error, atol=1e-5)
 
 
 def test_compiled_run__compiles_once_and_resumes_bit_identical(worker, tmp_path):

@@ -203,7 +203,13 @@ def write_down(teacher: Teacher, train: TrainDataset, folder: Path) -> TeacherCa
 
 
 def compute_gradients(
-    output_dir, batch_size: int, accumulation: int, loss: str, architecture: str = "segformer", size: str = "tiny"
+    output_dir,
+    batch_size: int,
+    accumulation: int,
+    loss: str,
+    architecture: str = "segformer",
+    size: str = "tiny",
+    **more,
 ) -> dict[str, torch.Tensor]:
     args = build_arguments(
         output_dir,
@@ -211,6 +217,7 @@ def compute_gradients(
         gradient_accumulation_steps=accumulation,
         freeze_batch_norm=True,
         ema_decay=0.9,
+        **more,
     )
     # The same seed draws other dropout masks in other layouts; that is not what is compared here.
     options = {"drop_path_rate": 0.0} if has_field(architecture, "drop_path_rate") else {}
@@ -233,7 +240,7 @@ def compute_gradients(
 
 def relative_error(gradients, reference):
     assert gradients.keys() == reference.keys()
-    difference = torch.cat([(gradients[key] - reference[key]).flatten() for key in reference])
+    difference = torch.cat([(gradients[key].to(one.device) - one).flatten() for key, one in reference.items()])
     return float(difference.norm() / torch.cat([value.flatten() for value in reference.values()]).norm())
 
 
