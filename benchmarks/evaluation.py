@@ -36,8 +36,9 @@ from hf_urbanseg.models.decode_head import apply_fast_decode_head
 from hf_urbanseg.models.sizes import choose_eval_size
 
 
-def build_rows(data_dir: str, count: int) -> Dataset:
-    """`count` rows; fewer frames than that are repeated under other names."""
+def build_rows(data_dir: str | None, count: int, folder: Path, size: tuple[int, int] = (375, 1242)) -> Dataset:
+    """`count` rows, rendered into `folder` if no frames are given; too few are repeated under other names."""
+    data_dir = data_dir or render_frames(folder, min(count, 50), size)
     splits = load_data(data_dir=data_dir, test_fraction=0.0, validation_fraction=0.0).splits
     frames = splits["train"].select([index % len(splits["train"]) for index in range(count)])
     return frames.remove_columns("name").add_column("name", [f"frame {index}" for index in range(count)])
@@ -156,8 +157,7 @@ def main() -> None:
     environment = describe_environment(args.device)
     with tempfile.TemporaryDirectory() as folder:
         count = max(args.memory) if args.memory else args.images
-        data_dir = args.data_dir or render_frames(Path(folder), min(count, 50), args.image_size)
-        rows = build_rows(data_dir, count)
+        rows = build_rows(args.data_dir, count, Path(folder), args.image_size)
         first = rows[0]["image"]
         args.size = args.size or list(choose_eval_size({(first.height, first.width): 1}))
         result = {"memory": measure_memory(args, rows)} if args.memory else measure_time(args, rows)

@@ -37,12 +37,12 @@ GROUPS = {
     "convolutions": r"conv",
     "LayerNorm, BatchNorm": r"layer_norm|batch_norm",
     "resizing": r"upsample",
-    "copies": r"::(copy_|contiguous|clone|_to_copy|cat)$|^Memcpy",
+    "layout copies": r"::(copy_|contiguous|clone|_to_copy|cat)$|^Memcpy",
     "GELU, dropout, adding": r"gelu|dropout|::(add_?|mul_?|div_?|bernoulli_?|relu|threshold_backward)$",
 }
 """The first that an operation's own name fits to; loss and optimiser are told by what called it."""
 LOSS = re.compile(r"^loss$|_PixelSumBackward|NllLoss|LogSoftmax|CrossEntropy")
-NAMES = ("idle", "depthwise convolutions", *GROUPS, "loss", "optimiser", "rest")
+NAMES = ("idle", "depthwise convolutions", *GROUPS, "casts", "loss", "optimiser", "rest")
 
 
 def main() -> None:
@@ -141,7 +141,8 @@ def find_group(event) -> str:
         return "loss"
     if name == "convolutions" and any(shape[0] > 1 == shape[1] and shape[2] > 1 for shape in shapes):
         return "depthwise convolutions"
-    return name
+    is_cast = name == "layout copies" and event.cpu_parent is not None and event.cpu_parent.name == "aten::_to_copy"
+    return "casts" if is_cast else name
 
 
 @contextmanager

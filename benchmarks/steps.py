@@ -60,6 +60,8 @@ class Step:
     `GRAPHS` if it is named, too; `fused` AdamW; `channels_last` images and weights; `searched`, cuDNN's benchmark of
     its convolutions."""
 
+    search = False
+
     def __init__(self, args, kind: str):
         self.args, levers = args, set(kind.split())
         self.search = "searched" in levers
