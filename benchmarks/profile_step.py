@@ -132,7 +132,7 @@ def find_group(event) -> str:
     while caller is not None:
         if LOSS.search(caller.name):
             return "loss"
-        if caller.name.startswith("Optimizer.") or "_foreach_" in caller.name or "_fused_" in caller.name:
+        if caller.name.startswith("Optimizer.") or "_foreach_" in caller.name or "_fused_adam" in caller.name:
             return "optimiser"
         caller = caller.cpu_parent
     shapes = [shape for shape in event.input_shapes or () if len(shape) == 4]
