@@ -91,3 +91,10 @@ def join_faults(faults: Sequence[UrbanSegError], kind: str, note: str = "") -> U
     first, others = faults[0], len(faults) - 1
     more = f" (and {others} more {kind}{'s' if others > 1 else ''})" if others else ""
     return type(first)(first.expected, first.found + more, f"{first.fix}{note}", first.path)
+
+
+def refuse_all(faults: Sequence[UrbanSegError], kind: str) -> None:
+    """Raises the first with the number of the others, which are logged; nothing where there is none."""
+    if faults:
+        log_faults(faults[1:])
+        raise join_faults(faults, kind)

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from hf_urbanseg.data.id2label import label_space_from_names
-from hf_urbanseg.errors import ConfigError, DataError, join_faults, log_faults
+from hf_urbanseg.errors import ConfigError, DataError, refuse_all
 from hf_urbanseg.escaping import is_plain
 from hf_urbanseg.files import expand_home, written_whole
 from hf_urbanseg.json_yaml import read_mapping, write_json
@@ -75,9 +75,7 @@ def read_label_space(name_or_path: str) -> tuple[LabelSpace, dict]:
     if "label_ids" in description and not isinstance(description.get("classes"), str):
         fix = "write them beside the classes' names"
         faults.append(DataError("`label_ids` only with the name of a label space as `classes`", "them", fix, path))
-    if faults:
-        log_faults(faults[1:])
-        raise join_faults(faults, "fault")
+    refuse_all(faults, "fault")
     if isinstance(description.get("classes"), str):
         description = _take_classes(description, path)
     if "id2label" not in description:
@@ -190,9 +188,7 @@ def parse_label_space(description: Mapping, source: str = "label space") -> Labe
     with _collecting(faults):
         right = name is None or (isinstance(name, str) and is_plain(name))
         check(right, "a `name` on one line", repr(name), QUOTE)
-    if faults:
-        log_faults(faults[1:])
-        raise join_faults(faults, "fault")
+    refuse_all(faults, "fault")
     names, how = tuple(entry["name"] for entry in classes), {k: description[k] for k in _FILE_KEYS if k in description}
     chosen = choose_colors(names)
     colors = tuple(tuple(entry.get("color") or color) for entry, color in zip(classes, chosen, strict=True))

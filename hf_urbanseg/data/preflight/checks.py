@@ -25,7 +25,7 @@ from hf_urbanseg.data.preflight.set_values import (
     refuse_values,
 )
 from hf_urbanseg.data.shards import ShardedRows, refuse_streamed
-from hf_urbanseg.errors import DataError, join_faults, log_faults
+from hf_urbanseg.errors import DataError, log_faults, refuse_all
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
 from hf_urbanseg.progress import show_progress
 
@@ -206,13 +206,6 @@ def read_all(
             pending.extend(islice(jobs, 1))
             bar.update()
     return results
-
-
-def refuse_all(errors: list[DataError], kind: str) -> None:
-    """Raises the first with the number of the others, which are logged; nothing where there is none."""
-    if errors:
-        log_faults(errors[1:])
-        raise join_faults(errors, kind)
 
 
 def _check_void(inspection: Inspection, label_space: LabelSpace) -> None:

@@ -7,9 +7,9 @@ from datasets import Dataset
 
 from hf_urbanseg.data.image_files import undecode
 from hf_urbanseg.data.preflight.cache import find_place, load_pairs, save_pairs
-from hf_urbanseg.data.preflight.checks import Inspection, check_further_images, find_odd_images, read_all, refuse_all
+from hf_urbanseg.data.preflight.checks import Inspection, check_further_images, find_odd_images, read_all
 from hf_urbanseg.data.preflight.pair_files import PairInspection, inspect_image
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, refuse_all
 
 logger = logging.getLogger(__name__)
 

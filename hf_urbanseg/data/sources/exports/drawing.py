@@ -11,10 +11,9 @@ from PIL import ExifTags, Image
 
 from hf_urbanseg.data.archive import cache_folder
 from hf_urbanseg.data.pictures import open_picture, read_file, readable
-from hf_urbanseg.data.preflight.checks import refuse_all
 from hf_urbanseg.data.sources.exports.folder import Frame, hash_listing
 from hf_urbanseg.data.sources.exports.shapes import Size
-from hf_urbanseg.errors import DataError
+from hf_urbanseg.errors import DataError, refuse_all
 from hf_urbanseg.files import written_whole
 from hf_urbanseg.json_yaml import read_json
 from hf_urbanseg.progress import show_progress
