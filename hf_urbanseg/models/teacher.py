@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -221,4 +222,6 @@ def _read_processor(name_or_path: str, revision: str | None) -> Mapping:
     kind = str(options.get("image_processor_type") or options.get("feature_extractor_type") or "")
     kind = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
     usual = getattr(transformers, f"{kind}Pil", None) if kind.endswith("ImageProcessor") else None
+    if usual is not None:  # where torchvision is missing, a stand-in that only names its module (transformers < 5.23)
+        usual = getattr(import_module(usual.__module__), f"{kind}Pil")
     return {key: getattr(usual, key) for key in _PROCESSOR_KEYS if hasattr(usual, key)} | options

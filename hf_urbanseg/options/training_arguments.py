@@ -50,7 +50,7 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
             raise ConfigError("`hub_model_id` as user/name with `push_to_hub`", "none", fix)
         if self.torch_compile and self.tf32 is None:
             self.tf32 = False  # else transformers would lower the precision of fp32 with it
-        # transformers 5.23 has a new name for checkpointing, and warns of the old one; 5.17 knows the old one alone.
+        # transformers 5.23 has a new name for checkpointing, and warns of the old one; 5.22 knows the old one alone.
         if "activation_checkpointing" in type(self).__dataclass_fields__:
             self.gradient_checkpointing |= bool(self.activation_checkpointing)
             self.activation_checkpointing = self.gradient_checkpointing
@@ -109,7 +109,7 @@ _NOT_RECORDED = {
     "cpu_threads", "deepspeed_plugin", "distributed_state", "dataloader_pin_memory", "fsdp_config",
     # naming one switches `torch_compile` on, whatever the command line says
     "torch_compile_backend", "torch_compile_mode",
-    # the new name of `gradient_checkpointing`, which transformers 5.17 doesn't know
+    # the new name of `gradient_checkpointing`, which transformers 5.22 doesn't know
     "activation_checkpointing",
 }  # fmt: skip
 
