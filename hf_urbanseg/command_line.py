@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hf_urbanseg.errors import ConfigError, DataError, OutOfMemoryError, UrbanSegError
 from hf_urbanseg.escaping import PlainFormatter
+from hf_urbanseg.launch import count_processes, is_first_of_machine
 from hf_urbanseg.memory import explain_shortage, is_shortage
 from hf_urbanseg.options.parsing import build_parser, parse_arguments
 from hf_urbanseg.training.interruption import Interrupted
@@ -33,12 +34,14 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
         argv = list(sys.argv[1:] if argv is None else argv)
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # no notebook's
                 stream.reconfigure(errors="backslashreplace")  # a name that the terminal lacks must not end a run
         # Of Pillow, in front of our own line about the same picture.
         warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         try:
+            _check_working_folder()
             if not sys.stderr.isatty():  # before these are imported
                 for library in ("DATASETS", "HUB"):
                     os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
@@ -59,21 +62,35 @@ def command(main: Callable[[list[str]], None]) -> Callable[[Sequence[str] | None
         except (UrbanSegError, OSError, MemoryError, RuntimeError) as error:
             error = _explain(error)
             alone = isinstance(error, OutOfMemoryError) and error.of_one_process
-            where = f"process {os.environ['RANK']}: " if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-            if where or int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            where = f"process {os.environ['RANK']}: " if alone and count_processes() > 1 else ""
+            if where or is_first_of_machine():
                 from hf_urbanseg.hub.secrets import hide_secrets
 
                 # What was found may be a token, given to an option that is misspelt or takes something else.
                 tqdm.write(f"error: {where}{hide_secrets(str(error))}", file=sys.stderr)  # above a bar that is left
             sys.exit(2)
         except Interrupted as end:
-            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            if is_first_of_machine():
                 tqdm.write(str(end), file=sys.stderr)
             sys.exit(end.status)
         except KeyboardInterrupt:
             sys.exit(130)
 
     return run
+
+
+def _open_closed_streams() -> None:
+    """Closed ones (a daemon's, `>&-`) are None, and the next file opened would get what is written to their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:  # torch would not even load, and blame its own files
+        raise DataError("a working folder", error.strerror, "change into one that is there (`cd`)") from error
 
 
 def _explain(error: BaseException) -> UrbanSegError:

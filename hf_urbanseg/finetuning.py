@@ -21,6 +21,7 @@ from hf_urbanseg.files import check_place, follow_umask
 from hf_urbanseg.hub.client import clean_token
 from hf_urbanseg.hub.publish import check_target
 from hf_urbanseg.hub.training import push_end, start_publisher, write_card
+from hf_urbanseg.launch import count_local_processes
 from hf_urbanseg.models.build import build_image_processor
 from hf_urbanseg.models.sizes import choose_eval_size, explain_misfit, find_commonest
 from hf_urbanseg.options.finetune_arguments import FinetuneArguments, parse_finetuning
@@ -36,7 +37,6 @@ from hf_urbanseg.runs.inputs import compare_options, find_differences
 from hf_urbanseg.training.checkpoints import check_export, find_newest_checkpoint, list_checkpoints
 from hf_urbanseg.training.early_stopping import explain_stop
 from hf_urbanseg.training.inputs import (
-    LOCAL_PROCESSES,
     Prepared,
     check_channels,
     check_streaming,
@@ -224,7 +224,7 @@ def _prepare_process(args: UrbanSegTrainingArguments) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         check_range(0, os.cpu_count() or 1, cpu_threads=args.cpu_threads)
         # accelerate and torchrun set OMP_NUM_THREADS=1 for every process, a single one on a large machine included.
-        torch.set_num_threads(args.cpu_threads or max(1, cores // LOCAL_PROCESSES))
+        torch.set_num_threads(args.cpu_threads or max(1, cores // count_local_processes()))
 
 
 def _check_output(run: RunFolder, args: UrbanSegTrainingArguments) -> str | None:

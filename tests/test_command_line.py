@@ -217,6 +217,42 @@ def test_command__who_has_no_memory_says_so(fails, monkeypatch):
             fails(raising(other))
 
 
+def test_command__a_rank_left_over_silences_nobody(fails, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert fails(raising(DataError("a", "b", "c"))) == "error: expected a; found b; c."
+
+
+def test_command__closed_streams_are_nobodys(monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    command(lambda argv: print("said"))([])
+    assert sys.stdin.read() == ""
+    with pytest.raises(SystemExit) as stop:
+        raising(DataError("a", "b", "c"))([])
+    assert stop.value.code == 2
+
+
+def test_command__without_a_working_folder(fails, monkeypatch):
+    def gone():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    line = fails(raising(AssertionError("begun")))
+    assert (
+        line
+        == "error: expected a working folder; found No such file or directory; change into one that is there (`cd`)."
+    )
+
+
+def test_command__an_error_is_told_where_no_file_can_be_opened(fails, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "glob", refuse)  # for files with secrets, which are not to be shown
+    assert fails(raising(DataError("a", "b", "c"))) == "error: expected a; found b; c."
+
+
 @pytest.mark.parametrize(
     ("error", "found"),
     [

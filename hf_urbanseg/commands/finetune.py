@@ -1,10 +1,9 @@
 """Fine-tunes a SegFormer by a recipe: data, checks, weights, model, training, measurement, pictures."""
 
-import os
-
 import yaml
 
 from hf_urbanseg.command_line import command, help_if_asked
+from hf_urbanseg.launch import is_first
 from hf_urbanseg.options.added_data import AddedDataArguments
 from hf_urbanseg.options.config import AugmentationArguments, DataArguments, LossArguments, ModelArguments, RunArguments
 from hf_urbanseg.options.distillation import DistillationArguments
@@ -32,7 +31,7 @@ def main(argv: list[str]) -> None:
         print(yaml.safe_dump(resolve_recipe(*arguments), sort_keys=False, allow_unicode=True), end="")
         return
     run = run_finetuning(arguments)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         print_run(run)
 
 

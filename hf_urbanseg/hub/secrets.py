@@ -39,7 +39,7 @@ def collect_secrets(folders: Iterable[Path] = (), *tokens: str | None) -> dict[s
     """
     found = [(token, "the token that was given") for token in tokens if token]
     found += _list_assigned(os.environ.items(), "in the environment")
-    for path in sorted({path for folder in folders for path in Path(folder).glob(".env*")}):
+    for path in sorted({path for folder in folders for path in _list_env_files(Path(folder))}):
         found += _list_assigned(_read_assignments(path), f"in {path}")
     found.append((_read(Path(constants.HF_TOKEN_PATH)), "the token that `hf auth login` saved"))
     secrets = {}
@@ -76,7 +76,7 @@ def check_files(files: Mapping[str, Path | bytes], secrets: Mapping[str, str]) -
 def hide_secrets(text: str, *tokens: str | None) -> str:
     """A line for people without what looks like a token, what this machine keeps and what the command line gives."""
     given = {*filter(None, tokens), *_list_given(sys.argv[1:])}
-    for secret in sorted({*collect_secrets([Path.cwd()]), *given}, key=len, reverse=True):
+    for secret in sorted({*collect_secrets([Path()]), *given}, key=len, reverse=True):
         edge = r"\b" if len(secret) < 8 and secret.isalnum() else ""  # not inside of other words
         for form in sorted({*_spell(secret), repr(secret)[1:-1]}, key=len, reverse=True):
             text = re.sub(f"{edge}{re.escape(form)}{edge}", _HIDDEN, text)
@@ -110,6 +110,13 @@ def _list_given(words: Sequence[str]) -> Iterator[str]:
         value = value if equals else following
         if re.match(r"--?[\w-]*?(?:to?k|secret|passw|key)", name, re.IGNORECASE) and not value.startswith("-"):
             yield from filter(None, [value])
+
+
+def _list_env_files(folder: Path) -> list[Path]:
+    try:
+        return [*folder.glob(".env*")]
+    except OSError:  # no memory or descriptor is left for a look
+        return []
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Measuring a model on a split at native resolution: one confusion matrix, and counts image by image."""
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
 from hf_urbanseg.inference.upsampling import Span
 from hf_urbanseg.labels import IGNORE_INDEX
+from hf_urbanseg.launch import count_processes
 from hf_urbanseg.metrics.boundary_iou import compute_boundary_counts
 from hf_urbanseg.metrics.calibration import BINS, count_calibration
 from hf_urbanseg.metrics.confusion_matrix import ConfusionMatrix
@@ -183,7 +183,7 @@ def _count_boundary(prediction: torch.Tensor, label: torch.Tensor, num_labels: i
 
 def join_processes(device: str | None) -> accelerate.PartialState | None:
     """The group that `accelerate launch` or torchrun asks for; None for a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if count_processes() == 1:
         return None
     on_cpu = not torch.accelerator.is_available() or (device or "").startswith("cpu")
     return accelerate.PartialState(cpu=True, backend="gloo") if on_cpu else accelerate.PartialState()

@@ -1,10 +1,10 @@
 """What commands that start several runs have in common: seeds, a launcher, and words for every run."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.launch import count_processes
 from hf_urbanseg.options.config import DataArguments
 from hf_urbanseg.options.fields import Options, option
 
@@ -16,7 +16,7 @@ class SeveralRuns(Options):
     def __post_init__(self):
         super().__post_init__()
         self.seeds = list(dict.fromkeys(self.seeds))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if count_processes() > 1:
             raise ConfigError("one process that starts the others", "several", "name the launcher by `--launcher`")
 
 

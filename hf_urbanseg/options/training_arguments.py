@@ -1,7 +1,6 @@
 """`UrbanSegTrainingArguments`: transformers' TrainingArguments with our options, defaults and checks."""
 
 import logging
-import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import Field, dataclass, field, fields
@@ -13,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_urbanseg.errors import ConfigError
+from hf_urbanseg.launch import count_processes, forget_launch_of_one
 from hf_urbanseg.options.stock_options import REFUSED, STOCK_RANGES, check_optimizer, check_supported, find_chosen
 from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.ranges import check_options
@@ -42,8 +42,8 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True
         self.dataloader_persistent_workers &= self.dataloader_num_workers > 0
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.use_cpu and processes > 1 and self.ddp_backend is None:
+        forget_launch_of_one()
+        if self.use_cpu and count_processes() > 1 and self.ddp_backend is None:
             self.ddp_backend = "gloo"
         if self.push_to_hub and not self.hub_model_id:
             fix = "add for example `--hub_model_id you/segformer-b0-kitti`"

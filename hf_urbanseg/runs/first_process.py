@@ -1,6 +1,5 @@
 """What the first process of a launch decides for all of them, and what one of them refuses."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 
 from hf_urbanseg.errors import UrbanSegError
 from hf_urbanseg.inference.evaluation import gather_parts
+from hf_urbanseg.launch import count_processes
 from hf_urbanseg.locks import locked
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 def by_first_process(action: Callable[[], T]) -> T:
     """Calls `action` on the first process. Every process of the launch gets its result, or raises what it refused."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if count_processes() == 1:
         return action()
     outcome = [None, None]
     if PartialState().is_main_process:

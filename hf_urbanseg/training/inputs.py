@@ -1,7 +1,6 @@
 """What a run trains on: samples, class weights, and what is said of them."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -38,8 +37,6 @@ from hf_urbanseg.training.teaching import Teaching, prepare_teaching
 from hf_urbanseg.training.unlabelled import UnlabelledTraining, prepare_unlabelled, read_unlabelled
 
 logger = logging.getLogger(__name__)
-
-LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
+from hf_urbanseg.launch import count_processes, is_first_of_machine
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 _SAME_SECONDS = 3.0
 _WORKER_SECONDS = 1.0
@@ -88,11 +90,11 @@ class Interruption:
             if not self._deferred:
                 self.end(self.situation)
             self._shown_to_workers[0] = 1
-            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            if is_first_of_machine():
                 # Not by `print` or `logging`, in the middle of which this may be.
                 line = f"\n{self.received.name}: a checkpoint follows this step; a second signal stops at once\n"
                 os.write(2, line.encode())
-        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or now - self._time > _SAME_SECONDS:
+        elif count_processes() == 1 or now - self._time > _SAME_SECONDS:
             before = self._before[signal.Signals(number)]
             if before is signal.SIG_IGN:  # as shells set it for SIGINT in what they start in the background
                 before = None

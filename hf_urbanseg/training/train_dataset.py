@@ -15,13 +15,14 @@ from hf_urbanseg.data.rare_classes import RareClasses
 from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.data.transforms import build_train_transforms
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.launch import count_local_processes
 from hf_urbanseg.models.sizes import find_commonest
 from hf_urbanseg.options.config import AugmentationArguments
 from hf_urbanseg.options.sampling import SamplingArguments
 from hf_urbanseg.options.stock_options import choose_data_seed
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 from hf_urbanseg.runs.folder import RunFolder
-from hf_urbanseg.training.inputs import LOCAL_PROCESSES, Prepared
+from hf_urbanseg.training.inputs import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ def build_train_dataset(
             rows = replace(rows, buffer=sampling.shuffle_buffer)
             cache = CheckedFrames(rows, space, skipped)
         else:
-            cache = build_decoded_cache(rows, space, sizes, args.cache_images, LOCAL_PROCESSES, data.channels, cached)
+            processes = count_local_processes()
+            cache = build_decoded_cache(rows, space, sizes, args.cache_images, processes, data.channels, cached)
             cached += 0 if cache is None else cache.memory.nbytes
         first = sum(map(len, parts))
         seed, pasted = choose_data_seed(args), None if number else paste
