@@ -13,6 +13,7 @@ from hf_urbanseg.data.rgb import to_array
 from hf_urbanseg.data.shards import ShardedRows
 from hf_urbanseg.errors import DataError
 from hf_urbanseg.labels import LabelSpace
+from hf_urbanseg.limits import is_of_system
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class CheckedFrames:
                 where, pixels = f"{self.rows.split}/{row['name']}", sum(pair.label_counts.values())
                 raise refuse_values(unknown, pixels, dict.fromkeys(unknown, 1), space, where)
         except DataError as error:
+            if is_of_system(error):  # skipped, it would leave other frames than elsewhere
+                raise
             fix = f"{error.fix}; training goes on without such frames by `--bad_frames skip`"
             raise BadFrameError(error.expected, error.found, fix, error.path) from error
         image, label = pair.image, pair.label

@@ -1,5 +1,6 @@
 """Rows that are read where they are, and the sets that are written to be read so."""
 
+import errno
 import json
 import logging
 import shutil
@@ -19,6 +20,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from hf_urbanseg.data import parquet_shards
 from hf_urbanseg.data.checked_frames import CheckedFrames, list_skipped
 from hf_urbanseg.data.loading import load_data
+from hf_urbanseg.data.preflight import pair_files
 from hf_urbanseg.data.preflight.checks import inspect_pairs
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.data.shard_writing import write_shards
@@ -221,6 +223,24 @@ def test_checked_frames__stops_or_skips_and_lists(tmp_path, caplog):
     assert [*NamesOnDemand(rows)] == rows["name"]
     names = [f"train/train_00000{index}" for index in (1, 2, 3)]
     assert [line.split(": expected")[0] for line in list_skipped(listed)] == names
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_checked_frames__what_the_machine_lacks_is_no_frame_to_skip(tmp_path, monkeypatch, error):
+    """Another machine, or the same one later, would train on other frames."""
+    loaded = load_data(dataset=store(tmp_path / "set", {"train-0.parquet": parquet(3)}), streaming=True)
+    listed = tmp_path / "skipped.txt"
+    lenient = CheckedFrames(loaded.splits["train"], loaded.label_space, listed)
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(pair_files, "open_picture", refuse)
+    with pytest.raises(DataError, match="train_000001: expected a readable image file"):
+        lenient[1]
+    with pytest.raises(DataError, match="train_000000: expected a readable image file"):
+        inspect_pairs(loaded.splits, loaded.label_space, sampled=True, skip_bad=True)
+    assert list_skipped(listed) == []
 
 
 def test_checked_frames__what_the_preflight_refuses_of_a_pair_is_refused_of_every_frame_later(tmp_path):

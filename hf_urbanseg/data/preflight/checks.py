@@ -27,6 +27,7 @@ from hf_urbanseg.data.preflight.set_values import (
 from hf_urbanseg.data.shards import ShardedRows, refuse_streamed
 from hf_urbanseg.errors import DataError, log_faults, refuse_all
 from hf_urbanseg.labels import IGNORE_INDEX, LabelSpace
+from hf_urbanseg.limits import is_of_system
 from hf_urbanseg.progress import show_progress
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def _read_pairs(
                 where = where_is(splits[split][row]["label"], split, one.name)
                 pixels = sum(one.label_counts.values())
                 errors[split, row] = refuse_values(unknown, pixels, files_with, label_space, where)
-    refuse_all([error for (split, _), error in errors.items() if split not in skips], "bad pair")
+    refuse_all([error for (split, _), error in errors.items() if split not in skips or is_of_system(error)], "bad pair")
     log_faults([*errors.values()], logging.WARNING)
     return {
         split: tuple(one for row, one in enumerate(found) if (split, row) not in errors)
