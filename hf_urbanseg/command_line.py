@@ -15,6 +15,7 @@ from tqdm import tqdm
 from hf_urbanseg.errors import ConfigError, DataError, OutOfMemoryError, UrbanSegError
 from hf_urbanseg.escaping import PlainFormatter
 from hf_urbanseg.launch import count_processes, is_first_of_machine
+from hf_urbanseg.limits import find_limit
 from hf_urbanseg.memory import explain_shortage, is_shortage
 from hf_urbanseg.options.parsing import build_parser, parse_arguments
 from hf_urbanseg.training.interruption import Interrupted
@@ -100,6 +101,9 @@ def _explain(error: BaseException) -> UrbanSegError:
     if short is not None and not isinstance(error, OutOfMemoryError):
         fixes = ["make batches, images or the model smaller", "end what else holds memory (`nvidia-smi` lists it)"]
         return explain_shortage(short, "this command", fixes)
+    if (limit := find_limit(error) or find_limit(error.__cause__)) and not isinstance(error, OutOfMemoryError):
+        said = error if find_limit(error) else error.__cause__
+        return UrbanSegError(f"enough {limit[0]}", getattr(said, "strerror", None) or str(said), limit[1])
     if isinstance(error, UrbanSegError):
         return error
     if isinstance(error, RuntimeError) and _LOST.search(f"{type(error).__name__}: {error}"):

@@ -217,6 +217,23 @@ def test_command__who_has_no_memory_says_so(fails, monkeypatch):
             fails(raising(other))
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            RuntimeError("can't start new thread"),
+            "processes and threads; found can't start new thread; allow more (`",
+        ),
+        (BlockingIOError(errno.EAGAIN, "Try again"), "processes and threads; found Try again; allow more (`ulimit -u`"),
+        (OSError(errno.EMFILE, "Too many", "a.png"), "open files; found Too many; allow more (`ulimit -n`)."),
+    ],
+)
+def test_command__what_a_process_may_have_no_more_of(fails, error, line):
+    assert fails(raising(error)).startswith(f"error: expected enough {line}")
+    blamed = ModelError("a readable model", str(error), "copy or train it again", "mine")
+    assert fails(raising(blamed, error)).startswith(f"error: expected enough {line}")
+
+
 def test_command__a_rank_left_over_silences_nobody(fails, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.delenv("WORLD_SIZE", raising=False)

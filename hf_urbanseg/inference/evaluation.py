@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from hf_urbanseg.data.collator import collate_eval
+from hf_urbanseg.data.loader_start import explain_start
 from hf_urbanseg.data.preprocessing import EvalDataset
 from hf_urbanseg.inference.multi_scale import predict_views
 from hf_urbanseg.inference.plan import PLAIN, PredictionPlan
@@ -99,7 +100,7 @@ def build_eval_loader(
     which costs a quarter.
     """
     kind = torch.device(device).type
-    return DataLoader(
+    loader = DataLoader(
         Subset(dataset, range(rank, len(dataset), world_size)),
         batch_size=batch_size,
         collate_fn=collate_eval,
@@ -108,6 +109,8 @@ def build_eval_loader(
         # A generator of its own: measuring must not advance the random numbers of training.
         generator=torch.Generator().manual_seed(0),
     )
+    explain_start(loader)
+    return loader
 
 
 def measure(

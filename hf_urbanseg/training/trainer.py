@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from hf_urbanseg.data.collator import collate_train
+from hf_urbanseg.data.loader_start import explain_start
 from hf_urbanseg.data.normalization import normalize_batch
 from hf_urbanseg.data.preprocessing import EvalDataset, JoinedDataset, TrainDataset
 from hf_urbanseg.data.sampling import EpochSampler, IndexSampler
@@ -147,6 +148,7 @@ class UrbanSegTrainer(CheckpointingTrainer, EvaluatingTrainer):
         base.generator = torch.Generator().manual_seed(self.args.seed)
         if self.interruption is not None:
             self.interruption.guard_workers(base)
+        explain_start(base)
         return loader
 
     def _get_train_sampler(self, train_dataset=None):

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 import torch
 from noise import SMALL, Samples
@@ -63,3 +66,15 @@ def test_train__memory_that_runs_out_names_the_step(arguments, monkeypatch):
     monkeypatch.undo()
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 4
+
+
+def test_train__workers_that_cannot_begin(arguments, monkeypatch):
+    args = arguments(dataloader_num_workers=2, max_steps=1)
+    trainer = UrbanSegTrainer(build_random_model("tiny", CITYSCAPES, **SMALL), args, CrossEntropyLoss(19), Samples())
+
+    def refuse():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    with pytest.raises(OutOfMemoryError, match="expected processes and threads for 2 processes that load"):
+        trainer.train()
