@@ -1,6 +1,7 @@
 """`finetune`: a recipe and data in, the folder of a finished run out. The command of that name does the same."""
 
 import logging
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -72,6 +73,9 @@ def finetune(recipe: str | Path | None = None, **options) -> RunFolder:
     Raises:
         UrbanSegError: Data, options or a model that can't be used, named in one line; nothing was written then.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # by which Python refuses it further processes
+        fix = 'put the call under `if __name__ == "__main__":`, or load with `dataloader_num_workers=0`'
+        raise ConfigError("a script that trains once", "it run again by the workers that it has spawned", fix)
     named = {} if recipe is None else {"recipe": str(recipe)}
     return run_finetuning(parse_finetuning(options=options | named))
 

@@ -1,5 +1,8 @@
 """`hf_urbanseg.finetune`: the same run from Python as from the shell."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +42,20 @@ def test_finetune__the_call_does_what_the_script_does(run, kitti, options, tmp_p
     assert recipe == {key: value for key, value in hf_urbanseg.RunFolder(run).read_recipe().items() if key in recipe}
     with pytest.raises(ConfigError, match="an `output_dir` without a run"):
         hf_urbanseg.finetune(data_dir=kitti, output_dir=found.path, **options)
+
+
+def test_finetune__a_script_that_its_own_workers_run_again(tmp_path):
+    """Where they are spawned, as on Windows and macOS, each would train, too, or find the folder in use."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\nimport hf_urbanseg\n"
+        "if __name__ != '__main__':\n    hf_urbanseg.finetune(data_dir='missing', dataloader_num_workers=2)\n"
+        "else:\n    worker = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "    worker.start()\n    worker.join()\n"
+    )
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    line = found.stderr.splitlines()[-1]
+    assert "expected a script that trains once; found it run again by the workers that it has spawned; put the" in line
 
 
 def test_finetune__pictures_of_any_size_and_mode_in_one_set(options, tmp_path):
