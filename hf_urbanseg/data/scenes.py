@@ -61,7 +61,6 @@ def find_alike(rows: Dataset) -> list[list[str]]:
     scenes = _find_alike(stored, not rows.features["image"].decode)
     if file:
         with suppress(DataError):
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"scenes": scenes}, indent=None)
     return scenes
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 
@@ -88,6 +89,25 @@ def check_supported(args: TrainingArguments) -> None:
             continue  # stock makes one of None
         expected = f"`{name}` left at {default}" if default else f"no `{name}`"
         raise ConfigError(expected, f"{value}", f"leave it out: {REFUSED[name]}")
+
+
+def check_launcher(args: TrainingArguments) -> None:
+    """Refuses what `accelerate launch` was told of training and this run was not: stock would do it, unrecorded."""
+    own = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+    precision, compiler = (_read_launcher(name) for name in ("MIXED_PRECISION", "DYNAMO_BACKEND"))
+    if precision not in ("no", own):
+        fix = "add `--bf16 true` or `--fp16 true` here, or start by `accelerate launch --mixed_precision no`"
+        raise ConfigError(f"accelerate's `mixed_precision` {own}, as of this run", f"`{precision}`", fix)
+    if compiler != "no" and not args.torch_compile:
+        fix = "add `--torch_compile true` here, or start by `accelerate launch --dynamo_backend no`"
+        raise ConfigError("accelerate's `dynamo_backend` no, as of this run", f"`{compiler}`", fix)
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if _read_launcher(f"USE_{name}") == "true":
+            raise ConfigError("accelerate without ways to split a model", name, f"leave it out: {REFUSED['fsdp']}")
+
+
+def _read_launcher(name: str) -> str:
+    return (os.environ.get(f"ACCELERATE_{name}") or "no").lower()
 
 
 def choose_data_seed(args: TrainingArguments) -> int:

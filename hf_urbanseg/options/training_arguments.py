@@ -13,7 +13,14 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.launch import count_processes, forget_launch_of_one
-from hf_urbanseg.options.stock_options import REFUSED, STOCK_RANGES, check_optimizer, check_supported, find_chosen
+from hf_urbanseg.options.stock_options import (
+    REFUSED,
+    STOCK_RANGES,
+    check_launcher,
+    check_optimizer,
+    check_supported,
+    find_chosen,
+)
 from hf_urbanseg.options.training_options import TrainingOptions
 from hf_urbanseg.ranges import check_options
 
@@ -38,6 +45,7 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
     def __post_init__(self):
         check_options(self)
         check_supported(self)
+        check_launcher(self)
         # Without a GPU, accelerate would start N unconnected runs (no process group) and give each one thread.
         if not torch.accelerator.is_available():
             self.use_cpu = True

@@ -69,6 +69,14 @@ def test_find_alike__remembers_until_a_picture_changes(monkeypatch):
     assert find_alike(build_rows(pictures | {"a2": draw(7)})) == [["read", "again"]]
 
 
+def test_find_alike__where_nothing_can_be_kept(tmp_path, monkeypatch):
+    """As in a container whose files are read-only, the home among them."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_URBANSEG_CACHE", str(tmp_path / "file" / "cache"))
+    pictures = {f"far{seed}": draw(seed) for seed in range(6)} | {"a1": draw(50), "a2": draw(50, 2, 10)}
+    assert find_alike(build_rows(pictures)) == [["a1", "a2"]]
+
+
 def test_find_alike__does_not_wait_at_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     paths = [str(tmp_path / "pipe.png")] * 2

@@ -235,3 +235,31 @@ def test_train__what_is_saved_when(train, options, saved):
     """Checkpoints, and whether each has the optimiser's state."""
     folders = Path(train(**options).args.output_dir).glob("checkpoint-*")
     assert {folder.name: (folder / "optimizer.pt").exists() for folder in folders} == saved
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "own", "line"),
+    [
+        (
+            "MIXED_PRECISION",
+            "bf16",
+            {},
+            "accelerate's `mixed_precision` no, .* found `bf16`; add `--bf16 true`",
+        ),
+        ("MIXED_PRECISION", "fp16", {"bf16": True}, "expected accelerate's `mixed_precision` bf16, .* found `fp16`"),
+        ("DYNAMO_BACKEND", "INDUCTOR", {}, "`dynamo_backend` no, .* found `inductor`; add `--torch_compile true`"),
+        ("USE_FSDP", "true", {}, "expected accelerate without ways to split a model; found FSDP; leave it out"),
+    ],
+)
+def test_check_launcher__what_the_record_would_not_show(tmp_path, monkeypatch, name, value, own, line):
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(ConfigError, match=line):
+        UrbanSegTrainingArguments(str(tmp_path), **own)
+
+
+def test_check_launcher__what_agrees(tmp_path, monkeypatch):
+    for name, value in {"MIXED_PRECISION": "no", "DYNAMO_BACKEND": "NO", "USE_FSDP": "false"}.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    assert UrbanSegTrainingArguments(str(tmp_path), bf16=True).mixed_precision == "bf16"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert UrbanSegTrainingArguments(str(tmp_path), bf16=True).mixed_precision == "bf16"
