@@ -3,7 +3,9 @@
 import logging
 import multiprocessing
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from hf_urbanseg.labels import LabelSpace
 logger = logging.getLogger(__name__)
 
 AUTO_SHARE = 0.25
-"""Of the machine's available memory, what `auto` takes at most, over all processes of the machine."""
+"""Of the memory available (`_available_memory`), what `auto` takes at most, over all processes of the machine."""
 
 
 class DecodedCache:
@@ -85,10 +87,28 @@ def build_decoded_cache(
 
 
 def _available_memory() -> int:
-    """Bytes this process may still take: of the machine, or of its container."""
+    """Bytes this process may still take: of the machine, or of its container or a scheduler's job."""
     available = psutil.virtual_memory().available
+    for folder, limit, used in _list_groups():
+        with suppress(OSError, ValueError):  # ValueError is "max"
+            available = min(available, int((folder / limit).read_text()) - int((folder / used).read_text()))
+    return available
+
+
+def _list_groups() -> Iterator[tuple[Path, str, str]]:
+    """Where Linux limits this process's memory: its control group and those above, in the terms of either version."""
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        return available if limit == "max" else min(available, int(limit) - int(used))
-    except (OSError, ValueError):
-        return available
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, own = line.split(":", 2)
+        if not kinds:
+            root, *files = "/sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in kinds.split(","):
+            root, *files = "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # A container sees its own group as the root, whatever the path says.
+        for place in (Path(own), *Path(own).parents):
+            yield Path(root, *place.parts[1:]), *files

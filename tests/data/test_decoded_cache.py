@@ -114,20 +114,47 @@ def test_build_decoded_cache__not_by_itself_where_workers_would_copy_it(rows, mo
     assert build_decoded_cache(rows, CITYSCAPES, SIZES, "auto") is None
 
 
+JOB = "slurm/job_7/step_0"
+
+
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("group", "files", "expected"),
     [
-        ({"max": "max\n", "current": "3\n"}, 512000),
-        ({"max": "300000\n", "current": "120000\n"}, 180000),
-        ({"max": "900000\n", "current": "120000\n"}, 512000),
-        ({}, 512000),
+        ("0::/", {"memory.max": "max\n", "memory.current": "3\n"}, 512000),
+        ("0::/", {"memory.max": "300000\n", "memory.current": "120000\n"}, 180000),
+        ("0::/", {"memory.max": "900000\n", "memory.current": "120000\n"}, 512000),
+        ("0::/", {}, 512000),
+        (None, {}, 512000),
+        # Of a scheduler's job, whose limit may stand above; a container of version 1 has the names of the host.
+        (f"0::/{JOB}", {f"{JOB}/memory.max": "300000\n", f"{JOB}/memory.current": "120000\n"}, 180000),
+        (
+            f"0::/{JOB}",
+            {
+                f"{JOB}/memory.max": "max\n", f"{JOB}/memory.current": "120000\n",
+                "slurm/job_7/memory.max": "300000\n", "slurm/job_7/memory.current": "130000\n",
+            },
+            170000,
+        ),
+        (
+            f"5:cpu,memory:/{JOB}\n4:pids:/{JOB}",
+            {f"memory/{JOB}/memory.limit_in_bytes": "300000\n", f"memory/{JOB}/memory.usage_in_bytes": "120000\n"},
+            180000,
+        ),
+        (
+            f"4:memory:/{JOB}",
+            {"memory/memory.limit_in_bytes": "300000\n", "memory/memory.usage_in_bytes": "120000\n"},
+            180000,
+        ),
     ],
-)
-def test_available_memory__of_the_machine_or_the_container(monkeypatch, files, expected):
+)  # fmt: skip
+def test_available_memory__of_the_machine_a_container_or_a_job(monkeypatch, group, files, expected):
+    found = {f"/sys/fs/cgroup/{name}": text for name, text in files.items()}
+    found |= {} if group is None else {"/proc/self/cgroup": f"{group}\n"}
+
     def read(path):
-        if path.parent.as_posix() == "/sys/fs/cgroup" and files:
-            return files[path.name.removeprefix("memory.")]
-        raise FileNotFoundError(path)
+        if path.as_posix() not in found:
+            raise FileNotFoundError(path)
+        return found[path.as_posix()]
 
     monkeypatch.setattr(decoded_cache.Path, "read_text", read)
     monkeypatch.setattr(decoded_cache.psutil, "virtual_memory", lambda: SimpleNamespace(available=512000))
