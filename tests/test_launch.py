@@ -1,7 +1,9 @@
 """What a launch says in the environment, and what has been left there of another one."""
 
 import pytest
+import torch
 
+from hf_urbanseg.errors import ConfigError
 from hf_urbanseg.launch import count_local_processes, count_processes, is_first, is_first_of_machine
 from hf_urbanseg.options.training_arguments import UrbanSegTrainingArguments
 
@@ -42,3 +44,11 @@ def test_training_arguments__a_process_alone_waits_for_no_others(environment, si
     environment(**LEFT, **size)
     args = UrbanSegTrainingArguments(str(tmp_path), use_cpu=True)
     assert (args.world_size, args.process_index, args.should_save) == (1, 0, True)
+
+
+def test_training_arguments__a_launch_that_would_be_processes_alone(environment, monkeypatch, tmp_path):
+    """As on a GPU, where accelerate makes no group without LOCAL_RANK."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    environment(WORLD_SIZE="4", RANK="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    with pytest.raises(ConfigError, match="LOCAL_RANK for each of WORLD_SIZE 4 processes; found none; start by"):
+        UrbanSegTrainingArguments(str(tmp_path))

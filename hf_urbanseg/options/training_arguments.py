@@ -99,6 +99,10 @@ class UrbanSegTrainingArguments(TrainingOptions, TrainingArguments):
         except Exception as error:  # it raises what it likes, and so do the libraries that it asks
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             raise ConfigError("valid training arguments", f"{kind}{error}", "correct them") from error
+        if self.world_size == 1 < count_processes():
+            # On a GPU accelerate goes by LOCAL_RANK: each process would train by itself, on a part of the batch.
+            fix = "start by `accelerate launch` or torchrun (of srun, `LOCAL_RANK=$SLURM_LOCALID`), or unset WORLD_SIZE"
+            raise ConfigError(f"LOCAL_RANK for each of WORLD_SIZE {count_processes()} processes", "none", fix)
         check_optimizer(self)
         if self.load_best_model_at_end and self.eval_strategy == "steps" and self.save_steps != self.eval_steps:
             expected = "`save_steps` equal to `eval_steps` with `load_best_model_at_end`"
