@@ -35,7 +35,7 @@ def test_build_command__is_understood(gpu, tmp_path, tiny):
 
 
 def test_main__in_small(tmp_path):
-    parts = ["profile_b0", "run_b0", "evaluation_b0"]
+    parts = ["profile_b0", "run_b0"]
     words = ["--tiny", "--device", "cpu", "--output", tmp_path, "--parts", *parts]
     result = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout
@@ -56,9 +56,7 @@ def test_main__in_small(tmp_path):
     assert waits == {"losses/_pixels.py": 1, "training/divergence.py": 1}
     assert {name: len(values) for name, values in run["seconds"].items()} == {"run": 2, "loader": 2, "step": 2}
     heads = [line for line in result.stdout.splitlines() if line.startswith("| ") and "TINY" not in line]
-    assert [head.split(" | ")[0] for head in heads[::2]] == [
-        "| training run, images/s", "| profile of a step, %", "| evaluation, images/s"
-    ]  # fmt: skip
+    assert [head.split(" | ")[0] for head in heads[::2]] == ["| training run, images/s", "| profile of a step, %"]
 
 
 def test_run_part__failure_and_time(gpu, tmp_path, monkeypatch, capsys):
