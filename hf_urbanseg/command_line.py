@@ -96,14 +96,15 @@ def _check_working_folder() -> None:
 
 def _explain(error: BaseException) -> UrbanSegError:
     """What no one knew more of, wherever it showed: memory that has run out, a process or a disk that is away."""
-    # A device's shortage isn't the fault of the model that was tried; of the machine's, a damaged file may be.
-    short = next((one for one in (error, error.__cause__) if is_shortage(one, of_device=one is not error)), None)
-    if short is not None and not isinstance(error, OutOfMemoryError):
-        fixes = ["make batches, images or the model smaller", "end what else holds memory (`nvidia-smi` lists it)"]
-        return explain_shortage(short, "this command", fixes)
-    if (limit := find_limit(error) or find_limit(error.__cause__)) and not isinstance(error, OutOfMemoryError):
-        said = error if find_limit(error) else error.__cause__
-        return UrbanSegError(f"enough {limit[0]}", getattr(said, "strerror", None) or str(said), limit[1])
+    if isinstance(error, OutOfMemoryError):
+        return error
+    for one in (error, error.__cause__):
+        # A device's shortage isn't the fault of the model that was tried; of the machine's, a damaged file may be.
+        if is_shortage(one, of_device=one is not error):
+            fixes = ["make batches, images or the model smaller", "end what else holds memory (`nvidia-smi` lists it)"]
+            return explain_shortage(one, "this command", fixes)
+        if limit := find_limit(one):
+            return UrbanSegError(f"enough {limit[0]}", getattr(one, "strerror", None) or str(one), limit[1])
     if isinstance(error, UrbanSegError):
         return error
     if isinstance(error, RuntimeError) and _LOST.search(f"{type(error).__name__}: {error}"):
